@@ -1,0 +1,28 @@
+"""The GPT line in JAX/Flax, from raw text to a trained model that writes text.
+
+The rooms, in reading order; each imports only from those before it:
+
+  config       the schema of a run, and `check`
+  tokenizers   text <-> token ids
+  data         sources of text, token files, batches
+  model        attention, layers, the GPT
+  training     loss, optimizer, step, devices, checkpoints, record, the loop
+  decoding     rules of sampling, the compiled loop
+  evaluation   likelihoods, baselines
+  runs         puts a run together, opens a workdir
+  report       plots of finished runs
+
+`gpt_jax.load(path)` opens a trained model:
+
+  model = gpt_jax.load('runs/quickstart')
+  model.generate('Once upon a time', max_new_tokens=50)[0].text
+"""
+
+
+def __getattr__(name: str):
+  # Lazy, so that rooms without jax stay without jax.
+  if name == 'load':
+    from gpt_jax.runs import load
+
+    return load
+  raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -1,0 +1,306 @@
+"""The schema of a run, and `check`, which finds everything wrong with one at once.
+
+An experiment is a Python file whose `get_config()` returns a `Run`. Every field can be
+set on the command line: `--config.optim.lr=3e-4`. Where a number may be switched off,
+0 means off; an empty string means "not given".
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+
+class UserError(ValueError):
+  """Something the user can mend: the message says what, by which rule, and how.
+
+  `launch.py` prints it without a traceback; any other exception is a bug of ours.
+  """
+
+
+@dataclasses.dataclass
+class Data:
+  """Where the text comes from and how it becomes tokens.
+
+  Attributes:
+    source: 'python:docs' (the documentation that every Python ships) or a
+      comma-separated list of .txt files, folders, globs and https:// addresses.
+    sha256: of the file behind each https:// source, comma-separated, in their order;
+      required there.
+    valid: sources of the held-out text; empty: `holdout` is split off `source`.
+    holdout: share of the text that is held out, in (0, 1).
+    split: 'documents' holds out whole documents, evenly spread; 'position' the end
+      of every document; 'auto' is 'documents' from 10 documents on, else 'position'.
+    errors: 'strict' stops at invalid UTF-8; 'replace' reads U+FFFD in its place.
+    tokenizer: 'bpe' or 'unigram' (SentencePiece, trained on the training text),
+      'chars', 'bytes', or the path of a SentencePiece .model file.
+    vocab: entries of a tokenizer trained here, special ones included.
+    tokens: a folder that `launch.py prepare` filled; empty: the workdir itself.
+    windows: 'epochs' visits every window of T tokens once an epoch, shuffled;
+      'random' draws windows at random offsets, as nanoGPT does.
+  """
+
+  source: str = 'python:docs'
+  sha256: str = ''
+  valid: str = ''
+  holdout: float = 0.1
+  split: str = 'auto'
+  errors: str = 'strict'
+  tokenizer: str = 'bpe'
+  vocab: int = 4096
+  tokens: str = ''
+  windows: str = 'epochs'
+
+
+@dataclasses.dataclass
+class Model:
+  """The shape of a GPT; letters as in docs/design.md.
+
+  Attributes:
+    L: layers.
+    D: width of the residual stream.
+    N: attention heads; divides D.
+    F: width of the MLP; 0 means 4 * D.
+    T: context, tokens.
+    bias: whether linear layers and LayerNorms have biases (nanoGPT's switch).
+    activation: 'gelu' (exact), 'gelu_tanh' (GPT-1, 2, 3) or 'relu'.
+    dropout: rate on embeddings, attention weights and residual branches.
+    dtype: of the computation, 'float32' or 'bfloat16'; parameters are float32.
+  """
+
+  L: int = 4
+  D: int = 128
+  N: int = 4
+  F: int = 0
+  T: int = 128
+  bias: bool = True
+  activation: str = 'gelu_tanh'
+  dropout: float = 0.0
+  dtype: str = 'float32'
+
+
+@dataclasses.dataclass
+class Optim:
+  """How gradients become updates.
+
+  Attributes:
+    name: 'adamw' or 'sgd'.
+    lr: highest learning rate.
+    final_lr: learning rate at the end of 'cosine', 'linear' and 'wsd'.
+    schedule: after the warm-up: 'cosine', 'linear', 'rsqrt' (inverse square root of
+      the update), 'constant', or 'wsd' (constant, then linear over `cooldown`).
+    warmup: updates of linear warm-up.
+    cooldown: updates of the last phase of 'wsd'.
+    beta1: of AdamW.
+    beta2: of AdamW.
+    eps: of AdamW.
+    weight_decay: of AdamW, decoupled, on weight matrices and embeddings only.
+    clip: largest global norm of the gradient; 0 means off.
+  """
+
+  name: str = 'adamw'
+  lr: float = 1e-3
+  final_lr: float = 1e-4
+  schedule: str = 'cosine'
+  warmup: int = 100
+  cooldown: int = 0
+  beta1: float = 0.9
+  beta2: float = 0.95
+  eps: float = 1e-8
+  weight_decay: float = 0.1
+  clip: float = 1.0
+
+
+@dataclasses.dataclass
+class Run:
+  """A training run.
+
+  Attributes:
+    seed: of initialisation, data order and dropout.
+    steps: optimizer updates.
+    batch: rows (windows of T tokens) per update, over all devices.
+    accumulate: micro-batches that an update is split into.
+    devices: how many to use; 0 means all.
+    init_from: a workdir whose best weights and tokenizer to start from.
+    log_every: updates between lines of metrics.
+    eval_every: updates between evaluations on held-out text, each followed by
+      samples and a checkpoint. The last update always has one.
+    eval_tokens: held-out tokens read by an evaluation during training; 0 means all.
+    eval_batch: rows per device of an evaluation step.
+    keep: latest checkpoints kept beside the best one.
+    prompts: texts continued at each evaluation; '' starts a document.
+    sample_tokens: new tokens of each of these continuations; 0 means no samples.
+  """
+
+  seed: int = 0
+  steps: int = 1000
+  batch: int = 16
+  accumulate: int = 1
+  devices: int = 0
+  init_from: str = ''
+  log_every: int = 10
+  eval_every: int = 250
+  eval_tokens: int = 0
+  eval_batch: int = 16
+  keep: int = 2
+  prompts: tuple[str, ...] = ('',)
+  sample_tokens: int = 64
+  data: Data = dataclasses.field(default_factory=Data)
+  model: Model = dataclasses.field(default_factory=Model)
+  optim: Optim = dataclasses.field(default_factory=Optim)
+
+
+# A run may be continued with other values of these: how long it runs, on how many
+# devices, and what is looked at. All else makes it another run.
+LENGTH_AND_LOGGING = (
+  'steps',
+  'devices',
+  'log_every',
+  'eval_every',
+  'eval_tokens',
+  'eval_batch',
+  'keep',
+  'prompts',
+  'sample_tokens',
+)
+
+_CHOICES = {
+  'data.split': ('auto', 'documents', 'position'),
+  'data.errors': ('strict', 'replace'),
+  'data.windows': ('epochs', 'random'),
+  'model.activation': ('gelu', 'gelu_tanh', 'relu'),
+  'model.dtype': ('float32', 'bfloat16'),
+  'optim.name': ('adamw', 'sgd'),
+  'optim.schedule': ('cosine', 'linear', 'rsqrt', 'constant', 'wsd'),
+}
+_AT_LEAST_ONE = (
+  'model.L model.D model.N model.T data.vocab steps batch accumulate log_every '
+  'eval_every eval_batch keep'
+).split()
+_NOT_NEGATIVE = (
+  'model.F optim.lr optim.final_lr optim.warmup optim.cooldown optim.eps '
+  'optim.weight_decay optim.clip seed devices eval_tokens sample_tokens'
+).split()
+
+
+def flat(config: Any, prefix: str = '') -> dict[str, Any]:
+  """Returns the fields of a dataclass tree by dotted name, in the order declared."""
+  fields = {}
+  for field in dataclasses.fields(config):
+    value = getattr(config, field.name)
+    if dataclasses.is_dataclass(value):
+      fields |= flat(value, f'{prefix}{field.name}.')
+    else:
+      fields[prefix + field.name] = value
+  return fields
+
+
+def from_flat(fields: dict[str, Any]) -> Run:
+  """Returns the run with the given fields by dotted name; others keep their defaults.
+
+  Raises:
+    KeyError: a name is not in the schema.
+  """
+  run = Run()
+  known = flat(run)
+  for name, value in fields.items():
+    *path, last = name.split('.')
+    target = run
+    for part in path:
+      target = getattr(target, part)
+    setattr(target, last, tuple(value) if isinstance(known[name], tuple) else value)
+  return run
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+  """Returns ' Did you mean ...?' with the names closest to `name`, or ''."""
+  names = list(names)
+  close = difflib.get_close_matches(name, names, 3, 0.5)
+  last = name.rsplit('.', 1)[-1]
+  close += [n for n in names if n.rsplit('.', 1)[-1] == last and n not in close]
+  return f' Did you mean {" or ".join(close)}?' if close else ''
+
+
+def check(config: Run, devices: int = 1) -> None:
+  """Raises one UserError that lists every rule the config breaks.
+
+  Args:
+    config: the run.
+    devices: how many devices the rows of a batch are spread over.
+  """
+  if not isinstance(config, Run):
+    raise UserError(f'get_config() returned {type(config).__name__}, not config.Run')
+  values = flat(config)
+  wrong = []
+  for field, kind in flat(Run()).items():
+    value = values[field]
+    if isinstance(kind, tuple):
+      if isinstance(value, str) or not all(isinstance(v, str) for v in value):
+        wrong.append(f'{field}={value!r} must be a tuple of texts, like ("a", "b")')
+    elif isinstance(kind, bool) != isinstance(value, bool) or not isinstance(
+      value, (int, float) if isinstance(kind, float) else type(kind)
+    ):
+      wrong.append(f'{field}={value!r} must be of type {type(kind).__name__}')
+  if wrong:
+    raise UserError('\n'.join(wrong))
+
+  for field, choices in _CHOICES.items():
+    if values[field] not in choices:
+      wrong.append(f'{field}={values[field]!r} must be one of {", ".join(choices)}')
+  for field in _AT_LEAST_ONE:
+    if values[field] < 1:
+      wrong.append(f'{field}={values[field]} must be at least 1')
+  for field in _NOT_NEGATIVE:
+    if not values[field] >= 0:
+      wrong.append(f'{field}={values[field]} must not be negative')
+  for field in ('model.dropout', 'optim.beta1', 'optim.beta2'):
+    if not 0 <= values[field] < 1:
+      wrong.append(f'{field}={values[field]} must be in [0, 1)')
+  if not 0 < config.data.holdout < 1 and not config.data.valid:
+    wrong.append(
+      f'data.holdout={config.data.holdout} must be in (0, 1), or name the held-out '
+      'text in data.valid'
+    )
+  addresses = f'{config.data.source},{config.data.valid}'.count('://')
+  if addresses != len([s for s in config.data.sha256.split(',') if s.strip()]):
+    wrong.append(
+      f'data.sha256={config.data.sha256!r} must name one checksum for each web address '
+      f'in data.source and data.valid, in their order; there are {addresses}'
+    )
+  if config.data.tokenizer not in (
+    *('bpe', 'unigram', 'chars', 'bytes'),
+  ) and not config.data.tokenizer.endswith('.model'):
+    wrong.append(
+      f'data.tokenizer={config.data.tokenizer!r} must be bpe, unigram, chars, bytes or '
+      'the path of a SentencePiece .model file'
+    )
+
+  m, o = config.model, config.optim
+  if min(m.D, m.N) >= 1 and m.D % m.N:
+    near = sorted({m.D // m.N * m.N, -(-m.D // m.N) * m.N} - {0})
+    wrong.append(
+      f'model.D={m.D} must be a multiple of model.N={m.N} (D = N * H); '
+      f'use {" or ".join(map(str, near))}'
+    )
+  rows = config.accumulate * devices
+  if min(config.batch, rows) >= 1 and config.batch % rows:
+    near = sorted({config.batch // rows * rows, -(-config.batch // rows) * rows} - {0})
+    wrong.append(
+      f'batch={config.batch} must be a multiple of accumulate * devices = '
+      f'{config.accumulate} * {devices}; use {" or ".join(map(str, near))}, or choose '
+      'fewer devices with --config.devices'
+    )
+  if o.final_lr > o.lr and o.schedule in ('cosine', 'linear', 'wsd'):
+    wrong.append(f'optim.final_lr={o.final_lr} must not exceed optim.lr={o.lr}')
+  if o.schedule != 'constant' and o.warmup > config.steps:
+    wrong.append(
+      f'optim.warmup={o.warmup} must not exceed steps={config.steps} (schedule '
+      f'{o.schedule}); lower it with --config.optim.warmup'
+    )
+  if o.schedule == 'wsd' and not 1 <= o.cooldown <= config.steps - o.warmup:
+    wrong.append(
+      f'optim.cooldown={o.cooldown} must be in 1..steps - warmup = '
+      f'{config.steps - o.warmup} for the wsd schedule'
+    )
+  if wrong:
+    raise UserError('\n'.join(wrong))

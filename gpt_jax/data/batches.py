@@ -1,0 +1,135 @@
+"""Batches of token windows: `batch(step)` is a pure function of (seed, step).
+
+So a resumed run needs the step number and nothing else, on any number of devices.
+"""
+
+import collections
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import flax.struct
+import grain
+import jax
+import numpy as np
+
+from gpt_jax.config import UserError
+
+
+@flax.struct.dataclass
+class Batch:
+  """Rows of tokens.
+
+  Attributes:
+    ids_BT: int32, inputs.
+    y_BT: int32, targets.
+    w_BT: float32, the weight of each target in the loss, 0 or 1.
+    row_B: int32, the row's number in the whole batch: dropout is drawn by it, so that
+      neither devices nor micro-batches change the draw.
+  """
+
+  ids_BT: jax.Array
+  y_BT: jax.Array
+  w_BT: jax.Array
+  row_B: jax.Array
+
+
+def windows(ids: np.ndarray, starts: np.ndarray, T: int) -> Batch:
+  """Returns the windows of T tokens at `starts`; targets past the end weigh 0."""
+  place_BT = starts[:, None] + np.arange(T + 1)
+  rows = ids[np.minimum(place_BT, len(ids) - 1)].astype(np.int32)
+  return Batch(
+    ids_BT=rows[:, :-1],
+    y_BT=rows[:, 1:],
+    w_BT=(place_BT[:, 1:] < len(ids)).astype(np.float32),
+    row_B=np.arange(len(starts), dtype=np.int32),
+  )
+
+
+def _random(seed: int, *counters: int) -> np.random.Generator:
+  """Returns a generator that is a function of its arguments."""
+  return np.random.default_rng((seed, *counters))
+
+
+def training_batches(
+  ids: np.ndarray, *, T: int, rows: int, seed: int, order: str
+) -> Callable[[int], Batch]:
+  """Returns batch(step), numpy arrays with `rows` windows of T tokens.
+
+  Args:
+    ids: the training tokens.
+    T: tokens of a window.
+    rows: windows of a batch.
+    seed: of the order.
+    order: 'epochs': every window once an epoch, in a new shuffle each, the cuts
+      between windows moved at random so that no token is always at an edge; 'random':
+      every window at a random offset, drawn independently (nanoGPT's way).
+
+  Raises:
+    UserError: the text is shorter than one window and the token after it.
+  """
+  if len(ids) < T + 1:
+    raise UserError(
+      f'the training text has {len(ids) - 1} tokens, fewer than one context of '
+      f'model.T={T}; use more text or a smaller model.T'
+    )
+  if order == 'random':
+
+    def batch(step):
+      starts = _random(seed, step).integers(0, len(ids) - T, rows)
+      return windows(ids, starts, T)
+
+    return batch
+
+  number = max(1, (len(ids) - T) // T)
+  shuffled = grain.MapDataset.range(number).shuffle(seed=seed % 2**32).repeat()
+  room = len(ids) - 1 - number * T
+
+  def start(i):
+    shift = _random(seed, i // number).integers(0, min(room, T - 1) + 1)
+    return shift + shuffled[i] * T
+
+  def batch(step):
+    starts = np.array([start(i) for i in range(step * rows, (step + 1) * rows)])
+    return windows(ids, starts, T)
+
+  return batch
+
+
+def held_out_batches(
+  ids: np.ndarray, *, T: int, rows: int, limit: int = 0
+) -> Iterator[Batch]:
+  """Yields windows that cover every target once, in order; the last rows may be empty.
+
+  Args:
+    ids: the held-out tokens; all but the first are targets.
+    T: tokens of a window.
+    rows: windows of a batch.
+    limit: if not 0, about how many targets to cover, by windows evenly spread.
+  """
+  starts = np.arange(0, len(ids) - 1, T)
+  if limit and limit < len(ids) - 1:
+    number = max(1, limit // T)
+    starts = starts[np.arange(number) * len(starts) // number]
+  for i in range(0, len(starts), rows):
+    some = starts[i : i + rows]
+    # A row that starts at the end has no target.
+    empty = np.full(rows - len(some), len(ids) - 1)
+    yield windows(ids, np.concatenate([some, empty]), T)
+
+
+def prefetched(
+  batch: Callable[[int], Batch], first: int, last: int, ahead: int = 4
+) -> Iterator[Batch]:
+  """Yields batch(first) .. batch(last - 1), made by a thread a few steps ahead."""
+  with ThreadPoolExecutor(1) as pool:
+    waiting = collections.deque()
+    try:
+      for step in range(first, last):
+        waiting.append(pool.submit(batch, step))
+        if len(waiting) > ahead:
+          yield waiting.popleft().result()
+      while waiting:
+        yield waiting.popleft().result()
+    finally:
+      for future in waiting:
+        future.cancel()

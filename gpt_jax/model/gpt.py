@@ -1,0 +1,203 @@
+"""The GPT: token and position embeddings, L blocks, a tied output.
+
+Precision: parameters are float32. Linear layers and attention products compute in
+`dtype`; LayerNorm statistics, the attention softmax, the logits and the loss are
+float32, and so is the sum over residual branches that gradients flow through.
+
+The parameter tree is a file format (checkpoints hold it as it is):
+
+  wte [V, D]  wpe [T, D]
+  h_0 .. h_{L-1}: ln_1, attn/{q,k,v,o}, ln_2, mlp/{up,down}
+  ln_f
+  linear layers: kernel [in, out] and bias [out]; LayerNorms: scale [D] and bias [D]
+
+V is the vocabulary rounded up to a multiple of 128; the logits of the padding are
+-inf. Biases are absent when `bias` is off.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from gpt_jax import config
+from gpt_jax.model.attention import Cache, allowed_keys, attend
+from gpt_jax.model.layers import Dropout, LayerNorm, Linear, apply_dropout
+
+ACTIVATIONS = {
+  'gelu': lambda x: jax.nn.gelu(x, approximate=False),
+  'gelu_tanh': lambda x: jax.nn.gelu(x, approximate=True),
+  'relu': jax.nn.relu,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+  """What a compiled program needs to know of a model: `config.Model`, frozen.
+
+  Attributes: as in `config.Model`, F filled in; vocab is the tokenizer's true size.
+  """
+
+  vocab: int
+  L: int
+  D: int
+  N: int
+  F: int
+  T: int
+  bias: bool
+  activation: str
+  dtype: str
+
+  @classmethod
+  def of(cls, model: config.Model, vocab: int) -> 'Shape':
+    """Returns the shape of `model` for a tokenizer of `vocab` entries."""
+    fields = dataclasses.asdict(model)
+    del fields['dropout']
+    return cls(vocab=vocab, **fields | {'F': model.F or 4 * model.D})
+
+  @property
+  def V(self) -> int:
+    """Rows of `wte`: the vocabulary rounded up to a multiple of 128."""
+    return -(-self.vocab // 128) * 128
+
+
+def normal(shape: Shape, residual: bool = False):
+  """Returns the initialiser of weights: N(0, 0.02).
+
+  GPT-2 (section 2.3) scales weights that write to the residual stream by 1/sqrt(N)
+  for N residual layers; as in nanoGPT, N = 2 L here, since a block has two.
+  """
+  return nn.initializers.normal(0.02 / (2 * shape.L) ** 0.5 if residual else 0.02)
+
+
+class Attention(nn.Module):
+  """Multi-head causal self-attention."""
+
+  shape: Shape
+
+  @nn.compact
+  def __call__(self, x_BTD, allowed, kv, slot, drop):
+    c = self.shape
+
+    def heads(name):
+      y_BTD = Linear(c.D, c.bias, normal(c), c.dtype, name=name)(x_BTD)
+      return y_BTD.reshape(*y_BTD.shape[:2], c.N, c.D // c.N).swapaxes(1, 2)
+
+    q_BNTH, k_BNSH, v_BNSH = heads('q'), heads('k'), heads('v')
+    if kv is not None:
+      k_BNSH, v_BNSH = kv = tuple(
+        jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), slot, axis=2)
+        for old, new in zip(kv, (k_BNSH, v_BNSH), strict=True)
+      )
+    y_BNTH = attend(q_BNTH, k_BNSH, v_BNSH, allowed, drop and drop.at(0))
+    y_BTD = y_BNTH.swapaxes(1, 2).reshape(x_BTD.shape)
+    y_BTD = Linear(c.D, c.bias, normal(c, residual=True), c.dtype, name='o')(y_BTD)
+    return apply_dropout(y_BTD, drop and drop.at(1)), kv
+
+
+class MLP(nn.Module):
+  """Two linear layers with the activation between."""
+
+  shape: Shape
+
+  @nn.compact
+  def __call__(self, x_BTD, drop):
+    c = self.shape
+    x_BTF = Linear(c.F, c.bias, normal(c), c.dtype, name='up')(x_BTD)
+    x_BTF = ACTIVATIONS[c.activation](x_BTF)
+    y_BTD = Linear(c.D, c.bias, normal(c, residual=True), c.dtype, name='down')(x_BTF)
+    return apply_dropout(y_BTD, drop and drop.at(2))
+
+
+class Block(nn.Module):
+  """x + attn(ln_1(x)), then x + mlp(ln_2(x)): pre-LN (GPT-2, section 2.3)."""
+
+  shape: Shape
+
+  @nn.compact
+  def __call__(self, x_BTD, allowed, kv, slot, drop):
+    ln_1, ln_2 = (
+      LayerNorm(self.shape.bias, self.shape.dtype, name=f'ln_{i}') for i in (1, 2)
+    )
+    attention, mlp = Attention(self.shape, name='attn'), MLP(self.shape, name='mlp')
+    y_BTD, kv = attention(ln_1(x_BTD), allowed, kv, slot, drop)
+    x_BTD = x_BTD + y_BTD
+    x_BTD = x_BTD + mlp(ln_2(x_BTD), drop)
+    return x_BTD, kv
+
+
+class GPT(nn.Module):
+  """A decoder-only transformer; `params` is its only collection."""
+
+  shape: Shape
+
+  @nn.compact
+  def __call__(
+    self,
+    ids_BT: jax.Array,
+    *,
+    drop: Dropout | None = None,
+    cache: Cache | None = None,
+    length_B: jax.Array | None = None,
+  ) -> tuple[jax.Array, Cache | None]:
+    """Returns logits of the next tokens and the cache, extended.
+
+    Args:
+      ids_BT: tokens. Without a cache they are positions 0 .. T-1; with one they follow
+        each row's tokens in it.
+      drop: dropout, or None.
+      cache: keys and values of the tokens before.
+      length_B: with a cache: how many of each row's T tokens are real; the rest is
+        padding that no later token sees. The logits are then [B, V], of the last real
+        token of each row; without a cache they are [B, T, V].
+    """
+    c = self.shape
+    T = ids_BT.shape[1]
+    wte_VD = self.param('wte', normal(c), (c.V, c.D))
+    wpe_TD = self.param('wpe', normal(c), (c.T, c.D))
+
+    if cache is None:
+      kv, slot = (None,) * c.L, None
+      allowed = jnp.tril(jnp.ones((T, T), bool))
+      x_BTD = wte_VD[ids_BT] + wpe_TD[:T]
+    else:
+      kv, slot = cache.kv, cache.slot
+      real_BT = jnp.arange(T) < length_B[:, None]
+      valid_BS = jax.lax.dynamic_update_slice_in_dim(
+        cache.valid_BS, real_BT, slot, axis=1
+      )
+      allowed = allowed_keys(valid_BS, slot, T)
+      pos_BT = jnp.minimum(cache.fill_B[:, None] + jnp.arange(T), c.T - 1)
+      x_BTD = wte_VD[ids_BT] + wpe_TD[pos_BT]
+
+    x_BTD = apply_dropout(x_BTD, drop and drop.at(c.L))
+    new_kv = []
+    for layer in range(c.L):
+      block = Block(c, name=f'h_{layer}')
+      x_BTD, layer_kv = block(x_BTD, allowed, kv[layer], slot, drop and drop.at(layer))
+      new_kv.append(layer_kv)
+    if cache is not None:
+      x_BTD = jnp.take_along_axis(x_BTD, (length_B - 1)[:, None, None], axis=1)[:, 0]
+      cache = Cache(tuple(new_kv), valid_BS, cache.fill_B + length_B, slot + T)
+
+    x = LayerNorm(c.bias, c.dtype, name='ln_f')(x_BTD)
+    logits = jnp.matmul(x, wte_VD.astype(c.dtype).T, preferred_element_type=jnp.float32)
+    return jnp.where(jnp.arange(c.V) < c.vocab, logits, -jnp.inf), cache
+
+
+def init_params(shape: Shape, seed: int) -> dict:
+  """Returns freshly initialised parameters, float32."""
+  ids_BT = jnp.zeros((1, 1), jnp.int32)
+  return GPT(shape).init(jax.random.key(seed), ids_BT)['params']
+
+
+def empty_cache(shape: Shape, B: int, S: int) -> Cache:
+  """Returns a cache of S slots with no token in it, in the model's dtype."""
+  zeros = jnp.zeros((B, shape.N, S, shape.D // shape.N), shape.dtype)
+  return Cache(
+    kv=((zeros, zeros),) * shape.L,
+    valid_BS=jnp.zeros((B, S), bool),
+    fill_B=jnp.zeros(B, jnp.int32),
+    slot=jnp.int32(0),
+  )

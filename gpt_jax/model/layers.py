@@ -1,0 +1,105 @@
+"""The pieces that blocks are made of: linear layers, LayerNorm, dropout."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+
+@flax.struct.dataclass
+class Dropout:
+  """One random draw of dropout.
+
+  Attributes:
+    key_B: a PRNG key for each row of the batch, so that a row's draw does not depend
+      on its batch mates nor on the device it is on.
+    rate: float32 scalar, share of entries set to zero.
+  """
+
+  key_B: jax.Array
+  rate: jax.Array
+
+  def at(self, place: int) -> 'Dropout':
+    """Returns the draw of one place in the network; places must differ."""
+    fold = jax.vmap(jax.random.fold_in, (0, None))
+    return self.replace(key_B=fold(self.key_B, place))
+
+
+def apply_dropout(x: jax.Array, drop: Dropout | None) -> jax.Array:
+  """Returns x with entries zeroed at random and the rest scaled to keep the mean.
+
+  16 random bits an entry, half the cost of 32, round the rate to 1 / 65536; the scale
+  is that of the rounded rate, so the mean is exact.
+
+  Args:
+    x: [B, ...].
+    drop: the draw, or None for no dropout.
+  """
+  if drop is None:
+    return x
+  bits = jax.vmap(lambda key: jax.random.bits(key, x.shape[1:], jnp.uint16))(drop.key_B)
+  cut = jnp.round(drop.rate * 65536)
+  keep = bits.astype(jnp.float32) >= cut
+  return jnp.where(keep, x * (65536 / (65536 - cut)).astype(x.dtype), 0)
+
+
+@jax.custom_vjp
+def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """Returns x @ kernel for x [..., I] and kernel [I, O].
+
+  Its gradient for the kernel contracts all leading axes at once. XLA would derive the
+  same sum through a transposed copy of the incoming gradient, which costs a sixth of
+  the training step on a CPU.
+  """
+  return x @ kernel
+
+
+def _matmul_forward(x, kernel):
+  return x @ kernel, (x, kernel)
+
+
+def _matmul_backward(saved, dy):
+  x, kernel = saved
+  rows = tuple(range(x.ndim - 1))
+  dkernel = jax.lax.dot_general(x, dy, ((rows, rows), ((), ())))
+  return dy @ kernel.T, dkernel
+
+
+matmul.defvjp(_matmul_forward, _matmul_backward)
+
+
+class Linear(nn.Module):
+  """x @ kernel + bias, with x of `dtype` and the kernel stored [in, out]."""
+
+  features: int
+  bias: bool
+  kernel_init: Callable
+  dtype: str
+
+  @nn.compact
+  def __call__(self, x):
+    kernel = self.param('kernel', self.kernel_init, (x.shape[-1], self.features))
+    y = matmul(x, kernel.astype(self.dtype))
+    if self.bias:
+      bias = self.param('bias', nn.initializers.zeros, (self.features,))
+      y = y + bias.astype(self.dtype)
+    return y
+
+
+class LayerNorm(nn.Module):
+  """LayerNorm with eps 1e-5 and float32 statistics; the result is of `dtype`."""
+
+  bias: bool
+  dtype: str
+
+  @nn.compact
+  def __call__(self, x):
+    scale = self.param('scale', nn.initializers.ones, (x.shape[-1],))
+    y = x.astype(jnp.float32)
+    y = y - y.mean(-1, keepdims=True)
+    y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + 1e-5) * scale
+    if self.bias:
+      y = y + self.param('bias', nn.initializers.zeros, (x.shape[-1],))
+    return y.astype(self.dtype)

@@ -1,0 +1,383 @@
+"""Puts a run together: data, model, step, loop, workdir; and opens a finished one.
+
+A workdir holds run.json (the config and all that the run was made of), tokenizer/,
+tokens/ (unless data.tokens names another folder), checkpoints/, metrics.jsonl,
+tensorboard/ and samples.txt.
+"""
+
+import contextlib
+import fcntl
+import importlib.metadata
+import json
+import math
+import os
+import pathlib
+import platform
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+from gpt_jax import config, tokenizers
+from gpt_jax.config import UserError
+from gpt_jax.data import batches, tokens
+from gpt_jax.evaluation import ngram, score
+from gpt_jax.language_model import LanguageModel
+from gpt_jax.model.gpt import Shape, init_params
+from gpt_jax.training import checkpoint, loop, parallel, record, step
+
+_PACKAGES = 'jax jaxlib flax optax orbax-checkpoint numpy grain sentencepiece'.split()
+
+
+class Prepared(NamedTuple):
+  """The tokens of a run."""
+
+  tokenizer: tokenizers.Tokenizer
+  train: tokens.TokenFile
+  valid: tokens.TokenFile
+
+
+def prepare(
+  run: config.Run, workdir: pathlib.Path, report: Callable[[str], None] = print
+) -> Prepared:
+  """Returns the tokenizer and tokens of a run, made first where they are missing.
+
+  With `init_from` the tokenizer is that run's. Where data.tokens names another folder,
+  the tokenizer is copied into the workdir, which so stays complete.
+  """
+  folder = pathlib.Path(run.data.tokens or workdir)
+  given = pathlib.Path(run.init_from) / 'tokenizer' if run.init_from else None
+  tokens.prepare(run.data, folder, report=report, tokenizer=given)
+  made = folder / 'tokenizer'
+  own = pathlib.Path(workdir) / 'tokenizer'
+  if not own.exists():
+    staged = own.with_name(f'.tokenizer.{os.getpid()}.tmp')
+    shutil.copytree(made, staged, dirs_exist_ok=True)
+    staged.rename(own)
+  files = [tokens.open_tokens(folder / 'tokens' / part) for part in ('train', 'valid')]
+  digest = tokenizers.digest(own)
+  if any(file.tokenizer != digest for file in files):
+    raise UserError(
+      f'{own} is not the tokenizer that made {folder / "tokens"}; remove the one that '
+      'does not belong there'
+    )
+  return Prepared(tokenizers.load(own), *files)
+
+
+def parameter_count(shape: Shape) -> int:
+  """Returns the number of parameters, the padding of the vocabulary left out."""
+  tree = jax.eval_shape(lambda: init_params(shape, 0))
+  total = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+  return total - (shape.V - shape.vocab) * shape.D
+
+
+def plan(run: config.Run, shape: Shape, data: Prepared, devices: Sequence[Any]) -> str:
+  """Returns what is about to be done, in a few lines."""
+  total = parameter_count(shape)
+  body = total - (shape.vocab + shape.T) * shape.D
+  per_step = run.batch * run.model.T
+  # Model FLOPs: 6 for each parameter that a token meets (the output head is one of the
+  # embeddings' two uses) and attention's two T x T products (PaLM, appendix B).
+  flops = 6 * (body + shape.vocab * shape.D) + 12 * shape.L * shape.D * shape.T
+  targets = len(data.train.ids) - 1
+  return '\n'.join(
+    [
+      f'model     {total:,} parameters ({body:,} without embeddings), '
+      f'context {shape.T}, vocabulary {shape.vocab}',
+      f'data      {targets:,} tokens to train on, {len(data.valid.ids) - 1:,} '
+      f'held out, {_bytes_per_token(data.train):.2f} bytes a token',
+      f'training  {run.steps:,} updates of {per_step:,} tokens = '
+      f'{run.steps * per_step:,} tokens ({run.steps * per_step / targets:.2f} epochs), '
+      f'{flops * run.steps * per_step:.2e} FLOPs',
+      f'devices   {len(devices)} x {devices[0].device_kind}, '
+      f'{16 * total / 2**20:,.0f} MiB each for parameters, gradients and optimizer',
+    ]
+  )
+
+
+def train(
+  run: config.Run,
+  workdir: str | pathlib.Path,
+  *,
+  argv: Sequence[str] = (),
+  profile: tuple[int, int] | None = None,
+  report: Callable[[str], None] = print,
+) -> None:
+  """Trains a run to its end, or goes on where its workdir's last checkpoint stands.
+
+  Raises:
+    UserError: the config breaks a rule, the workdir is another run's or is in use, or
+      training can't go on.
+    loop.Interrupted: asked to stop; the state reached is saved.
+  """
+  devices = parallel.devices(run.devices)
+  config.check(run, len(devices))
+  workdir = pathlib.Path(workdir)
+  workdir.mkdir(parents=True, exist_ok=True)
+  with _alone(workdir):
+    _check_same_run(run, workdir)
+    data = prepare(run, workdir, report)
+    shape = Shape.of(run.model, data.tokenizer.vocab)
+    batch = batches.training_batches(
+      data.train.ids,
+      T=shape.T,
+      rows=run.batch,
+      seed=run.seed,
+      order=run.data.windows,
+    )
+    report(plan(run, shape, data, devices))
+    _write_run_json(run, workdir, data, devices, argv)
+
+    saved = checkpoint.Checkpoints(workdir / 'checkpoints', run.keep)
+    try:
+      state = _start(run, shape, saved, report)
+      done = int(state.step)
+      if done >= run.steps:
+        report(f'finished: {done} updates are done (steps={run.steps}). {_best(saved)}')
+        return
+      eval_step = parallel.compile_eval_step(shape, devices)
+
+      def evaluate(params):
+        return _held_out(eval_step, params, shape, data.valid, run, len(devices))
+
+      def draw(params):
+        model = LanguageModel(params, shape, data.tokenizer)
+        return _samples(model, run)
+
+      written = record.Record(workdir, done)
+      try:
+        loop.train(
+          run,
+          state,
+          update=parallel.compile_train_step(run, shape, devices),
+          batch=batch,
+          evaluate=evaluate,
+          sample=draw,
+          record=written,
+          checkpoints=saved,
+          profile=profile,
+          profile_folder=str(workdir / 'profile'),
+        )
+      finally:
+        written.close()
+      report(f'finished: {run.steps} updates. {_best(saved)}')
+    finally:
+      saved.close()
+
+
+def _best(saved: checkpoint.Checkpoints) -> str:
+  return f'The best checkpoint is that of update {saved.best()}.'
+
+
+def _start(
+  run: config.Run,
+  shape: Shape,
+  saved: checkpoint.Checkpoints,
+  report: Callable[[str], None],
+) -> step.State:
+  """Returns the latest checkpoint, else `init_from`'s weights, else new ones."""
+  latest = saved.latest()
+  if latest is not None:
+    report(f'going on from the checkpoint of update {latest}')
+    return saved.restore(latest, jax.eval_shape(lambda: step.init_state(run, shape)))
+  if not run.init_from:
+    return step.init_state(run, shape)
+  source = load(run.init_from)
+  if source.shape != shape:
+    theirs, ours = vars(source.shape), vars(shape)
+    raise UserError(
+      f'init_from={run.init_from} is a model of another shape:\n'
+      + '\n'.join(
+        f'model.{k}: {theirs[k]} there, {ours[k]} here'
+        for k in ours
+        if theirs[k] != ours[k]
+      )
+    )
+  report(f'starting from the weights of {run.init_from}, update {source.step}')
+  return step.init_state(run, shape, source.params)
+
+
+def _held_out(eval_step, params, shape, file, run, devices) -> dict[str, float]:
+  """Returns the held-out metrics of parameters during a run."""
+  rows = batches.held_out_batches(
+    file.ids, T=shape.T, rows=run.eval_batch * devices, limit=run.eval_tokens
+  )
+  nll, count = score.held_out_nll(eval_step, params, rows)
+  return score.held_out_metrics(nll, count, _bytes_per_token(file))
+
+
+def _bytes_per_token(file: tokens.TokenFile) -> float:
+  """Returns the UTF-8 bytes of the text for each target of its token file."""
+  return file.bytes / (len(file.ids) - 1)
+
+
+def _samples(model: LanguageModel, run: config.Run) -> str:
+  """Returns the continuations of the run's fixed prompts, always with one seed."""
+  prompts = [_last_tokens(model, prompt) for prompt in run.prompts]
+  made = model.generate_ids(
+    prompts, max_new_tokens=run.sample_tokens, temperature=0.8, seed=0
+  )
+  return '\n'.join(
+    f'[{prompt}]{generation.text}'
+    for prompt, generation in zip(run.prompts, made, strict=True)
+  )
+
+
+def _last_tokens(model: LanguageModel, prompt: str) -> list[int]:
+  return model.prompt_ids(prompt)[-model.shape.T :]
+
+
+@contextlib.contextmanager
+def _alone(workdir: pathlib.Path) -> Iterator[None]:
+  """Keeps a second process from training in the same workdir."""
+  with open(workdir / '.lock', 'w') as lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise UserError(
+        f'workdir={workdir} is in use by another training process; wait for it or '
+        'choose another workdir'
+      ) from None
+    yield
+
+
+def read_run(workdir: str | pathlib.Path) -> config.Run:
+  """Returns the config in a workdir's run.json."""
+  path = pathlib.Path(workdir) / 'run.json'
+  if not path.exists():
+    raise UserError(f'{workdir} is no workdir: it has no run.json')
+  try:
+    fields = json.loads(path.read_text(encoding='utf-8'))['config']
+    return config.from_flat(fields)
+  except (KeyError, TypeError, json.JSONDecodeError) as error:
+    raise UserError(f'{path} is damaged: {error!r}') from error
+
+
+def _check_same_run(run: config.Run, workdir: pathlib.Path) -> None:
+  """Raises UserError where the workdir holds a run that this one does not continue."""
+  if not (workdir / 'run.json').exists():
+    return
+  old, new = config.flat(read_run(workdir)), config.flat(run)
+  differing = [
+    f'{name}: {old[name]!r} there, {new[name]!r} now'
+    for name in new
+    if old[name] != new[name] and name not in config.LENGTH_AND_LOGGING
+  ]
+  if differing:
+    raise UserError(
+      f'workdir={workdir} holds another run; choose another workdir, or run it with '
+      'the same config\n' + '\n'.join(differing)
+    )
+
+
+def _write_run_json(run, workdir, data, devices, argv) -> None:
+  """Writes what the run is made of."""
+  about = {
+    'config': config.flat(run),
+    'argv': list(argv),
+    'vocab': data.tokenizer.vocab,
+    'git': _git(),
+    'versions': {'python': platform.python_version()}
+    | {name: importlib.metadata.version(name) for name in _PACKAGES},
+    'devices': [f'{d.platform}: {d.device_kind}' for d in devices],
+    'xla_flags': os.environ.get('XLA_FLAGS', ''),
+    'data': {
+      'train': data.train.digest,
+      'valid': data.valid.digest,
+      'tokenizer': data.train.tokenizer,
+    },
+  }
+  record.write_whole(workdir / 'run.json', json.dumps(about, indent=1) + '\n')
+
+
+def _git() -> dict[str, str]:
+  """Returns the commit and uncommitted change of this code; {} outside a checkout."""
+  root = pathlib.Path(__file__).resolve().parent.parent
+
+  def git(*command):
+    return subprocess.run(
+      ['git', *command], cwd=root, capture_output=True, text=True, check=True
+    ).stdout
+
+  try:
+    return {'commit': git('rev-parse', 'HEAD').strip(), 'diff': git('diff', 'HEAD')}
+  except (OSError, subprocess.CalledProcessError):
+    return {}
+
+
+def load(
+  path: str | pathlib.Path, checkpoint_step: str | int = 'best'
+) -> LanguageModel:
+  """Returns the `LanguageModel` in a workdir.
+
+  Args:
+    path: a workdir.
+    checkpoint_step: 'best' (lowest held-out loss), 'latest', or a number of updates.
+
+  Raises:
+    UserError: `path` is no workdir, or has no such checkpoint.
+  """
+  workdir = pathlib.Path(path)
+  run = read_run(workdir)
+  tokenizer = tokenizers.load(workdir / 'tokenizer')
+  shape = Shape.of(run.model, tokenizer.vocab)
+  if not (workdir / 'checkpoints').is_dir():
+    raise UserError(f'{workdir} has no checkpoint yet; train it first')
+  saved = checkpoint.Checkpoints(workdir / 'checkpoints', run.keep)
+  try:
+    kept = saved.steps()
+    wanted = {'best': saved.best(), 'latest': saved.latest()}.get(
+      checkpoint_step, checkpoint_step
+    )
+    if not kept or (isinstance(wanted, str) and not wanted.isdigit()):
+      wanted = None
+    if wanted is None or int(wanted) not in kept:
+      raise UserError(
+        f'{workdir} has no checkpoint {checkpoint_step!r}; there are best, latest and '
+        f'{", ".join(map(str, kept)) or "none"}'
+      )
+    like = jax.eval_shape(lambda: init_params(shape, 0))
+    params = saved.restore_params(int(wanted), like)
+  finally:
+    saved.close()
+  return LanguageModel(params, shape, tokenizer, int(wanted))
+
+
+def evaluate(
+  workdir: str | pathlib.Path,
+  checkpoint_step: str | int = 'best',
+  report: Callable[[str], None] = print,
+) -> dict[str, float]:
+  """Returns the metrics of a workdir's model on all of its held-out text."""
+  run, model = read_run(workdir), load(workdir, checkpoint_step)
+  devices = parallel.devices(run.devices)
+  data = prepare(run, pathlib.Path(workdir), report)
+  run.eval_tokens = 0
+  eval_step = parallel.compile_eval_step(model.shape, devices)
+  metrics = _held_out(
+    eval_step, model.params, model.shape, data.valid, run, len(devices)
+  )
+  return {'step': model.step, **metrics}
+
+
+def baselines(
+  workdir: str | pathlib.Path, report: Callable[[str], None] = print
+) -> dict[str, float]:
+  """Returns bits per byte of the held-out text under models that are no GPT.
+
+  A Kneser-Ney 5-gram over the same tokens, `xz -9` of the held-out text alone, and
+  `xz -9` of it after the training text.
+  """
+  data = prepare(read_run(workdir), pathlib.Path(workdir), report)
+  nll = ngram.kneser_ney_nll(data.train.ids, data.valid.ids, data.tokenizer.vocab)
+  train, valid = (
+    data.tokenizer.decode(file.ids.tolist()).encode()
+    for file in (data.train, data.valid)
+  )
+  return {
+    '5-gram (Kneser-Ney, same tokens)': nll / math.log(2) / data.valid.bytes,
+    'xz -9 (held-out text alone)': ngram.xz_bits_per_byte(valid),
+    'xz -9 (after the training text)': ngram.xz_bits_per_byte(valid, train),
+  }

@@ -1,0 +1,131 @@
+"""Checkpoints of a run by Orbax: written whole in the background, or not at all."""
+
+import contextlib
+import math
+import pathlib
+import re
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from gpt_jax.config import UserError
+from gpt_jax.training.step import State
+
+
+class Checkpoints:
+  """The checkpoints of one run: the latest few, and the best by held-out loss.
+
+  On disk, parameters and the rest of the state are separate items, so that a model is
+  opened without its optimizer. Trees are per layer, as in `model/gpt.py`.
+  """
+
+  def __init__(self, folder: str | pathlib.Path, keep: int = 2):
+    """Opens `folder`, made if missing, that keeps `keep` latest and the best one."""
+    self.folder = pathlib.Path(folder).resolve()
+    policies = checkpoint_managers
+    nll = lambda metrics: metrics['nll']  # noqa: E731
+    self.manager = ocp.CheckpointManager(
+      self.folder,
+      options=ocp.CheckpointManagerOptions(
+        best_fn=nll,
+        best_mode='min',
+        preservation_policy=policies.AnyPreservationPolicy(
+          [
+            policies.LatestN(keep),
+            policies.BestN(get_metric_fn=nll, reverse=True, n=1),
+          ]
+        ),
+        keep_checkpoints_without_metrics=False,
+      ),
+    )
+
+  def save(self, state: State, nll: float | None) -> None:
+    """Begins to write the state; a failure of this write or the last is raised.
+
+    Args:
+      state: may be donated as soon as this returns.
+      nll: held-out loss [nats/token] of these parameters, None where not evaluated
+        (then never the best).
+
+    Raises:
+      UserError: the disk refused; earlier checkpoints are unharmed.
+    """
+    with _reported(self.folder):
+      self.manager.save(
+        int(state.step),
+        args=ocp.args.Composite(
+          params=ocp.args.StandardSave(state.params),
+          rest=ocp.args.StandardSave({'opt_state': state.opt_state}),
+        ),
+        metrics={'nll': math.inf if nll is None else nll},
+      )
+
+  def wait(self) -> None:
+    """Returns when the last save is on disk; raises UserError if it failed."""
+    with _reported(self.folder):
+      self.manager.wait_until_finished()
+
+  def close(self) -> None:
+    """Releases the writer's threads."""
+    self.manager.close()
+
+  def steps(self) -> list[int]:
+    """Returns the numbers of updates of all checkpoints kept, ascending."""
+    return sorted(self.manager.all_steps())
+
+  def latest(self) -> int | None:
+    """Returns the number of updates of the latest checkpoint, or None."""
+    return self.manager.latest_step()
+
+  def best(self) -> int | None:
+    """Returns the number of updates of the checkpoint with the lowest loss, or None."""
+    return self.manager.best_step()
+
+  def restore(self, step: int, like: State) -> State:
+    """Returns the state saved after `step` updates, on this process's first device.
+
+    Args:
+      step: one of the checkpoints kept.
+      like: a state of the same shapes (arrays or `jax.eval_shape`'s results).
+    """
+    restored = self.manager.restore(
+      step,
+      args=ocp.args.Composite(
+        params=ocp.args.StandardRestore(_here(like.params)),
+        rest=ocp.args.StandardRestore(_here({'opt_state': like.opt_state})),
+      ),
+    )
+    return State(
+      params=restored['params'],
+      opt_state=restored['rest']['opt_state'],
+      step=jax.numpy.int32(step),
+    )
+
+  def restore_params(self, step: int, like: dict) -> dict:
+    """Returns only the parameters saved after `step` updates."""
+    args = ocp.args.Composite(params=ocp.args.StandardRestore(_here(like)))
+    return self.manager.restore(step, args=args)['params']
+
+
+@contextlib.contextmanager
+def _reported(folder: pathlib.Path):
+  """Turns what Orbax raises while it writes into a UserError with the way on."""
+  try:
+    yield
+  except (OSError, ValueError, RuntimeError) as error:
+    saved = sorted(int(p.name) for p in folder.glob('*') if p.name.isdigit())
+    last = f' The last good one is {folder / str(saved[-1])}.' if saved else ''
+    reason = re.sub(r'\s+', ' ', str(error))[:300]
+    raise UserError(
+      f'a checkpoint could not be written to {folder}: {reason}.{last} Free disk space '
+      'or mend the folder, then run the same command again: it continues there.'
+    ) from error
+
+
+def _here(tree):
+  """Returns the shapes of a tree, to be restored to the first device."""
+  sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  return jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
+  )

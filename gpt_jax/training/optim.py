@@ -1,0 +1,93 @@
+"""From gradients to updates: optax transformations and learning-rate schedules.
+
+What is a number (rates, decay, clipping) is a traced scalar in `Hyper`, so that runs
+that differ only in numbers share one compiled program; what is a choice (the optimizer,
+the schedule) is static.
+"""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from gpt_jax import config
+
+
+@flax.struct.dataclass
+class Hyper:
+  """Numeric hyper-parameters of a run, scalars; fields as in `config.Optim`."""
+
+  seed: jax.Array
+  steps: jax.Array
+  dropout: jax.Array
+  lr: jax.Array
+  final_lr: jax.Array
+  warmup: jax.Array
+  cooldown: jax.Array
+  beta1: jax.Array
+  beta2: jax.Array
+  eps: jax.Array
+  weight_decay: jax.Array
+  clip: jax.Array
+
+  @classmethod
+  def of(cls, run: config.Run) -> 'Hyper':
+    """Returns the numbers of `run`; a seed is uint32, all else float32."""
+    optim = {k: v for k, v in vars(run.optim).items() if k in cls.__annotations__}
+    numbers = optim | {'steps': run.steps, 'dropout': run.model.dropout}
+    scalars = {name: jnp.float32(value) for name, value in numbers.items()}
+    return cls(seed=jnp.uint32(run.seed), **scalars)
+
+
+def learning_rate(step: jax.Array, hp: Hyper, schedule: str) -> jax.Array:
+  """Returns the learning rate of the update that follows `step` updates.
+
+  Warm-up is linear and reaches `lr` with update number `warmup`. Then 'cosine' and
+  'linear' fall to `final_lr` at `steps` and stay there; 'rsqrt' is
+  lr * sqrt(warmup / update); 'wsd' is constant until the last `cooldown` updates,
+  which fall linearly to `final_lr`.
+  """
+  update = jnp.float32(step) + 1
+  ramp = jnp.minimum(1.0, update / jnp.maximum(hp.warmup, 1))
+  # One update after the warm-up is where the fall begins; the last update ends it.
+  length = jnp.maximum(hp.steps - hp.warmup, 1)
+  done = jnp.clip((update - hp.warmup) / length, 0, 1)
+  if schedule == 'cosine':
+    share = 0.5 * (1 + jnp.cos(jnp.pi * done))
+  elif schedule == 'linear':
+    share = 1 - done
+  elif schedule == 'wsd':
+    share = jnp.clip((hp.steps - update) / jnp.maximum(hp.cooldown, 1), 0, 1)
+  elif schedule == 'rsqrt':
+    start = jnp.maximum(hp.warmup, 1)
+    return hp.lr * ramp * jnp.sqrt(start / jnp.maximum(update, start))
+  else:
+    return hp.lr * ramp
+  return ramp * (hp.final_lr + (hp.lr - hp.final_lr) * share)
+
+
+def decays(params: dict) -> dict:
+  """Returns, for each parameter, whether weight decay applies to it.
+
+  Chosen by name: matrices of linear layers (`kernel`) and both embeddings; not biases
+  and LayerNorm scales. (GPT-1, section 4.1: "all non bias or gain weights".)
+  """
+
+  def by_name(path, _):
+    return path[-1].key in ('kernel', 'wte', 'wpe')
+
+  return jax.tree_util.tree_map_with_path(by_name, params)
+
+
+def transformation(
+  optim: config.Optim, hp: Hyper, step: jax.Array
+) -> optax.GradientTransformation:
+  """Returns the optax transformation whose update follows `step` updates."""
+  parts = []
+  if optim.clip:
+    parts.append(optax.clip_by_global_norm(hp.clip))
+  if optim.name == 'adamw':
+    parts.append(optax.scale_by_adam(hp.beta1, hp.beta2, hp.eps))
+    parts.append(optax.add_decayed_weights(hp.weight_decay, decays))
+  parts.append(optax.scale(-learning_rate(step, hp, optim.schedule)))
+  return optax.chain(*parts)

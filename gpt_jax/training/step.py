@@ -1,0 +1,116 @@
+"""One update of the parameters, the same on one device and on many."""
+
+from functools import partial
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from gpt_jax import config
+from gpt_jax.data.batches import Batch
+from gpt_jax.model.gpt import GPT, Shape, init_params
+from gpt_jax.model.layers import Dropout
+from gpt_jax.training import loss, optim
+
+
+@flax.struct.dataclass
+class State:
+  """All that training carries from one update to the next.
+
+  Attributes:
+    params: the model's parameters, float32.
+    opt_state: optax's state.
+    step: int32 scalar, updates done.
+  """
+
+  params: dict
+  opt_state: optax.OptState
+  step: jax.Array
+
+
+def init_state(run: config.Run, shape: Shape, params: dict | None = None) -> State:
+  """Returns the state before the first update, with new parameters unless given."""
+  params = init_params(shape, run.seed) if params is None else params
+  step = jnp.int32(0)
+  tx = optim.transformation(run.optim, optim.Hyper.of(run), step)
+  return State(params, tx.init(params), step)
+
+
+def row_keys(hp: optim.Hyper, step: jax.Array, row_B: jax.Array) -> jax.Array:
+  """Returns a PRNG key for each row: a function of (seed, step, row) and no more."""
+  key = jax.random.fold_in(jax.random.key(hp.seed), step)
+  return jax.vmap(jax.random.fold_in, (None, 0))(key, row_B)
+
+
+def train_step(
+  state: State,
+  batch: Batch,
+  hp: optim.Hyper,
+  *,
+  run: config.Run,
+  shape: Shape,
+  axis: str | None = None,
+) -> tuple[State, dict[str, jax.Array]]:
+  """Returns the state after one update, and its metrics.
+
+  The loss is the mean over the targets of the whole batch: their number is summed over
+  micro-batches and devices first, gradients are those of nll_sum / count, and are
+  added. So neither micro-batches nor devices that hold fewer targets change it.
+
+  Args:
+    state: before the update.
+    batch: leaves [A, B, ...]: A micro-batches of B rows on this device.
+    hp: numeric hyper-parameters.
+    run: its choices (optimizer, schedule, whether there is dropout) are static.
+    shape: of the model.
+    axis: name of the mapped axis that devices form, or None.
+
+  Returns:
+    The state, and float32 scalars: loss [nats/token], grad_norm (before clipping) and
+    lr, all of this update.
+  """
+
+  def sum_devices(tree):
+    return tree if axis is None else jax.lax.psum(tree, axis)
+
+  count = sum_devices(batch.w_BT.sum())
+
+  def micro_loss(params, micro):
+    drop = None
+    if run.model.dropout:
+      drop = Dropout(row_keys(hp, state.step, micro.row_B), hp.dropout)
+    logits_BTV, _ = GPT(shape).apply({'params': params}, micro.ids_BT, drop=drop)
+    # Where no target counts, the loss is zero rather than 0 / 0.
+    nll = loss.nll_sum(logits_BTV, micro.y_BT, micro.w_BT)
+    return nll / jnp.maximum(count, 1)
+
+  def add_micro(total, micro):
+    return jax.tree.map(jnp.add, total, gradient(micro)), None
+
+  gradient = partial(jax.value_and_grad(micro_loss), state.params)
+  first = jax.tree.map(lambda leaf: leaf[0], batch)
+  rest = jax.tree.map(lambda leaf: leaf[1:], batch)
+  total = gradient(first)
+  if run.accumulate > 1:
+    total, _ = jax.lax.scan(add_micro, total, rest)
+  nll, grads = sum_devices(total)
+
+  tx = optim.transformation(run.optim, hp, state.step)
+  updates, opt_state = tx.update(grads, state.opt_state, state.params)
+  params = optax.apply_updates(state.params, updates)
+  metrics = {
+    'loss': nll,
+    'grad_norm': optax.global_norm(grads),
+    'lr': optim.learning_rate(state.step, hp, run.optim.schedule),
+  }
+  return State(params, opt_state, state.step + 1), metrics
+
+
+def eval_step(
+  params: dict, batch: Batch, *, shape: Shape, axis: str | None = None
+) -> tuple[jax.Array, jax.Array]:
+  """Returns (nll_sum [nats], count [tokens]) over a batch of leaves [B, ...]."""
+  logits_BTV, _ = GPT(shape).apply({'params': params}, batch.ids_BT)
+  sums = loss.nll_sum(logits_BTV, batch.y_BT, batch.w_BT), batch.w_BT.sum()
+  return sums if axis is None else jax.lax.psum(sums, axis)

@@ -1,0 +1,263 @@
+"""The one entry: `python launch.py VERB --flags`; without a verb it lists them."""
+
+import pathlib
+import shlex
+import sys
+
+from absl import flags
+from ml_collections import config_flags
+
+from gpt_jax import config
+from gpt_jax.config import UserError
+
+
+def _workdir(values):
+  flags.DEFINE_string('workdir', None, 'folder of the run', flag_values=values)
+  flags.mark_flag_as_required('workdir', flag_values=values)
+
+
+def _config(values):
+  config_flags.DEFINE_config_file(
+    'config',
+    None,
+    'experiment file, with an argument for its get_config after a colon; '
+    '--config.FIELD=VALUE sets a field',
+    flag_values=values,
+  )
+  flags.mark_flag_as_required('config', flag_values=values)
+
+
+def _checkpoint(values):
+  flags.DEFINE_string(
+    'checkpoint', 'best', "'best', 'latest' or a number of updates", flag_values=values
+  )
+
+
+def prepare_flags(values):
+  _config(values)
+  _workdir(values)
+
+
+def prepare(values) -> None:
+  """Makes the tokenizer and token files of a config."""
+  from gpt_jax import runs
+
+  run = _overridden(values)
+  config.check(run)
+  workdir = pathlib.Path(values.workdir)
+  data = runs.prepare(run, workdir)
+  for name, file in (('train', data.train), ('valid', data.valid)):
+    print(
+      f'{name}: {len(file.ids) - 1:,} tokens of {file.bytes:,} bytes in '
+      f'{file.documents:,} documents'
+    )
+  print(f'prepared in {run.data.tokens or workdir}')
+
+
+def train_flags(values):
+  prepare_flags(values)
+  flags.DEFINE_string(
+    'profile',
+    None,
+    'START:STOP, updates to trace for TensorBoard into WORKDIR/profile',
+    flag_values=values,
+  )
+
+
+def train(values) -> None:
+  """Trains, or continues: the same command again goes on where it stopped."""
+  from gpt_jax import runs
+  from gpt_jax.training import loop
+
+  run = _overridden(values)
+  try:
+    runs.train(
+      run, values.workdir, argv=sys.argv, profile=_profile(values.profile, run)
+    )
+  except loop.Interrupted as stop:
+    print(f'stopped and saved; to continue:\n  python {shlex.join(sys.argv)}')
+    sys.exit(128 + stop.args[0])
+
+
+def _profile(text: str | None, run: config.Run) -> tuple[int, int] | None:
+  if text is None:
+    return None
+  first, _, last = text.partition(':')
+  if not (first.isdigit() and last.isdigit() and int(first) < int(last) <= run.steps):
+    raise UserError(
+      f'--profile={text} must be START:STOP with 0 <= START < STOP <= {run.steps}'
+    )
+  return int(first), int(last)
+
+
+def eval_flags(values):
+  _workdir(values)
+  _checkpoint(values)
+  flags.DEFINE_bool(
+    'baselines',
+    False,
+    'also a Kneser-Ney 5-gram and xz -9 on the same text',
+    flag_values=values,
+  )
+
+
+def evaluate(values) -> None:
+  """Prints a model's loss on all held-out text."""
+  from gpt_jax import runs
+
+  found = runs.evaluate(values.workdir, values.checkpoint)
+  print(f'checkpoint of update {found["step"]}, on all held-out text:')
+  print(f'  {found["valid_nll"]:.4f} nats/token, perplexity {found["valid_ppl"]:.2f}')
+  rows = {'this GPT': found['valid_bpb']}
+  if values.baselines:
+    rows |= runs.baselines(values.workdir)
+  for name, bits in rows.items():
+    print(f'  {bits:.4f} bits/byte  {name}')
+
+
+def sample_flags(values):
+  _workdir(values)
+  _checkpoint(values)
+  define = lambda kind, *args: kind(*args, flag_values=values)  # noqa: E731
+  define(flags.DEFINE_multi_string, 'prompt', [], 'text to continue; may be repeated')
+  define(flags.DEFINE_string, 'prompts_file', '', 'a text file, one prompt a line')
+  define(flags.DEFINE_integer, 'max_new_tokens', 128, 'length of a continuation')
+  define(flags.DEFINE_float, 'temperature', 0.8, '0 is greedy')
+  define(flags.DEFINE_integer, 'top_k', 0, 'draw from the k likeliest; 0 is all')
+  define(flags.DEFINE_float, 'top_p', 1.0, 'draw from the nucleus of mass p; 1 is all')
+  define(flags.DEFINE_integer, 'num_return', 1, 'continuations of each prompt')
+  define(flags.DEFINE_integer, 'seed', 0, 'another seed, other continuations')
+  define(flags.DEFINE_bool, 'stream', False, 'print text as it is decided')
+
+
+def sample(values) -> None:
+  """Continues prompts."""
+  from gpt_jax import runs
+
+  prompts = list(values.prompt)
+  if values.prompts_file:
+    try:
+      text = pathlib.Path(values.prompts_file).read_text(encoding='utf-8')
+    except (OSError, UnicodeDecodeError) as error:
+      raise UserError(f'--prompts_file={values.prompts_file}: {error}') from error
+    prompts += text.splitlines()
+  prompts = prompts or ['']
+  settings = {
+    name: values[name].value
+    for name in ('max_new_tokens', 'temperature', 'top_k', 'top_p', 'seed')
+  }
+  if values.stream and (len(prompts) > 1 or values.num_return > 1):
+    raise UserError('--stream shows one continuation of one prompt; leave it out')
+  model = runs.load(values.workdir, values.checkpoint)
+  if values.stream:
+    print(prompts[0], end='', flush=True)
+    for text in model.stream(prompts[0], **settings):
+      print(text, end='', flush=True)
+    print()
+    return
+  made = model.generate(prompts, num_return=values.num_return, **settings)
+  for i, generation in enumerate(made):
+    if len(made) > 1:
+      print(f'--- {i + 1}, perplexity {generation.perplexity:.1f}')
+    print(prompts[i // values.num_return] + generation.text)
+
+
+def plot_flags(values):
+  _workdir(values)
+  flags.DEFINE_string('target', None, 'PNG file to write', flag_values=values)
+  flags.mark_flag_as_required('target', flag_values=values)
+
+
+def plot(values) -> None:
+  """Draws the loss curves of a run."""
+  from gpt_jax import report
+
+  report.loss_curves(values.workdir, values.target)
+  print(f'wrote {values.target}')
+
+
+VERBS = {
+  'prepare': (prepare_flags, prepare),
+  'train': (train_flags, train),
+  'eval': (eval_flags, evaluate),
+  'sample': (sample_flags, sample),
+  'plot': (plot_flags, plot),
+}
+
+
+def _values(verb: str) -> flags.FlagValues:
+  """Returns the flags of a verb, not parsed: only its own, so others are errors."""
+  values = flags.FlagValues()
+  VERBS[verb][0](values)
+  return values
+
+
+def _overridden(values: flags.FlagValues) -> config.Run:
+  """Returns the config, and prints what the command line changed in it."""
+  changed = config_flags.get_override_values(values['config'])
+  for name, value in changed.items():
+    print(f'--config.{name}={value!r}')
+  return values.config
+
+
+def _parse(verb: str, arguments: list[str]) -> flags.FlagValues:
+  """Returns the verb's flags with the values of the command line.
+
+  Raises:
+    UserError: an unknown flag or field (with the nearest names), a flag of another
+      verb, a value of the wrong type, a missing flag.
+  """
+  values = _values(verb)
+  try:
+    rest = values([verb, *arguments])
+  except KeyError as error:  # config_flags: a field that the schema does not have
+    given = [a.split('=')[0].removeprefix('--config.') for a in arguments]
+    known = config.flat(config.Run())
+    wrong = [
+      f'there is no --config.{name}.{config.nearest(name, known)}'
+      for name in given
+      if not name.startswith('-') and name not in known
+    ]
+    raise UserError('\n'.join(wrong) or str(error)) from error
+  except flags.UnrecognizedFlagError as error:
+    name = error.flagname
+    owners = [v for v in VERBS if v != verb and name in _values(v)]
+    if name.startswith('config.'):
+      why = 'a field needs the experiment before it: --config=FILE'
+    elif owners:
+      why = f'it belongs to `{"`, `".join(owners)}`'
+    else:
+      why = config.nearest(name, list(values)).strip() or 'it is unknown'
+    raise UserError(f'--{name} is no flag of `{verb}`: {why}') from error
+  except (flags.Error, OSError) as error:
+    raise UserError(str(error)) from error
+  if rest[1:]:
+    raise UserError(f'{rest[1]!r} is not a flag; write --name=value')
+  return values
+
+
+def main() -> None:
+  """Runs the verb; what a user can mend is a message, anything else a traceback."""
+  verb, *arguments = sys.argv[1:] or ['--help']
+  if verb not in VERBS:
+    lines = [
+      f'  {name:9}{call.__doc__.splitlines()[0]}' for name, (_, call) in VERBS.items()
+    ]
+    print('python launch.py VERB --help, where VERB is\n' + '\n'.join(lines))
+    if verb not in ('--help', '-h', 'help'):
+      sys.exit(f'{verb!r} is no verb.{config.nearest(verb, VERBS)}')
+    return
+  if '--help' in arguments:
+    print(_values(verb).get_help())
+    return
+  try:
+    values = _parse(verb, arguments)
+    VERBS[verb][1](values)
+  except UserError as error:
+    sys.exit(f'error: {error}')
+  except KeyboardInterrupt:
+    sys.exit('interrupted')
+
+
+if __name__ == '__main__':
+  main()
