@@ -1,0 +1,27 @@
+# `make quickstart` trains a small GPT here; `make test` runs the whole suite.
+# Both make .venv if it is missing. PYTHON=python3.12 chooses another Python.
+PYTHON ?= python3
+RUN = runs/quickstart
+
+.PHONY: quickstart test lint
+
+.venv/installed: requirements.txt
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install -q -r requirements.txt
+	touch $@
+
+.venv/installed-dev: .venv/installed requirements-dev.txt
+	.venv/bin/pip install -q -r requirements-dev.txt
+	touch $@
+
+quickstart: .venv/installed
+	.venv/bin/python launch.py train --config=experiments/quickstart.py --workdir=$(RUN) $(FLAGS)
+	.venv/bin/python launch.py sample --workdir=$(RUN) --prompt='The function returns' --num_return=3 --max_new_tokens=60
+	.venv/bin/python launch.py eval --workdir=$(RUN) --baselines
+
+test: .venv/installed-dev
+	.venv/bin/python -m pytest -q
+
+lint: .venv/installed-dev
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .

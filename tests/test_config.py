@@ -1,0 +1,66 @@
+"""The schema: every violation at once, with name, value, rule and remedy."""
+
+import pytest
+
+from gpt_jax import config
+from gpt_jax.config import UserError
+
+
+def problems(run, devices=1):
+  with pytest.raises(UserError) as caught:
+    config.check(run, devices)
+  return str(caught.value)
+
+
+def test_the_default_run_breaks_no_rule():
+  config.check(config.Run())
+
+
+def test_all_violations_are_listed_in_one_message():
+  run = config.Run(steps=0, batch=-3)
+  run.model.D, run.model.N = 770, 12
+  run.optim.schedule = 'cosin'
+  text = problems(run)
+  for part in ('steps=0', 'batch=-3', 'cosin', 'rsqrt'):
+    assert part in text
+  assert 'model.D=770 must be a multiple of model.N=12' in text
+  assert 'use 768 or 780' in text
+
+
+def test_a_batch_must_divide_over_devices_and_micro_batches():
+  run = config.Run(batch=18, accumulate=2)
+  config.check(run, devices=1)
+  text = problems(run, devices=4)
+  assert 'batch=18' in text and 'use 16 or 24' in text
+
+
+@pytest.mark.parametrize(
+  ('name', 'value'),
+  [('steps', 1.5), ('prompts', 'a'), ('seed', '1'), ('model.bias', 1)],
+)
+def test_a_value_of_another_type_is_named(name, value):
+  run = config.from_flat({})
+  *path, last = name.split('.')
+  setattr(run.model if path else run, last, value)
+  assert name in problems(run)
+
+
+def test_a_schedule_must_fit_into_the_run():
+  run = config.Run(steps=10)
+  assert 'optim.warmup=100' in problems(run)
+  run = config.Run(steps=1000)
+  run.optim.schedule, run.optim.cooldown = 'wsd', 950
+  assert 'optim.cooldown=950 must be in 1..steps - warmup = 900' in problems(run)
+
+
+def test_a_config_survives_the_way_to_a_file_and_back():
+  run = config.Run(steps=7, prompts=('a', 'b'))
+  run.optim.lr = 0.5
+  fields = {**config.flat(run), 'prompts': list(run.prompts)}  # as JSON gives it
+  assert config.from_flat(fields) == run
+
+
+def test_the_nearest_names_are_offered():
+  names = config.flat(config.Run())
+  assert 'optim.lr' in config.nearest('lr', names)
+  assert 'steps' in config.nearest('stepz', names)
