@@ -15,6 +15,7 @@ import tokenizers
 from gpt_jax.config import UserError
 
 EOT = '<|endoftext|>'
+KIND = 'kind.json'  # beside the files of every saved tokenizer
 # GPT-2's words. Possessive (++) where giving back could not help: the same words as
 # with the released expression, found faster, also in long runs of blanks.
 GPT2_WORDS = (
@@ -140,14 +141,10 @@ class ByteLevel:
   def pieces(self, ids: Sequence[int]) -> list[str]:
     return [self._entries[i] for i in ids]
 
-  def save(self, folder: Path) -> dict:
-    """Writes vocab.json and merges.txt as Hugging Face has them.
-
-    Returns:
-      What else `load` must know.
-    """
+  def save(self, folder: Path) -> None:
+    """Writes vocab.json and merges.txt as Hugging Face has them, and kind.json."""
+    write_kind(folder, {'kind': self.kind, 'eot': self._end, 'words': self._words})
     _write(folder, self._vocab, self._merges)
-    return {'eot': self._end, 'words': self._words}
 
   @classmethod
   def load(cls, folder: Path, about: dict) -> 'ByteLevel':
@@ -337,14 +334,10 @@ class GPT1:
   def pieces(self, ids: Sequence[int]) -> list[str]:
     return [self._entries[i] for i in ids]
 
-  def save(self, folder: Path) -> dict:
-    """Writes vocab.json and merges.txt as Hugging Face has them.
-
-    Returns:
-      What else `load` must know.
-    """
+  def save(self, folder: Path) -> None:
+    """Writes vocab.json and merges.txt as Hugging Face has them, and kind.json."""
+    write_kind(folder, {'kind': self.kind, 'cleaning': self.cleaning})
     _write(folder, self._vocab, self._merges)
-    return {'cleaning': self.cleaning}
 
   @classmethod
   def load(cls, folder: Path, about: dict) -> 'GPT1':
@@ -414,14 +407,21 @@ def _write(folder: Path, vocab: dict[str, int], merges: Merges) -> None:
   (folder / 'merges.txt').write_text(text, encoding='utf-8', newline='\n')
 
 
+def write_kind(folder: Path, about: dict) -> None:
+  """Writes the file that says what a tokenizer folder holds."""
+  folder.mkdir(parents=True, exist_ok=True)
+  text = json.dumps(about, indent=1) + '\n'
+  (folder / KIND).write_text(text, encoding='utf-8')
+
+
 def _check(
   vocab: dict[str, int], merges: Merges, needed: Iterable[str], name: str
 ) -> None:
   """Raises a UserError unless vocabulary and merges fit each other."""
   if sorted(vocab.values()) != list(range(len(vocab))):
     raise UserError(
-      f'{name}: the ids of its {len(vocab)} entries must be 0 .. {len(vocab) - 1}, each '
-      'once'
+      f'{name}: the ids of its {len(vocab)} entries must be 0 .. {len(vocab) - 1}, '
+      'each once'
     )
   lacking = [entry for entry in needed if entry not in vocab]
   if lacking:

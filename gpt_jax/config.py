@@ -84,17 +84,18 @@ class Optim:
   """How gradients become updates.
 
   Attributes:
-    name: 'adamw' or 'sgd'.
+    name: 'adamw', 'muon' (for the kernels of linear layers; AdamW for the rest) or
+      'sgd'.
     lr: highest learning rate.
     final_lr: learning rate at the end of 'cosine', 'linear' and 'wsd'.
     schedule: after the warm-up: 'cosine', 'linear', 'rsqrt' (inverse square root of
       the update), 'constant', or 'wsd' (constant, then linear over `cooldown`).
     warmup: updates of linear warm-up.
     cooldown: updates of the last phase of 'wsd'.
-    beta1: of AdamW.
+    beta1: of AdamW (Muon's momentum is 0.95).
     beta2: of AdamW.
     eps: of AdamW.
-    weight_decay: of AdamW, decoupled, on weight matrices and embeddings only.
+    weight_decay: decoupled, on weight matrices and embeddings only; not of SGD.
     clip: largest global norm of the gradient; 0 means off.
   """
 
@@ -170,7 +171,7 @@ _CHOICES = {
   'data.windows': ('epochs', 'random'),
   'model.activation': ('gelu', 'gelu_tanh', 'relu'),
   'model.dtype': ('float32', 'bfloat16'),
-  'optim.name': ('adamw', 'sgd'),
+  'optim.name': ('adamw', 'muon', 'sgd'),
   'optim.schedule': ('cosine', 'linear', 'rsqrt', 'constant', 'wsd'),
 }
 _AT_LEAST_ONE = (

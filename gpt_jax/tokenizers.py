@@ -1,48 +1,59 @@
 """Tokenizers: text to ids and back, behind one small protocol.
 
-`train` makes one, `open_model` reads a SentencePiece file, `load` opens a folder that
-`save` wrote. Ids are 0 .. vocab - 1; `eot`, the end-of-text token, is one of them and
-stands before every document of a token file.
+`make` gives the one that a config names: trained on texts, or opened from files.
+`load` opens a folder that `save` wrote. Ids are 0 .. vocab - 1; `eot`, the
+end-of-text token, is one of them and stands before every document of a token file.
+BPE of GPT-1 and GPT-2 is in gpt_jax/bpe.py; SentencePiece, characters and bytes are
+here.
 """
 
 import hashlib
 import io
 import json
 import re
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import sentencepiece
 
+from gpt_jax.bpe import EOT, GPT1, KIND, ByteLevel, encodable, read, write_kind
 from gpt_jax.config import UserError
 
-EOT = '<|endoftext|>'
-_ABOUT = 'kind.json'  # the file of a tokenizer folder that says what is in it
-# SentencePiece keeps positions within a sentence in 16 bits, hence short chunks; and
-# its BPE trainer takes about 60 bytes of memory for each character.
+TRAINED = 'bpe', 'unigram', 'byte_bpe', 'chars', 'bytes'  # kinds made from texts
+# SentencePiece's trainer keeps positions within a sentence in 16 bits, hence short
+# chunks; and its BPE takes about 60 bytes of memory for each character.
 _CHUNK = 8192
 _SAMPLE = 6 << 20
+_BYTE_BPE_SAMPLE = 32 << 20
+_RUN = 2048  # characters that SentencePiece's BPE encodes at once, about
 
 
 class Tokenizer(Protocol):
   """What every tokenizer offers.
 
   Attributes:
-    kind: 'bpe', 'unigram', 'sentencepiece', 'chars' or 'bytes'.
+    kind: 'bpe', 'unigram', 'sentencepiece', 'byte_bpe', 'gpt1', 'chars' or 'bytes'.
     vocab: number of ids, special ones included.
     eot: id of the end-of-text token.
+    unknown: ids of text that has no entry of its own.
   """
 
   kind: str
   vocab: int
   eot: int
+  unknown: frozenset[int]
 
   def encode(self, text: str) -> list[int]:
     """Returns the ids of a text; never `eot`, whatever the text looks like.
 
     A lone surrogate, which has no UTF-8, is read as U+FFFD.
     """
+
+  def encode_array(self, text: str) -> np.ndarray:
+    """Returns the same as an array of unsigned integers."""
 
   def decode(self, ids: Sequence[int]) -> str:
     """Returns the text of ids; `eot` is '', bytes that are not UTF-8 are U+FFFD."""
@@ -62,6 +73,11 @@ class SentencePiece:
 
   def __init__(self, model: bytes, kind: str = 'sentencepiece', name: str = 'model'):
     """Opens the bytes of a .model file.
+
+    Args:
+      model: the bytes.
+      kind: 'bpe' and 'unigram' are trained here; 'sentencepiece' is anything else.
+      name: of the file, for errors.
 
     Raises:
       UserError: `model` is not one, or has no token that can end a text.
@@ -84,18 +100,72 @@ class SentencePiece:
         'must stand between documents; train it with one'
       )
     self.eot = ends[0]
+    ids = range(self.vocab)
+    self.unknown = frozenset(i for i in ids if p.is_byte(i) or p.is_unknown(i))
     # The model writes a space as U+2581, so a U+2581 of the text goes in as bytes.
     mark = [p.piece_to_id(f'<0x{byte:02X}>') for byte in '\u2581'.encode()]
     self._mark = mark if all(p.is_byte(i) for i in mark) else []
+    self._within = None
+    if kind == 'bpe':
+      pieces = (p.id_to_piece(i).replace('\u2581', ' ') for i in ids)
+      self._within = {piece[i : i + 2] for piece in pieces for i in range(len(piece))}
 
   def encode(self, text: str) -> list[int]:
-    text = _encodable(text)
+    text = encodable(text)
     if '\u2581' not in text or not self._mark:
-      return self._processor.encode(text)
+      return self._encode(text)
     ids = []
     for run in text.split('\u2581'):
-      ids += self._processor.encode(run) + self._mark
+      ids += self._encode(run) + self._mark
     return ids[: -len(self._mark)]
+
+  def _encode(self, text: str) -> list[int]:
+    if self._within is None or len(text) <= _RUN:
+      return self._processor.encode(text)
+    ids = []
+    for run in self._runs(text):
+      ids += self._processor.encode(run)
+    return ids
+
+  def _runs(self, text: str) -> Iterator[str]:
+    """Yields a text in runs that no piece of a BPE model reaches across.
+
+    So their ids are the ids of the whole, at over twice the speed: the encoder keeps
+    a queue of all pairs of its text, which then stays in the processor's cache.
+    """
+    start, size, within = 0, len(text), self._within
+    while start < size:
+      end = start + _RUN
+      while end < size and text[end - 1 : end + 1] in within:
+        end += 1
+      yield text[start:end]
+      start = end
+
+  def encode_array(self, text: str) -> np.ndarray:
+    return np.array(self.encode(text), np.uint32)
+
+  def sample(self, text: str, alpha: float, seed: int) -> list[int]:
+    """Returns the ids of one of the ways to cut a text, for regularisation.
+
+    The same for the same seed. Kudo 2018 (unigram: cuts are drawn with probability
+    p ** alpha) and Provilkov et al. 2020 (BPE: merges are dropped with probability
+    alpha).
+    """
+    ids = []
+
+    def draw() -> None:
+      sentencepiece.set_random_generator_seed(seed)
+      for run in encodable(text).split('\u2581'):
+        ids.extend(
+          self._processor.encode(run, enable_sampling=True, alpha=alpha, nbest_size=-1)
+        )
+        ids.extend(self._mark)
+
+    # A thread's generator takes the seed when the thread first draws, and never again.
+    thread = threading.Thread(target=draw)
+    thread.start()
+    thread.join()
+    return ids[: len(ids) - len(self._mark)]
 
   def decode(self, ids: Sequence[int]) -> str:
     return self._processor.decode([int(i) for i in ids])
@@ -104,7 +174,7 @@ class SentencePiece:
     return [self._processor.id_to_piece(int(i)) for i in ids]
 
   def save(self, folder: Path) -> None:
-    _write_about(folder, {'kind': self.kind})
+    write_kind(folder, {'kind': self.kind})
     (folder / 'sentencepiece.model').write_bytes(self._model)
 
 
@@ -112,28 +182,35 @@ class Characters:
   """One id for each character of a known set, in the order of their code points."""
 
   kind = 'chars'
+  unknown: frozenset[int] = frozenset()
 
   def __init__(self, characters: str):
-    self._characters = characters
-    self._ids = {c: i for i, c in enumerate(characters)}
+    self._characters = ''.join(sorted(characters))
+    self._points = _code_points(self._characters)
     self.eot = len(characters)
     self.vocab = len(characters) + 1
 
-  def encode(self, text: str) -> list[int]:
+  def encode_array(self, text: str) -> np.ndarray:
     """Returns the ids of a text.
 
     Raises:
       UserError: a character is not in the set.
     """
-    try:
-      return [self._ids[c] for c in text]
-    except KeyError as e:
-      character = e.args[0]
+    points = _code_points(text)
+    ids = np.searchsorted(self._points, points)
+    ids[ids == self.eot] = 0
+    wrong = np.flatnonzero(self._points[ids] != points) if self.eot else points
+    if len(wrong):
+      at = int(wrong[0])
       raise UserError(
-        f'character {character!r} (U+{ord(character):04X}) at position '
-        f'{text.index(character)} is not among the {self.eot} that this tokenizer '
-        'knows; leave it out, or train with --config.data.tokenizer=bpe or bytes'
-      ) from None
+        f'character {text[at]!r} (U+{ord(text[at]):04X}) at position {at} is not among '
+        f'the {self.eot} that this tokenizer knows; leave it out, or train with '
+        '--config.data.tokenizer=bpe or bytes'
+      )
+    return ids.astype(np.uint32)
+
+  def encode(self, text: str) -> list[int]:
+    return self.encode_array(text).tolist()
 
   def decode(self, ids: Sequence[int]) -> str:
     return ''.join(self._characters[i] for i in ids if i != self.eot)
@@ -142,7 +219,12 @@ class Characters:
     return [EOT if i == self.eot else self._characters[i] for i in ids]
 
   def save(self, folder: Path) -> None:
-    _write_about(folder, {'kind': self.kind, 'characters': self._characters})
+    write_kind(folder, {'kind': self.kind, 'characters': self._characters})
+
+
+def _code_points(text: str) -> np.ndarray:
+  """Returns the code points of a text, uint32."""
+  return np.frombuffer(text.encode('utf-32-le', 'surrogatepass'), '<u4')
 
 
 class Bytes:
@@ -151,27 +233,43 @@ class Bytes:
   kind = 'bytes'
   eot = 256
   vocab = 257
+  unknown: frozenset[int] = frozenset()
+
+  def encode_array(self, text: str) -> np.ndarray:
+    return np.frombuffer(encodable(text).encode(), np.uint8)
 
   def encode(self, text: str) -> list[int]:
-    return list(_encodable(text).encode())
+    return self.encode_array(text).tolist()
+
+  def encode_bytes(self, content: bytes) -> list[int]:
+    """Returns the ids of bytes that need not be UTF-8, for `decode_bytes`."""
+    return list(content)
+
+  def decode_bytes(self, ids: Sequence[int]) -> bytes:
+    """Returns the bytes that ids stand for; none for `eot`."""
+    return bytes(i for i in ids if i != self.eot)
 
   def decode(self, ids: Sequence[int]) -> str:
-    return bytes(i for i in ids if i != self.eot).decode(errors='replace')
+    return self.decode_bytes(ids).decode(errors='replace')
 
   def pieces(self, ids: Sequence[int]) -> list[str]:
-    return [EOT if i == self.eot else _show_byte(i) for i in ids]
+    shown = (chr(i) if 32 < i < 127 else f'<0x{i:02X}>' for i in ids)
+    return [
+      EOT if i == self.eot else piece for i, piece in zip(ids, shown, strict=True)
+    ]
 
   def save(self, folder: Path) -> None:
-    _write_about(folder, {'kind': self.kind})
+    write_kind(folder, {'kind': self.kind})
 
 
 def train(kind: str, texts: Iterable[str], vocab: int) -> Tokenizer:
   """Returns a tokenizer made from texts, the same for the same texts.
 
   Args:
-    kind: 'bpe' or 'unigram' (SentencePiece), 'chars' or 'bytes'.
-    texts: for 'chars' all the text there will ever be, held-out text included.
-    vocab: number of ids, of 'bpe' and 'unigram'.
+    kind: one of TRAINED.
+    texts: for 'chars' all the text there will ever be, held-out text included. Where
+      they are long, SentencePiece and byte-level BPE learn from an even sample.
+    vocab: number of ids; 'chars' and 'bytes' have as many as they need.
 
   Raises:
     UserError: `vocab` does not suit the text, or the kind is unknown.
@@ -179,10 +277,12 @@ def train(kind: str, texts: Iterable[str], vocab: int) -> Tokenizer:
   if kind == 'bytes':
     return Bytes()
   if kind == 'chars':
-    return Characters(''.join(sorted(set().union(*map(set, texts)))))
-  if kind not in ('bpe', 'unigram'):
-    raise UserError(f'tokenizer {kind!r} must be one of bpe, unigram, chars, bytes')
-  return SentencePiece(_train_sentencepiece(kind, texts, vocab), kind)
+    return Characters(''.join(set().union(*map(set, texts))))
+  if kind == 'byte_bpe':
+    return ByteLevel.train(_sample(texts, _BYTE_BPE_SAMPLE), vocab)
+  if kind in ('bpe', 'unigram'):
+    return SentencePiece(_train_sentencepiece(kind, texts, vocab), kind)
+  raise UserError(f'tokenizer {kind!r} must be one of {", ".join(TRAINED)}')
 
 
 def _train_sentencepiece(kind: str, texts: Iterable[str], vocab: int) -> bytes:
@@ -190,7 +290,7 @@ def _train_sentencepiece(kind: str, texts: Iterable[str], vocab: int) -> bytes:
   model = io.BytesIO()
   try:
     sentencepiece.SentencePieceTrainer.train(
-      sentence_iterator=iter(_sample(texts)),
+      sentence_iterator=iter(_sample(_chunks(texts), _SAMPLE)),
       model_writer=model,
       model_type=kind,
       vocab_size=vocab,
@@ -232,14 +332,14 @@ def _vocab_advice(vocab: int, message: str) -> str:
   return f'SentencePiece could not be trained with data.vocab={vocab}: {message}'
 
 
-def _sample(texts: Iterable[str]) -> list[str]:
-  """Returns up to _SAMPLE characters of texts in chunks, spread evenly over them."""
+def _sample(texts: Iterable[str], limit: int) -> list[str]:
+  """Returns texts of about `limit` characters at most, spread evenly over them all."""
   kept, size, every = [], 0, 1
-  for i, chunk in enumerate(_chunks(texts)):
+  for i, text in enumerate(texts):
     if i % every == 0:
-      kept.append(chunk)
-      size += len(chunk)
-    if size > _SAMPLE:
+      kept.append(text)
+      size += len(text)
+    while size > limit and len(kept) > 1:
       kept, every = kept[::2], every * 2
       size = sum(map(len, kept))
   return kept
@@ -249,7 +349,7 @@ def _chunks(texts: Iterable[str]) -> Iterator[str]:
   """Yields texts in chunks that a SentencePiece trainer can count in."""
   for text in texts:
     for start in range(0, len(text), _CHUNK):
-      yield _encodable(text[start : start + _CHUNK])
+      yield encodable(text[start : start + _CHUNK])
 
 
 def open_model(path: str | Path) -> SentencePiece:
@@ -267,6 +367,48 @@ def open_model(path: str | Path) -> SentencePiece:
     raise UserError(f'{path}: can not be read: {e.strerror or e}') from e
 
 
+# Files by which a folder of others is known: GPT-1's release, GPT-2's, Hugging Face's.
+_PAIRS = (
+  ('encoder_bpe_40000.json', 'vocab_40000.bpe'),
+  ('encoder.json', 'vocab.bpe'),
+  ('vocab.json', 'merges.txt'),
+)
+
+
+def open_path(path: str | Path, cleaning: str = 'auto') -> Tokenizer:
+  """Returns the tokenizer in a file or folder, whoever wrote it.
+
+  Args:
+    path: a folder of `save`, or a workdir that has one; a folder with the vocabulary
+      and merges of GPT-1 or GPT-2 as released or as in Hugging Face's; a
+      tokenizer.json; a SentencePiece .model.
+    cleaning: of GPT-1's, see `bpe.GPT1`.
+
+  Raises:
+    UserError: there is none, or it is damaged or of an unknown kind.
+  """
+  path = Path(path).expanduser()
+  if path.is_file():
+    return ByteLevel.open_json(path) if path.suffix == '.json' else open_model(path)
+  for folder in (path, path / 'tokenizer'):
+    if (folder / KIND).exists():
+      return load(folder)
+  for vocab, merges in _PAIRS:
+    if (path / vocab).exists() and (path / merges).exists():
+      ids, pairs = read(path / vocab, path / merges)
+      if any(entry.endswith('</w>') for entry in ids):
+        return GPT1(ids, pairs, cleaning=cleaning, name=str(path))
+      return ByteLevel(ids, pairs, name=str(path))
+  if (path / 'tokenizer.json').exists():
+    return ByteLevel.open_json(path / 'tokenizer.json')
+  if len(models := sorted(path.glob('*.model'))) == 1:
+    return open_model(models[0])
+  raise UserError(
+    f'{path}: holds no tokenizer; give one of {", ".join(TRAINED)}, a .model file, a '
+    'tokenizer.json, or a folder with vocab.json and merges.txt'
+  )
+
+
 def load(folder: str | Path) -> Tokenizer:
   """Returns the tokenizer that `save` wrote into a folder.
 
@@ -275,11 +417,15 @@ def load(folder: str | Path) -> Tokenizer:
   """
   folder = Path(folder)
   try:
-    about = json.loads((folder / _ABOUT).read_text(encoding='utf-8'))
+    about = json.loads((folder / KIND).read_text(encoding='utf-8'))
     kind = about['kind']
     if kind in ('bpe', 'unigram', 'sentencepiece'):
       model = folder / 'sentencepiece.model'
       return SentencePiece(model.read_bytes(), kind, str(model))
+    if kind == 'byte_bpe':
+      return ByteLevel.load(folder, about)
+    if kind == 'gpt1':
+      return GPT1.load(folder, about)
     if kind == 'chars':
       return Characters(about['characters'])
     if kind == 'bytes':
@@ -289,8 +435,8 @@ def load(folder: str | Path) -> Tokenizer:
   except (ValueError, KeyError, TypeError) as e:
     if isinstance(e, UserError):
       raise
-    raise UserError(f'{folder / _ABOUT}: damaged: {e!r}') from e
-  raise UserError(f'{folder / _ABOUT}: kind={kind!r} is unknown to this version')
+    raise UserError(f'{folder / KIND}: damaged: {e!r}') from e
+  raise UserError(f'{folder / KIND}: kind={kind!r} is unknown to this version')
 
 
 def digest(folder: str | Path) -> str:
@@ -300,24 +446,3 @@ def digest(folder: str | Path) -> str:
     content = hashlib.sha256(path.read_bytes()).hexdigest()
     whole.update(f'{path.name} {content}\n'.encode())
   return whole.hexdigest()
-
-
-def _write_about(folder: Path, about: dict) -> None:
-  """Writes the file that says what a tokenizer folder holds."""
-  Path(folder).mkdir(parents=True, exist_ok=True)
-  text = json.dumps(about, ensure_ascii=True, indent=1) + '\n'
-  (Path(folder) / _ABOUT).write_text(text, encoding='utf-8')
-
-
-def _encodable(text: str) -> str:
-  """Returns the text with its lone surrogates replaced by U+FFFD."""
-  try:
-    text.encode()
-    return text
-  except UnicodeEncodeError:
-    return re.sub('[\ud800-\udfff]', '\ufffd', text)
-
-
-def _show_byte(byte: int) -> str:
-  """Returns the character of a printable ASCII byte, else its number as <0xNN>."""
-  return chr(byte) if 32 < byte < 127 else f'<0x{byte:02X}>'

@@ -9,6 +9,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 
 from gpt_jax import config
 
@@ -79,15 +80,42 @@ def decays(params: dict) -> dict:
   return jax.tree_util.tree_map_with_path(by_name, params)
 
 
+def muon_or_adam(params: dict) -> dict:
+  """Returns, for each parameter, which of the two 'muon' runs update it.
+
+  Muon takes the kernels of linear layers; AdamW the embeddings (one of which is the
+  output head), biases and LayerNorm scales (Jordan et al. 2024).
+  """
+
+  def by_name(path, _):
+    return 'muon' if path[-1].key == 'kernel' else 'adam'
+
+  return jax.tree_util.tree_map_with_path(by_name, params)
+
+
+def _adam_sized(updates, _):
+  """Scales orthogonal updates to the size that AdamW's usually have.
+
+  0.2 * sqrt(max(rows, columns)), so that both share a learning rate and a weight decay
+  (Liu et al. 2025, "Muon is scalable for LLM training", section 2.2).
+  """
+  return jax.tree.map(lambda u: u * 0.2 * max(u.shape) ** 0.5, updates)
+
+
 def transformation(
   optim: config.Optim, hp: Hyper, step: jax.Array
 ) -> optax.GradientTransformation:
   """Returns the optax transformation whose update follows `step` updates."""
+  adam = optax.scale_by_adam(hp.beta1, hp.beta2, hp.eps)
+  muon = optax.chain(optax.contrib.scale_by_muon(), optax.stateless(_adam_sized))
   parts = []
   if optim.clip:
     parts.append(optax.clip_by_global_norm(hp.clip))
   if optim.name == 'adamw':
-    parts.append(optax.scale_by_adam(hp.beta1, hp.beta2, hp.eps))
+    parts.append(adam)
+  elif optim.name == 'muon':
+    parts.append(optax.partition({'muon': muon, 'adam': adam}, muon_or_adam))
+  if optim.name != 'sgd':
     parts.append(optax.add_decayed_weights(hp.weight_decay, decays))
   parts.append(optax.scale(-learning_rate(step, hp, optim.schedule)))
   return optax.chain(*parts)

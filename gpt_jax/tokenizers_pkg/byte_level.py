@@ -1,0 +1,259 @@
+"""GPT-2's byte-level BPE: from its files, from a tokenizer.json, or trained."""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import tiktoken
+import tokenizers
+
+from gpt_jax.config import UserError
+from gpt_jax.tokenizers.shared import (
+  EOT,
+  Merges,
+  check_bpe,
+  encodable,
+  read_bpe,
+  write_bpe,
+  write_kind,
+)
+
+# GPT-2's words. Possessive (++) where giving back could not help: the same words as
+# with the released expression, found faster, also in long runs of blanks.
+GPT2_WORDS = (
+  r"'(?:s|t|re|ve|m|ll|d)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++"
+  r'|\s++$|\s+(?!\S)|\s'
+)
+# Ends of text in vocabularies of others, by preference.
+_ENDS = EOT, '<|end_of_text|>', '</s>', '<eos>', '<s>', '<bos>'
+
+def _byte_characters() -> dict[int, str]:
+  """Returns the printable character that stands for each byte in GPT-2's files."""
+  printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+  others = (byte for byte in range(256) if byte not in printable)
+  shown = {byte: chr(byte) for byte in printable}
+  return shown | {byte: chr(256 + n) for n, byte in enumerate(others)}
+
+
+_CHARACTER = _byte_characters()
+_BYTE = {character: byte for byte, character in _CHARACTER.items()}
+
+
+class ByteLevel:
+  """Byte-level BPE: any text, and any bytes at all, come back unchanged.
+
+  Differs: the released code finds <|endoftext|> nowhere and Hugging Face's everywhere
+  in a text; here, as there, no text gives `eot`.
+  """
+
+  kind = 'byte_bpe'
+  unknown: frozenset[int] = frozenset()
+
+  def __init__(
+    self,
+    vocab: dict[str, int],
+    merges: Merges,
+    *,
+    eot: str = '',
+    words: str = GPT2_WORDS,
+    name: str = 'byte-level BPE',
+  ):
+    """Checks that vocabulary and merges fit and builds the encoder.
+
+    Args:
+      vocab: ids by entry, in GPT-2's characters for bytes.
+      merges: pairs of entries, the first to be merged first.
+      eot: the entry that ends a text; empty: the first of the usual ones there is.
+      words: the expression that cuts a text into words, none of which share a token.
+      name: of the file, for errors.
+
+    Raises:
+      UserError: ids are not 0 .. n - 1, a byte has none, a merge makes no entry, or
+        no entry ends a text.
+    """
+    check_bpe(vocab, merges, _CHARACTER.values(), name)
+    self.vocab = len(vocab)
+    ends = [end for end in ([eot] if eot else _ENDS) if end in vocab]
+    if not ends:
+      raise UserError(
+        f'{name}: has no entry {eot or " or ".join(_ENDS)}, which must stand between '
+        'documents; add one to the vocabulary'
+      )
+    self.eot = vocab[ends[0]]
+    self._vocab, self._merges, self._words, self._end = vocab, merges, words, ends[0]
+    self._entries = sorted(vocab, key=vocab.get)
+
+    made = dict.fromkeys(_CHARACTER.values()) | dict.fromkeys(a + b for a, b in merges)
+    self._bytes = [
+      _as_bytes(entry) if entry in made else entry.encode() for entry in self._entries
+    ]
+    self._bytes[self.eot] = b''
+    # tiktoken merges a pair wherever the two together are an entry, whatever pair the
+    # file lists for it. That is the same exactly if each entry is what merging its own
+    # bytes ends with; else we leave merging to `tokenizers`, four times slower.
+    pairs = tokenizers.models.BPE(vocab, merges)
+    exact = len(made) == 256 + len(merges)
+    exact = exact and all(len(pairs.tokenize(a + b)) == 1 for a, b in merges)
+    self._tiktoken = self._tokenizers = None
+    if exact:
+      ranks = {_as_bytes(entry): rank for rank, entry in enumerate(made)}
+      self._tiktoken = tiktoken.Encoding(
+        'gpt_jax', pat_str=words, mergeable_ranks=ranks, special_tokens={}
+      )
+      self._id_of_rank = np.array([vocab[entry] for entry in made], np.uint32)
+    else:
+      self._tokenizers = _byte_level_pipeline(pairs, words)
+
+  def encode_array(self, text: str) -> np.ndarray:
+    """Returns the ids of a text, uint32; never `eot`."""
+    text = encodable(text)
+    if self._tiktoken:
+      ranks = self._tiktoken.encode_to_numpy(text, disallowed_special=())
+      return self._id_of_rank[ranks]
+    return np.array(self._tokenizers.encode(text).ids, np.uint32)
+
+  def encode(self, text: str) -> list[int]:
+    return self.encode_array(text).tolist()
+
+  def encode_bytes(self, content: bytes) -> list[int]:
+    """Returns the ids of bytes that need not be UTF-8, for `decode_bytes`.
+
+    Bytes outside UTF-8 are not merged.
+    """
+    ids = []
+    text = content.decode('utf-8', 'surrogateescape')
+    for run in re.split('([\udc80-\udcff]+)', text):
+      if run and '\udc80' <= run[0] <= '\udcff':
+        stray = run.encode('utf-8', 'surrogateescape')
+        ids += [self._vocab[_CHARACTER[byte]] for byte in stray]
+      else:
+        ids += self.encode(run)
+    return ids
+
+  def decode_bytes(self, ids: Sequence[int]) -> bytes:
+    """Returns the bytes that ids stand for; none for `eot`."""
+    return b''.join(self._bytes[i] for i in ids)
+
+  def decode(self, ids: Sequence[int]) -> str:
+    return self.decode_bytes(ids).decode(errors='replace')
+
+  def pieces(self, ids: Sequence[int]) -> list[str]:
+    return [self._entries[i] for i in ids]
+
+  def save(self, folder: Path) -> None:
+    """Writes vocab.json and merges.txt as Hugging Face has them, and kind.json."""
+    write_kind(folder, {'kind': self.kind, 'eot': self._end, 'words': self._words})
+    write_bpe(folder, self._vocab, self._merges)
+
+  @classmethod
+  def load(cls, folder: Path, about: dict) -> 'ByteLevel':
+    """Returns what `save` wrote."""
+    vocab, merges = read_bpe(folder / 'vocab.json', folder / 'merges.txt')
+    return cls(vocab, merges, eot=about['eot'], words=about['words'], name=str(folder))
+
+  @classmethod
+  def open_json(cls, path: Path) -> 'ByteLevel':
+    """Returns the byte-level BPE of a tokenizer.json.
+
+    Raises:
+      UserError: it is no such file, or does more than byte-level BPE.
+    """
+    try:
+      whole = json.loads(path.read_text(encoding='utf-8'))
+      model = whole['model']
+      unsupported = [
+        f'{part}={value!r}'
+        for part, value, plain in (
+          ('model.type', model.get('type', 'BPE'), ('BPE',)),
+          ('normalizer', whole.get('normalizer'), (None,)),
+          ('continuing_subword_prefix', model.get('continuing_subword_prefix'), _NONE),
+          ('end_of_word_suffix', model.get('end_of_word_suffix'), _NONE),
+        )
+        if value not in plain
+      ]
+      words = _words_of(whole.get('pre_tokenizer') or {})
+      if unsupported or not words:
+        unsupported += [] if words else [f'pre_tokenizer={whole.get("pre_tokenizer")}']
+        raise UserError(
+          f'{path}: {"; ".join(unsupported)} is not the byte-level BPE of GPT-2; '
+          'tokenizers of other kinds are not read'
+        )
+      merges = [
+        tuple(m.split(' ')) if isinstance(m, str) else tuple(m) for m in model['merges']
+      ]
+      vocab = dict(model['vocab'])
+      vocab |= {t['content']: t['id'] for t in whole.get('added_tokens') or []}
+    except OSError as e:
+      raise UserError(f'{path}: can not be read: {e.strerror or e}') from e
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+      if isinstance(e, UserError):
+        raise
+      raise UserError(f'{path}: not a tokenizer.json: {e!r}') from e
+    return cls(vocab, merges, words=words, name=str(path))
+
+  @classmethod
+  def train(cls, texts: Iterable[str], vocab: int) -> 'ByteLevel':
+    """Returns one made from texts, laid out as GPT-2's: bytes, merges, `eot`.
+
+    Raises:
+      UserError: the texts have fewer pairs to merge than `vocab` asks for.
+    """
+    if vocab < 257:
+      raise UserError(
+        f'data.vocab={vocab} is too small: byte-level BPE has 256 bytes and {EOT}; '
+        'use --config.data.vocab=257 or more'
+      )
+    learner = tokenizers.Tokenizer(tokenizers.models.BPE())
+    splitter = tokenizers.pre_tokenizers.ByteLevel
+    learner.pre_tokenizer = splitter(add_prefix_space=False, use_regex=True)
+    trainer = tokenizers.trainers.BpeTrainer(
+      vocab_size=vocab - 1, initial_alphabet=splitter.alphabet(), show_progress=False
+    )
+    learner.train_from_iterator((encodable(text) for text in texts), trainer)
+    model = json.loads(learner.to_str())['model']
+    found = len(model['vocab']) + 1
+    if found < vocab:
+      raise UserError(
+        f'data.vocab={vocab} is too large for this text, which has pairs for {found}; '
+        f'use --config.data.vocab={found} or less, or more text'
+      )
+    entries = model['vocab'] | {EOT: len(model['vocab'])}
+    return cls(entries, [tuple(pair) for pair in model['merges']])
+
+
+_NONE = None, ''
+
+
+def _as_bytes(entry: str) -> bytes:
+  """Returns the bytes that an entry of a GPT-2 vocabulary stands for."""
+  return bytes(_BYTE[character] for character in entry)
+
+
+def _words_of(splitter: dict) -> str:
+  """Returns the expression by which a tokenizer.json cuts words, '' if by none."""
+  steps = splitter.get('pretokenizers', [splitter])
+  last = steps[-1]
+  if last.get('type') != 'ByteLevel' or last.get('add_prefix_space', True):
+    return ''
+  if len(steps) == 1:
+    return GPT2_WORDS if last.get('use_regex', True) else ''
+  first = steps[0]
+  plain = first.get('type') == 'Split' and first.get('behavior') == 'Isolated'
+  if len(steps) > 2 or not plain or first.get('invert') or last.get('use_regex', True):
+    return ''
+  return first['pattern'].get('Regex', '')
+
+
+def _byte_level_pipeline(
+  pairs: tokenizers.models.BPE, words: str
+) -> tokenizers.Tokenizer:
+  """Returns an encoder of `tokenizers` for byte-level BPE."""
+  splitters = tokenizers.pre_tokenizers
+  made = tokenizers.Tokenizer(pairs)
+  gpt2 = words == GPT2_WORDS  # whose possessive marks this engine reads otherwise
+  last = splitters.ByteLevel(add_prefix_space=False, use_regex=gpt2)
+  first = [] if gpt2 else [splitters.Split(tokenizers.Regex(words), 'isolated')]
+  made.pre_tokenizer = splitters.Sequence([*first, last])
+  return made

@@ -1,0 +1,132 @@
+"""GPT-1's BPE and the cleaning of text before it."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+
+from gpt_jax.config import UserError
+from gpt_jax.tokenizers.shared import (
+  EOT,
+  Merges,
+  check_bpe,
+  encodable,
+  read_bpe,
+  write_bpe,
+  write_kind,
+)
+
+
+class GPT1:
+  """GPT-1's BPE: cleaned, lower-case words, each closed by </w>. It loses much.
+
+  Attributes:
+    cleaning: 'release' cleans and cuts words as the released code does, with ftfy and
+      spaCy; 'basic' as BERT does (no accents, every punctuation mark a word, line
+      ends lost), which Hugging Face's OpenAIGPTTokenizer always does.
+
+  Differs: GPT-1 has no end-of-text token. `eot` is an id after its 40,478.
+  """
+
+  kind = 'gpt1'
+
+  def __init__(
+    self,
+    vocab: dict[str, int],
+    merges: Merges,
+    *,
+    cleaning: str = 'auto',
+    name: str = 'GPT-1 BPE',
+  ):
+    """Checks that vocabulary and merges fit and builds the encoder.
+
+    Args:
+      vocab: ids by entry.
+      merges: pairs of entries, the first to be merged first.
+      cleaning: 'release', 'basic', or 'auto': release where ftfy and spaCy are
+        installed.
+      name: of the file, for errors.
+
+    Raises:
+      UserError: the two don't fit, or 'release' lacks ftfy or spaCy.
+    """
+    check_bpe(vocab, merges, ('<unk>',), name)
+    self.cleaning = _choose_cleaning(cleaning)
+    self.eot = len(vocab)
+    self.vocab = len(vocab) + 1
+    self.unknown = frozenset([vocab['<unk>']])
+    self._vocab, self._merges = vocab, merges
+    self._entries = [*sorted(vocab, key=vocab.get), EOT]
+    pairs = tokenizers.models.BPE(
+      vocab, merges, unk_token='<unk>', end_of_word_suffix='</w>'
+    )
+    self._encoder = tokenizers.Tokenizer(pairs)
+    if self.cleaning == 'basic':
+      cleaner = tokenizers.normalizers.BertNormalizer(lowercase=True)
+      self._encoder.normalizer = cleaner
+      self._encoder.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    else:
+      import spacy
+
+      self._cut = spacy.blank('en').tokenizer
+
+  def encode_array(self, text: str) -> np.ndarray:
+    """Returns the ids of a text, uint32; <unk> for what has no entry, never `eot`."""
+    return np.array(self.encode(text), np.uint32)
+
+  def encode(self, text: str) -> list[int]:
+    text = encodable(text)
+    if self.cleaning == 'basic':
+      return self._encoder.encode(text).ids
+    import ftfy
+
+    words = [word.text for word in self._cut(standardize(ftfy.fix_text(text)))]
+    # spaCy keeps the blank after a line end; the release reads the two as a line end.
+    words = ['\n' if word == '\n ' else word.lower() for word in words]
+    return self._encoder.encode(words, is_pretokenized=True).ids if words else []
+
+  def decode(self, ids: Sequence[int]) -> str:
+    """Returns the text of ids, words apart by single spaces."""
+    text = ''.join(self._entries[i] for i in ids if i != self.eot)
+    return text.replace('\n</w>', '\n').replace('</w>', ' ').removesuffix(' ')
+
+  def pieces(self, ids: Sequence[int]) -> list[str]:
+    return [self._entries[i] for i in ids]
+
+  def save(self, folder: Path) -> None:
+    """Writes vocab.json and merges.txt as Hugging Face has them, and kind.json."""
+    write_kind(folder, {'kind': self.kind, 'cleaning': self.cleaning})
+    write_bpe(folder, self._vocab, self._merges)
+
+  @classmethod
+  def load(cls, folder: Path, about: dict) -> 'GPT1':
+    """Returns what `save` wrote."""
+    vocab, merges = read_bpe(folder / 'vocab.json', folder / 'merges.txt')
+    return cls(vocab, merges, cleaning=about['cleaning'], name=str(folder))
+
+
+def standardize(text: str) -> str:
+  """Returns a text as GPT-1's release writes it before it cuts words."""
+  for old, new in ('—–―', '-'), ('…', '...'), ('´', "'"):
+    text = re.sub(f'[{old}]', new, text)
+  text = re.sub(r'([-~!";?+,)(\\/*\[\]}{|_])\1*', r' \g<0> ', text)
+  text = re.sub(r'\s*\n\s*', ' \n ', text)
+  return re.sub(r'[^\S\n]+', ' ', text).strip()
+
+
+def _choose_cleaning(cleaning: str) -> str:
+  """Returns 'release' or 'basic'; raises UserError if that can't be had."""
+  if cleaning == 'basic':
+    return cleaning
+  try:
+    import ftfy  # noqa: F401
+    import spacy  # noqa: F401
+  except ImportError as e:
+    if cleaning == 'auto':
+      return 'basic'
+    raise UserError(
+      f"GPT-1's cleaning rules need {e.name}; `pip install ftfy spacy`"
+    ) from e
+  return 'release'
