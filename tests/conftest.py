@@ -10,7 +10,7 @@ os.environ['XLA_FLAGS'] = (
   '--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0'
 )
 
-import pytest  # noqa: E402
+import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 

@@ -164,7 +164,10 @@ def test_bfloat16_computes_close_to_float32(params, ids):
 def test_the_gradient_of_matmul_is_that_of_a_plain_product():
   key = jax.random.key(0)
   x, w = jax.random.normal(key, (2, 3, 4)), jax.random.normal(key, (4, 5))
-  loss = lambda product: lambda x, w: jnp.sin(product(x, w)).sum()
+
+  def loss(product):
+    return lambda x, w: jnp.sin(product(x, w)).sum()
+
   found = jax.grad(loss(layers.matmul), (0, 1))(x, w)
   wanted = jax.grad(loss(jnp.matmul), (0, 1))(x, w)
   for a, b in zip(found, wanted, strict=True):
@@ -184,7 +187,8 @@ def test_dropout_zeroes_its_share_and_keeps_the_mean():
 def test_a_row_draws_the_same_dropout_beside_other_rows():
   keys = jax.random.split(jax.random.key(0), 4)
   x = jnp.ones((4, 7, 5))
-  draw = lambda keys, x: layers.apply_dropout(
-    x, layers.Dropout(keys, jnp.float32(0.5)).at(3)
-  )
+
+  def draw(keys, x):
+    return layers.apply_dropout(x, layers.Dropout(keys, jnp.float32(0.5)).at(3))
+
   np.testing.assert_array_equal(draw(keys, x)[2:], draw(keys[2:], x[2:]))

@@ -75,8 +75,8 @@ def test_adamw_equals_its_definition_in_numpy():
   p = {'kernel': jnp.array([1.0, -2.0]), 'bias': jnp.array([0.5])}
   state = optim.transformation(run.optim, hp, jnp.int32(0)).init(p)
   wanted = {k: np.asarray(v, np.float64) for k, v in p.items()}
-  m = {k: 0.0 for k in p}
-  v = {k: 0.0 for k in p}
+  m = dict.fromkeys(p, 0.0)
+  v = dict.fromkeys(p, 0.0)
   for step in range(3):
     grads = {k: jnp.sin(x + step) for k, x in p.items()}
     tx = optim.transformation(run.optim, hp, jnp.int32(step))

@@ -93,6 +93,11 @@ def muon_or_adam(params: dict) -> dict:
   return jax.tree_util.tree_map_with_path(by_name, params)
 
 
+def _matrices(params):
+  """Says that every parameter of Muon is a matrix [in, out]."""
+  return jax.tree.map(lambda _: optax.contrib.MuonDimensionNumbers(), params)
+
+
 def _adam_sized(updates, _):
   """Scales orthogonal updates to the size that AdamW's usually have.
 
@@ -107,7 +112,10 @@ def transformation(
 ) -> optax.GradientTransformation:
   """Returns the optax transformation whose update follows `step` updates."""
   adam = optax.scale_by_adam(hp.beta1, hp.beta2, hp.eps)
-  muon = optax.chain(optax.contrib.scale_by_muon(), optax.stateless(_adam_sized))
+  muon = optax.chain(
+    optax.contrib.scale_by_muon(weight_dimension_numbers=_matrices),
+    optax.stateless(_adam_sized),
+  )
   parts = []
   if optim.clip:
     parts.append(optax.clip_by_global_norm(hp.clip))

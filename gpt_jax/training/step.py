@@ -101,7 +101,7 @@ def train_step(
   params = optax.apply_updates(state.params, updates)
   metrics = {
     'loss': nll,
-    'grad_norm': optax.global_norm(grads),
+    'grad_norm': optax.tree.norm(grads),
     'lr': optim.learning_rate(state.step, hp, run.optim.schedule),
   }
   return State(params, opt_state, state.step + 1), metrics

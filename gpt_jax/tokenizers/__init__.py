@@ -1,34 +1,33 @@
 """Tokenizers: text to ids and back, behind one small protocol.
 
-`make` gives the one that a config names: trained on texts, or opened from files.
-`load` opens a folder that `save` wrote. Ids are 0 .. vocab - 1; `eot`, the
-end-of-text token, is one of them and stands before every document of a token file.
-BPE of GPT-1 and GPT-2 is in gpt_jax/bpe.py; SentencePiece, characters and bytes are
-here.
+`train` makes one from texts, `open_path` reads one that others made, `load` opens a
+folder that `save` wrote. Ids are 0 .. vocab - 1; `eot`, the end-of-text token, is one
+of them and stands before every document of a token file.
 """
 
 import hashlib
-import io
 import json
-import re
-import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import sentencepiece
 
-from gpt_jax.bpe import EOT, GPT1, KIND, ByteLevel, encodable, read, write_kind
 from gpt_jax.config import UserError
+from gpt_jax.tokenizers.byte_level import ByteLevel
+from gpt_jax.tokenizers.gpt1 import GPT1
+from gpt_jax.tokenizers.sentencepieces import SentencePiece
+from gpt_jax.tokenizers.shared import (
+  EOT,
+  KIND,
+  encodable,
+  even_sample,
+  read_bpe,
+  write_kind,
+)
 
 TRAINED = 'bpe', 'unigram', 'byte_bpe', 'chars', 'bytes'  # kinds made from texts
-# SentencePiece's trainer keeps positions within a sentence in 16 bits, hence short
-# chunks; and its BPE takes about 60 bytes of memory for each character.
-_CHUNK = 8192
-_SAMPLE = 6 << 20
-_BYTE_BPE_SAMPLE = 32 << 20
-_RUN = 2048  # characters that SentencePiece's BPE encodes at once, about
+_BYTE_BPE_SAMPLE = 32 << 20  # characters
 
 
 class Tokenizer(Protocol):
@@ -63,119 +62,6 @@ class Tokenizer(Protocol):
 
   def save(self, folder: Path) -> None:
     """Writes the tokenizer into a folder, for `load`."""
-
-
-class SentencePiece:
-  """A SentencePiece model.
-
-  Models trained here lose nothing: decode(encode(text)) == text.
-  """
-
-  def __init__(self, model: bytes, kind: str = 'sentencepiece', name: str = 'model'):
-    """Opens the bytes of a .model file.
-
-    Args:
-      model: the bytes.
-      kind: 'bpe' and 'unigram' are trained here; 'sentencepiece' is anything else.
-      name: of the file, for errors.
-
-    Raises:
-      UserError: `model` is not one, or has no token that can end a text.
-    """
-    self.kind = kind
-    self._model = model
-    try:
-      self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-      self.vocab = self._processor.vocab_size()
-    except (RuntimeError, ValueError) as e:
-      raise UserError(f'{name}: not a SentencePiece model ({e})') from e
-    if not self.vocab:
-      raise UserError(f'{name}: not a SentencePiece model (it has no pieces)')
-    p = self._processor
-    named = p.piece_to_id(EOT)
-    ends = [i for i in (named, p.eos_id(), p.bos_id()) if i >= 0 and p.is_control(i)]
-    if not ends:
-      raise UserError(
-        f'{name}: has no {EOT}, </s> or <s> among its control pieces, one of which '
-        'must stand between documents; train it with one'
-      )
-    self.eot = ends[0]
-    ids = range(self.vocab)
-    self.unknown = frozenset(i for i in ids if p.is_byte(i) or p.is_unknown(i))
-    # The model writes a space as U+2581, so a U+2581 of the text goes in as bytes.
-    mark = [p.piece_to_id(f'<0x{byte:02X}>') for byte in '\u2581'.encode()]
-    self._mark = mark if all(p.is_byte(i) for i in mark) else []
-    self._within = None
-    if kind == 'bpe':
-      pieces = (p.id_to_piece(i).replace('\u2581', ' ') for i in ids)
-      self._within = {piece[i : i + 2] for piece in pieces for i in range(len(piece))}
-
-  def encode(self, text: str) -> list[int]:
-    text = encodable(text)
-    if '\u2581' not in text or not self._mark:
-      return self._encode(text)
-    ids = []
-    for run in text.split('\u2581'):
-      ids += self._encode(run) + self._mark
-    return ids[: -len(self._mark)]
-
-  def _encode(self, text: str) -> list[int]:
-    if self._within is None or len(text) <= _RUN:
-      return self._processor.encode(text)
-    ids = []
-    for run in self._runs(text):
-      ids += self._processor.encode(run)
-    return ids
-
-  def _runs(self, text: str) -> Iterator[str]:
-    """Yields a text in runs that no piece of a BPE model reaches across.
-
-    So their ids are the ids of the whole, at over twice the speed: the encoder keeps
-    a queue of all pairs of its text, which then stays in the processor's cache.
-    """
-    start, size, within = 0, len(text), self._within
-    while start < size:
-      end = start + _RUN
-      while end < size and text[end - 1 : end + 1] in within:
-        end += 1
-      yield text[start:end]
-      start = end
-
-  def encode_array(self, text: str) -> np.ndarray:
-    return np.array(self.encode(text), np.uint32)
-
-  def sample(self, text: str, alpha: float, seed: int) -> list[int]:
-    """Returns the ids of one of the ways to cut a text, for regularisation.
-
-    The same for the same seed. Kudo 2018 (unigram: cuts are drawn with probability
-    p ** alpha) and Provilkov et al. 2020 (BPE: merges are dropped with probability
-    alpha).
-    """
-    ids = []
-
-    def draw() -> None:
-      sentencepiece.set_random_generator_seed(seed)
-      for run in encodable(text).split('\u2581'):
-        ids.extend(
-          self._processor.encode(run, enable_sampling=True, alpha=alpha, nbest_size=-1)
-        )
-        ids.extend(self._mark)
-
-    # A thread's generator takes the seed when the thread first draws, and never again.
-    thread = threading.Thread(target=draw)
-    thread.start()
-    thread.join()
-    return ids[: len(ids) - len(self._mark)]
-
-  def decode(self, ids: Sequence[int]) -> str:
-    return self._processor.decode([int(i) for i in ids])
-
-  def pieces(self, ids: Sequence[int]) -> list[str]:
-    return [self._processor.id_to_piece(int(i)) for i in ids]
-
-  def save(self, folder: Path) -> None:
-    write_kind(folder, {'kind': self.kind})
-    (folder / 'sentencepiece.model').write_bytes(self._model)
 
 
 class Characters:
@@ -254,9 +140,6 @@ class Bytes:
 
   def pieces(self, ids: Sequence[int]) -> list[str]:
     shown = (chr(i) if 32 < i < 127 else f'<0x{i:02X}>' for i in ids)
-    return [
-      EOT if i == self.eot else piece for i, piece in zip(ids, shown, strict=True)
-    ]
 
   def save(self, folder: Path) -> None:
     write_kind(folder, {'kind': self.kind})
@@ -279,77 +162,10 @@ def train(kind: str, texts: Iterable[str], vocab: int) -> Tokenizer:
   if kind == 'chars':
     return Characters(''.join(set().union(*map(set, texts))))
   if kind == 'byte_bpe':
-    return ByteLevel.train(_sample(texts, _BYTE_BPE_SAMPLE), vocab)
+    return ByteLevel.train(even_sample(texts, _BYTE_BPE_SAMPLE), vocab)
   if kind in ('bpe', 'unigram'):
-    return SentencePiece(_train_sentencepiece(kind, texts, vocab), kind)
+    return SentencePiece.train(kind, texts, vocab)
   raise UserError(f'tokenizer {kind!r} must be one of {", ".join(TRAINED)}')
-
-
-def _train_sentencepiece(kind: str, texts: Iterable[str], vocab: int) -> bytes:
-  """Returns a SentencePiece model that loses nothing of any text."""
-  model = io.BytesIO()
-  try:
-    sentencepiece.SentencePieceTrainer.train(
-      sentence_iterator=iter(_sample(_chunks(texts), _SAMPLE)),
-      model_writer=model,
-      model_type=kind,
-      vocab_size=vocab,
-      normalization_rule_name='identity',
-      add_dummy_prefix=False,
-      remove_extra_whitespaces=False,
-      allow_whitespace_only_pieces=True,
-      # Pieces of several words: 7 % fewer tokens on python:docs. The unigram trainer
-      # gains 6 % but takes seven times as long over it.
-      split_by_whitespace=kind == 'unigram',
-      byte_fallback=True,
-      unk_id=0,
-      bos_id=-1,
-      eos_id=-1,
-      pad_id=-1,
-      control_symbols=EOT,
-      max_sentence_length=1 << 20,
-      num_threads=4,  # fixed, for it changes how sums are rounded
-      minloglevel=2,
-    )
-  except RuntimeError as e:
-    raise UserError(_vocab_advice(vocab, str(e))) from e
-  return model.getvalue()
-
-
-def _vocab_advice(vocab: int, message: str) -> str:
-  """Returns what to do about an error of SentencePiece's trainer."""
-  if found := re.search(r'too high.* value <= (\d+)', message):
-    return (
-      f'data.vocab={vocab} is too large for this text, which has pieces for '
-      f'{found[1]}; use --config.data.vocab={found[1]} or less, or more text'
-    )
-  if found := re.search(r'smaller than required_chars\. \d+ vs (\d+)', message):
-    return (
-      f'data.vocab={vocab} is too small: 256 bytes, 2 special tokens and the '
-      f'characters of this text are {found[1]}; use --config.data.vocab={found[1]} '
-      'or more'
-    )
-  return f'SentencePiece could not be trained with data.vocab={vocab}: {message}'
-
-
-def _sample(texts: Iterable[str], limit: int) -> list[str]:
-  """Returns texts of about `limit` characters at most, spread evenly over them all."""
-  kept, size, every = [], 0, 1
-  for i, text in enumerate(texts):
-    if i % every == 0:
-      kept.append(text)
-      size += len(text)
-    while size > limit and len(kept) > 1:
-      kept, every = kept[::2], every * 2
-      size = sum(map(len, kept))
-  return kept
-
-
-def _chunks(texts: Iterable[str]) -> Iterator[str]:
-  """Yields texts in chunks that a SentencePiece trainer can count in."""
-  for text in texts:
-    for start in range(0, len(text), _CHUNK):
-      yield encodable(text[start : start + _CHUNK])
 
 
 def open_model(path: str | Path) -> SentencePiece:
@@ -382,7 +198,7 @@ def open_path(path: str | Path, cleaning: str = 'auto') -> Tokenizer:
     path: a folder of `save`, or a workdir that has one; a folder with the vocabulary
       and merges of GPT-1 or GPT-2 as released or as in Hugging Face's; a
       tokenizer.json; a SentencePiece .model.
-    cleaning: of GPT-1's, see `bpe.GPT1`.
+    cleaning: of GPT-1's, see `gpt1.GPT1`.
 
   Raises:
     UserError: there is none, or it is damaged or of an unknown kind.
@@ -395,7 +211,7 @@ def open_path(path: str | Path, cleaning: str = 'auto') -> Tokenizer:
       return load(folder)
   for vocab, merges in _PAIRS:
     if (path / vocab).exists() and (path / merges).exists():
-      ids, pairs = read(path / vocab, path / merges)
+      ids, pairs = read_bpe(path / vocab, path / merges)
       if any(entry.endswith('</w>') for entry in ids):
         return GPT1(ids, pairs, cleaning=cleaning, name=str(path))
       return ByteLevel(ids, pairs, name=str(path))

@@ -1,7 +1,4 @@
-"""Byte pair encoding as GPT-1 and GPT-2 have it, from their vocabulary files.
-
-GPT-2's works on bytes and loses nothing; GPT-1's works on cleaned, lower-case words.
-"""
+"""GPT-2's byte-level BPE: from its files, from a tokenizer.json, or trained."""
 
 import json
 import re
@@ -13,9 +10,16 @@ import tiktoken
 import tokenizers
 
 from gpt_jax.config import UserError
+from gpt_jax.tokenizers.shared import (
+  EOT,
+  Merges,
+  check_bpe,
+  encodable,
+  read_bpe,
+  write_bpe,
+  write_kind,
+)
 
-EOT = '<|endoftext|>'
-KIND = 'kind.json'  # beside the files of every saved tokenizer
 # GPT-2's words. Possessive (++) where giving back could not help: the same words as
 # with the released expression, found faster, also in long runs of blanks.
 GPT2_WORDS = (
@@ -24,8 +28,6 @@ GPT2_WORDS = (
 )
 # Ends of text in vocabularies of others, by preference.
 _ENDS = EOT, '<|end_of_text|>', '</s>', '<eos>', '<s>', '<bos>'
-
-Merges = list[tuple[str, str]]
 
 
 def _byte_characters() -> dict[int, str]:
@@ -72,7 +74,7 @@ class ByteLevel:
       UserError: ids are not 0 .. n - 1, a byte has none, a merge makes no entry, or
         no entry ends a text.
     """
-    _check(vocab, merges, _CHARACTER.values(), name)
+    check_bpe(vocab, merges, _CHARACTER.values(), name)
     self.vocab = len(vocab)
     ends = [end for end in ([eot] if eot else _ENDS) if end in vocab]
     if not ends:
@@ -144,12 +146,12 @@ class ByteLevel:
   def save(self, folder: Path) -> None:
     """Writes vocab.json and merges.txt as Hugging Face has them, and kind.json."""
     write_kind(folder, {'kind': self.kind, 'eot': self._end, 'words': self._words})
-    _write(folder, self._vocab, self._merges)
+    write_bpe(folder, self._vocab, self._merges)
 
   @classmethod
   def load(cls, folder: Path, about: dict) -> 'ByteLevel':
     """Returns what `save` wrote."""
-    vocab, merges = read(folder / 'vocab.json', folder / 'merges.txt')
+    vocab, merges = read_bpe(folder / 'vocab.json', folder / 'merges.txt')
     return cls(vocab, merges, eot=about['eot'], words=about['words'], name=str(folder))
 
   @classmethod
@@ -256,192 +258,3 @@ def _byte_level_pipeline(
   first = [] if gpt2 else [splitters.Split(tokenizers.Regex(words), 'isolated')]
   made.pre_tokenizer = splitters.Sequence([*first, last])
   return made
-
-
-class GPT1:
-  """GPT-1's BPE: cleaned, lower-case words, each closed by </w>. It loses much.
-
-  Attributes:
-    cleaning: 'release' cleans and cuts words as the released code does, with ftfy and
-      spaCy; 'basic' as BERT does (no accents, every punctuation mark a word, line
-      ends lost), which Hugging Face's OpenAIGPTTokenizer always does.
-
-  Differs: GPT-1 has no end-of-text token. `eot` is an id after its 40,478.
-  """
-
-  kind = 'gpt1'
-
-  def __init__(
-    self,
-    vocab: dict[str, int],
-    merges: Merges,
-    *,
-    cleaning: str = 'auto',
-    name: str = 'GPT-1 BPE',
-  ):
-    """Checks that vocabulary and merges fit and builds the encoder.
-
-    Args:
-      vocab: ids by entry.
-      merges: pairs of entries, the first to be merged first.
-      cleaning: 'release', 'basic', or 'auto': release where ftfy and spaCy are
-        installed.
-      name: of the file, for errors.
-
-    Raises:
-      UserError: the two don't fit, or 'release' lacks ftfy or spaCy.
-    """
-    _check(vocab, merges, ('<unk>',), name)
-    self.cleaning = _choose_cleaning(cleaning)
-    self.eot = len(vocab)
-    self.vocab = len(vocab) + 1
-    self.unknown = frozenset([vocab['<unk>']])
-    self._vocab, self._merges = vocab, merges
-    self._entries = [*sorted(vocab, key=vocab.get), EOT]
-    pairs = tokenizers.models.BPE(
-      vocab, merges, unk_token='<unk>', end_of_word_suffix='</w>'
-    )
-    self._encoder = tokenizers.Tokenizer(pairs)
-    if self.cleaning == 'basic':
-      cleaner = tokenizers.normalizers.BertNormalizer(lowercase=True)
-      self._encoder.normalizer = cleaner
-      self._encoder.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
-    else:
-      import spacy
-
-      self._cut = spacy.blank('en').tokenizer
-
-  def encode_array(self, text: str) -> np.ndarray:
-    """Returns the ids of a text, uint32; <unk> for what has no entry, never `eot`."""
-    return np.array(self.encode(text), np.uint32)
-
-  def encode(self, text: str) -> list[int]:
-    text = encodable(text)
-    if self.cleaning == 'basic':
-      return self._encoder.encode(text).ids
-    import ftfy
-
-    words = [word.text for word in self._cut(standardize(ftfy.fix_text(text)))]
-    # spaCy keeps the blank after a line end; the release reads the two as a line end.
-    words = ['\n' if word == '\n ' else word.lower() for word in words]
-    return self._encoder.encode(words, is_pretokenized=True).ids if words else []
-
-  def decode(self, ids: Sequence[int]) -> str:
-    """Returns the text of ids, words apart by single spaces."""
-    text = ''.join(self._entries[i] for i in ids if i != self.eot)
-    return text.replace('\n</w>', '\n').replace('</w>', ' ').removesuffix(' ')
-
-  def pieces(self, ids: Sequence[int]) -> list[str]:
-    return [self._entries[i] for i in ids]
-
-  def save(self, folder: Path) -> None:
-    """Writes vocab.json and merges.txt as Hugging Face has them, and kind.json."""
-    write_kind(folder, {'kind': self.kind, 'cleaning': self.cleaning})
-    _write(folder, self._vocab, self._merges)
-
-  @classmethod
-  def load(cls, folder: Path, about: dict) -> 'GPT1':
-    """Returns what `save` wrote."""
-    vocab, merges = read(folder / 'vocab.json', folder / 'merges.txt')
-    return cls(vocab, merges, cleaning=about['cleaning'], name=str(folder))
-
-
-def standardize(text: str) -> str:
-  """Returns a text as GPT-1's release writes it before it cuts words."""
-  for old, new in ('—–―', '-'), ('…', '...'), ('´', "'"):
-    text = re.sub(f'[{old}]', new, text)
-  text = re.sub(r'([-~!";?+,)(\\/*\[\]}{|_])\1*', r' \g<0> ', text)
-  text = re.sub(r'\s*\n\s*', ' \n ', text)
-  return re.sub(r'[^\S\n]+', ' ', text).strip()
-
-
-def _choose_cleaning(cleaning: str) -> str:
-  """Returns 'release' or 'basic'; raises UserError if that can't be had."""
-  if cleaning == 'basic':
-    return cleaning
-  try:
-    import ftfy  # noqa: F401
-    import spacy  # noqa: F401
-  except ImportError as e:
-    if cleaning == 'auto':
-      return 'basic'
-    raise UserError(
-      f"GPT-1's cleaning rules need {e.name}; `pip install ftfy spacy`"
-    ) from e
-  return 'release'
-
-
-def read(vocab: Path, merges: Path) -> tuple[dict[str, int], Merges]:
-  """Returns the ids and the merges in the two files of a BPE.
-
-  Raises:
-    UserError: one can't be read or is not such a file.
-  """
-  path = vocab
-  try:
-    ids = json.loads(vocab.read_text(encoding='utf-8'))
-    if not isinstance(ids, dict) or not all(type(i) is int for i in ids.values()):
-      raise ValueError('not an object of ids')
-    path, pairs = merges, []
-    # Not splitlines: U+0085 and others are entries of vocabularies, not line ends.
-    for number, line in enumerate(merges.read_text(encoding='utf-8').split('\n'), 1):
-      pair = tuple(line.removesuffix('\r').split(' '))
-      if line.startswith('#version') or not line:
-        continue
-      if len(pair) != 2:
-        raise ValueError(f'line {number} is not two entries: {line!r}')
-      pairs.append(pair)
-  except OSError as e:
-    raise UserError(f'{path}: can not be read: {e.strerror or e}') from e
-  except ValueError as e:
-    raise UserError(f'{path}: not a file of a BPE vocabulary: {e}') from e
-  return ids, pairs
-
-
-def _write(folder: Path, vocab: dict[str, int], merges: Merges) -> None:
-  """Writes vocab.json and merges.txt."""
-  text = json.dumps(vocab, ensure_ascii=False)
-  (folder / 'vocab.json').write_text(text, encoding='utf-8')
-  lines = ['#version: 0.2', *(f'{a} {b}' for a, b in merges)]
-  text = '\n'.join(lines) + '\n'
-  (folder / 'merges.txt').write_text(text, encoding='utf-8', newline='\n')
-
-
-def write_kind(folder: Path, about: dict) -> None:
-  """Writes the file that says what a tokenizer folder holds."""
-  folder.mkdir(parents=True, exist_ok=True)
-  text = json.dumps(about, indent=1) + '\n'
-  (folder / KIND).write_text(text, encoding='utf-8')
-
-
-def _check(
-  vocab: dict[str, int], merges: Merges, needed: Iterable[str], name: str
-) -> None:
-  """Raises a UserError unless vocabulary and merges fit each other."""
-  if sorted(vocab.values()) != list(range(len(vocab))):
-    raise UserError(
-      f'{name}: the ids of its {len(vocab)} entries must be 0 .. {len(vocab) - 1}, '
-      'each once'
-    )
-  lacking = [entry for entry in needed if entry not in vocab]
-  if lacking:
-    raise UserError(
-      f'{name}: the vocabulary lacks {len(lacking)} entries it must have, among them '
-      f'{lacking[0]!r}: another kind of vocabulary?'
-    )
-  for number, (a, b) in enumerate(merges, 1):
-    missing = [entry for entry in (a, b, a + b) if entry not in vocab]
-    if missing:
-      raise UserError(
-        f'{name}: merge {number} ({a} {b}) does not fit the vocabulary, which has no '
-        f'{missing[0]!r}: files of two tokenizers?'
-      )
-
-
-def encodable(text: str) -> str:
-  """Returns the text with its lone surrogates, which have no UTF-8, as U+FFFD."""
-  try:
-    text.encode()
-    return text
-  except UnicodeEncodeError:
-    return re.sub('[\ud800-\udfff]', '\ufffd', text)
