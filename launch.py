@@ -1,5 +1,6 @@
 """The one entry: `python launch.py VERB --flags`; without a verb it lists them."""
 
+import errno
 import pathlib
 import shlex
 import sys
@@ -255,6 +256,13 @@ def main() -> None:
     VERBS[verb][1](values)
   except UserError as error:
     sys.exit(f'error: {error}')
+  except OSError as error:
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+      raise
+    sys.exit(
+      f'error: {error.filename or "a file"} could not be written: {error.strerror}. '
+      'Free disk space, then run the same command again'
+    )
   except KeyboardInterrupt:
     sys.exit('interrupted')
 

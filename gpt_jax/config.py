@@ -24,7 +24,8 @@ class Data:
 
   Attributes:
     source: 'python:docs' (the documentation that every Python ships) or a
-      comma-separated list of .txt files, folders, globs and https:// addresses.
+      comma-separated list of files, folders, globs, https:// addresses and hf:NAME
+      (see data/sources.py): .txt, .jsonl, .parquet, packed or not.
     sha256: of the file behind each https:// source, comma-separated, in their order;
       required there.
     valid: sources of the held-out text; empty: `holdout` is split off `source`.
@@ -32,9 +33,18 @@ class Data:
     split: 'documents' holds out whole documents, evenly spread; 'position' the end
       of every document; 'auto' is 'documents' from 10 documents on, else 'position'.
     errors: 'strict' stops at invalid UTF-8; 'replace' reads U+FFFD in its place.
-    tokenizer: 'bpe' or 'unigram' (SentencePiece, trained on the training text),
-      'chars', 'bytes', or the path of a SentencePiece .model file.
+    field: of a JSON line or column of a table that holds the text.
+    bad_lines: 'stop' at a JSON line without that text, or 'skip' and count them.
+    tokenizer: 'bpe' or 'unigram' (SentencePiece), 'byte_bpe' (GPT-2's kind), each
+      trained on the training text; 'chars', 'bytes'; or a path: a SentencePiece
+      .model, a tokenizer.json, or a folder with GPT-1's or GPT-2's vocabulary.
     vocab: entries of a tokenizer trained here, special ones included.
+    sampling: of SentencePiece, on the training text: 0 takes the best pieces, above 0
+      draws them (BPE drops merges at this rate; unigram draws by probability to this
+      power).
+    cleaning: before GPT-1's BPE: 'release' (needs ftfy and spaCy), 'basic', or 'auto':
+      release where they are installed.
+    processes: that encode; 0 means one for each core.
     tokens: a folder that `launch.py prepare` filled; empty: the workdir itself.
     windows: 'epochs' visits every window of T tokens once an epoch, shuffled;
       'random' draws windows at random offsets, as nanoGPT does.
@@ -46,8 +56,13 @@ class Data:
   holdout: float = 0.1
   split: str = 'auto'
   errors: str = 'strict'
+  field: str = 'text'
+  bad_lines: str = 'stop'
   tokenizer: str = 'bpe'
   vocab: int = 4096
+  sampling: float = 0.0
+  cleaning: str = 'auto'
+  processes: int = 0
   tokens: str = ''
   windows: str = 'epochs'
 
@@ -154,6 +169,7 @@ class Run:
 # A run may be continued with other values of these: how long it runs, on how many
 # devices, and what is looked at. All else makes it another run.
 LENGTH_AND_LOGGING = (
+  'data.processes',
   'steps',
   'devices',
   'log_every',
@@ -168,19 +184,22 @@ LENGTH_AND_LOGGING = (
 _CHOICES = {
   'data.split': ('auto', 'documents', 'position'),
   'data.errors': ('strict', 'replace'),
+  'data.bad_lines': ('stop', 'skip'),
+  'data.cleaning': ('auto', 'release', 'basic'),
   'data.windows': ('epochs', 'random'),
   'model.activation': ('gelu', 'gelu_tanh', 'relu'),
   'model.dtype': ('float32', 'bfloat16'),
   'optim.name': ('adamw', 'muon', 'sgd'),
   'optim.schedule': ('cosine', 'linear', 'rsqrt', 'constant', 'wsd'),
 }
+_TOKENIZERS = 'bpe', 'unigram', 'byte_bpe', 'chars', 'bytes'
 _AT_LEAST_ONE = (
   'model.L model.D model.N model.T data.vocab steps batch accumulate log_every '
   'eval_every eval_batch keep'
 ).split()
 _NOT_NEGATIVE = (
   'model.F optim.lr optim.final_lr optim.warmup optim.cooldown optim.eps '
-  'optim.weight_decay optim.clip seed devices eval_tokens sample_tokens'
+  'optim.weight_decay optim.clip seed devices eval_tokens sample_tokens data.processes'
 ).split()
 
 
@@ -254,7 +273,7 @@ def check(config: Run, devices: int = 1) -> None:
   for field in _NOT_NEGATIVE:
     if not values[field] >= 0:
       wrong.append(f'{field}={values[field]} must not be negative')
-  for field in ('model.dropout', 'optim.beta1', 'optim.beta2'):
+  for field in ('model.dropout', 'optim.beta1', 'optim.beta2', 'data.sampling'):
     if not 0 <= values[field] < 1:
       wrong.append(f'{field}={values[field]} must be in [0, 1)')
   if not 0 < config.data.holdout < 1 and not config.data.valid:
@@ -268,12 +287,16 @@ def check(config: Run, devices: int = 1) -> None:
       f'data.sha256={config.data.sha256!r} must name one checksum for each web address '
       f'in data.source and data.valid, in their order; there are {addresses}'
     )
-  if config.data.tokenizer not in (
-    *('bpe', 'unigram', 'chars', 'bytes'),
-  ) and not config.data.tokenizer.endswith('.model'):
+  name = config.data.tokenizer
+  if name not in _TOKENIZERS and not set(name) & set('./'):
     wrong.append(
-      f'data.tokenizer={config.data.tokenizer!r} must be bpe, unigram, chars, bytes or '
-      'the path of a SentencePiece .model file'
+      f'data.tokenizer={name!r} must be one of {", ".join(_TOKENIZERS)}, or a path with '
+      f'a / or . in it.{nearest(name, _TOKENIZERS)}'
+    )
+  if config.data.sampling and name in ('byte_bpe', 'chars', 'bytes'):
+    wrong.append(
+      f'data.sampling={config.data.sampling} must be 0 for data.tokenizer={name}: only '
+      'SentencePiece draws its pieces'
     )
 
   m, o = config.model, config.optim

@@ -1,11 +1,10 @@
 """Text as documents, from files, folders, addresses and the Python that runs us.
 
-A source is read in *parts* of about a million characters, so that a document larger
-than memory can be prepared; `documents` puts the parts of each document together.
+`parts` reads a source piece by piece, `documents` one whole document after another.
+How a file is read is in gpt_jax/data/formats.py.
 """
 
 import ast
-import codecs
 import functools
 import glob
 import hashlib
@@ -16,13 +15,14 @@ import tempfile
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from gpt_jax.config import UserError
+from gpt_jax.data.formats import How, Part, cut, is_text, read_file, read_hub
+from gpt_jax.tokenizers.shared import encodable
 
-PART = 1 << 20  # characters of a part, about
 _BLOCK = 1 << 20  # bytes read at once
 _NOT_DOCUMENTATION = {
   'ensurepip',
@@ -44,23 +44,20 @@ class Document(NamedTuple):
   text: str
 
 
-class Part(NamedTuple):
-  """A piece of a document; `first` where a document begins."""
-
-  name: str
-  text: str
-  first: bool
-
-
 def documents(
-  source: str, *, sha256: str = '', errors: str = 'strict'
+  source: str,
+  *,
+  sha256: str = '',
+  errors: str = 'strict',
+  field: str = 'text',
+  skip: Callable[[str], None] | None = None,
 ) -> Iterator[Document]:
   """Yields the documents of a source, always in the same order.
 
   Arguments and exceptions are those of `parts`.
   """
   name, texts = '', []
-  for part in parts(source, sha256=sha256, errors=errors):
+  for part in parts(source, sha256=sha256, errors=errors, field=field, skip=skip):
     if part.first and texts:
       yield Document(name, ''.join(texts))
       texts = []
@@ -70,37 +67,52 @@ def documents(
     yield Document(name, ''.join(texts))
 
 
-def parts(source: str, *, sha256: str = '', errors: str = 'strict') -> Iterator[Part]:
+def parts(
+  source: str,
+  *,
+  sha256: str = '',
+  errors: str = 'strict',
+  field: str = 'text',
+  skip: Callable[[str], None] | None = None,
+) -> Iterator[Part]:
   """Yields the documents of a source in parts; empty documents are left out.
 
   A part ends before a space between two letters or digits where it can: there
   GPT-1's and GPT-2's tokens end too, so that parts and wholes give the same ids.
 
   Args:
-    source: 'python:docs', or a comma-separated list of text files, folders (their
-      .txt files at any depth), globs and web addresses.
+    source: 'python:docs', or a comma-separated list of files, folders (the texts in
+      them at any depth), globs, web addresses and hf:NAME (see `formats.read_hub`).
+      Text is .txt, .jsonl and .parquet, packed as .gz, .bz2, .xz, .zst, .tar or .zip;
+      a file named by itself is read as plain text whatever else it is called.
     sha256: of the file behind each web address, comma-separated, in their order.
     errors: 'strict' stops at invalid UTF-8, 'replace' reads U+FFFD in its place.
+    field: of a JSON line or a column of a table that holds the text.
+    skip: is told of each line of a .jsonl that is no object with that field, and the
+      line is left out; None: such a line is an error.
 
   Raises:
-    UserError: a source matches no file, can't be read or fetched, has another
-      checksum, or is not UTF-8 and `errors` is 'strict'.
+    UserError: a source matches no file, can't be read or fetched, is damaged, has
+      another checksum, or is not what `errors`, `field` and `skip` allow.
   """
+  how = How(errors, field, skip)
   checksums = [s.strip() for s in sha256.split(',') if s.strip()]
   for entry in split_list(source):
     if entry == 'python:docs':
       for name, text in python_docs():
-        yield from _cut(name, iter([text]))
-    elif entry.startswith(('https://', 'http://')):
+        yield from cut(name, [text])
+    elif entry.startswith('hf:'):
+      yield from read_hub(entry.removeprefix('hf:'), how)
+    elif '://' in entry:
       if not checksums:
         raise UserError(
           f'data.source={entry} has no checksum; give data.sha256, one for each '
           'address, in their order'
         )
-      yield from _read_file(fetch(entry, checksums.pop(0)), errors)
+      yield from read_file(fetch(entry, checksums.pop(0)), how)
     else:
       for path in _matches(entry):
-        yield from _read_file(path, errors)
+        yield from read_file(path, how)
 
 
 def split_list(source: str) -> list[str]:
@@ -114,8 +126,8 @@ def _matches(entry: str) -> list[Path]:
   """Returns the files that a path, a folder or a glob stands for, sorted."""
   path = Path(entry).expanduser()
   if path.is_dir():
-    found = [p for p in path.rglob('*.txt') if p.is_file()]
-    wanted = f'no .txt file in the folder {entry}'
+    found = [p for p in path.rglob('*') if p.is_file() and is_text(p.name)]
+    wanted = f'no text in the folder {entry}'
   elif path.is_file():
     return [path]
   else:
@@ -124,66 +136,11 @@ def _matches(entry: str) -> list[Path]:
     wanted = f'no file matches {entry}'
   if not found:
     raise UserError(
-      f'data.source: {wanted} (from {os.getcwd()}); give a .txt file, a folder of '
-      'them, a glob, an https:// address or python:docs'
+      f'data.source: {wanted} (from {os.getcwd()}); give a .txt, .jsonl or '
+      '.parquet file, a folder of them, a glob, an https:// address, hf:NAME or '
+      'python:docs'
     )
   return sorted(found)
-
-
-def _read_file(path: Path, errors: str) -> Iterator[Part]:
-  """Yields the parts of one text file."""
-  try:
-    with open(path, 'rb') as stream:
-      yield from _cut(str(path), _decode(stream, str(path), errors))
-  except OSError as e:
-    raise UserError(f'{path}: can not be read: {e.strerror or e}') from e
-
-
-def _decode(stream: BinaryIO, name: str, errors: str) -> Iterator[str]:
-  """Yields the text of a UTF-8 stream; line ends stay as they are, a BOM goes."""
-  decoder = codecs.getincrementaldecoder('utf-8')(errors)
-  taken = lines = 0  # bytes and newlines that went into the decoder
-  block = b'first'
-  while block:
-    block = stream.read(_BLOCK)
-    waiting = len(decoder.getstate()[0])
-    try:
-      text = decoder.decode(block, final=not block)
-    except UnicodeDecodeError as e:
-      offset = taken - waiting + e.start
-      line = lines + e.object.count(b'\n', 0, e.start) + 1
-      raise UserError(
-        f'{name}: line {line}, byte {offset}: not UTF-8 '
-        f'(0x{e.object[e.start]:02x}, {e.reason}); convert the file, or read on with '
-        '--config.data.errors=replace'
-      ) from e
-    if not taken:
-      text = text.removeprefix('\ufeff')
-    taken += len(block)
-    lines += block.count(b'\n')
-    yield text
-
-
-def _cut(name: str, texts: Iterator[str]) -> Iterator[Part]:
-  """Yields the parts of one document that arrives in pieces of any size."""
-  first, text = True, ''
-  for piece in texts:
-    text += piece
-    while len(text) >= 2 * PART:
-      end = _cut_before(text, PART)
-      yield Part(name, text[:end], first)
-      first, text = False, text[end:]
-  if text:
-    yield Part(name, text, first)
-
-
-def _cut_before(text: str, end: int) -> int:
-  """Returns the last place up to `end` where a space divides two words, or `end`."""
-  at = end
-  while (at := text.rfind(' ', end // 2, at)) > 0:
-    if text[at - 1].isalnum() and text[at + 1].isalnum():
-      return at
-  return end
 
 
 @functools.cache
@@ -206,7 +163,8 @@ def python_docs() -> tuple[Document, ...]:
     strings = list(dict.fromkeys(strings))
     seen.update(strings)
     if strings:
-      found.append(Document(str(name), '\n\n'.join(strings) + '\n'))
+      text = '\n\n'.join(strings) + '\n'
+      found.append(Document(str(name), encodable(text)))
   return tuple(found)
 
 

@@ -139,7 +139,8 @@ class Bytes:
     return self.decode_bytes(ids).decode(errors='replace')
 
   def pieces(self, ids: Sequence[int]) -> list[str]:
-    shown = (chr(i) if 32 < i < 127 else f'<0x{i:02X}>' for i in ids)
+    shown = [chr(i) if 32 < i < 127 else f'<0x{i:02X}>' for i in range(256)] + [EOT]
+    return [shown[i] for i in ids]
 
   def save(self, folder: Path) -> None:
     write_kind(folder, {'kind': self.kind})

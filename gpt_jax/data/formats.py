@@ -1,0 +1,373 @@
+"""Formats of text files: plain, JSON lines, Parquet, Hugging Face's; packed or not.
+
+What is read comes as *parts* of about a million characters, so that a document larger
+than memory can be prepared.
+"""
+
+import bz2
+import codecs
+import gzip
+import importlib
+import io
+import json
+import lzma
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from gpt_jax.config import UserError, nearest
+from gpt_jax.tokenizers.shared import encodable
+
+PART = 1 << 20  # characters of a part, about
+_BLOCK = 1 << 20  # bytes read at once
+_LINES = '.jsonl', '.ndjson'
+_PLAIN = '.txt', *_LINES, '.tar'  # what may be packed
+
+
+class Part(NamedTuple):
+  """A piece of a document; `first` where a document begins."""
+
+  name: str
+  text: str
+  first: bool
+
+
+class How(NamedTuple):
+  """How to read.
+
+  Attributes:
+    errors: 'strict' stops at invalid UTF-8, 'replace' reads U+FFFD in its place.
+    field: the field or column that holds the text, where there are several.
+    skip: is told of each line that is no object with that field, and the line is left
+      out; None: such a line is an error.
+  """
+
+  errors: str = 'strict'
+  field: str = 'text'
+  skip: Callable[[str], None] | None = None
+
+
+def is_text(name: str) -> bool:
+  """Returns whether a file in a folder is text that can be read, by its name."""
+  return name.lower().endswith(('.parquet', '.zip')) or _is_stream(name)
+
+
+def _is_stream(name: str) -> bool:
+  """Returns whether a file can be read from its first byte to its last, by its name."""
+  kind = _kind(name)
+  for suffix in _UNPACK:
+    kind = kind.removesuffix(suffix)
+  return kind.endswith(_PLAIN)
+
+
+def _kind(name: str) -> str:
+  """Returns a file name in lower case, .tgz written out."""
+  name = name.lower()
+  return f'{name[:-4]}.tar.gz' if name.endswith('.tgz') else name
+
+
+def read_file(path: Path, how: How) -> Iterator[Part]:
+  """Yields the parts of a file in the format that its name tells; else plain text.
+
+  Raises:
+    UserError: it can't be read, is damaged, or holds what `how` does not allow.
+  """
+  name = str(path)
+  try:
+    if path.suffix.lower() == '.parquet':
+      yield from _parquet(path, how)
+    elif path.suffix.lower() == '.zip':
+      yield from _zip(path, how)
+    else:
+      with open(path, 'rb') as stream:
+        yield from _stream(name, _kind(name), stream, how)
+  except UserError:
+    raise
+  except (*_DAMAGED, *_zst_errors()) as e:
+    raise UserError(f'{name}: damaged or truncated ({e}); fetch it again') from e
+  except OSError as e:
+    raise UserError(f'{name}: can not be read: {e.strerror or e}') from e
+
+
+_DAMAGED = (
+  EOFError,
+  zlib.error,
+  gzip.BadGzipFile,
+  lzma.LZMAError,
+  tarfile.TarError,
+  zipfile.BadZipFile,
+)
+
+
+def _stream(name: str, kind: str, stream: BinaryIO, how: How) -> Iterator[Part]:
+  """Yields the parts of a stream; `kind` is its name without what was unpacked."""
+  for suffix, unpack in _UNPACK.items():
+    if kind.endswith(suffix):
+      yield from _stream(name, kind.removesuffix(suffix), unpack(stream), how)
+      return
+  if kind.endswith('.tar'):
+    yield from _tar(name, stream, how)
+  elif kind.endswith(_LINES):
+    yield from _json_lines(name, stream, how)
+  else:
+    yield from cut(name, _decode(stream, name, how.errors))
+
+
+class _Zst(io.RawIOBase):
+  """What a Zstandard stream unpacks to; unlike zstandard's own, it sees truncation."""
+
+  def __init__(self, stream: BinaryIO):
+    zstandard = _import('zstandard', 'a .zst file')
+    self._new = zstandard.ZstdDecompressor().decompressobj
+    self._frame, self._stream, self._left = self._new(), stream, b''
+    self._begun = False
+
+  def readable(self) -> bool:
+    return True
+
+  def readinto(self, buffer: memoryview) -> int:
+    while not self._left:
+      packed = self._frame.unused_data if self._frame.eof else b''
+      if self._frame.eof:  # one frame may follow another
+        self._frame, self._begun = self._new(), False
+      packed = packed or self._stream.read(1 << 16)
+      if not packed:
+        if self._begun:
+          raise EOFError('the last Zstandard frame has no end')
+        return 0
+      self._begun = True
+      self._left = self._frame.decompress(packed)
+    size = min(len(buffer), len(self._left))
+    buffer[:size], self._left = self._left[:size], self._left[size:]
+    return size
+
+
+_UNPACK = {
+  '.gz': gzip.open,
+  '.bz2': bz2.open,
+  '.xz': lzma.open,
+  '.zst': lambda stream: io.BufferedReader(_Zst(stream), _BLOCK),
+}
+
+
+def _zst_errors() -> tuple[type[Exception], ...]:
+  """Returns what zstandard raises at damaged data, if it is installed."""
+  try:
+    import zstandard
+  except ImportError:
+    return ()
+  return (zstandard.ZstdError,)
+
+
+def _tar(name: str, stream: BinaryIO, how: How) -> Iterator[Part]:
+  """Yields the parts of the texts in a tar archive, in its order."""
+  found = False
+  with tarfile.open(fileobj=stream, mode='r|') as archive:
+    for member in archive:
+      if member.isfile() and _is_stream(member.name):
+        found = True
+        inner = archive.extractfile(member)
+        yield from _stream(f'{name}/{member.name}', _kind(member.name), inner, how)
+  if not found:
+    raise UserError(f'{name}: holds no .txt or .jsonl file')
+
+
+def _zip(path: Path, how: How) -> Iterator[Part]:
+  """Yields the parts of the texts in a zip archive, in its order."""
+  with zipfile.ZipFile(path) as archive:
+    members = [m for m in archive.infolist() if _is_stream(m.filename)]
+    if not members:
+      raise UserError(f'{path}: holds no .txt or .jsonl file')
+    for member in members:
+      try:
+        inner = archive.open(member)
+      except (RuntimeError, NotImplementedError) as e:  # encrypted; odd compression
+        raise UserError(f'{path}: {e}; unpack it and give the folder') from e
+      with inner:
+        kind = _kind(member.filename)
+        yield from _stream(f'{path}/{member.filename}', kind, inner, how)
+
+
+def _decode(stream: BinaryIO, name: str, errors: str) -> Iterator[str]:
+  """Yields the text of a UTF-8 stream; line ends stay as they are, a BOM goes."""
+  decoder = codecs.getincrementaldecoder('utf-8')(errors)
+  taken = lines = 0  # bytes and newlines that went into the decoder
+  block = b'first'
+  while block:
+    block = stream.read(_BLOCK)
+    waiting = len(decoder.getstate()[0])
+    try:
+      text = decoder.decode(block, final=not block)
+    except UnicodeDecodeError as e:
+      line = lines + e.object.count(b'\n', 0, e.start) + 1
+      raise _not_utf8(name, line, taken - waiting, e) from e
+    if not taken:
+      text = text.removeprefix('\ufeff')
+    taken += len(block)
+    lines += block.count(b'\n')
+    yield text
+
+
+def _not_utf8(name: str, line: int, start: int, e: UnicodeDecodeError) -> UserError:
+  """Returns the error for bytes, `start` bytes into a file, that are not UTF-8."""
+  return UserError(
+    f'{name}: line {line}, byte {start + e.start}: not UTF-8 '
+    f'(0x{e.object[e.start]:02x}, {e.reason}); convert the file, or read on with '
+    '--config.data.errors=replace'
+  )
+
+
+def cut(name: str, texts: Iterable[str]) -> Iterator[Part]:
+  """Yields the parts of one document that arrives in pieces of any size."""
+  first, waiting, size = True, [], 0
+  for piece in texts:
+    waiting.append(piece)
+    size += len(piece)
+    if size >= 2 * PART:
+      text = ''.join(waiting)
+      while len(text) >= 2 * PART:
+        end = _cut_before(text, PART)
+        yield Part(name, text[:end], first)
+        first, text = False, text[end:]
+      waiting, size = [text], len(text)
+  if size:
+    yield Part(name, ''.join(waiting), first)
+
+
+def _cut_before(text: str, end: int) -> int:
+  """Returns the last place up to `end` where a space divides two words, or `end`."""
+  at = end
+  while (at := text.rfind(' ', end // 2, at)) > 0:
+    if text[at - 1].isalnum() and text[at + 1].isalnum():
+      return at
+  return end
+
+
+def _json_lines(name: str, stream: BinaryIO, how: How) -> Iterator[Part]:
+  """Yields the parts of the texts in a file of one JSON object a line."""
+  start = read = skipped = 0
+  problem = ''
+  for number, line in enumerate(stream, 1):
+    try:
+      text = line.decode('utf-8', how.errors)
+    except UnicodeDecodeError as e:
+      raise _not_utf8(name, number, start, e) from e
+    start += len(line)
+    text = text.removeprefix('\ufeff') if number == 1 else text
+    if not text.strip():
+      continue
+    read += 1
+    try:
+      value = _field(json.loads(text), how.field)
+    except ValueError as e:
+      problem = f'{name}: line {number}: {e}'
+      if isinstance(e, json.JSONDecodeError):
+        problem = f'{name}: line {number}: not JSON ({e.msg}, column {e.colno})'
+      if how.skip is None:
+        raise UserError(
+          f'{problem}; mend it, or leave such lines out with '
+          '--config.data.bad_lines=skip'
+        ) from e
+      how.skip(problem)
+      skipped += 1
+      continue
+    yield from cut(f'{name}:{number}', [encodable(value)])
+  if read and read == skipped:
+    raise UserError(f'{name}: every line was left out; the last: {problem}')
+
+
+def _field(row: Any, field: str) -> str:
+  """Returns the text of a row, '' for null; raises ValueError if it has none."""
+  if not isinstance(row, dict):
+    raise ValueError(f'{type(row).__name__} instead of an object with fields')
+  if field not in row:
+    there = ', '.join(map(repr, row)) or 'none'
+    raise ValueError(
+      f'no field {field!r}; the fields are {there}.{nearest(field, row)} Name it with '
+      '--config.data.field'
+    )
+  if not isinstance(row[field], str | None):
+    raise ValueError(f'field {field!r} is {type(row[field]).__name__}, not text')
+  return row[field] or ''
+
+
+def _parquet(path: Path, how: How) -> Iterator[Part]:
+  """Yields the parts of the texts in a column of a Parquet file."""
+  pyarrow = _import('pyarrow', str(path))
+  parquet = _import('pyarrow.parquet', str(path))
+  try:
+    with parquet.ParquetFile(path) as file:
+      _check_column(str(path), how.field, file.schema_arrow.names)
+      number = 0
+      for batch in file.iter_batches(256, columns=[how.field]):
+        for text in batch.column(0).to_pylist():
+          number += 1
+          yield from cut(f'{path}:{number}', [_text(path, number, how.field, text)])
+  except pyarrow.ArrowException as e:
+    raise UserError(f'{path}: not a Parquet file, or damaged ({e})') from e
+
+
+def read_hub(entry: str, how: How) -> Iterator[Part]:
+  """Yields the parts of a data set of Hugging Face's `datasets`.
+
+  Args:
+    entry: NAME, NAME@CONFIG, NAME:SPLIT or NAME@CONFIG:SPLIT; NAME may be a folder,
+      of `save_to_disk` or of data files. SPLIT is train if left out.
+    how: to read it.
+
+  Raises:
+    UserError: `datasets` is not installed, can't find it, or a text is no text.
+  """
+  datasets = _import('datasets', f'hf:{entry}')
+  rest, _, split = entry.partition(':')
+  name, _, config = rest.partition('@')
+  split = split or 'train'
+  saved = any((Path(name) / f).exists() for f in ('state.json', 'dataset_dict.json'))
+  try:
+    if saved:
+      rows = datasets.load_from_disk(name)
+      if isinstance(rows, datasets.DatasetDict):
+        if split not in rows:
+          raise ValueError(f'no split {split!r}, only {", ".join(rows)}')
+        rows = rows[split]
+    else:
+      rows = datasets.load_dataset(name, config or None, split=split, streaming=True)
+    for number, row in enumerate(rows, 1):
+      _check_column(f'hf:{entry}', how.field, list(row))
+      text = _text(f'hf:{entry}', number, how.field, row[how.field])
+      yield from cut(f'{name}:{number}', [text])
+  except UserError:
+    raise
+  except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as e:
+    raise UserError(f'hf:{entry}: {e}') from e
+
+
+def _check_column(name: str, field: str, columns: list[str]) -> None:
+  """Raises a UserError unless a table has the column."""
+  if field not in columns:
+    raise UserError(
+      f'{name}: no column {field!r}; the columns are {", ".join(map(repr, columns))}.'
+      f'{nearest(field, columns)} Name it with --config.data.field'
+    )
+
+
+def _text(name: str | Path, row: int, field: str, value: Any) -> str:
+  """Returns a cell as text, '' for null."""
+  if not isinstance(value, str | None):
+    raise UserError(
+      f'{name}: row {row}: column {field!r} is {type(value).__name__}, not text; name '
+      'another with --config.data.field'
+    )
+  return encodable(value or '')
+
+
+def _import(module: str, wanted_by: str) -> Any:
+  """Returns an optional package; a UserError says how to install it."""
+  try:
+    return importlib.import_module(module)
+  except ImportError as e:
+    package = module.partition('.')[0]
+    raise UserError(f'{wanted_by} needs {package}: `pip install {package}`') from e

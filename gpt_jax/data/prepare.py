@@ -1,0 +1,342 @@
+"""Text to a tokenizer and token files, whole or not at all."""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import rich.progress
+
+from gpt_jax import config, tokenizers
+from gpt_jax.config import UserError
+from gpt_jax.data import encoding, split
+from gpt_jax.data.tokens import FORMAT, Writer
+
+_STAGE = 'preparing'  # where everything is made before it takes its place
+# Fields of config.Data that say where tokens go and how they are read, not what they
+# are.
+_NOT_RECIPE = 'tokens', 'windows', 'processes'
+_MARK = 'mark.json'  # in the stage: how far a run came that may be killed
+_MARK_EVERY = 64e6  # bytes of text between marks
+_WORTH_PROCESSES = 16e6  # bytes of text that are encoded before processes would start
+_LINE_EVERY = 10.0  # seconds between lines of progress where there is no terminal
+
+
+def recipe(data: config.Data, tokenizer: str | Path | None = None) -> dict:
+  """Returns the fields that decide what the tokens of a folder are.
+
+  Args:
+    data: the config.
+    tokenizer: folder of a tokenizer to be used instead of the config's.
+  """
+  fields = config.flat(data)
+  for name in _NOT_RECIPE:
+    del fields[name]
+  if data.valid:
+    del fields['holdout'], fields['split']
+  if tokenizer:
+    fields['tokenizer'] = f'sha256:{tokenizers.digest(tokenizer)}'
+  if tokenizer or data.tokenizer not in ('bpe', 'unigram'):
+    del fields['vocab']
+  return fields
+
+
+def prepare(
+  data: config.Data,
+  folder: str | Path,
+  *,
+  report: Callable[[str], None] = print,
+  tokenizer: str | Path | None = None,
+) -> None:
+  """Makes FOLDER/tokenizer and FOLDER/tokens, whole or not at all.
+
+  Does nothing where the folder was prepared from the same recipe.
+
+  Args:
+    data: what to read and how; data.tokens is not looked at.
+    folder: is made if missing.
+    report: takes lines for the user.
+    tokenizer: folder of a tokenizer to copy instead of making one.
+
+  Raises:
+    UserError: the folder was prepared from another recipe; the text can't be read, is
+      empty, or leaves nothing to train on or to hold out; the vocabulary does not suit
+      it; the disk is full.
+  """
+  folder = Path(folder)
+  wanted = recipe(data, tokenizer)
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder):
+      stage = folder / _STAGE
+      if _prepared(folder, stage, wanted):
+        return
+      try:
+        _fill(data, stage, wanted, report, tokenizer)
+        _take_place(folder, stage)
+      except BaseException as e:
+        # Ctrl-C and SIGTERM, where there is something that a later run can go on from.
+        if isinstance(e, Exception) or not (stage / _MARK).exists():
+          shutil.rmtree(stage, ignore_errors=True)
+        raise
+  except OSError as e:
+    raise UserError(
+      f'{e.filename or folder}: {e.strerror or e}: nothing was prepared; make room, or '
+      'choose another folder with --config.data.tokens'
+    ) from e
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+  """Keeps other processes from preparing the same folder meanwhile."""
+  handle = os.open(folder, os.O_RDONLY)
+  try:
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    yield
+  except BlockingIOError as e:
+    raise UserError(
+      f'{folder} is being prepared by another process; wait for it, or choose another '
+      'folder'
+    ) from e
+  finally:
+    os.close(handle)
+
+
+def _prepared(folder: Path, stage: Path, wanted: dict) -> bool:
+  """Returns whether the folder holds tokens made from the recipe.
+
+  Raises:
+    UserError: it holds tokens made from another one.
+  """
+  header = folder / 'tokens' / 'train.json'
+  if not header.exists():
+    return False
+  try:
+    found = json.loads(header.read_text(encoding='utf-8'))['recipe']
+  except (ValueError, KeyError, TypeError) as e:
+    raise UserError(
+      f'{header}: damaged ({e!r}); remove {header.parent} and prepare again'
+    ) from e
+  if found != wanted:
+    differing = [
+      f'data.{name}: {found.get(name)!r} there, {wanted.get(name)!r} now'
+      for name in dict.fromkeys([*found, *wanted])
+      if found.get(name) != wanted.get(name)
+    ]
+    raise UserError(
+      f'{folder} was prepared from other data; choose another --workdir or '
+      f'data.tokens, or remove {header.parent}\n' + '\n'.join(differing)
+    )
+  if (stage / 'tokenizer').exists():  # killed between the two steps of _take_place
+    _take_place(folder, stage)
+  return True
+
+
+def _take_place(folder: Path, stage: Path) -> None:
+  """Moves what was prepared from the stage to where it belongs."""
+  there = folder / 'tokenizer'
+  if there.exists():  # kept when somebody removed tokens/
+    if tokenizers.digest(there) != tokenizers.digest(stage / 'tokenizer'):
+      raise UserError(
+        f'{there} is not the tokenizer that this data makes; choose another --workdir '
+        'or data.tokens, or move it away'
+      )
+    shutil.rmtree(stage / 'tokenizer')
+  if (stage / 'tokens').exists():
+    os.rename(stage / 'tokens', folder / 'tokens')
+  if not there.exists():
+    os.rename(stage / 'tokenizer', there)
+  shutil.rmtree(stage)
+  _sync(folder)
+
+
+def _fill(
+  data: config.Data,
+  stage: Path,
+  wanted: dict,
+  report: Callable[[str], None],
+  given: str | Path | None,
+) -> None:
+  """Makes the tokenizer and the token files in the folder `stage`.
+
+  Goes on with what a killed run left there if that was made of the same text.
+  """
+  skipped = []
+  text = split.look(data, skipped.append)
+  report(split.describe(data, text))
+  if skipped:
+    report(f'left out {len(skipped):,} line(s), the first: {skipped[0]}')
+  sources = {'recipe': wanted, 'sources': text.digests, 'format': FORMAT}
+  mark = _read_mark(stage, sources)
+  if not mark:
+    shutil.rmtree(stage, ignore_errors=True)
+    (stage / 'tokens').mkdir(parents=True)
+    _make_tokenizer(data, text, stage / 'tokenizer', given)
+  tokenizer = tokenizers.load(stage / 'tokenizer')
+  report(f'tokenizer: {tokenizer.kind}, {tokenizer.vocab:,} ids')
+  done = mark.get('files', {})
+  files = {
+    name: Writer(stage / 'tokens' / name, tokenizer, done.get(name, {}))
+    for name in ('train', 'valid')
+  }
+  with contextlib.ExitStack() as stack:
+    for file in files.values():
+      stack.callback(file.close)
+    _encode_all(data, text, stage, files, mark.get('pieces', 0), sources, report)
+    for name, file in files.items():
+      if not file.documents:
+        raise UserError(
+          f'no text is left {"to train on" if name == "train" else "to hold out"}: '
+          f'data.holdout={data.holdout} of {len(text.lengths)} document(s) by '
+          f'{text.way}; change data.holdout, choose --config.data.split=position, or '
+          'name the held-out text in data.valid'
+        )
+      about = {
+        'tokenizer': tokenizers.digest(stage / 'tokenizer'),
+        'source': text.digests[name],
+        'recipe': wanted,
+      }
+      file.finish(about)
+      report(
+        f'{name}: {file.tokens:,} tokens, {file.documents:,} documents, '
+        f'{file.bytes / file.tokens:.2f} bytes/token'
+      )
+  for path in [*stage.rglob('*'), stage]:
+    _sync(path)
+
+
+def _encode_all(
+  data: config.Data,
+  text: split.Text,
+  stage: Path,
+  files: dict[str, Writer],
+  begin: int,
+  sources: dict,
+  report: Callable[[str], None],
+) -> None:
+  """Encodes all pieces from number `begin` on into the files.
+
+  Leaves a mark in the stage from time to time, from which a later run can go on.
+  """
+
+  def jobs() -> Iterator[tuple[tuple[int, split.Piece], str, float, int]]:
+    for i, piece in enumerate(split.divide(data, text)):
+      if i >= begin:
+        alpha = data.sampling if piece.file == 'train' else 0.0
+        yield (i, piece), piece.text, alpha, i
+
+  def size() -> int:
+    return sum(file.bytes for file in files.values())
+
+  processes = data.processes or os.cpu_count()
+  if text.bytes - size() < _WORTH_PROCESSES:
+    processes = 1
+  marked = size()
+  if begin:
+    report(f'going on from {marked / 1e6:.0f} MB, where an earlier run stopped')
+  with _progress(text.bytes, marked, report) as advance:
+    ids_of = encoding.encoded(jobs(), stage / 'tokenizer', processes)
+    with contextlib.closing(ids_of):
+      for (i, piece), ids in ids_of:
+        files[piece.file].add(ids, len(piece.text.encode()), piece.first)
+        advance(size())
+        if size() - marked >= _MARK_EVERY:
+          marked = size()
+          done = {name: file.flush() for name, file in files.items()}
+          _write_mark(stage, sources | {'pieces': i + 1, 'files': done})
+  if size() != text.bytes:
+    raise UserError(f'data.source={data.source} changed while it was read; try again')
+
+
+def _read_mark(stage: Path, sources: dict) -> dict:
+  """Returns the mark of a killed run that read the same, else {}."""
+  try:
+    mark = json.loads((stage / _MARK).read_text(encoding='utf-8'))
+  except (OSError, ValueError):
+    return {}
+  same = {name: mark.get(name) for name in sources} == sources
+  return mark if same else {}
+
+
+def _write_mark(stage: Path, mark: dict) -> None:
+  """Writes how far this run came; what it speaks of must be on the disk."""
+  for path in (stage / 'tokenizer').iterdir():
+    _sync(path)
+  temporary = stage / f'{_MARK}.new'
+  temporary.write_text(json.dumps(mark), encoding='utf-8')
+  _sync(temporary)
+  temporary.replace(stage / _MARK)
+  _sync(stage)
+
+
+def _make_tokenizer(
+  data: config.Data, text: split.Text, folder: Path, given: str | Path | None
+) -> None:
+  """Trains, opens or copies the tokenizer of the config into a folder."""
+  if given:
+    tokenizers.load(given)  # says what is wrong with it, if anything
+    shutil.copytree(given, folder)
+  elif data.tokenizer not in tokenizers.TRAINED:
+    tokenizers.open_path(data.tokenizer, data.cleaning).save(folder)
+  else:
+    everything = data.tokenizer == 'chars'
+    texts = (
+      piece.text
+      for piece in split.divide(data, text)
+      if everything or piece.file == 'train'
+    )
+    tokenizers.train(data.tokenizer, texts, data.vocab).save(folder)
+
+
+@contextlib.contextmanager
+def _progress(
+  total: int, begin: int, report: Callable[[str], None]
+) -> Iterator[Callable[[int], None]]:
+  """Gives a function that shows how many of `total` bytes are encoded.
+
+  Args:
+    total: bytes there are.
+    begin: bytes that an earlier run encoded.
+    report: takes a line from time to time where there is no terminal.
+  """
+  if sys.stderr.isatty():
+    columns = (
+      rich.progress.TextColumn('encoding'),
+      rich.progress.BarColumn(),
+      rich.progress.DownloadColumn(),
+      rich.progress.TransferSpeedColumn(),
+      rich.progress.TimeRemainingColumn(),
+    )
+    console = rich.console.Console(stderr=True)
+    with rich.progress.Progress(*columns, console=console, transient=True) as bar:
+      task = bar.add_task('', total=total, completed=begin)
+      yield lambda done: bar.update(task, completed=done)
+    return
+  begun = said = time.monotonic()
+
+  def advance(done: int) -> None:
+    nonlocal said
+    now = time.monotonic()
+    if now - said >= _LINE_EVERY:
+      said = now
+      rate = max(done - begin, 1) / (now - begun)
+      report(
+        f'encoding: {done / 1e6:.0f} of {total / 1e6:.0f} MB, {rate / 1e6:.1f} MB/s, '
+        f'{(total - done) / rate:.0f} s left'
+      )
+
+  yield advance
+
+
+def _sync(path: Path) -> None:
+  """Sees to it that a file's content, or the names in a folder, are on the disk."""
+  handle = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(handle)
+  finally:
+    os.close(handle)
