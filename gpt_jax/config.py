@@ -290,8 +290,8 @@ def check(config: Run, devices: int = 1) -> None:
   name = config.data.tokenizer
   if name not in _TOKENIZERS and not set(name) & set('./'):
     wrong.append(
-      f'data.tokenizer={name!r} must be one of {", ".join(_TOKENIZERS)}, or a path with '
-      f'a / or . in it.{nearest(name, _TOKENIZERS)}'
+      f'data.tokenizer={name!r} must be one of {", ".join(_TOKENIZERS)}, or a path, '
+      f'with a / or a dot in it.{nearest(name, _TOKENIZERS)}'
     )
   if config.data.sampling and name in ('byte_bpe', 'chars', 'bytes'):
     wrong.append(

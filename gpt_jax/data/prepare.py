@@ -41,8 +41,10 @@ def recipe(data: config.Data, tokenizer: str | Path | None = None) -> dict:
     del fields['holdout'], fields['split']
   if tokenizer:
     fields['tokenizer'] = f'sha256:{tokenizers.digest(tokenizer)}'
-  if tokenizer or data.tokenizer not in ('bpe', 'unigram'):
+  if tokenizer or data.tokenizer not in ('bpe', 'unigram', 'byte_bpe'):
     del fields['vocab']
+  if tokenizer or data.tokenizer in tokenizers.TRAINED:
+    del fields['cleaning']
   return fields
 
 
@@ -122,6 +124,8 @@ def _prepared(folder: Path, stage: Path, wanted: dict) -> bool:
     raise UserError(
       f'{header}: damaged ({e!r}); remove {header.parent} and prepare again'
     ) from e
+  # A field that is newer than the folder had its default there.
+  found = {name: getattr(config.Data(), name) for name in wanted} | found
   if found != wanted:
     differing = [
       f'data.{name}: {found.get(name)!r} there, {wanted.get(name)!r} now'

@@ -116,9 +116,10 @@ def _reported(folder: pathlib.Path):
   except (OSError, ValueError, RuntimeError) as error:
     saved = sorted(int(p.name) for p in folder.glob('*') if p.name.isdigit())
     last = f' The last good one is {folder / str(saved[-1])}.' if saved else ''
-    reason = re.sub(r'\s+', ' ', str(error))[:300]
+    reason = re.sub(r'\s+', ' ', str(error))
+    reason = reason if len(reason) < 200 else f'... {reason[-200:]}'
     raise UserError(
-      f'a checkpoint could not be written to {folder}: {reason}.{last} Free disk space '
+      f'a checkpoint could not be written to {folder} ({reason}).{last} Free disk space '
       'or mend the folder, then run the same command again: it continues there.'
     ) from error
 
