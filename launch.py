@@ -4,9 +4,8 @@ import errno
 import pathlib
 import shlex
 import sys
-import threading
 
-from absl import flags
+from absl import flags, logging
 from ml_collections import config_flags
 
 from gpt_jax import config
@@ -238,12 +237,6 @@ def _parse(verb: str, arguments: list[str]) -> flags.FlagValues:
   return values
 
 
-def _thread_failed(failure) -> None:
-  """Prints what ended a thread, but not for Orbax: its failures are raised again."""
-  if not type(failure.thread).__module__.startswith('orbax'):
-    threading.__excepthook__(failure)
-
-
 def main() -> None:
   """Runs the verb; what a user can mend is a message, anything else a traceback."""
   verb, *arguments = sys.argv[1:] or ['--help']
@@ -258,7 +251,8 @@ def main() -> None:
   if '--help' in arguments:
     print(_values(verb).get_help())
     return
-  threading.excepthook = _thread_failed
+  # Orbax logs what its threads raise, with a traceback, and raises it again for us.
+  logging.set_verbosity(logging.FATAL)
   try:
     values = _parse(verb, arguments)
     VERBS[verb][1](values)

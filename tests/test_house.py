@@ -9,7 +9,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ORDER = (
-  'config papers bpe tokenizers data model training decoding evaluation language_model '
+  'config papers tokenizers data model training decoding evaluation language_model '
   'finetune dialogue summaries runs sweep manifest report'
 ).split()
 WITHOUT_JAX = [

@@ -22,7 +22,7 @@ _STAGE = 'preparing'  # where everything is made before it takes its place
 # are.
 _NOT_RECIPE = 'tokens', 'windows', 'processes'
 _MARK = 'mark.json'  # in the stage: how far a run came that may be killed
-_MARK_EVERY = 64e6  # bytes of text between marks
+_MARK_EVERY = 32e6  # bytes of text between marks
 _WORTH_PROCESSES = 16e6  # bytes of text that are encoded before processes would start
 _LINE_EVERY = 10.0  # seconds between lines of progress where there is no terminal
 
