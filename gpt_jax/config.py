@@ -179,6 +179,7 @@ LENGTH_AND_LOGGING = (
   'keep',
   'prompts',
   'sample_tokens',
+  'data.processes',
 )
 
 _CHOICES = {
