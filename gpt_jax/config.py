@@ -39,9 +39,9 @@ class Data:
       trained on the training text; 'chars', 'bytes'; or a path: a SentencePiece
       .model, a tokenizer.json, or a folder with GPT-1's or GPT-2's vocabulary.
     vocab: entries of a tokenizer trained here, special ones included.
-    sampling: of SentencePiece, on the training text: 0 takes the best pieces, above 0
-      draws them (BPE drops merges at this rate; unigram draws by probability to this
-      power).
+    sampling: of 'bpe' and 'unigram', on the training text: 0 takes the best pieces,
+      above 0 draws them: BPE drops merges at this rate, unigram draws by probability
+      to this power.
     cleaning: before GPT-1's BPE: 'release' (needs ftfy and spaCy), 'basic', or 'auto':
       release where they are installed.
     processes: that encode; 0 means one for each core.
@@ -294,10 +294,10 @@ def check(config: Run, devices: int = 1) -> None:
       f'data.tokenizer={name!r} must be one of {", ".join(_TOKENIZERS)}, or a path, '
       f'with a / or a dot in it.{nearest(name, _TOKENIZERS)}'
     )
-  if config.data.sampling and name in ('byte_bpe', 'chars', 'bytes'):
+  if config.data.sampling and name not in ('bpe', 'unigram'):
     wrong.append(
       f'data.sampling={config.data.sampling} must be 0 for data.tokenizer={name}: only '
-      'SentencePiece draws its pieces'
+      'bpe and unigram, trained here, draw their pieces'
     )
 
   m, o = config.model, config.optim

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pathlib
+import subprocess
 import sys
 import tarfile
 
@@ -17,9 +18,8 @@ from gpt_jax.config import UserError
 from gpt_jax.data import sources
 from gpt_jax.tokenizers import byte_level, gpt1, sentencepieces, shared
 
-GOLDEN = json.loads(
-  (pathlib.Path(__file__).parent / 'goldens/tokenizers.json').read_text('utf-8')
-)
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+GOLDEN = json.loads((ROOT / 'tests/goldens/tokenizers.json').read_text('utf-8'))
 # What breaks tokenizers: see the names.
 ODD = {
   'nothing': '',
@@ -47,6 +47,11 @@ tricky = st.text(
 def text():
   """Half a megabyte of English: the help topics of Python."""
   return '\n'.join(d.text for d in sources.python_docs() if '/' in d.name)[:500_000]
+
+
+@pytest.fixture(scope='session')
+def beginning(text):
+  return text[:1000]
 
 
 @pytest.fixture(scope='session')
@@ -170,20 +175,45 @@ def test_pieces_of_line_ends_and_blanks_are_learnt(trained, kind):
   assert pieces[trained[kind].eot] == '<|endoftext|>'
 
 
-@given(text=tricky)
+@given(text=tricky, size=st.integers(1, 300))
 @settings(max_examples=100, deadline=None)
-def test_runs_that_no_piece_crosses_give_the_ids_of_the_whole(trained, text):
+def test_runs_that_no_piece_crosses_give_the_ids_of_the_whole(
+  trained, beginning, text, size
+):
   tokenizer = trained['bpe']
-  whole = (text or 'a') * 2000
-  runs = list(tokenizer._runs(whole))
+  whole = f'{beginning}{text}{beginning[::-1]}' + text * 50
+  runs = list(tokenizer._runs(whole, size))
   assert ''.join(runs) == whole
-  assert tokenizer._encode(whole) == tokenizer._processor.encode(whole)
+  ids = [tokenizer._processor.encode(run) for run in runs]
+  assert sum(ids, []) == tokenizer._processor.encode(whole)
 
 
 def test_long_english_is_cut_into_many_runs_and_keeps_its_ids(trained, text):
   tokenizer = trained['bpe']
-  assert len(list(tokenizer._runs(text))) > len(text) / sentencepieces._RUN / 2
+  size = sentencepieces._RUN
+  assert len(list(tokenizer._runs(text, size))) > len(text) / size / 2
   assert tokenizer.encode(text) == tokenizer._processor.encode(text)
+
+
+def test_bpe_without_dropped_merges_gives_the_ids_of_sentencepiece(trained, text):
+  tokenizer = trained['bpe']
+  sample = text[:30_000] + ''.join(ODD.values())
+  assert tokenizer.sample(sample, 0.0, 0) == tokenizer.encode(sample)
+
+
+@pytest.mark.parametrize('kind', ['bpe', 'unigram'])
+def test_sampling_is_as_rough_as_that_of_sentencepiece(trained, kind, text):
+  tokenizer, sample = trained[kind], text[:60_000]
+  ours = len(tokenizer.sample(sample, 0.2, 0))
+  theirs = [
+    len(
+      tokenizer._processor.encode(
+        line, enable_sampling=True, alpha=0.2, nbest_size=-1 if kind == 'bpe' else 64
+      )
+    )
+    for line in tokenizer._runs(sample, 1)
+  ]
+  assert abs(ours / sum(theirs) - 1) < 0.02  # 6 standard deviations, measured
 
 
 @pytest.mark.parametrize('kind', ['bpe', 'unigram'])
@@ -194,8 +224,18 @@ def test_sampling_cuts_one_text_in_many_ways_each_by_its_seed(trained, kind, tex
   assert len(set(map(tuple, drawn))) == 5
   assert {tokenizer.decode(ids) for ids in drawn} == {sample}
   assert min(map(len, drawn)) > len(tokenizer.encode(sample))
-  tokenizer.encode(sample)
-  assert tokenizer.sample(sample, 0.2, 0) == drawn[0]
+
+
+def test_a_seed_draws_the_same_in_another_process(trained, text, tmp_path):
+  code = (
+    'import sys; from gpt_jax import tokenizers; '
+    'print(tokenizers.load(sys.argv[1]).sample(sys.argv[2], 0.2, 7))'
+  )
+  for kind in ('bpe', 'unigram'):
+    trained[kind].save(tmp_path / kind)
+    command = [sys.executable, '-c', code, str(tmp_path / kind), text[:2000]]
+    out = subprocess.run(command, capture_output=True, text=True, cwd=ROOT).stdout
+    assert json.loads(out) == trained[kind].sample(text[:2000], 0.2, 7)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,14 @@
 """SentencePiece: models given as files, and models trained to lose nothing."""
 
+import functools
+import heapq
 import io
+import math
 import re
-import threading
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import sentencepiece
@@ -57,23 +60,27 @@ class SentencePiece:
     self.eot = ends[0]
     ids = range(self.vocab)
     self.unknown = frozenset(i for i in ids if p.is_byte(i) or p.is_unknown(i))
-    # The model writes a space as U+2581, so a U+2581 of the text goes in as bytes.
-    mark = [p.piece_to_id(f'<0x{byte:02X}>') for byte in '\u2581'.encode()]
-    self._mark = mark if all(p.is_byte(i) for i in mark) else []
-    pieces = [p.id_to_piece(i).replace('\u2581', ' ') for i in ids]
-    self._score = {piece: p.get_score(i) for i, piece in enumerate(pieces)}
+    self._byte = [p.piece_to_id(f'<0x{byte:02X}>') for byte in range(256)]
+    special = {i for i in ids if p.is_control(i)} | self.unknown
+    pieces = {i: p.id_to_piece(i).replace('\u2581', ' ') for i in ids}
+    normal = {pieces[i]: i for i in ids if i not in special}
+    self._normal = {piece: (i, p.get_score(i)) for piece, i in normal.items()}
     # Pairs of characters within a piece: any other pair is a place to cut a text.
-    self._within = {piece[i : i + 2] for piece in pieces for i in range(len(piece))}
+    self._within = {piece[i : i + 2] for piece in normal for i in range(len(piece) - 1)}
     self._ways = functools.lru_cache(1 << 16)(self._list_ways)
 
   def encode(self, text: str) -> list[int]:
     text = encodable(text)
-    if '\u2581' not in text or not self._mark:
+    if '\u2581' not in text or self.kind == 'sentencepiece':
       return self._encode(text)
-    ids = []
+    # The model writes a space as U+2581, so a U+2581 of the text goes in as bytes.
+    mark, ids = self._bytes('\u2581'), []
     for run in text.split('\u2581'):
-      ids += self._encode(run) + self._mark
-    return ids[: -len(self._mark)]
+      ids += self._encode(run) + mark
+    return ids[: -len(mark)]
+
+  def _bytes(self, text: str) -> list[int]:
+    return [self._byte[byte] for byte in text.encode()]
 
   def _encode(self, text: str) -> list[int]:
     if self.kind != 'bpe' or len(text) <= _RUN:
@@ -88,8 +95,8 @@ class SentencePiece:
   def _runs(self, text: str, size: int) -> Iterator[str]:
     """Yields a text in runs of `size` characters or more that no piece crosses.
 
-    So their ids are the ids of the whole: in a model trained here, that is, where
-    normalisation does nothing.
+    So their ids are the ids of the whole, but for ties of unigram: in a model trained
+    here, that is, where normalisation does nothing.
     """
     start, end, within = 0, size, self._within
     while end < len(text):
@@ -134,7 +141,7 @@ class SentencePiece:
 
   def _merge(self, run: str, alpha: float, draw: Callable[[], float]) -> list[int]:
     """Returns the ids of a run after BPE that leaves out merges."""
-    symbols, score = list(run), self._score
+    symbols, normal = list(run), self._normal
     before = list(range(-1, len(run) - 1))
     after = [*range(1, len(run)), -1]
     queue = []
@@ -142,8 +149,8 @@ class SentencePiece:
     def offer(left: int, right: int) -> None:
       if left >= 0 and right >= 0:
         merged = symbols[left] + symbols[right]
-        if merged in score:
-          heapq.heappush(queue, (-score[merged], left, right, merged))
+        if merged in normal:
+          heapq.heappush(queue, (-normal[merged][1], left, right, merged))
 
     for left in range(len(run) - 1):
       offer(left, left + 1)
@@ -161,10 +168,7 @@ class SentencePiece:
       offer(left, after[left])
     ids = []
     for symbol in filter(None, symbols):
-      if symbol in score:
-        ids.append(self._processor.piece_to_id(symbol.replace(' ', '\u2581')))
-      else:
-        ids += self._bytes(symbol)
+      ids += [normal[symbol][0]] if symbol in normal else self._bytes(symbol)
     return ids
 
   def decode(self, ids: Sequence[int]) -> str:
