@@ -26,4 +26,4 @@ test: .venv/installed-dev
 
 lint: .venv/installed-dev
 	.venv/bin/ruff check .
-	.venv/bin/ruff format --check .
+	.venv/bin/ruff format --check . --exclude "*.md"

@@ -15,7 +15,7 @@ from gpt_jax import config
 def get_config() -> config.Run:
   """Returns the config."""
   return config.Run(
-    steps=2500,
+    steps=2000,
     batch=16,
     eval_every=500,
     eval_batch=64,

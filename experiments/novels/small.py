@@ -15,19 +15,26 @@ from gpt_jax import config
 
 def get_config(length: str = 'long') -> config.Run:
   """Returns the config: 'long' or '10min'."""
-  steps = {'long': 100_000, '10min': 500}[length]
+  short = {'long': False, '10min': True}[length]
   return config.Run(
-    steps=steps,
+    steps=400 if short else 100_000,
     batch=16,
-    eval_every=min(1000, steps),
-    eval_tokens=100_000,
-    prompts=('', "It was a dark and stormy night', '"My dear,"'),
+    eval_every=200 if short else 1000,
+    eval_batch=64,
+    eval_tokens=50_000,
+    prompts=('', 'It was a dark and stormy night', '"My dear,"'),
     data=config.Data(
       source='../shared/data/text/novels',
       split='documents',
       tokenizer='bpe',
       vocab=8192,
     ),
-    model=config.Model(L=6, D=384, N=6, T=128),
-    optim=config.Optim(lr=1.5e-3, final_lr=1e-4, warmup=50),
+    model=config.Model(L=6, D=384, N=6, T=128, bias=False, activation='relu'),
+    optim=config.Optim(
+      name='muon',
+      lr=5e-3,
+      final_lr=0.0,
+      schedule='linear' if short else 'rsqrt',
+      warmup=20 if short else 200,
+    ),
   )

@@ -119,8 +119,8 @@ def _reported(folder: pathlib.Path):
     reason = re.sub(r'\s+', ' ', str(error))
     reason = reason if len(reason) < 200 else f'... {reason[-200:]}'
     raise UserError(
-      f'a checkpoint could not be written to {folder} ({reason}).{last} Free disk space '
-      'or mend the folder, then run the same command again: it continues there.'
+      f'a checkpoint could not be written to {folder} ({reason}).{last} Free disk '
+      'space or mend the folder, then run the same command again: it continues there.'
     ) from error
 
 

@@ -57,7 +57,7 @@ def train(
   hp = Hyper.of(run)
   first = int(state.step)
   tokens = run.batch * run.model.T
-  finite = 'none yet'
+  finite, tracing = 'none yet', False
   waiting = None  # the last update's step and metrics: fetched one step late
 
   def fetch(due: bool) -> None:
@@ -96,15 +96,17 @@ def train(
   ):
     meter = _Meter(tokens)
     for step, rows in enumerate(batches, start=first + 1):
-      if profile and step - 1 == profile[0]:
+      if profile and profile[0] < step <= profile[1] and not tracing:
         jax.profiler.start_trace(profile_folder)
+        tracing = True
       state, metrics = update(state, rows, hp)
       fetch(due=(step - 1) % run.log_every == 0)
       waiting = step, metrics
       meter.count()
-      if profile and step == profile[1]:
+      if tracing and step >= profile[1]:
         jax.block_until_ready(state)
         jax.profiler.stop_trace()
+        tracing = False
 
       last = step == run.steps
       evaluated = None

@@ -1,0 +1,276 @@
+"""Speed of our tokenizers beside `tokenizers` and `sentencepiece` alone.
+
+  python -m benchmarks.tokenize --novels=../shared/data/text/novels \
+    --gpt2=../shared/data/vocab/gpt2 > benchmarks/results/tokenize.md
+  python -m benchmarks.tokenize --memory --novels=... --gpt2=...
+
+The text is 10 MB of the novels and 10 MB of Python's standard library, in documents
+of about 10 kB. Every worker process holds all contenders; in each round each contender
+encodes all the text, divided among the workers, one contender after the other, so that
+what else the machine does hits all of them. Medians of the rounds; a ratio is the
+median of the rounds' ratios.
+"""
+
+import sys
+
+if sys.path[0].endswith('benchmarks'):
+  # Run as a script: this folder would offer this file as the standard `tokenize`.
+  sys.path.pop(0)
+  sys.path.insert(0, '.')
+
+import argparse
+import dataclasses
+import functools
+import multiprocessing
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sysconfig
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+ROUNDS = 7
+SIZE = 10_000_000  # characters of each text
+DOCUMENT = 10_000  # characters of a document
+VOCAB = 8192
+
+# contender -> the peer it is measured against
+PEER = {
+  'GPT-2, gpt_jax': 'GPT-2, tokenizers',
+  'BPE 8k, gpt_jax': 'BPE 8k, sentencepiece',
+  'unigram 8k, gpt_jax': 'unigram 8k, sentencepiece',
+}
+
+
+def load(models: Path, gpt2: str) -> dict[str, Callable[[list[str]], list]]:
+  """Returns the contenders: functions from texts to the ids of each."""
+  os.environ['TOKENIZERS_PARALLELISM'] = 'false'  # speeds are for one process each
+  import sentencepiece
+  import tokenizers as peer
+
+  from gpt_jax import tokenizers
+
+  hugging_face = peer.ByteLevelBPETokenizer(f'{gpt2}/vocab.json', f'{gpt2}/merges.txt')
+  ours = {
+    'GPT-2': tokenizers.open_path(gpt2),
+    'BPE 8k': tokenizers.load(models / 'bpe'),
+    'unigram 8k': tokenizers.load(models / 'unigram'),
+  }
+  contenders = {
+    f'{name}, gpt_jax': functools.partial(_each, t.encode_array)
+    for name, t in ours.items()
+  }
+  contenders['GPT-2, tokenizers'] = lambda texts: [
+    encoding.ids for encoding in hugging_face.encode_batch(texts)
+  ]
+  for name, kind in ('BPE 8k', 'bpe'), ('unigram 8k', 'unigram'):
+    file = str(models / kind / 'sentencepiece.model')
+    processor = sentencepiece.SentencePieceProcessor(model_file=file)
+    contenders[f'{name}, sentencepiece'] = functools.partial(
+      processor.encode, num_threads=1
+    )
+  return contenders
+
+
+def _each(encode: Callable, texts: list[str]) -> list:
+  return [encode(text) for text in texts]
+
+
+def work(pipe, models: Path, gpt2: str, texts: dict[str, list[str]]) -> None:
+  """A worker: encodes a text by a contender whenever it is told to."""
+  contenders = load(models, gpt2)
+  for name, contender in contenders.items():  # warm, and the ids are the same
+    ids = [list(i) for i in contender(texts['novels'][:20])]
+    if name in PEER:
+      assert ids == [list(i) for i in contenders[PEER[name]](texts['novels'][:20])]
+  pipe.send('ready')
+  while order := pipe.recv():
+    name, text = order
+    contenders[name](texts[text])
+    pipe.send('done')
+
+
+@dataclasses.dataclass
+class Workers:
+  """Some worker processes, each with its share of the texts."""
+
+  count: int
+  models: Path
+  gpt2: str
+  texts: dict[str, list[str]]
+
+  def __enter__(self):
+    context = multiprocessing.get_context('spawn')
+    self.pipes, self.processes = [], []
+    for i in range(self.count):
+      mine, theirs = context.Pipe()
+      share = {name: t[i :: self.count] for name, t in self.texts.items()}
+      arguments = (theirs, self.models, self.gpt2, share)
+      self.processes.append(context.Process(target=work, args=arguments))
+      self.processes[-1].start()
+      self.pipes.append(mine)
+    for pipe in self.pipes:
+      pipe.recv()
+    return self
+
+  def __exit__(self, *_):
+    for pipe, process in zip(self.pipes, self.processes, strict=True):
+      pipe.send(None)
+      process.join()
+
+  def seconds(self, contender: str, text: str) -> float:
+    """Returns how long all of a text takes."""
+    begun = time.perf_counter()
+    for pipe in self.pipes:
+      pipe.send((contender, text))
+    for pipe in self.pipes:
+      pipe.recv()
+    return time.perf_counter() - begun
+
+
+def read_texts(novels: str) -> dict[str, list[str]]:
+  """Returns the two texts in documents."""
+  files = {
+    'novels': sorted(Path(novels).glob('*.txt')),
+    'code': sorted(Path(sysconfig.get_path('stdlib')).rglob('*.py')),
+  }
+  texts = {}
+  for name, paths in files.items():
+    paths = [p for p in paths if 'site-packages' not in p.parts]
+    whole = ''
+    for path in paths:
+      whole += path.read_text(encoding='utf-8', errors='replace')
+      if len(whole) >= SIZE:
+        break
+    starts = range(0, min(len(whole), SIZE), DOCUMENT)
+    texts[name] = [whole[at : at + DOCUMENT] for at in starts]
+  return texts
+
+
+def size(texts: Sequence[str]) -> float:
+  """Returns the size of texts in MB."""
+  return sum(len(text.encode()) for text in texts) / 1e6
+
+
+def encoding_table(models: Path, gpt2: str, texts: dict[str, list[str]]) -> None:
+  """Prints how fast each contender encodes."""
+  print('| text | processes | contender | MB/s | ratio to its peer |')
+  print('|---|---|---|---|---|')
+  for count in (1, 2):
+    with Workers(count, models, gpt2, texts) as workers:
+      for text in texts:
+        names = [*PEER, *PEER.values()]
+        seconds = {name: [] for name in names}
+        for _ in range(ROUNDS):
+          for name in names:
+            seconds[name].append(workers.seconds(name, text))
+        for name in names:
+          speed = size(texts[text]) / statistics.median(seconds[name])
+          ratio = ''
+          if name in PEER:
+            rounds = zip(seconds[PEER[name]], seconds[name], strict=True)
+            ratio = f'{statistics.median(a / b for a, b in rounds):.2f}'
+          print(f'| {text} | {count} | {name} | {speed:.1f} | {ratio} |', flush=True)
+
+
+def prepare_table(models: Path, gpt2: str, novels: str) -> None:
+  """Prints what `prepare` takes over bare encoding, of all the novels."""
+  from gpt_jax import config
+  from gpt_jax.data import prepare, sources
+
+  texts = {'novels': [d.text for d in sources.documents(novels)]}
+  print('\n| tokenizer | processes | bare encoding, s | prepare, s | ratio |')
+  print('|---|---|---|---|---|')
+  for name, tokenizer in ('GPT-2', gpt2), ('unigram 8k', str(models / 'unigram')):
+    for count in (1, 2):
+      data = config.Data(source=novels, tokenizer=tokenizer, processes=count)
+      bare, whole = [], []
+      with Workers(count, models, gpt2, texts) as workers:
+        for _ in range(3):
+          bare.append(workers.seconds(f'{name}, gpt_jax', 'novels'))
+          with tempfile.TemporaryDirectory() as folder:
+            begun = time.perf_counter()
+            prepare.prepare(data, folder, report=lambda line: None)
+            whole.append(time.perf_counter() - begun)
+      ratio = statistics.median(b / a for a, b in zip(bare, whole, strict=True))
+      print(
+        f'| {name} | {count} | {statistics.median(bare):.2f} | '
+        f'{statistics.median(whole):.2f} | {ratio:.2f} |',
+        flush=True,
+      )
+
+
+def memory_table(novels: str, gpt2: str) -> None:
+  """Prints the memory that preparing 1 GB of text takes, all processes together."""
+  print('| tokenizer | text | documents | seconds | peak, MB |')
+  print('|---|---|---|---|---|')
+  with tempfile.TemporaryDirectory() as folder:
+    whole = Path(folder) / 'whole.txt'
+    files = sorted(Path(novels).glob('*.txt'))
+    with open(whole, 'wb') as out:
+      while out.tell() < 1e9:
+        for file in files:
+          out.write(file.read_bytes())
+    for tokenizer in gpt2, 'bpe':
+      workdir = Path(folder) / 'w'
+      code = (
+        'import sys; from gpt_jax.config import Data; '
+        'from gpt_jax.data.prepare import prepare; '
+        'prepare(Data(source=sys.argv[1], tokenizer=sys.argv[2], vocab=8192, '
+        'processes=2), sys.argv[3])'
+      )
+      begun = time.perf_counter()
+      running = subprocess.Popen(
+        [sys.executable, '-c', code, str(whole), tokenizer, str(workdir)],
+        stdout=subprocess.DEVNULL,
+      )
+      peak = 0
+      while running.poll() is None:
+        peak = max(peak, resident(running.pid))
+        time.sleep(0.05)
+      assert running.returncode == 0
+      seconds = time.perf_counter() - begun
+      mb = whole.stat().st_size / 1e6
+      print(f'| {tokenizer} | {mb:.0f} MB | 1 | {seconds:.0f} | {peak:.0f} |')
+      shutil.rmtree(workdir)
+
+
+def resident(pid: int) -> float:
+  """Returns the resident memory of a process and its children in MB."""
+  listed = subprocess.run(
+    ['ps', '-o', 'rss=', '-p', str(pid), '--ppid', str(pid)],
+    capture_output=True,
+    text=True,
+  )
+  return sum(map(int, listed.stdout.split())) * 1024 / 1e6
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+  parser.add_argument('--novels', required=True, help='folder of .txt files')
+  parser.add_argument('--gpt2', required=True, help='folder of vocab.json, merges.txt')
+  parser.add_argument('--memory', action='store_true', help='1 GB instead of speed')
+  flags = parser.parse_args()
+  from gpt_jax import tokenizers
+
+  print(f'{platform.machine()}, {os.cpu_count()} cores, Python', end=' ')
+  print(platform.python_version(), end='\n\n')
+  if flags.memory:
+    memory_table(flags.novels, flags.gpt2)
+    return
+  texts = read_texts(flags.novels)
+  with tempfile.TemporaryDirectory() as folder:
+    models = Path(folder)
+    for kind in ('bpe', 'unigram'):
+      mixed = [t for pair in zip(*texts.values(), strict=False) for t in pair]
+      tokenizers.train(kind, mixed, VOCAB).save(models / kind)
+    encoding_table(models, flags.gpt2, texts)
+    prepare_table(models, flags.gpt2, flags.novels)
+
+
+if __name__ == '__main__':
+  main()
