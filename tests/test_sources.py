@@ -84,6 +84,15 @@ def test_a_source_without_a_file_is_an_error_that_names_it(tmp_path, source):
     texts(tmp_path / source)
 
 
+def test_a_file_that_can_not_be_read_is_an_error_that_names_it(tmp_path):
+  unreadable = pathlib.Path('/proc/self/mem')  # opens, but has nothing at its start
+  if not unreadable.exists():
+    pytest.skip('needs /proc')
+  (tmp_path / 'a.txt').symlink_to(unreadable)
+  with pytest.raises(UserError, match=r'a.txt: can not be read: Input/output error'):
+    texts(tmp_path)
+
+
 def test_parts_of_a_long_document_join_to_it_and_end_before_a_word():
   text = 'The quick brown fox. ' * (5 * formats.PART // 21)
   parts = list(formats.cut('name', [text[:1000], text[1000:]]))

@@ -414,6 +414,21 @@ def test_gpt2_gives_the_ids_of_hugging_face(gpt2):
   assert [gpt2.encode(text) for text in GOLDEN['texts']] == GOLDEN['gpt2']
 
 
+@pytest.mark.parametrize(
+  'names', [('encoder.json', 'vocab.bpe'), ('vocab.json', 'merges.txt')]
+)
+def test_gpt2_is_read_by_the_names_of_its_release_and_of_hugging_face(
+  gpt2, shared_data, tmp_path, names
+):
+  for old, new in zip(('vocab.json', 'merges.txt'), names, strict=True):
+    (tmp_path / new).write_bytes((shared_data / 'vocab/gpt2' / old).read_bytes())
+  opened = tokenizers.open_path(tmp_path)
+  assert opened.encode('Hello world') == [15496, 995] == gpt2.encode('Hello world')
+  opened.save(tmp_path / 'a')
+  gpt2.save(tmp_path / 'b')
+  assert tokenizers.digest(tmp_path / 'a') == tokenizers.digest(tmp_path / 'b')
+
+
 def test_gpt2_gives_the_ids_of_hugging_face_on_all_the_data_at_hand(gpt2, shared_data):
   differing = []
   for name, wanted in GOLDEN['gpt2 digests'].items():

@@ -381,17 +381,14 @@ def test_a_prepare_that_was_killed_while_moving_is_finished_by_the_next(tmp_path
   assert contents(tmp_path / 'w') == before
 
 
-def test_two_cannot_prepare_one_folder_at_once(tmp_path):
-  data = Data(source=write(tmp_path / 'a', english(2000)), tokenizer='bytes')
-
-  def again(_):
-    with pytest.raises(UserError, match='is being prepared by another process'):
-      prepare.prepare(data, tmp_path / 'w')
-    tried.append(True)
-
-  tried = []
-  prepare.prepare(data, tmp_path / 'w', report=again)
-  assert tried and (tmp_path / 'w/tokens').exists()
+def test_of_two_that_prepare_one_folder_at_once_one_does_and_one_waits(tmp_path):
+  source = write(tmp_path / 'a', english(3_000_000))
+  go = 'prepare.prepare(data, sys.argv[2])'
+  both = [start(go, source, tmp_path / 'w') for _ in range(2)]
+  out = ''.join(running.communicate()[0] for running in both)
+  assert [running.returncode for running in both] == [0, 0], out
+  assert out.count('valid: ') == 1, out
+  tokens.open_tokens(tmp_path / 'w/tokens/train')
 
 
 def test_any_number_of_processes_makes_the_same_files(tmp_path, monkeypatch):

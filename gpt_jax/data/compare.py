@@ -17,8 +17,19 @@ _BLOCK = 10_000  # characters; blocks are learnt from and measured in turn
 _VOCAB = 4096  # of a tokenizer that is trained here, unless NAME:VOCAB says otherwise
 
 
-def pieces_table(tokenizer: tokenizers.Tokenizer, text: str) -> Table:
-  """Returns a table of the ids of a text, their pieces, and the text of each."""
+def pieces_table(name: str, text: str) -> Table:
+  """Returns a table of the ids of a text, their pieces, and the text of each.
+
+  Args:
+    name: of a tokenizer: 'bytes', or a path (see `tokenizers.open_path`).
+    text: any.
+
+  Raises:
+    UserError: there is no such tokenizer, or it can't encode the text.
+  """
+  if name in tokenizers.TRAINED and name != 'bytes':
+    raise UserError(f'{name} is made from texts; give the folder or workdir of one')
+  tokenizer = tokenizers.Bytes() if name == 'bytes' else tokenizers.open_path(name)
   ids = tokenizer.encode(text)
   table = Table('id', 'piece', 'text', title=f'{len(ids)} tokens, {tokenizer.kind}')
   for i, piece in zip(ids, tokenizer.pieces(ids), strict=True):

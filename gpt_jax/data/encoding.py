@@ -40,7 +40,10 @@ def encode(
 
 
 def encoded(
-  jobs: Iterable[tuple[T, str, float, int]], folder: Path, processes: int
+  jobs: Iterable[tuple[T, str, float, int]],
+  folder: Path,
+  processes: int,
+  tokenizer: tokenizers.Tokenizer | None = None,
 ) -> Iterator[tuple[T, np.ndarray]]:
   """Yields the ids of texts in their order.
 
@@ -51,12 +54,13 @@ def encoded(
       seed of `encode`.
     folder: of the tokenizer.
     processes: how many; 1 encodes in this one.
+    tokenizer: the one in the folder, where it is loaded already.
 
   Raises:
     UserError: a text can't be encoded, or a process died.
   """
   if processes == 1:
-    tokenizer = tokenizers.load(folder)
+    tokenizer = tokenizer or tokenizers.load(folder)
     for label, text, alpha, seed in jobs:
       yield label, encode(tokenizer, text, alpha, seed)
     return

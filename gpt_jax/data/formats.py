@@ -1,6 +1,6 @@
 """Formats of text files: plain, JSON lines, Parquet, Hugging Face's; packed or not.
 
-What is read comes as *parts* of about a million characters, so that a document larger
+What is read comes as *parts* of about 260,000 characters, so that a document larger
 than memory can be prepared.
 """
 
@@ -21,8 +21,8 @@ from typing import Any, BinaryIO, NamedTuple
 from gpt_jax.config import UserError, nearest
 from gpt_jax.tokenizers.shared import encodable
 
-PART = 1 << 20  # characters of a part, about
-_BLOCK = 1 << 20  # bytes read at once
+PART = 1 << 18  # characters of a part, about: larger ones leave more holes in memory
+_BLOCK = 1 << 18  # bytes read at once
 _LINES = '.jsonl', '.ndjson'
 _PLAIN = '.txt', *_LINES, '.tar'  # what may be packed
 

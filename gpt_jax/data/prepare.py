@@ -17,6 +17,7 @@ from gpt_jax.config import UserError
 from gpt_jax.data import encoding, split
 from gpt_jax.data.tokens import FORMAT, Writer
 
+_LEARNT = 'bpe', 'unigram', 'byte_bpe'  # tokenizers that data.vocab gives a size
 _STAGE = 'preparing'  # where everything is made before it takes its place
 # Fields of config.Data that say where tokens go and how they are read, not what they
 # are.
@@ -41,7 +42,7 @@ def recipe(data: config.Data, tokenizer: str | Path | None = None) -> dict:
     del fields['holdout'], fields['split']
   if tokenizer:
     fields['tokenizer'] = f'sha256:{tokenizers.digest(tokenizer)}'
-  if tokenizer or data.tokenizer not in ('bpe', 'unigram', 'byte_bpe'):
+  if tokenizer or data.tokenizer not in _LEARNT:
     del fields['vocab']
   if tokenizer or data.tokenizer in tokenizers.TRAINED:
     del fields['cleaning']
@@ -74,7 +75,7 @@ def prepare(
   wanted = recipe(data, tokenizer)
   try:
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
+    with _alone(folder, report):
       stage = folder / _STAGE
       if _prepared(folder, stage, wanted):
         return
@@ -94,17 +95,16 @@ def prepare(
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-  """Keeps other processes from preparing the same folder meanwhile."""
+def _alone(folder: Path, report: Callable[[str], None]) -> Iterator[None]:
+  """Keeps other processes from preparing the same folder meanwhile: they wait."""
   handle = os.open(folder, os.O_RDONLY)
   try:
-    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try:
+      fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      report(f'{folder} is being prepared by another process; waiting for it')
+      fcntl.flock(handle, fcntl.LOCK_EX)
     yield
-  except BlockingIOError as e:
-    raise UserError(
-      f'{folder} is being prepared by another process; wait for it, or choose another '
-      'folder'
-    ) from e
   finally:
     os.close(handle)
 
@@ -175,23 +175,24 @@ def _fill(
   report(split.describe(data, text))
   if skipped:
     report(f'left out {len(skipped):,} line(s), the first: {skipped[0]}')
-  sources = {'recipe': wanted, 'sources': text.digests, 'format': FORMAT}
-  mark = _read_mark(stage, sources)
-  if not mark:
+  mark = _read_mark(stage, wanted, text)
+  if not mark['pieces']:
     shutil.rmtree(stage, ignore_errors=True)
     (stage / 'tokens').mkdir(parents=True)
-    _make_tokenizer(data, text, stage / 'tokenizer', given)
-  tokenizer = tokenizers.load(stage / 'tokenizer')
+    if not given and data.tokenizer in _LEARNT:
+      report(f'training {data.tokenizer} with {data.vocab:,} ids ...')
+    tokenizer = _make_tokenizer(data, text, stage / 'tokenizer', given)
+  else:
+    tokenizer = tokenizers.load(stage / 'tokenizer')
   report(f'tokenizer: {tokenizer.kind}, {tokenizer.vocab:,} ids')
-  done = mark.get('files', {})
   files = {
-    name: Writer(stage / 'tokens' / name, tokenizer, done.get(name, {}))
+    name: Writer(stage / 'tokens' / name, tokenizer, mark['files'].get(name, {}))
     for name in ('train', 'valid')
   }
   with contextlib.ExitStack() as stack:
     for file in files.values():
       stack.callback(file.close)
-    _encode_all(data, text, stage, files, mark.get('pieces', 0), sources, report)
+    _encode_all(data, text, stage, tokenizer, files, mark, report)
     for name, file in files.items():
       if not file.documents:
         raise UserError(
@@ -218,19 +219,19 @@ def _encode_all(
   data: config.Data,
   text: split.Text,
   stage: Path,
+  tokenizer: tokenizers.Tokenizer,
   files: dict[str, Writer],
-  begin: int,
-  sources: dict,
+  mark: dict,
   report: Callable[[str], None],
 ) -> None:
-  """Encodes all pieces from number `begin` on into the files.
+  """Encodes all pieces after those of the mark into the files.
 
-  Leaves a mark in the stage from time to time, from which a later run can go on.
+  Leaves a new mark in the stage from time to time.
   """
 
   def jobs() -> Iterator[tuple[tuple[int, split.Piece], str, float, int]]:
     for i, piece in enumerate(split.divide(data, text)):
-      if i >= begin:
+      if i >= mark['pieces']:
         alpha = data.sampling if piece.file == 'train' else 0.0
         yield (i, piece), piece.text, alpha, i
 
@@ -241,10 +242,10 @@ def _encode_all(
   if text.bytes - size() < _WORTH_PROCESSES:
     processes = 1
   marked = size()
-  if begin:
+  if marked:
     report(f'going on from {marked / 1e6:.0f} MB, where an earlier run stopped')
   with _progress(text.bytes, marked, report) as advance:
-    ids_of = encoding.encoded(jobs(), stage / 'tokenizer', processes)
+    ids_of = encoding.encoded(jobs(), stage / 'tokenizer', processes, tokenizer)
     with contextlib.closing(ids_of):
       for (i, piece), ids in ids_of:
         files[piece.file].add(ids, len(piece.text.encode()), piece.first)
@@ -252,19 +253,21 @@ def _encode_all(
         if size() - marked >= _MARK_EVERY:
           marked = size()
           done = {name: file.flush() for name, file in files.items()}
-          _write_mark(stage, sources | {'pieces': i + 1, 'files': done})
+          _write_mark(stage, mark | {'pieces': i + 1, 'files': done})
   if size() != text.bytes:
     raise UserError(f'data.source={data.source} changed while it was read; try again')
 
 
-def _read_mark(stage: Path, sources: dict) -> dict:
-  """Returns the mark of a killed run that read the same, else {}."""
+def _read_mark(stage: Path, wanted: dict, text: split.Text) -> dict:
+  """Returns how far a killed run came with the same text, else a mark of nothing."""
+  none = {'recipe': wanted, 'sources': text.digests, 'format': FORMAT}
+  none |= {'pieces': 0, 'files': {}}
   try:
     mark = json.loads((stage / _MARK).read_text(encoding='utf-8'))
   except (OSError, ValueError):
-    return {}
-  same = {name: mark.get(name) for name in sources} == sources
-  return mark if same else {}
+    return none
+  same = ('recipe', 'sources', 'format')
+  return mark if all(mark.get(name) == none[name] for name in same) else none
 
 
 def _write_mark(stage: Path, mark: dict) -> None:
@@ -280,13 +283,15 @@ def _write_mark(stage: Path, mark: dict) -> None:
 
 def _make_tokenizer(
   data: config.Data, text: split.Text, folder: Path, given: str | Path | None
-) -> None:
-  """Trains, opens or copies the tokenizer of the config into a folder."""
+) -> tokenizers.Tokenizer:
+  """Returns the tokenizer of the config, trained, opened or copied into a folder."""
   if given:
-    tokenizers.load(given)  # says what is wrong with it, if anything
-    shutil.copytree(given, folder)
-  elif data.tokenizer not in tokenizers.TRAINED:
-    tokenizers.open_path(data.tokenizer, data.cleaning).save(folder)
+    folder.mkdir()
+    for path in Path(given).iterdir():  # its files, but not their permissions
+      shutil.copyfile(path, folder / path.name)
+    return tokenizers.load(folder)
+  if data.tokenizer not in tokenizers.TRAINED:
+    made = tokenizers.open_path(data.tokenizer, data.cleaning)
   else:
     everything = data.tokenizer == 'chars'
     texts = (
@@ -294,7 +299,9 @@ def _make_tokenizer(
       for piece in split.divide(data, text)
       if everything or piece.file == 'train'
     )
-    tokenizers.train(data.tokenizer, texts, data.vocab).save(folder)
+    made = tokenizers.train(data.tokenizer, texts, data.vocab)
+  made.save(folder)
+  return made
 
 
 @contextlib.contextmanager

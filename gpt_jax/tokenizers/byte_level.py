@@ -39,7 +39,7 @@ def _byte_characters() -> dict[int, str]:
 
 
 _CHARACTER = _byte_characters()
-_BYTE = {character: byte for byte, character in _CHARACTER.items()}
+_TO_LATIN_1 = {ord(character): byte for byte, character in _CHARACTER.items()}
 
 
 class ByteLevel:
@@ -229,7 +229,7 @@ _NONE = None, ''
 
 def _as_bytes(entry: str) -> bytes:
   """Returns the bytes that an entry of a GPT-2 vocabulary stands for."""
-  return bytes(_BYTE[character] for character in entry)
+  return entry.translate(_TO_LATIN_1).encode('latin-1')
 
 
 def _words_of(splitter: dict) -> str:

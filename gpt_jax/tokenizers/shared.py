@@ -81,8 +81,8 @@ def check_bpe(
       f'{lacking[0]!r}: another kind of vocabulary?'
     )
   for number, (a, b) in enumerate(merges, 1):
-    missing = [entry for entry in (a, b, a + b) if entry not in vocab]
-    if missing:
+    if a not in vocab or b not in vocab or a + b not in vocab:
+      missing = [entry for entry in (a, b, a + b) if entry not in vocab]
       raise UserError(
         f'{name}: merge {number} ({a} {b}) does not fit the vocabulary, which has no '
         f'{missing[0]!r}: files of two tokenizers?'
