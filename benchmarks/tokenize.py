@@ -33,7 +33,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-ROUNDS = 7
+ROUNDS = 5
 SIZE = 10_000_000  # characters of each text
 DOCUMENT = 10_000  # characters of a document
 VOCAB = 8192

@@ -170,11 +170,16 @@ def _fill(
 
   Goes on with what a killed run left there if that was made of the same text.
   """
-  skipped = []
-  text = split.look(data, skipped.append)
+  skipped, first = 0, ''
+
+  def skip(problem: str) -> None:
+    nonlocal skipped, first
+    skipped, first = skipped + 1, first or problem
+
+  text = split.look(data, skip)
   report(split.describe(data, text))
   if skipped:
-    report(f'left out {len(skipped):,} line(s), the first: {skipped[0]}')
+    report(f'left out {skipped:,} line(s), the first: {first}')
   mark = _read_mark(stage, wanted, text)
   if not mark['pieces']:
     shutil.rmtree(stage, ignore_errors=True)
@@ -184,7 +189,8 @@ def _fill(
     tokenizer = _make_tokenizer(data, text, stage / 'tokenizer', given)
   else:
     tokenizer = tokenizers.load(stage / 'tokenizer')
-  report(f'tokenizer: {tokenizer.kind}, {tokenizer.vocab:,} ids')
+  how = f', {tokenizer.cleaning} cleaning' if tokenizer.kind == 'gpt1' else ''
+  report(f'tokenizer: {tokenizer.kind}, {tokenizer.vocab:,} ids{how}')
   files = {
     name: Writer(stage / 'tokens' / name, tokenizer, mark['files'].get(name, {}))
     for name in ('train', 'valid')

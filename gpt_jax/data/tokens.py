@@ -2,7 +2,7 @@
 
 A folder that gpt_jax/data/prepare.py filled holds
 
-  tokenizer/           see gpt_jax/tokenizers.py
+  tokenizer/           see gpt_jax/tokenizers
   tokens/train.bin     ids, little-endian uint16 (uint32 where vocab exceeds 65536):
                        eot document eot document ..., so that n ids are n - 1 targets
                        and every token of every document is predicted once
