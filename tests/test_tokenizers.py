@@ -45,8 +45,8 @@ tricky = st.text(
 
 @pytest.fixture(scope='session')
 def text():
-  """Half a megabyte of English: the help topics of Python."""
-  return '\n'.join(d.text for d in sources.python_docs() if '/' in d.name)[:500_000]
+  """A third of a megabyte of English: help topics of Python."""
+  return '\n'.join(d.text for d in sources.python_docs() if '/' in d.name)[:330_000]
 
 
 @pytest.fixture(scope='session')
