@@ -182,26 +182,36 @@ def prepare_table(models: Path, gpt2: str, novels: str) -> None:
   from gpt_jax import config
   from gpt_jax.data import prepare, sources
 
-  texts = {'novels': [d.text for d in sources.documents(novels)]}
-  print('\n| tokenizer | processes | bare encoding, s | prepare, s | ratio |')
-  print('|---|---|---|---|---|')
-  for name, tokenizer in ('GPT-2', gpt2), ('unigram 8k', str(models / 'unigram')):
-    for count in (1, 2):
-      data = config.Data(source=novels, tokenizer=tokenizer, processes=count)
-      bare, whole = [], []
-      with Workers(count, models, gpt2, texts) as workers:
-        for _ in range(3):
-          bare.append(workers.seconds(f'{name}, gpt_jax', 'novels'))
-          with tempfile.TemporaryDirectory() as folder:
-            begun = time.perf_counter()
-            prepare.prepare(data, folder, report=lambda line: None)
-            whole.append(time.perf_counter() - begun)
-      ratio = statistics.median(b / a for a, b in zip(bare, whole, strict=True))
-      print(
-        f'| {name} | {count} | {statistics.median(bare):.2f} | '
-        f'{statistics.median(whole):.2f} | {ratio:.2f} |',
-        flush=True,
-      )
+  unigram = str(models / 'unigram')
+  print(
+    '\n| tokenizer | text, MB | processes | bare encoding, s | prepare, s | ratio |'
+  )
+  print('|---|---|---|---|---|---|')
+  for name, tokenizer, repeat, count in (
+    ('GPT-2', gpt2, 1, 1),
+    ('GPT-2', gpt2, 1, 2),
+    ('GPT-2', gpt2, 4, 2),
+    ('unigram 8k', unigram, 1, 1),
+    ('unigram 8k', unigram, 1, 2),
+  ):
+    source = ','.join([novels] * repeat)
+    data = config.Data(source=source, tokenizer=tokenizer, processes=count)
+    texts = {'novels': [d.text for d in sources.documents(source)]}
+    bare, whole = [], []
+    with Workers(count, models, gpt2, texts) as workers:
+      for _ in range(3):
+        bare.append(workers.seconds(f'{name}, gpt_jax', 'novels'))
+        with tempfile.TemporaryDirectory() as folder:
+          begun = time.perf_counter()
+          prepare.prepare(data, folder, report=lambda line: None)
+          whole.append(time.perf_counter() - begun)
+    ratio = statistics.median(b / a for a, b in zip(bare, whole, strict=True))
+    print(
+      f'| {name} | {size(texts["novels"]):.0f} | {count} '
+      f'| {statistics.median(bare):.2f} | {statistics.median(whole):.2f} '
+      f'| {ratio:.2f} |',
+      flush=True,
+    )
 
 
 def memory_table(novels: str, gpt2: str) -> None:
@@ -215,7 +225,7 @@ def memory_table(novels: str, gpt2: str) -> None:
       while out.tell() < 1e9:
         for file in files:
           out.write(file.read_bytes())
-    for tokenizer in gpt2, 'bpe':
+    for name, tokenizer in ('GPT-2', gpt2), ('BPE 8k, trained', 'bpe'):
       workdir = Path(folder) / 'w'
       code = (
         'import sys; from gpt_jax.config import Data; '
@@ -235,7 +245,7 @@ def memory_table(novels: str, gpt2: str) -> None:
       assert running.returncode == 0
       seconds = time.perf_counter() - begun
       mb = whole.stat().st_size / 1e6
-      print(f'| {tokenizer} | {mb:.0f} MB | 1 | {seconds:.0f} | {peak:.0f} |')
+      print(f'| {name} | {mb:.0f} MB | 1 | {seconds:.0f} | {peak:.0f} |', flush=True)
       shutil.rmtree(workdir)
 
 

@@ -283,8 +283,9 @@ def test_a_byte_level_bpe_trained_here_is_the_vocabulary_of_tokenizers(trained, 
 @settings(max_examples=200, deadline=None)
 def test_tiktoken_gives_the_ids_of_tokenizers(trained, text):
   ours = trained['byte_bpe']
-  pairs = their_tokenizers.models.BPE(ours._vocab, ours._merges)
-  theirs = byte_level._byte_level_pipeline(pairs, byte_level.GPT2_WORDS)
+  theirs = byte_level._byte_level_pipeline(
+    ours._vocab, ours._merges, byte_level.GPT2_WORDS
+  )
   assert ours.encode(text) == theirs.encode(text).ids
 
 
@@ -293,13 +294,14 @@ def byte_vocabulary(*more):
   return {entry: i for i, entry in enumerate(entries)}
 
 
-def test_merges_that_tiktoken_would_do_otherwise_are_left_to_tokenizers():
+def test_merges_that_tiktoken_would_do_otherwise_are_left_to_tokenizers(tmp_path):
   # "bc" goes first, and then "a", "bc" is no listed pair: "abc" is never made.
   merges = [('b', 'c'), ('a', 'b'), ('ab', 'c')]
   vocab = byte_vocabulary('bc', 'ab', 'abc', '<|endoftext|>')
-  tokenizer = byte_level.ByteLevel(vocab, merges)
-  assert tokenizer._tiktoken is None
-  assert tokenizer.pieces(tokenizer.encode('abcab')) == ['a', 'bc', 'ab']
+  byte_level.ByteLevel(vocab, merges).save(tmp_path)
+  for tokenizer in (byte_level.ByteLevel(vocab, merges), tokenizers.load(tmp_path)):
+    assert tokenizer._tiktoken is None
+    assert tokenizer.pieces(tokenizer.encode('abcab')) == ['a', 'bc', 'ab']
   merges[:2] = merges[1::-1]
   tokenizer = byte_level.ByteLevel(vocab, merges)
   assert tokenizer._tiktoken is not None
@@ -339,9 +341,8 @@ def test_files_that_do_not_fit_each_other_are_an_error(tmp_path, change, wanted)
 
 def test_a_tokenizer_json_gives_the_ids_of_its_files(trained, text, tmp_path):
   ours = trained['byte_bpe']
-  pairs = their_tokenizers.models.BPE(ours._vocab, ours._merges)
   for i, words in enumerate((byte_level.GPT2_WORDS, r'\s+|\d|[^\s\d]+')):
-    theirs = byte_level._byte_level_pipeline(pairs, words)
+    theirs = byte_level._byte_level_pipeline(ours._vocab, ours._merges, words)
     theirs.add_special_tokens(['<|endoftext|>'])
     theirs.save(str(tmp_path / f'{i}.json'))
     opened = tokenizers.open_path(tmp_path / f'{i}.json')

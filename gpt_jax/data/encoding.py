@@ -103,6 +103,7 @@ class _Process:
       [sys.executable, '-P', '-m', 'gpt_jax.data.encoding', str(folder)],
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
+      pipesize=1 << 20,  # else 64 KiB, and as many changes from process to process
       env=os.environ | {'PYTHONPATH': os.pathsep.join(filter(None, paths))},
     )
 

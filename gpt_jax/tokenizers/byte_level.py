@@ -59,6 +59,7 @@ class ByteLevel:
     *,
     eot: str = '',
     words: str = GPT2_WORDS,
+    engine: str = '',
     name: str = 'byte-level BPE',
   ):
     """Checks that vocabulary and merges fit and builds the encoder.
@@ -68,6 +69,7 @@ class ByteLevel:
       merges: pairs of entries, the first to be merged first.
       eot: the entry that ends a text; empty: the first of the usual ones there is.
       words: the expression that cuts a text into words, none of which share a token.
+      engine: 'tiktoken', 'tokenizers', or empty: the first if it gives the same ids.
       name: of the file, for errors.
 
     Raises:
@@ -91,21 +93,16 @@ class ByteLevel:
       _as_bytes(entry) if entry in made else entry.encode() for entry in self._entries
     ]
     self._bytes[self.eot] = b''
-    # tiktoken merges a pair wherever the two together are an entry, whatever pair the
-    # file lists for it. That is the same exactly if each entry is what merging its own
-    # bytes ends with; else we leave merging to `tokenizers`, four times slower.
-    pairs = tokenizers.models.BPE(vocab, merges)
-    exact = len(made) == 256 + len(merges)
-    exact = exact and all(len(pairs.tokenize(a + b)) == 1 for a, b in merges)
+    self._engine = engine or _engine(vocab, merges, len(made))
     self._tiktoken = self._tokenizers = None
-    if exact:
+    if self._engine == 'tiktoken':
       ranks = {_as_bytes(entry): rank for rank, entry in enumerate(made)}
       self._tiktoken = tiktoken.Encoding(
         'gpt_jax', pat_str=words, mergeable_ranks=ranks, special_tokens={}
       )
       self._id_of_rank = np.array([vocab[entry] for entry in made], np.uint32)
     else:
-      self._tokenizers = _byte_level_pipeline(pairs, words)
+      self._tokenizers = _byte_level_pipeline(vocab, merges, words)
 
   def encode_array(self, text: str) -> np.ndarray:
     """Returns the ids of a text, uint32; never `eot`."""
@@ -145,14 +142,16 @@ class ByteLevel:
 
   def save(self, folder: Path) -> None:
     """Writes vocab.json and merges.txt as Hugging Face has them, and kind.json."""
-    write_kind(folder, {'kind': self.kind, 'eot': self._end, 'words': self._words})
+    about = {'eot': self._end, 'words': self._words, 'engine': self._engine}
+    write_kind(folder, {'kind': self.kind} | about)
     write_bpe(folder, self._vocab, self._merges)
 
   @classmethod
   def load(cls, folder: Path, about: dict) -> 'ByteLevel':
     """Returns what `save` wrote."""
     vocab, merges = read_bpe(folder / 'vocab.json', folder / 'merges.txt')
-    return cls(vocab, merges, eot=about['eot'], words=about['words'], name=str(folder))
+    settings = {name: about[name] for name in ('eot', 'words', 'engine')}
+    return cls(vocab, merges, name=str(folder), **settings)
 
   @classmethod
   def open_json(cls, path: Path) -> 'ByteLevel':
@@ -247,12 +246,30 @@ def _words_of(splitter: dict) -> str:
   return first['pattern'].get('Regex', '')
 
 
+def _engine(vocab: dict[str, int], merges: Merges, made: int) -> str:
+  """Returns 'tiktoken' if it gives the ids that the merges mean, else 'tokenizers'.
+
+  tiktoken merges a pair wherever the two together are an entry, whatever pair the file
+  lists for that entry. The ids are the same exactly if each entry is what merging its
+  own bytes ends with. `tokenizers` goes by the pairs, four times slower.
+
+  Args:
+    vocab: ids by entry.
+    merges: pairs of entries.
+    made: how many different entries bytes and merges make.
+  """
+  pairs = tokenizers.models.BPE(vocab, merges)
+  same = made == 256 + len(merges)
+  same = same and all(len(pairs.tokenize(a + b)) == 1 for a, b in merges)
+  return 'tiktoken' if same else 'tokenizers'
+
+
 def _byte_level_pipeline(
-  pairs: tokenizers.models.BPE, words: str
+  vocab: dict[str, int], merges: Merges, words: str
 ) -> tokenizers.Tokenizer:
   """Returns an encoder of `tokenizers` for byte-level BPE."""
   splitters = tokenizers.pre_tokenizers
-  made = tokenizers.Tokenizer(pairs)
+  made = tokenizers.Tokenizer(tokenizers.models.BPE(vocab, merges))
   gpt2 = words == GPT2_WORDS  # whose possessive marks this engine reads otherwise
   last = splitters.ByteLevel(add_prefix_space=False, use_regex=gpt2)
   first = [] if gpt2 else [splitters.Split(tokenizers.Regex(words), 'isolated')]
