@@ -46,7 +46,7 @@ def prepare(values) -> None:
   run = _overridden(values)
   config.check(run)
   workdir = pathlib.Path(values.workdir)
-  data = runs.prepare(run, workdir)
+  data = runs.prepared(run, workdir)
   for name, file in (('train', data.train), ('valid', data.valid)):
     print(
       f'{name}: {len(file.ids) - 1:,} tokens of {file.bytes:,} bytes in '

@@ -22,8 +22,9 @@ import jax
 
 from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
-from gpt_jax.data import batches, tokens
+from gpt_jax.data import batches, prepare, tokens
 from gpt_jax.evaluation import ngram, score
+from gpt_jax.files import write_whole
 from gpt_jax.language_model import LanguageModel
 from gpt_jax.model.gpt import Shape, init_params
 from gpt_jax.training import checkpoint, loop, parallel, record, step
@@ -39,19 +40,21 @@ class Prepared(NamedTuple):
   valid: tokens.TokenFile
 
 
-def prepare(
+def prepared(
   run: config.Run, workdir: pathlib.Path, report: Callable[[str], None] = print
 ) -> Prepared:
   """Returns the tokenizer and tokens of a run, made first where they are missing.
 
-  With `init_from` the tokenizer is that run's. Where data.tokens names another folder,
-  the tokenizer is copied into the workdir, which so stays complete.
+  With `init_from` the tokenizer is that run's, copied once. Where data.tokens names
+  another folder, the tokenizer is copied into the workdir, which so stays complete.
   """
   folder = pathlib.Path(run.data.tokens or workdir)
-  given = pathlib.Path(run.init_from) / 'tokenizer' if run.init_from else None
-  tokens.prepare(run.data, folder, report=report, tokenizer=given)
-  made = folder / 'tokenizer'
   own = pathlib.Path(workdir) / 'tokenizer'
+  given = None
+  if run.init_from:
+    given = own if own.exists() else pathlib.Path(run.init_from) / 'tokenizer'
+  prepare.prepare(run.data, folder, report=report, tokenizer=given)
+  made = folder / 'tokenizer'
   if not own.exists():
     staged = own.with_name(f'.tokenizer.{os.getpid()}.tmp')
     shutil.copytree(made, staged, dirs_exist_ok=True)
@@ -118,7 +121,7 @@ def train(
   workdir.mkdir(parents=True, exist_ok=True)
   with _alone(workdir):
     _check_same_run(run, workdir)
-    data = prepare(run, workdir, report)
+    data = prepared(run, workdir, report)
     shape = Shape.of(run.model, data.tokenizer.vocab)
     batch = batches.training_batches(
       data.train.ids,
@@ -289,7 +292,7 @@ def _write_run_json(run, workdir, data, devices, argv) -> None:
       'tokenizer': data.train.tokenizer,
     },
   }
-  record.write_whole(workdir / 'run.json', json.dumps(about, indent=1) + '\n')
+  write_whole(workdir / 'run.json', json.dumps(about, indent=1) + '\n')
 
 
 def _git() -> dict[str, str]:
@@ -353,7 +356,7 @@ def evaluate(
   """Returns the metrics of a workdir's model on all of its held-out text."""
   run, model = read_run(workdir), load(workdir, checkpoint_step)
   devices = parallel.devices(run.devices)
-  data = prepare(run, pathlib.Path(workdir), report)
+  data = prepared(run, pathlib.Path(workdir), report)
   run.eval_tokens = 0
   eval_step = parallel.compile_eval_step(model.shape, devices)
   metrics = _held_out(
@@ -370,7 +373,7 @@ def baselines(
   A Kneser-Ney 5-gram over the same tokens, `xz -9` of the held-out text alone, and
   `xz -9` of it after the training text.
   """
-  data = prepare(read_run(workdir), pathlib.Path(workdir), report)
+  data = prepared(read_run(workdir), pathlib.Path(workdir), report)
   nll = ngram.kneser_ney_nll(data.train.ids, data.valid.ids, data.tokenizer.vocab)
   train, valid = (
     data.tokenizer.decode(file.ids.tolist()).encode()

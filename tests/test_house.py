@@ -9,8 +9,8 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ORDER = (
-  'config papers tokenizers data model training decoding evaluation language_model '
-  'finetune dialogue summaries runs sweep manifest report'
+  'config files papers tokenizers data model training decoding evaluation '
+  'language_model finetune dialogue summaries runs sweep manifest report'
 ).split()
 WITHOUT_JAX = [
   'config',

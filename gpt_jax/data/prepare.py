@@ -16,6 +16,7 @@ from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
 from gpt_jax.data import encoding, split
 from gpt_jax.data.tokens import FORMAT, Writer
+from gpt_jax.files import sync, write_whole
 
 _LEARNT = 'bpe', 'unigram', 'byte_bpe'  # tokenizers that data.vocab gives a size
 _STAGE = 'preparing'  # where everything is made before it takes its place
@@ -156,7 +157,7 @@ def _take_place(folder: Path, stage: Path) -> None:
   if not there.exists():
     os.rename(stage / 'tokenizer', there)
   shutil.rmtree(stage)
-  _sync(folder)
+  sync(folder)
 
 
 def _fill(
@@ -218,7 +219,7 @@ def _fill(
         f'{file.bytes / file.tokens:.2f} bytes/token'
       )
   for path in [*stage.rglob('*'), stage]:
-    _sync(path)
+    sync(path)
 
 
 def _encode_all(
@@ -279,12 +280,8 @@ def _read_mark(stage: Path, wanted: dict, text: split.Text) -> dict:
 def _write_mark(stage: Path, mark: dict) -> None:
   """Writes how far this run came; what it speaks of must be on the disk."""
   for path in (stage / 'tokenizer').iterdir():
-    _sync(path)
-  temporary = stage / f'{_MARK}.new'
-  temporary.write_text(json.dumps(mark), encoding='utf-8')
-  _sync(temporary)
-  temporary.replace(stage / _MARK)
-  _sync(stage)
+    sync(path)
+  write_whole(stage / _MARK, json.dumps(mark))
 
 
 def _make_tokenizer(
@@ -348,12 +345,3 @@ def _progress(
       )
 
   yield advance
-
-
-def _sync(path: Path) -> None:
-  """Sees to it that a file's content, or the names in a folder, are on the disk."""
-  handle = os.open(path, os.O_RDONLY)
-  try:
-    os.fsync(handle)
-  finally:
-    os.close(handle)

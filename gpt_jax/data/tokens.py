@@ -164,10 +164,3 @@ class Writer:
     for file in self._files.values():
       with contextlib.suppress(OSError):
         file.close()
-
-
-def prepare(*args, **kwargs) -> None:
-  """Stands in for `prepare.prepare` until its callers have moved."""
-  from gpt_jax.data import prepare as room
-
-  room.prepare(*args, **kwargs)

@@ -5,31 +5,18 @@ so that cutting off what follows a checkpoint gives back the record as it was th
 """
 
 import json
-import os
 import pathlib
 from typing import Any
 
 from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+from gpt_jax.files import write_whole
+
 # Fields that depend on the machine and the moment: two runs of one config agree in all
 # others.
 CLOCK_FIELDS = ('seconds', 'tokens_per_s')
 _SAMPLE_MARK = '=== step '
-
-
-def write_whole(path: str | pathlib.Path, text: str) -> None:
-  """Writes a text file whole or not at all."""
-  path = pathlib.Path(path)
-  temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-  try:
-    with open(temporary, 'w', encoding='utf-8') as file:
-      file.write(text)
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(temporary, path)
-  finally:
-    temporary.unlink(missing_ok=True)
 
 
 def read_metrics(workdir: str | pathlib.Path) -> list[dict[str, Any]]:
