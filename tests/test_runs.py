@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import resource
 import shutil
 import signal
@@ -276,10 +277,13 @@ def test_a_full_disk_during_a_save_keeps_the_last_checkpoint(place):
 
   done = train(place, 'full', preexec_fn=little_room)
   assert done.returncode == 1
-  # TensorStore's threads may print tracebacks of their own around it; we print none.
+  # TensorStore's threads may print tracebacks of their own around our message, even
+  # before it on its line; we print none.
   assert 'launch.py' not in done.stderr, done.stderr
-  (message,) = [m for m in done.stderr.splitlines() if m.startswith('error: ')]
-  assert message.startswith('error: a checkpoint could not be written to')
+  found = re.findall(r'error: a checkpoint could not be written to .*', done.stderr)
+  assert len(found) == 1, done.stderr
+  (message,) = found
+  assert 'run the same command again: it continues there.' in message
   assert 'The last good one is' in message and '/full/checkpoints/10.' in message
   jax.tree.map(np.testing.assert_array_equal, state_of(place / 'full'), before)
   assert train(place, 'full').returncode == 0  # with room again, it goes on

@@ -96,7 +96,7 @@ class SentencePiece:
     """Yields a text in runs of `size` characters or more that no piece crosses.
 
     So their ids are the ids of the whole, but for ties of unigram: in a model trained
-    here, that is, where normalisation does nothing.
+    here, that is, where normalisation does nothing, and of a text without U+2581.
     """
     start, end, within = 0, size, self._within
     while end < len(text):
