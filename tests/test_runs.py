@@ -269,13 +269,14 @@ def test_an_altered_token_file_is_refused(place, undisturbed):
 
 
 def test_a_full_disk_during_a_save_keeps_the_last_checkpoint(place):
-  assert train(place, 'full', '--config.steps=10').returncode == 0
+  wide = '--config.model.D=64'  # a checkpoint of half a megabyte: no room in any split
+  assert train(place, 'full', wide, '--config.steps=10').returncode == 0
   before = state_of(place / 'full')
 
   def little_room():
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
-  done = train(place, 'full', preexec_fn=little_room)
+  done = train(place, 'full', wide, preexec_fn=little_room)
   assert done.returncode == 1
   # TensorStore's threads may print tracebacks of their own around our message, even
   # before it on its line; we print none.
@@ -286,7 +287,7 @@ def test_a_full_disk_during_a_save_keeps_the_last_checkpoint(place):
   assert 'run the same command again: it continues there.' in message
   assert 'The last good one is' in message and '/full/checkpoints/10.' in message
   jax.tree.map(np.testing.assert_array_equal, state_of(place / 'full'), before)
-  assert train(place, 'full').returncode == 0  # with room again, it goes on
+  assert train(place, 'full', wide).returncode == 0  # with room again, it goes on
 
 
 def test_eval_sample_and_plot_need_only_the_workdir(place, undisturbed):
