@@ -163,6 +163,46 @@ def sample(values) -> None:
     print(prompts[i // values.num_return] + generation.text)
 
 
+def tokenize_flags(values):
+  flags.DEFINE_multi_string(
+    'tokenizer',
+    [],
+    "a workdir, a tokenizer's file or folder, or 'bytes'; with --report also a kind to "
+    'train, such as bpe or unigram:8192. May be repeated',
+    flag_values=values,
+  )
+  flags.DEFINE_string('text', None, 'text to show in pieces', flag_values=values)
+  flags.DEFINE_string(
+    'report',
+    None,
+    'text to compare tokenizers on: sources as in data.source, which may be labelled: '
+    'English=novels,Russian=ru/*.txt',
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    'field', 'text', 'of a JSON line or table that holds the text', flag_values=values
+  )
+
+
+def tokenize(values) -> None:
+  """Shows a text in pieces and ids, or compares tokenizers on a corpus."""
+  import rich
+
+  from gpt_jax.data import compare
+
+  if not values.tokenizer or (values.text is None) == (values.report is None):
+    raise UserError(
+      'give --tokenizer, and either --text to see it in pieces or --report for a '
+      'comparison on a corpus'
+    )
+  if values.report is not None:
+    rows = compare.compare(values.tokenizer, values.report, field=values.field)
+    rich.print(compare.comparison_table(rows))
+    return
+  for name in values.tokenizer:
+    rich.print(compare.pieces_table(name, values.text))
+
+
 def plot_flags(values):
   _workdir(values)
   flags.DEFINE_string('target', None, 'PNG file to write', flag_values=values)
@@ -182,6 +222,7 @@ VERBS = {
   'train': (train_flags, train),
   'eval': (eval_flags, evaluate),
   'sample': (sample_flags, sample),
+  'tokenize': (tokenize_flags, tokenize),
   'plot': (plot_flags, plot),
 }
 

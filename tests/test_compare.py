@@ -1,6 +1,9 @@
 """The report of tokenizers on a corpus."""
 
 import io
+import pathlib
+import subprocess
+import sys
 
 import pytest
 from rich.console import Console
@@ -8,6 +11,8 @@ from rich.console import Console
 from gpt_jax import tokenizers
 from gpt_jax.config import UserError
 from gpt_jax.data import compare
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 def shown(table):
@@ -44,6 +49,12 @@ def test_the_report_measures_each_tokenizer_on_each_language(corpus):
   assert 'English' in text and 'bpe:300' in text
 
 
+def test_the_report_reads_the_field_of_json_lines_that_it_is_told(tmp_path):
+  (tmp_path / 'a.jsonl').write_text('{"story": "%s"}' % ('cat ' * 6000))
+  (row,) = compare.compare(['bytes'], str(tmp_path / 'a.jsonl'), field='story')
+  assert row.tokens_per_word == pytest.approx(4, rel=1e-3)
+
+
 def test_text_without_an_entry_is_counted_as_unknown(tmp_path):
   tokenizers.train('bpe', ['the cat sat on the mat. ' * 500], 280).save(tmp_path / 't')
   (tmp_path / 'a.txt').write_text('日本' * 20_000)
@@ -75,3 +86,14 @@ def test_pieces_of_a_tokenizer_that_is_not_there_are_an_error(tmp_path):
   (tmp_path / 'w').mkdir()
   tokenizers.train('chars', ['text'], 0).save(tmp_path / 'w/tokenizer')
   assert '4 tokens' in shown(compare.pieces_table(str(tmp_path / 'w'), 'text'))
+
+
+def test_launch_shows_pieces_and_says_what_is_missing():
+  def tokenize(*arguments):
+    command = [sys.executable, str(ROOT / 'launch.py'), 'tokenize', *arguments]
+    return subprocess.run(command, capture_output=True, text=True)
+
+  done = tokenize('--tokenizer=bytes', '--text=Hé')
+  assert done.returncode == 0 and '3 tokens' in done.stdout, done.stderr
+  done = tokenize('--tokenizer=bytes')
+  assert done.returncode == 1 and 'either --text' in done.stderr

@@ -17,9 +17,9 @@ def get_config(length: str = 'long') -> config.Run:
   """Returns the config: 'long' or '10min'."""
   short = {'long': False, '10min': True}[length]
   return config.Run(
-    steps=300 if short else 100_000,
+    steps=560 if short else 100_000,
     batch=16,
-    eval_every=150 if short else 1000,
+    eval_every=280 if short else 1000,
     eval_batch=64,
     eval_tokens=50_000,
     prompts=('', 'It was a dark and stormy night', '"My dear,"'),

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import rich.box
 from rich.table import Table
 from rich.text import Text
 
@@ -67,7 +68,9 @@ class Row:
   speed: float
 
 
-def compare(names: Sequence[str], source: str, *, limit: float = 4e6) -> list[Row]:
+def compare(
+  names: Sequence[str], source: str, *, field: str = 'text', limit: float = 4e6
+) -> list[Row]:
   """Returns a row for each tokenizer and language, languages in the order given.
 
   Args:
@@ -76,13 +79,14 @@ def compare(names: Sequence[str], source: str, *, limit: float = 4e6) -> list[Ro
       10,000 characters; all are measured on the blocks between.
     source: a source of text; its entries may be labelled, as in
       'English=novels,Russian=ru/*.txt'.
+    field: of a JSON line or a column of a table that holds the text.
     limit: characters read of each entry.
 
   Raises:
     UserError: a tokenizer or a text can't be had; an entry has under two blocks.
   """
   learn, measure = [], {}
-  for language, blocks in _blocks(source, limit).items():
+  for language, blocks in _blocks(source, field, limit).items():
     learn += blocks[::2]
     measure[language] = blocks[1::2]
     if not measure[language]:
@@ -98,7 +102,7 @@ def compare(names: Sequence[str], source: str, *, limit: float = 4e6) -> list[Ro
   ]
 
 
-def _blocks(source: str, limit: float) -> dict[str, list[str]]:
+def _blocks(source: str, field: str, limit: float) -> dict[str, list[str]]:
   """Returns the text of each language in blocks."""
   found: dict[str, list[str]] = {}
   for entry in sources.split_list(source):
@@ -106,7 +110,7 @@ def _blocks(source: str, limit: float) -> dict[str, list[str]]:
     labelled = mark and not set(label) & set('/:.*')
     language, entry = (label, rest) if labelled else (Path(entry).name, entry)
     texts, size = [], 0
-    for part in sources.parts(entry):
+    for part in sources.parts(entry, field=field):
       texts.append(part.text)
       size += len(part.text)
       if size >= limit:
@@ -155,18 +159,18 @@ def _measure(
 
 def comparison_table(rows: Sequence[Row]) -> Table:
   """Returns the rows of `compare` as a table for the terminal."""
-  table = Table()
+  table = Table(box=rich.box.SIMPLE)
   for heading in ('language', 'tokenizer'):
-    table.add_column(heading)
+    table.add_column(heading, overflow='fold')
   for heading in (
     'vocab',
-    'bytes/token',
-    'tokens/word',
-    'unknown %',
-    'lossless %',
+    'bytes\n/token',
+    'tokens\n/word',
+    'unknown\n%',
+    'lossless\n%',
     'MB/s',
   ):
-    table.add_column(heading, justify='right')
+    table.add_column(heading, justify='right', no_wrap=True)
   for before, row in zip([None, *rows], rows, strict=False):
     if before and before.language != row.language:
       table.add_section()
