@@ -91,6 +91,36 @@ def _profile(text: str | None, run: config.Run) -> tuple[int, int] | None:
   return int(first), int(last)
 
 
+def describe_flags(values):
+  _config(values)
+  flags.DEFINE_integer(
+    'vocab', 0, "entries of the vocabulary; 0: the config's", flag_values=values
+  )
+  flags.DEFINE_integer(
+    'devices', 1, 'that share the rows of a batch', flag_values=values
+  )
+
+
+def describe(values) -> None:
+  """Prints a model's architecture, parameters, FLOPs and memory; allocates nothing."""
+  import rich
+
+  from gpt_jax import describe, tokenizers
+
+  run = _overridden(values)
+  config.check(run, values.devices)
+  vocab = values.vocab or run.model.vocab
+  if not vocab and run.data.tokenizer in ('bpe', 'unigram', 'byte_bpe'):
+    vocab = run.data.vocab
+  elif not vocab and run.data.tokenizer == 'chars':
+    raise UserError('how many characters the text has is not known yet; give --vocab')
+  elif not vocab and run.data.tokenizer != 'bytes':
+    vocab = tokenizers.open_path(run.data.tokenizer).vocab
+  for table in describe.tables(run, vocab or tokenizers.Bytes.vocab, values.devices):
+    rich.print(table)
+    print()
+
+
 def eval_flags(values):
   _workdir(values)
   _checkpoint(values)
@@ -220,6 +250,7 @@ def plot(values) -> None:
 VERBS = {
   'prepare': (prepare_flags, prepare),
   'train': (train_flags, train),
+  'describe': (describe_flags, describe),
   'eval': (eval_flags, evaluate),
   'sample': (sample_flags, sample),
   'tokenize': (tokenize_flags, tokenize),

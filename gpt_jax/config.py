@@ -77,10 +77,25 @@ class Model:
     N: attention heads; divides D.
     F: width of the MLP; 0 means 4 * D.
     T: context, tokens.
-    bias: whether linear layers and LayerNorms have biases (nanoGPT's switch).
+    vocab: tokens that can be predicted; 0 means as many as the tokenizer has.
+    norm: where a block has its LayerNorms: 'pre', before each branch, and one after
+      the last block (GPT-2, GPT-3); 'post', after each sum, and no last one (GPT-1).
     activation: 'gelu' (exact), 'gelu_tanh' (GPT-1, 2, 3) or 'relu'.
+    attention: 'dense', 'banded', or a comma-separated pattern that the layers repeat:
+      'dense,banded' alternates as GPT-3 does (section 2.1); 'dense' switches it off.
+    band: positions that a banded layer sees, its own included. Neither the width nor
+      which layers are banded was published; 256 is GPT-Neo's.
+    attention_scale: whether attention logits are divided by sqrt(H) (GPT-Neo: not).
+    tied: whether the output matrix is `wte`.
+    bias: whether linear layers and LayerNorms have biases (nanoGPT's switch).
+    qkv_bias: whether, with `bias`, the query, key and value have them (GPT-Neo: not).
+    scaled_init: whether weights that write to the residual stream start smaller, by
+      1 / sqrt(2 L) (GPT-2, section 2.3; GPT-1: not).
     dropout: rate on embeddings, attention weights and residual branches.
+    dropout_wte: whether the embeddings' dropout is on entries of `wte` and `wpe`,
+      before look-up and output alike (GPT-1's released code), and not on their sum.
     dtype: of the computation, 'float32' or 'bfloat16'; parameters are float32.
+    remat: what the backward pass computes again instead of keeping: 'none' or 'block'.
   """
 
   L: int = 4
@@ -88,10 +103,20 @@ class Model:
   N: int = 4
   F: int = 0
   T: int = 128
-  bias: bool = True
+  vocab: int = 0
+  norm: str = 'pre'
   activation: str = 'gelu_tanh'
+  attention: str = 'dense'
+  band: int = 256
+  attention_scale: bool = True
+  tied: bool = True
+  bias: bool = True
+  qkv_bias: bool = True
+  scaled_init: bool = True
   dropout: float = 0.0
+  dropout_wte: bool = False
   dtype: str = 'float32'
+  remat: str = 'none'
 
 
 @dataclasses.dataclass
@@ -169,7 +194,7 @@ class Run:
 # A run may be continued with other values of these: how long it runs, on how many
 # devices, and what is looked at. All else makes it another run.
 LENGTH_AND_LOGGING = (
-  'data.processes',
+  'model.remat',
   'steps',
   'devices',
   'log_every',
@@ -188,18 +213,20 @@ _CHOICES = {
   'data.bad_lines': ('stop', 'skip'),
   'data.cleaning': ('auto', 'release', 'basic'),
   'data.windows': ('epochs', 'random'),
+  'model.norm': ('pre', 'post'),
   'model.activation': ('gelu', 'gelu_tanh', 'relu'),
   'model.dtype': ('float32', 'bfloat16'),
+  'model.remat': ('none', 'block'),
   'optim.name': ('adamw', 'muon', 'sgd'),
   'optim.schedule': ('cosine', 'linear', 'rsqrt', 'constant', 'wsd'),
 }
 _TOKENIZERS = 'bpe', 'unigram', 'byte_bpe', 'chars', 'bytes'
 _AT_LEAST_ONE = (
-  'model.L model.D model.N model.T data.vocab steps batch accumulate log_every '
-  'eval_every eval_batch keep'
+  'model.L model.D model.N model.T model.band data.vocab steps batch accumulate '
+  'log_every eval_every eval_batch keep'
 ).split()
 _NOT_NEGATIVE = (
-  'model.F optim.lr optim.final_lr optim.warmup optim.cooldown optim.eps '
+  'model.F model.vocab optim.lr optim.final_lr optim.warmup optim.cooldown optim.eps '
   'optim.weight_decay optim.clip seed devices eval_tokens sample_tokens data.processes'
 ).split()
 
@@ -301,6 +328,11 @@ def check(config: Run, devices: int = 1) -> None:
     )
 
   m, o = config.model, config.optim
+  if set(m.attention.split(',')) - {'dense', 'banded'}:
+    wrong.append(
+      f"model.attention={m.attention!r} must be 'dense', 'banded' or a comma-separated "
+      "pattern of the two, which the layers repeat, like 'dense,banded'"
+    )
   if min(m.D, m.N) >= 1 and m.D % m.N:
     near = sorted({m.D // m.N * m.N, -(-m.D // m.N) * m.N} - {0})
     wrong.append(

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from gpt_jax import config, tokenizers
+from gpt_jax import config, describe, tokenizers
 from gpt_jax.config import UserError
 from gpt_jax.data import batches, prepare, tokens
 from gpt_jax.evaluation import ngram, score
@@ -69,21 +69,14 @@ def prepared(
   return Prepared(tokenizers.load(own), *files)
 
 
-def parameter_count(shape: Shape) -> int:
-  """Returns the number of parameters, the padding of the vocabulary left out."""
-  tree = jax.eval_shape(lambda: init_params(shape, 0))
-  total = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
-  return total - (shape.V - shape.vocab) * shape.D
-
-
 def plan(run: config.Run, shape: Shape, data: Prepared, devices: Sequence[Any]) -> str:
   """Returns what is about to be done, in a few lines."""
-  total = parameter_count(shape)
-  body = total - (shape.vocab + shape.T) * shape.D
+  total = describe.parameter_count(shape)
+  parts = describe.parameters_by_part(shape)
+  body = total - sum(parts.get(name, 0) for name in ('wte', 'wpe', 'lm_head'))
   per_step = run.batch * run.model.T
-  # Model FLOPs: 6 for each parameter that a token meets (the output head is one of the
-  # embeddings' two uses) and attention's two T x T products (PaLM, appendix B).
-  flops = 6 * (body + shape.vocab * shape.D) + 12 * shape.L * shape.D * shape.T
+  flops = sum(describe.flops_per_token(shape).values())
+  state = sum(describe.state_bytes(run, shape).values())
   targets = len(data.train.ids) - 1
   return '\n'.join(
     [
@@ -95,7 +88,7 @@ def plan(run: config.Run, shape: Shape, data: Prepared, devices: Sequence[Any]) 
       f'{run.steps * per_step:,} tokens ({run.steps * per_step / targets:.2f} epochs), '
       f'{flops * run.steps * per_step:.2e} FLOPs',
       f'devices   {len(devices)} x {devices[0].device_kind}, '
-      f'{16 * total / 2**20:,.0f} MiB each for parameters, gradients and optimizer',
+      f'{state / 2**20:,.0f} MiB each for parameters, gradients and optimizer',
     ]
   )
 

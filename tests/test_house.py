@@ -10,7 +10,7 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ORDER = (
   'config files papers tokenizers data model training decoding evaluation '
-  'language_model finetune dialogue summaries runs sweep manifest report'
+  'language_model describe finetune dialogue summaries runs sweep manifest report'
 ).split()
 WITHOUT_JAX = [
   'config',

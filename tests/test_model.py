@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gpt_jax import config
-from gpt_jax.model import layers
+from gpt_jax.model import attention, layers
 from gpt_jax.model.gpt import GPT, Shape, empty_cache, init_params
 
 # float32 sums in another order.
@@ -40,39 +40,85 @@ def naive_gpt(params, ids, c):
 
   def norm(x, p):
     x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
-    return x * p['scale'] + p['bias']
+    return x * p['scale'] + p.get('bias', 0)
 
   def linear(x, p):
-    return x @ p['kernel'] + p['bias']
+    return x @ p['kernel'] + p.get('bias', 0)
 
-  def gelu(x):
+  def activation(x):
+    if c.activation == 'relu':
+      return np.maximum(x, 0)
+    if c.activation == 'gelu':
+      return x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
     return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
-  T, H = len(ids), c.D // c.N
-  x = p['wte'][ids] + p['wpe'][:T]
-  for layer in range(c.L):
-    block = p[f'h_{layer}']
-    n = norm(x, block['ln_1'])
-    q, k, v = (linear(n, block['attn'][name]) for name in 'qkv')
+  def attention(x, p, kind):
+    q, k, v = (linear(x, p[name]) for name in 'qkv')
     heads = []
     for head in range(c.N):
       part = slice(head * H, (head + 1) * H)
       out = np.zeros((T, H))
       for t in range(T):
-        a = k[: t + 1, part] @ q[t, part] / math.sqrt(H)
+        first = max(0, t + 1 - c.band) if kind == 'banded' else 0
+        a = k[first : t + 1, part] @ q[t, part]
+        a = a / math.sqrt(H) if c.attention_scale else a
         weights = np.exp(a - a.max())
-        out[t] = weights / weights.sum() @ v[: t + 1, part]
+        out[t] = weights / weights.sum() @ v[first : t + 1, part]
       heads.append(out)
-    x = x + linear(np.concatenate(heads, -1), block['attn']['o'])
-    n = norm(x, block['ln_2'])
-    x = x + linear(gelu(linear(n, block['mlp']['up'])), block['mlp']['down'])
-  return norm(x, p['ln_f']) @ p['wte'].T
+    return linear(np.concatenate(heads, -1), p['o'])
+
+  def mlp(x, p):
+    return linear(activation(linear(x, p['up'])), p['down'])
+
+  T, H = len(ids), c.D // c.N
+  x = p['wte'][ids] + p['wpe'][:T]
+  for layer, kind in enumerate(c.attention):
+    block = p[f'h_{layer}']
+    if c.norm == 'post':
+      x = norm(x + attention(x, block['attn'], kind), block['ln_1'])
+      x = norm(x + mlp(x, block['mlp']), block['ln_2'])
+    else:
+      x = x + attention(norm(x, block['ln_1']), block['attn'], kind)
+      x = x + mlp(norm(x, block['ln_2']), block['mlp'])
+  x = norm(x, p['ln_f']) if c.norm == 'pre' else x
+  return x @ (p['wte'] if c.tied else p['lm_head']).T
 
 
-def test_logits_equal_a_naive_gpt_in_numpy(params, ids):
-  logits, _ = forward(params, ids)
+VARIANTS = {
+  'GPT-2': {},
+  'GPT-1': {'norm': 'post', 'scaled_init': False},
+  'GPT-3': {'attention': 'dense,banded', 'band': 3},
+  'all layers banded': {'attention': 'banded', 'band': 4},
+  'a band of one': {'attention': 'banded', 'band': 1},
+  'GPT-Neo': {
+    'attention': 'dense,banded',
+    'band': 5,
+    'attention_scale': False,
+    'qkv_bias': False,
+  },
+  'untied, no biases, ReLU': {'tied': False, 'bias': False, 'activation': 'relu'},
+  'exact GELU, odd heads': {'activation': 'gelu', 'D': 15, 'N': 3, 'F': 7},
+}
+
+
+def variant(name):
+  """Returns a small shape and parameters of it, large enough to matter."""
+  fields = {'L': 3, 'D': 16, 'N': 2, 'T': 12} | VARIANTS[name]
+  shape = Shape.of(config.Model(**fields), vocab=11)
+  random = np.random.default_rng(1)
+  made = jax.tree.map(
+    lambda p: p + 0.3 * random.normal(size=p.shape).astype(np.float32),
+    init_params(shape, 0),
+  )
+  return shape, made
+
+
+@pytest.mark.parametrize('name', VARIANTS)
+def test_logits_equal_a_naive_gpt_in_numpy(name, ids):
+  shape, params = variant(name)
+  logits, _ = forward(params, ids, shape)
   for row, found in zip(ids, np.asarray(logits), strict=True):
-    wanted = naive_gpt(params, row, TINY)
+    wanted = naive_gpt(params, row, shape)
     np.testing.assert_allclose(found[:, :11], wanted[:, :11], **CLOSE)
 
 
@@ -119,13 +165,6 @@ def test_without_biases_no_parameter_is_called_bias():
   assert not [p for p in paths if p[-1].key == 'bias']
 
 
-def test_gpt2_has_124439808_parameters():
-  shape = Shape.of(config.Model(L=12, D=768, N=12, T=1024), vocab=50257)
-  tree = jax.eval_shape(lambda: init_params(shape, 0))
-  total = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
-  assert total - (shape.V - 50257) * 768 == 124_439_808
-
-
 def test_weights_that_write_to_the_residual_stream_start_smaller():
   shape = Shape.of(config.Model(L=8, D=128, N=4, T=12), vocab=11)
   block = init_params(shape, 0)['h_0']
@@ -134,22 +173,88 @@ def test_weights_that_write_to_the_residual_stream_start_smaller():
     assert np.std(kernel) == pytest.approx(0.02 / 4, rel=0.05)
 
 
-def test_the_cache_gives_the_logits_of_the_full_forward_pass(params, ids):
-  full, _ = forward(params, ids)
+@pytest.mark.parametrize('name', ['GPT-2', 'GPT-1', 'GPT-3', 'GPT-Neo'])
+def test_the_cache_gives_the_logits_of_the_full_forward_pass(name, ids):
+  shape, params = variant(name)
+  full, _ = forward(params, ids, shape)
   length_B = jnp.array([5, 2, 4])
   logits, cache = forward(
-    params, ids[:, :5], cache=empty_cache(TINY, 3, 15), length_B=length_B
+    params, ids[:, :5], shape, cache=empty_cache(shape, 3, 15), length_B=length_B
   )
   for row, n in enumerate([5, 2, 4]):
     np.testing.assert_allclose(logits[row], full[row, n - 1], **CLOSE)
   for i in range(6):
     new = jnp.stack([ids[row, n + i] for row, n in enumerate([5, 2, 4])])
     logits, cache = forward(
-      params, new[:, None], cache=cache, length_B=jnp.ones(3, int)
+      params, new[:, None], shape, cache=cache, length_B=jnp.ones(3, int)
     )
     for row, n in enumerate([5, 2, 4]):
       np.testing.assert_allclose(logits[row], full[row, n + i], **CLOSE)
   np.testing.assert_array_equal(cache.fill_B, length_B + 6)
+
+
+def test_a_band_as_wide_as_the_text_is_dense(ids):
+  shape, params = variant('GPT-3')
+  dense = dataclasses.replace(shape, attention=('dense',) * 3)
+  wide = dataclasses.replace(shape, attention=('banded',) * 3, band=12)
+  np.testing.assert_array_equal(
+    forward(params, ids, wide)[0], forward(params, ids, dense)[0]
+  )
+
+
+@pytest.mark.parametrize('T, band', [(12, 3), (12, 5), (7, 4), (9, 8), (6, 1)])
+def test_a_position_of_a_banded_layer_sees_exactly_its_band(T, band):
+  keys = jax.random.split(jax.random.key(0), 3)
+  q, k, v = (jax.random.normal(key, (1, 2, T, 4)) for key in keys)
+
+  def output(v):
+    return attention.attend_banded(q, k, v, band, None).sum((0, 1, 3))
+
+  seen_TT = np.asarray(jax.jacobian(output)(v)).any((1, 2, 4))
+  t, s = np.arange(T)[:, None], np.arange(T)
+  np.testing.assert_array_equal(seen_TT, (s <= t) & (s > t - band))
+
+
+def test_a_banded_layer_builds_no_array_of_all_pairs_of_positions():
+  T, band = 512, 32
+  shape = jax.ShapeDtypeStruct((1, 1, T, 8), jnp.float32)
+  traced = jax.make_jaxpr(lambda q: attention.attend_banded(q, q, q, band, None))(shape)
+  sizes = [math.prod(v.aval.shape) for e in traced.eqns for v in e.outvars]
+  assert max(sizes) == T * 2 * band
+
+
+@pytest.mark.parametrize('name', ['GPT-1', 'GPT-3'])
+def test_remat_gives_the_gradients_of_keeping_everything(name, ids):
+  shape, params = variant(name)
+
+  def loss(params, shape):
+    keys = jax.random.split(jax.random.key(0), len(ids))
+    drop = layers.Dropout(keys, jnp.float32(0.3), jax.random.key(1))
+    return jax.nn.log_softmax(forward(params, ids, shape, drop=drop)[0])[..., 3].sum()
+
+  again = dataclasses.replace(shape, remat='block')
+  for a, b in zip(
+    jax.tree.leaves(jax.grad(loss)(params, shape)),
+    jax.tree.leaves(jax.grad(loss)(params, again)),
+    strict=True,
+  ):
+    np.testing.assert_allclose(a, b, **CLOSE)
+
+
+def test_dropout_of_the_embedding_matrices_reaches_look_up_and_output(ids):
+  shape, params = variant('GPT-1')
+  shape = dataclasses.replace(shape, L=0, attention=(), dropout_wte=True)
+  drop = layers.Dropout(
+    jax.random.split(jax.random.key(0), 3), jnp.float32(0.5), jax.random.key(1)
+  )
+  wte, wpe = (
+    layers.drop_matrix(params[name], drop.at(place))
+    for place, name in enumerate(('wte', 'wpe'))
+  )
+  assert np.mean(np.asarray(wte) == 0) == pytest.approx(0.5, abs=0.1)
+  wanted = (wte[ids] + wpe[:12]) @ wte.T
+  found, _ = forward(params, ids, shape, drop=drop)
+  np.testing.assert_allclose(found[..., :11], wanted[..., :11], **CLOSE)
 
 
 def test_bfloat16_computes_close_to_float32(params, ids):
@@ -176,7 +281,7 @@ def test_the_gradient_of_matmul_is_that_of_a_plain_product():
 
 def test_dropout_zeroes_its_share_and_keeps_the_mean():
   keys = jax.random.split(jax.random.key(0), 4)
-  drop = layers.Dropout(keys, jnp.float32(0.3))
+  drop = layers.Dropout(keys, jnp.float32(0.3), keys[0])
   y = np.asarray(layers.apply_dropout(jnp.ones((4, 50_000)), drop))
   # 200,000 draws: a standard deviation of 0.001.
   assert np.mean(y == 0) == pytest.approx(0.3, abs=0.005)
@@ -189,6 +294,7 @@ def test_a_row_draws_the_same_dropout_beside_other_rows():
   x = jnp.ones((4, 7, 5))
 
   def draw(keys, x):
-    return layers.apply_dropout(x, layers.Dropout(keys, jnp.float32(0.5)).at(3))
+    drop = layers.Dropout(keys, jnp.float32(0.5), jax.random.key(1))
+    return layers.apply_dropout(x, drop.at(3))
 
   np.testing.assert_array_equal(draw(keys, x)[2:], draw(keys[2:], x[2:]))

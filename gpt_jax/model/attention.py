@@ -1,4 +1,4 @@
-"""Causal self-attention over a block of new tokens and, when decoding, a cache."""
+"""Causal self-attention, dense or banded, and the cache that decoding reads."""
 
 import flax.struct
 import jax
@@ -35,6 +35,54 @@ def allowed_keys(valid_BS: jax.Array, slot: jax.Array, T: int) -> jax.Array:
   return (causal_TS[None] & valid_BS[:, None, :])[:, None]
 
 
+def in_band(valid_BS: jax.Array, pos_BT: jax.Array, band: int) -> jax.Array:
+  """Returns bool [B, 1, T, S]: is key slot s among the last `band` positions of t?
+
+  Counted in positions, not slots: padding between prompt and continuation takes no
+  room in the band.
+  """
+  pos_BS = jnp.cumsum(valid_BS, axis=1) - 1
+  return (pos_BT[:, :, None] - pos_BS[:, None, :] < band)[:, None]
+
+
+def attend_banded(
+  q_BNTH: jax.Array,
+  k_BNTH: jax.Array,
+  v_BNTH: jax.Array,
+  band: int,
+  drop: Dropout | None,
+) -> jax.Array:
+  """Returns attention where a position sees the last `band` positions, its own too.
+
+  The locally banded attention of the Sparse Transformer (Child et al. 2019), which
+  GPT-3 alternates with dense layers (section 2.1). Queries go in blocks of `band`, each
+  against its own block of keys and the one before: T * 2 band products of vectors
+  instead of T * T, and no [T, T] array.
+  """
+  B, N, T, H = q_BNTH.shape
+  n = -(-T // band)
+
+  def blocks(x_BNTH):
+    padded = jnp.pad(x_BNTH, ((0, 0), (0, 0), (0, n * band - T), (0, 0)))
+    return padded.reshape(B, N, n, band, H)
+
+  def with_block_before(x_BNTH):
+    x = blocks(x_BNTH)
+    before = jnp.pad(x, ((0, 0), (0, 0), (1, 0), (0, 0), (0, 0)))[:, :, :-1]
+    return jnp.concatenate([before, x], axis=3)
+
+  i, j = jnp.arange(band)[:, None], jnp.arange(2 * band)
+  real = (jnp.arange(n)[:, None, None] > 0) | (j >= band)  # none before the first block
+  y = attend(
+    blocks(q_BNTH),
+    with_block_before(k_BNTH),
+    with_block_before(v_BNTH),
+    (i < j) & (j <= i + band) & real,
+    drop,
+  )
+  return y.reshape(B, N, n * band, H)[:, :, :T]
+
+
 def attend(
   q_BNTH: jax.Array,
   k_BNSH: jax.Array,
@@ -42,22 +90,20 @@ def attend(
   allowed: jax.Array,
   drop: Dropout | None,
 ) -> jax.Array:
-  """Returns softmax(q k' / sqrt(H)) v, [B, N, T, H], in the dtype of q.
+  """Returns softmax(q k') v, [B, N, T, H], in the dtype of q.
 
   Heads come before positions, so that both products are plain batched matrix
   products; on a CPU that is faster than einsum over [B, T, N, H].
 
   Args:
-    q_BNTH: queries.
+    q_BNTH: queries, already scaled; more axes may stand between N and T.
     k_BNSH: keys.
     v_BNSH: values.
     allowed: bool, broadcasts against [B, N, T, S]; every query needs one key.
     drop: dropout on the attention weights, or None.
   """
   a_BNTS = jnp.matmul(
-    q_BNTH * q_BNTH.shape[-1] ** -0.5,
-    k_BNSH.swapaxes(-1, -2),
-    preferred_element_type=jnp.float32,
+    q_BNTH, k_BNSH.swapaxes(-1, -2), preferred_element_type=jnp.float32
   )
   a_BNTS = jnp.where(allowed, a_BNTS, jnp.finfo(jnp.float32).min)
   p_BNTS = apply_dropout(jax.nn.softmax(a_BNTS), drop).astype(q_BNTH.dtype)

@@ -1,4 +1,7 @@
-"""The GPT: token and position embeddings, L blocks, a tied output.
+"""The GPT: token and position embeddings, L blocks, an output over the vocabulary.
+
+One module covers the line; what differs is in `config.Model`, and `papers.py` sets it
+for each published model.
 
 Precision: parameters are float32. Linear layers and attention products compute in
 `dtype`; LayerNorm statistics, the attention softmax, the logits and the loss are
@@ -6,9 +9,9 @@ float32, and so is the sum over residual branches that gradients flow through.
 
 The parameter tree is a file format (checkpoints hold it as it is):
 
-  wte [V, D]  wpe [T, D]
+  wte [V, D]  wpe [T, D]  lm_head [V, D] where the output is not tied to wte
   h_0 .. h_{L-1}: ln_1, attn/{q,k,v,o}, ln_2, mlp/{up,down}
-  ln_f
+  ln_f, but for post-norm
   linear layers: kernel [in, out] and bias [out]; LayerNorms: scale [D] and bias [D]
 
 V is the vocabulary rounded up to a multiple of 128; the logits of the padding are
@@ -22,8 +25,20 @@ import jax
 import jax.numpy as jnp
 
 from gpt_jax import config
-from gpt_jax.model.attention import Cache, allowed_keys, attend
-from gpt_jax.model.layers import Dropout, LayerNorm, Linear, apply_dropout
+from gpt_jax.model.attention import (
+  Cache,
+  allowed_keys,
+  attend,
+  attend_banded,
+  in_band,
+)
+from gpt_jax.model.layers import (
+  Dropout,
+  LayerNorm,
+  Linear,
+  apply_dropout,
+  drop_matrix,
+)
 
 ACTIVATIONS = {
   'gelu': lambda x: jax.nn.gelu(x, approximate=False),
@@ -36,7 +51,8 @@ ACTIVATIONS = {
 class Shape:
   """What a compiled program needs to know of a model: `config.Model`, frozen.
 
-  Attributes: as in `config.Model`, F filled in; vocab is the tokenizer's true size.
+  Attributes: as in `config.Model`, with vocab and F filled in; attention is one of
+    'dense' and 'banded' for each layer.
   """
 
   vocab: int
@@ -45,16 +61,31 @@ class Shape:
   N: int
   F: int
   T: int
-  bias: bool
+  norm: str
   activation: str
+  attention: tuple[str, ...]
+  band: int
+  attention_scale: bool
+  tied: bool
+  bias: bool
+  qkv_bias: bool
+  scaled_init: bool
+  dropout_wte: bool
   dtype: str
+  remat: str
 
   @classmethod
   def of(cls, model: config.Model, vocab: int) -> 'Shape':
     """Returns the shape of `model` for a tokenizer of `vocab` entries."""
     fields = dataclasses.asdict(model)
     del fields['dropout']
-    return cls(vocab=vocab, **fields | {'F': model.F or 4 * model.D})
+    pattern = model.attention.split(',')
+    filled = {
+      'vocab': model.vocab or vocab,
+      'F': model.F or 4 * model.D,
+      'attention': tuple(pattern[i % len(pattern)] for i in range(model.L)),
+    }
+    return cls(**fields | filled)
 
   @property
   def V(self) -> int:
@@ -63,34 +94,43 @@ class Shape:
 
 
 def normal(shape: Shape, residual: bool = False):
-  """Returns the initialiser of weights: N(0, 0.02).
+  """Returns the initialiser of weights: N(0, 0.02) (GPT-1, section 4.1).
 
   GPT-2 (section 2.3) scales weights that write to the residual stream by 1/sqrt(N)
   for N residual layers; as in nanoGPT, N = 2 L here, since a block has two.
+  Differs: GPT-2's released code draws `wpe` from N(0, 0.01).
   """
-  return nn.initializers.normal(0.02 / (2 * shape.L) ** 0.5 if residual else 0.02)
+  scaled = residual and shape.scaled_init
+  return nn.initializers.normal(0.02 / (2 * shape.L) ** 0.5 if scaled else 0.02)
 
 
 class Attention(nn.Module):
   """Multi-head causal self-attention."""
 
   shape: Shape
+  banded: bool
 
   @nn.compact
   def __call__(self, x_BTD, allowed, kv, slot, drop):
     c = self.shape
 
     def heads(name):
-      y_BTD = Linear(c.D, c.bias, normal(c), c.dtype, name=name)(x_BTD)
+      y_BTD = Linear(c.D, c.bias and c.qkv_bias, normal(c), c.dtype, name=name)(x_BTD)
       return y_BTD.reshape(*y_BTD.shape[:2], c.N, c.D // c.N).swapaxes(1, 2)
 
     q_BNTH, k_BNSH, v_BNSH = heads('q'), heads('k'), heads('v')
+    if c.attention_scale:
+      q_BNTH = q_BNTH * (c.D // c.N) ** -0.5
     if kv is not None:
       k_BNSH, v_BNSH = kv = tuple(
         jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), slot, axis=2)
         for old, new in zip(kv, (k_BNSH, v_BNSH), strict=True)
       )
-    y_BNTH = attend(q_BNTH, k_BNSH, v_BNSH, allowed, drop and drop.at(0))
+    drop_weights = drop and drop.at(0)
+    if self.banded and kv is None and x_BTD.shape[1] > c.band:
+      y_BNTH = attend_banded(q_BNTH, k_BNSH, v_BNSH, c.band, drop_weights)
+    else:
+      y_BNTH = attend(q_BNTH, k_BNSH, v_BNSH, allowed, drop_weights)
     y_BTD = y_BNTH.swapaxes(1, 2).reshape(x_BTD.shape)
     y_BTD = Linear(c.D, c.bias, normal(c, residual=True), c.dtype, name='o')(y_BTD)
     return apply_dropout(y_BTD, drop and drop.at(1)), kv
@@ -111,20 +151,30 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-  """x + attn(ln_1(x)), then x + mlp(ln_2(x)): pre-LN (GPT-2, section 2.3)."""
+  """A layer: attention, then the MLP, each with its LayerNorm and a residual sum.
+
+  'pre': x + attn(ln_1(x)), then x + mlp(ln_2(x)) (GPT-2, section 2.3).
+  'post': ln_1(x + attn(x)), then ln_2(x + mlp(x)) (GPT-1, as Vaswani et al. 2017).
+  """
 
   shape: Shape
+  banded: bool
 
   @nn.compact
   def __call__(self, x_BTD, allowed, kv, slot, drop):
-    ln_1, ln_2 = (
-      LayerNorm(self.shape.bias, self.shape.dtype, name=f'ln_{i}') for i in (1, 2)
-    )
-    attention, mlp = Attention(self.shape, name='attn'), MLP(self.shape, name='mlp')
+    c = self.shape
+    attention = Attention(c, self.banded, name='attn')
+    mlp = MLP(c, name='mlp')
+    # After a sum the result goes on as the residual stream, so it stays float32.
+    dtype = 'float32' if c.norm == 'post' else c.dtype
+    ln_1, ln_2 = (LayerNorm(c.bias, dtype, name=f'ln_{i}') for i in (1, 2))
+    if c.norm == 'post':
+      y_BTD, kv = attention(x_BTD, allowed, kv, slot, drop)
+      x_BTD = ln_1(x_BTD + y_BTD)
+      return ln_2(x_BTD + mlp(x_BTD, drop)), kv
     y_BTD, kv = attention(ln_1(x_BTD), allowed, kv, slot, drop)
     x_BTD = x_BTD + y_BTD
-    x_BTD = x_BTD + mlp(ln_2(x_BTD), drop)
-    return x_BTD, kv
+    return x_BTD + mlp(ln_2(x_BTD), drop), kv
 
 
 class GPT(nn.Module):
@@ -156,10 +206,13 @@ class GPT(nn.Module):
     T = ids_BT.shape[1]
     wte_VD = self.param('wte', normal(c), (c.V, c.D))
     wpe_TD = self.param('wpe', normal(c), (c.T, c.D))
+    if c.dropout_wte:
+      wte_VD = drop_matrix(wte_VD, drop and drop.at(c.L))
+      wpe_TD = drop_matrix(wpe_TD, drop and drop.at(c.L + 1))
 
     if cache is None:
       kv, slot = (None,) * c.L, None
-      allowed = jnp.tril(jnp.ones((T, T), bool))
+      dense = banded = jnp.tril(jnp.ones((T, T), bool))
       x_BTD = wte_VD[ids_BT] + wpe_TD[:T]
     else:
       kv, slot = cache.kv, cache.slot
@@ -167,22 +220,33 @@ class GPT(nn.Module):
       valid_BS = jax.lax.dynamic_update_slice_in_dim(
         cache.valid_BS, real_BT, slot, axis=1
       )
-      allowed = allowed_keys(valid_BS, slot, T)
       pos_BT = jnp.minimum(cache.fill_B[:, None] + jnp.arange(T), c.T - 1)
+      dense = banded = allowed_keys(valid_BS, slot, T)
+      if 'banded' in c.attention:
+        banded = dense & in_band(valid_BS, pos_BT, c.band)
       x_BTD = wte_VD[ids_BT] + wpe_TD[pos_BT]
 
-    x_BTD = apply_dropout(x_BTD, drop and drop.at(c.L))
+    if not c.dropout_wte:
+      x_BTD = apply_dropout(x_BTD, drop and drop.at(c.L))
     new_kv = []
-    for layer in range(c.L):
-      block = Block(c, name=f'h_{layer}')
+    for layer, kind in enumerate(c.attention):
+      make = nn.remat(Block) if c.remat == 'block' else Block
+      block = make(c, kind == 'banded', name=f'h_{layer}')
+      allowed = banded if kind == 'banded' else dense
       x_BTD, layer_kv = block(x_BTD, allowed, kv[layer], slot, drop and drop.at(layer))
       new_kv.append(layer_kv)
     if cache is not None:
       x_BTD = jnp.take_along_axis(x_BTD, (length_B - 1)[:, None, None], axis=1)[:, 0]
       cache = Cache(tuple(new_kv), valid_BS, cache.fill_B + length_B, slot + T)
 
-    x = LayerNorm(c.bias, c.dtype, name='ln_f')(x_BTD)
-    logits = jnp.matmul(x, wte_VD.astype(c.dtype).T, preferred_element_type=jnp.float32)
+    if c.norm == 'pre':
+      x_BTD = LayerNorm(c.bias, c.dtype, name='ln_f')(x_BTD)
+    head_VD = wte_VD if c.tied else self.param('lm_head', normal(c), (c.V, c.D))
+    logits = jnp.matmul(
+      x_BTD.astype(c.dtype),
+      head_VD.astype(c.dtype).T,
+      preferred_element_type=jnp.float32,
+    )
     return jnp.where(jnp.arange(c.V) < c.vocab, logits, -jnp.inf), cache
 
 

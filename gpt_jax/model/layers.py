@@ -16,22 +16,23 @@ class Dropout:
     key_B: a PRNG key for each row of the batch, so that a row's draw does not depend
       on its batch mates nor on the device it is on.
     rate: float32 scalar, share of entries set to zero.
+    key: a PRNG key for what all rows share: the embedding matrices.
   """
 
   key_B: jax.Array
   rate: jax.Array
+  key: jax.Array
 
   def at(self, place: int) -> 'Dropout':
     """Returns the draw of one place in the network; places must differ."""
     fold = jax.vmap(jax.random.fold_in, (0, None))
-    return self.replace(key_B=fold(self.key_B, place))
+    return self.replace(
+      key_B=fold(self.key_B, place), key=jax.random.fold_in(self.key, place)
+    )
 
 
 def apply_dropout(x: jax.Array, drop: Dropout | None) -> jax.Array:
   """Returns x with entries zeroed at random and the rest scaled to keep the mean.
-
-  16 random bits an entry, half the cost of 32, round the rate to 1 / 65536; the scale
-  is that of the rounded rate, so the mean is exact.
 
   Args:
     x: [B, ...].
@@ -39,8 +40,25 @@ def apply_dropout(x: jax.Array, drop: Dropout | None) -> jax.Array:
   """
   if drop is None:
     return x
-  bits = jax.vmap(lambda key: jax.random.bits(key, x.shape[1:], jnp.uint16))(drop.key_B)
-  cut = jnp.round(drop.rate * 65536)
+  row = lambda key: jax.random.bits(key, x.shape[1:], jnp.uint16)  # noqa: E731
+  return _zeroed(x, jax.vmap(row)(drop.key_B), drop.rate)
+
+
+def drop_matrix(matrix: jax.Array, drop: Dropout | None) -> jax.Array:
+  """Returns a parameter with entries zeroed, the same ones for all rows of a batch."""
+  if drop is None:
+    return matrix
+  bits = jax.random.bits(drop.key, matrix.shape, jnp.uint16)
+  return _zeroed(matrix, bits, drop.rate)
+
+
+def _zeroed(x: jax.Array, bits: jax.Array, rate: jax.Array) -> jax.Array:
+  """Returns x, zero where 16 random bits are below the rate, else scaled.
+
+  16 bits an entry, half the cost of 32, round the rate to 1 / 65536; the scale is that
+  of the rounded rate, so the mean is exact.
+  """
+  cut = jnp.round(rate * 65536)
   keep = bits.astype(jnp.float32) >= cut
   return jnp.where(keep, x * (65536 / (65536 - cut)).astype(x.dtype), 0)
 
@@ -71,7 +89,7 @@ matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
 class Linear(nn.Module):
-  """x @ kernel + bias, with x of `dtype` and the kernel stored [in, out]."""
+  """x @ kernel + bias, computed in `dtype`; the kernel is stored [in, out]."""
 
   features: int
   bias: bool
@@ -81,7 +99,7 @@ class Linear(nn.Module):
   @nn.compact
   def __call__(self, x):
     kernel = self.param('kernel', self.kernel_init, (x.shape[-1], self.features))
-    y = matmul(x, kernel.astype(self.dtype))
+    y = matmul(x.astype(self.dtype), kernel.astype(self.dtype))
     if self.bias:
       bias = self.param('bias', nn.initializers.zeros, (self.features,))
       y = y + bias.astype(self.dtype)

@@ -70,12 +70,13 @@ def learning_rate(step: jax.Array, hp: Hyper, schedule: str) -> jax.Array:
 def decays(params: dict) -> dict:
   """Returns, for each parameter, whether weight decay applies to it.
 
-  Chosen by name: matrices of linear layers (`kernel`) and both embeddings; not biases
-  and LayerNorm scales. (GPT-1, section 4.1: "all non bias or gain weights".)
+  Chosen by name: matrices of linear layers (`kernel`), both embeddings and an output
+  matrix of its own; not biases and LayerNorm scales. (GPT-1, section 4.1: "all non
+  bias or gain weights".)
   """
 
   def by_name(path, _):
-    return path[-1].key in ('kernel', 'wte', 'wpe')
+    return path[-1].key in ('kernel', 'wte', 'wpe', 'lm_head')
 
   return jax.tree_util.tree_map_with_path(by_name, params)
 

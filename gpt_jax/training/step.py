@@ -37,10 +37,14 @@ def init_state(run: config.Run, shape: Shape, params: dict | None = None) -> Sta
   return State(params, tx.init(params), step)
 
 
-def row_keys(hp: optim.Hyper, step: jax.Array, row_B: jax.Array) -> jax.Array:
-  """Returns a PRNG key for each row: a function of (seed, step, row) and no more."""
+_ALL_ROWS = 2**31 - 1  # the number of no row: the key of what all rows share
+
+
+def dropout(hp: optim.Hyper, step: jax.Array, row_B: jax.Array) -> Dropout:
+  """Returns the draw of an update: a function of (seed, step, row) and no more."""
   key = jax.random.fold_in(jax.random.key(hp.seed), step)
-  return jax.vmap(jax.random.fold_in, (None, 0))(key, row_B)
+  rows = jax.vmap(jax.random.fold_in, (None, 0))(key, row_B)
+  return Dropout(rows, hp.dropout, jax.random.fold_in(key, _ALL_ROWS))
 
 
 def train_step(
@@ -79,7 +83,7 @@ def train_step(
   def micro_loss(params, micro):
     drop = None
     if run.model.dropout:
-      drop = Dropout(row_keys(hp, state.step, micro.row_B), hp.dropout)
+      drop = dropout(hp, state.step, micro.row_B)
     logits_BTV, _ = GPT(shape).apply({'params': params}, micro.ids_BT, drop=drop)
     # Where no target counts, the loss is zero rather than 0 / 0.
     nll = loss.nll_sum(logits_BTV, micro.y_BT, micro.w_BT)
