@@ -5,7 +5,7 @@ RUN = runs/quickstart
 # Large memory pages, where glibc has them: about 10 % more tokens a second on a CPU.
 export GLIBC_TUNABLES = glibc.malloc.hugetlb=1
 
-.PHONY: quickstart test lint
+.PHONY: quickstart test parity lint
 
 .venv/installed: requirements.txt
 	$(PYTHON) -m venv .venv
@@ -23,6 +23,12 @@ quickstart: .venv/installed
 
 test: .venv/installed-dev
 	.venv/bin/python -m pytest -q
+
+# What CI holds as goldens, live against PyTorch and transformers.
+parity: .venv/installed-dev
+	.venv/bin/pip install -q -r benchmarks/requirements.txt
+	.venv/bin/python -m pytest -q -rs tests/test_parity.py tests/test_trajectory.py \
+	  tests/test_generate.py tests/test_beam.py tests/test_hugging_face_tokenizers.py
 
 lint: .venv/installed-dev
 	.venv/bin/ruff check .

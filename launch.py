@@ -233,6 +233,42 @@ def tokenize(values) -> None:
     rich.print(compare.pieces_table(name, values.text))
 
 
+def import_flags(values):
+  flags.DEFINE_string(
+    'source',
+    None,
+    'folder of weights (Hugging Face gpt2, openai-gpt or gpt_neo, or as OpenAI '
+    'released them), or hf:NAME@REVISION',
+    flag_values=values,
+  )
+  flags.mark_flag_as_required('source', flag_values=values)
+  flags.DEFINE_string(
+    'tokenizer', '', 'path of one, where the weights come without', flag_values=values
+  )
+  _workdir(values)
+
+
+def import_(values) -> None:
+  """Makes a workdir of other people's weights."""
+  from gpt_jax import runs
+
+  print(runs.import_model(values.source, values.workdir, values.tokenizer))
+
+
+def export_flags(values):
+  _workdir(values)
+  _checkpoint(values)
+  flags.DEFINE_string('target', None, 'folder to make', flag_values=values)
+  flags.mark_flag_as_required('target', flag_values=values)
+
+
+def export(values) -> None:
+  """Writes a model as a Hugging Face folder, and compares what it wrote."""
+  from gpt_jax import runs
+
+  print(runs.export_model(values.workdir, values.checkpoint, values.target))
+
+
 def plot_flags(values):
   _workdir(values)
   flags.DEFINE_string('target', None, 'PNG file to write', flag_values=values)
@@ -253,6 +289,8 @@ VERBS = {
   'describe': (describe_flags, describe),
   'eval': (eval_flags, evaluate),
   'sample': (sample_flags, sample),
+  'import': (import_flags, import_),
+  'export': (export_flags, export),
   'tokenize': (tokenize_flags, tokenize),
   'plot': (plot_flags, plot),
 }

@@ -7,6 +7,7 @@ so that a 175B model takes seconds and no memory.
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -137,6 +138,46 @@ def state_bytes(run: config.Run, shape: Shape) -> dict[str, int]:
     'gradients': parameters,
     'optimizer': _bytes(state.opt_state),
   }
+
+
+def plan(
+  run: config.Run,
+  shape: Shape,
+  devices: Sequence[jax.Device],
+  *,
+  tokens: int,
+  held_out: int,
+  bytes_per_token: float,
+) -> str:
+  """Returns what a run is about to do, in a few lines.
+
+  Args:
+    run: the config.
+    shape: of its model.
+    devices: those used.
+    tokens: to train on.
+    held_out: tokens held out.
+    bytes_per_token: of the training text.
+  """
+  parts = parameters_by_part(shape)
+  total = sum(parts.values())
+  body = total - sum(parts.get(name, 0) for name in ('wte', 'wpe', 'lm_head'))
+  per_step = run.batch * shape.T
+  flops = sum(flops_per_token(shape).values())
+  state = sum(state_bytes(run, shape).values())
+  return '\n'.join(
+    [
+      f'model     {total:,} parameters ({body:,} without embeddings), '
+      f'context {shape.T}, vocabulary {shape.vocab}',
+      f'data      {tokens:,} tokens to train on, {held_out:,} held out, '
+      f'{bytes_per_token:.2f} bytes a token',
+      f'training  {run.steps:,} updates of {per_step:,} tokens = '
+      f'{run.steps * per_step:,} tokens ({run.steps * per_step / tokens:.2f} epochs), '
+      f'{flops * run.steps * per_step:.2e} FLOPs',
+      f'devices   {len(devices)} x {devices[0].device_kind}, '
+      f'{state / 2**20:,.0f} MiB each for parameters, gradients and optimizer',
+    ]
+  )
 
 
 def tables(run: config.Run, vocab: int, devices: int) -> list[Table]:

@@ -16,11 +16,11 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
-from gpt_jax import config, describe, tokenizers
+from gpt_jax import config, describe, hugging_face, tokenizers
 from gpt_jax.config import UserError
 from gpt_jax.data import batches, prepare, tokens
 from gpt_jax.evaluation import ngram, score
@@ -29,6 +29,8 @@ from gpt_jax.language_model import LanguageModel
 from gpt_jax.model.gpt import Shape, init_params
 from gpt_jax.training import checkpoint, loop, parallel, record, step
 
+# Fields of a shape that two models that compute the same may differ in.
+_NOT_THE_FUNCTION = 'vocab', 'scaled_init', 'dropout_wte', 'dtype', 'remat'
 _PACKAGES = 'jax jaxlib flax optax orbax-checkpoint numpy grain sentencepiece'.split()
 
 
@@ -48,6 +50,11 @@ def prepared(
   With `init_from` the tokenizer is that run's, copied once. Where data.tokens names
   another folder, the tokenizer is copied into the workdir, which so stays complete.
   """
+  if not run.data.source:
+    raise UserError(
+      f'{workdir} was imported and has no text; train or evaluate in a new workdir, '
+      f'from its weights: --config.init_from={workdir}'
+    )
   folder = pathlib.Path(run.data.tokens or workdir)
   own = pathlib.Path(workdir) / 'tokenizer'
   given = None
@@ -67,30 +74,6 @@ def prepared(
       'does not belong there'
     )
   return Prepared(tokenizers.load(own), *files)
-
-
-def plan(run: config.Run, shape: Shape, data: Prepared, devices: Sequence[Any]) -> str:
-  """Returns what is about to be done, in a few lines."""
-  total = describe.parameter_count(shape)
-  parts = describe.parameters_by_part(shape)
-  body = total - sum(parts.get(name, 0) for name in ('wte', 'wpe', 'lm_head'))
-  per_step = run.batch * run.model.T
-  flops = sum(describe.flops_per_token(shape).values())
-  state = sum(describe.state_bytes(run, shape).values())
-  targets = len(data.train.ids) - 1
-  return '\n'.join(
-    [
-      f'model     {total:,} parameters ({body:,} without embeddings), '
-      f'context {shape.T}, vocabulary {shape.vocab}',
-      f'data      {targets:,} tokens to train on, {len(data.valid.ids) - 1:,} '
-      f'held out, {_bytes_per_token(data.train):.2f} bytes a token',
-      f'training  {run.steps:,} updates of {per_step:,} tokens = '
-      f'{run.steps * per_step:,} tokens ({run.steps * per_step / targets:.2f} epochs), '
-      f'{flops * run.steps * per_step:.2e} FLOPs',
-      f'devices   {len(devices)} x {devices[0].device_kind}, '
-      f'{state / 2**20:,.0f} MiB each for parameters, gradients and optimizer',
-    ]
-  )
 
 
 def train(
@@ -116,6 +99,11 @@ def train(
     _check_same_run(run, workdir)
     data = prepared(run, workdir, report)
     shape = Shape.of(run.model, data.tokenizer.vocab)
+    if shape.vocab < data.tokenizer.vocab:
+      raise UserError(
+        f'model.vocab={shape.vocab} must be at least {data.tokenizer.vocab}, the '
+        "tokenizer's entries; 0 takes as many as it has"
+      )
     batch = batches.training_batches(
       data.train.ids,
       T=shape.T,
@@ -123,7 +111,16 @@ def train(
       seed=run.seed,
       order=run.data.windows,
     )
-    report(plan(run, shape, data, devices))
+    report(
+      describe.plan(
+        run,
+        shape,
+        devices,
+        tokens=len(data.train.ids) - 1,
+        held_out=len(data.valid.ids) - 1,
+        bytes_per_token=_bytes_per_token(data.train),
+      )
+    )
     _write_run_json(run, workdir, data, devices, argv)
 
     saved = checkpoint.Checkpoints(workdir / 'checkpoints', run.keep)
@@ -181,18 +178,28 @@ def _start(
   if not run.init_from:
     return step.init_state(run, shape)
   source = load(run.init_from)
-  if source.shape != shape:
-    theirs, ours = vars(source.shape), vars(shape)
+  theirs, ours = vars(source.shape), vars(shape)
+  differing = [
+    f'model.{name}: {theirs[name]} there, {ours[name]} here'
+    for name in ours
+    if theirs[name] != ours[name] and name not in _NOT_THE_FUNCTION
+  ]
+  if source.shape.vocab > shape.vocab:
+    differing.append(f'model.vocab: {theirs["vocab"]} there, {ours["vocab"]} here')
+  if differing:
     raise UserError(
-      f'init_from={run.init_from} is a model of another shape:\n'
-      + '\n'.join(
-        f'model.{k}: {theirs[k]} there, {ours[k]} here'
-        for k in ours
-        if theirs[k] != ours[k]
-      )
+      f'init_from={run.init_from} is a model of another shape:\n' + '\n'.join(differing)
     )
   report(f'starting from the weights of {run.init_from}, update {source.step}')
-  return step.init_state(run, shape, source.params)
+  params = dict(source.params)
+  if source.shape.vocab < shape.vocab:
+    # Entries that are new to the model begin like any others (GPT-1, section 3.2).
+    new = init_params(shape, run.seed)
+    known = source.shape.vocab
+    for name in new.keys() & {'wte', 'lm_head'}:
+      params[name] = new[name].at[:known].set(params[name][:known])
+    report(f'{shape.vocab - known} entries are new to its vocabulary')
+  return step.init_state(run, shape, params)
 
 
 def _held_out(eval_step, params, shape, file, run, devices) -> dict[str, float]:
@@ -306,16 +313,19 @@ def _git() -> dict[str, str]:
 def load(
   path: str | pathlib.Path, checkpoint_step: str | int = 'best'
 ) -> LanguageModel:
-  """Returns the `LanguageModel` in a workdir.
+  """Returns the `LanguageModel` in a workdir or a folder of weights.
 
   Args:
-    path: a workdir.
-    checkpoint_step: 'best' (lowest held-out loss), 'latest', or a number of updates.
+    path: a workdir, a Hugging Face folder, or hf:NAME@REVISION (see `hugging_face`).
+    checkpoint_step: of a workdir: 'best' (lowest held-out loss), 'latest', or a number
+      of updates.
 
   Raises:
-    UserError: `path` is no workdir, or has no such checkpoint.
+    UserError: `path` is neither, or has no such checkpoint.
   """
   workdir = pathlib.Path(path)
+  if not (workdir / 'run.json').exists() and hugging_face.names_weights(path):
+    return hugging_face.open_model(path)[1]
   run = read_run(workdir)
   tokenizer = tokenizers.load(workdir / 'tokenizer')
   shape = Shape.of(run.model, tokenizer.vocab)
@@ -339,6 +349,57 @@ def load(
   finally:
     saved.close()
   return LanguageModel(params, shape, tokenizer, int(wanted))
+
+
+def import_model(source: str, workdir: str | pathlib.Path, tokenizer: str = '') -> str:
+  """Makes a workdir of other people's weights; returns what there is to say of it.
+
+  Args:
+    source: see `hugging_face.find`.
+    workdir: is made; run.json comes last, so that half an import is no workdir.
+    tokenizer: path of one, where it is not among the weights.
+
+  Raises:
+    UserError: `workdir` holds a run, or the source can't be read.
+  """
+  workdir = pathlib.Path(workdir)
+  if (workdir / 'run.json').exists():
+    raise UserError(f'workdir={workdir} holds a run; choose another workdir')
+  found, model = hugging_face.open_model(source, tokenizer)
+  run = config.Run(steps=0, model=found, data=config.Data(source=''))
+  run.optim.name = 'sgd'  # no optimizer state
+  workdir.mkdir(parents=True, exist_ok=True)
+  with _alone(workdir):
+    for part in ('tokenizer', 'checkpoints'):
+      shutil.rmtree(workdir / part, ignore_errors=True)
+    model.tokenizer.save(workdir / 'tokenizer')
+    saved = checkpoint.Checkpoints(workdir / 'checkpoints', run.keep)
+    try:
+      params = jax.tree.map(jax.numpy.asarray, model.params)
+      saved.save(step.init_state(run, model.shape, params), None)
+      saved.wait()
+    finally:
+      saved.close()
+    about = {
+      'config': config.flat(run),
+      'imported': str(source),
+      'vocab': model.shape.vocab,
+      'tokenizer': tokenizers.digest(workdir / 'tokenizer'),
+    }
+    write_whole(workdir / 'run.json', json.dumps(about, indent=1) + '\n')
+  number = describe.parameter_count(model.shape)
+  return (
+    f'imported {source} into {workdir}: {number:,} parameters, tokenizer '
+    f'{model.tokenizer.kind} of {model.tokenizer.vocab:,} entries'
+  )
+
+
+def export_model(
+  workdir: str | pathlib.Path, checkpoint_step: str | int, target: str | pathlib.Path
+) -> str:
+  """Writes a workdir's model as a Hugging Face folder; returns what was written."""
+  model = load(workdir, checkpoint_step)
+  return hugging_face.export(model, read_run(workdir).model.dropout, target)
 
 
 def evaluate(

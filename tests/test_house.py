@@ -10,11 +10,13 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ORDER = (
   'config files papers tokenizers data model training decoding evaluation '
-  'language_model describe finetune dialogue summaries runs sweep manifest report'
+  'language_model describe hugging_face finetune dialogue summaries runs sweep manifest report'
 ).split()
 WITHOUT_JAX = [
   'config',
+  'papers',
   'tokenizers',
+  'tokenizers.hugging_face',
   'data.sources',
   'data.tokens',
   'evaluation.ngram',

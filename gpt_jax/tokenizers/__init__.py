@@ -34,7 +34,8 @@ class Tokenizer(Protocol):
   """What every tokenizer offers.
 
   Attributes:
-    kind: 'bpe', 'unigram', 'sentencepiece', 'byte_bpe', 'gpt1', 'chars' or 'bytes'.
+    kind: 'bpe', 'unigram', 'sentencepiece', 'byte_bpe', 'gpt1', 'chars', 'bytes' or
+      'numbers'.
     vocab: number of ids, special ones included.
     eot: id of the end-of-text token.
     unknown: ids of text that has no entry of its own.
@@ -146,6 +147,45 @@ class Bytes:
     write_kind(folder, {'kind': self.kind})
 
 
+class Numbers:
+  """Ids as texts of numbers, '464 3797': of a model that came without a tokenizer."""
+
+  kind = 'numbers'
+  unknown: frozenset[int] = frozenset()
+
+  def __init__(self, vocab: int, eot: int):
+    self.vocab = vocab
+    self.eot = eot
+
+  def encode(self, text: str) -> list[int]:
+    """Returns the ids of a text.
+
+    Raises:
+      UserError: it is not numbers below `vocab` and blanks.
+    """
+    words = text.split()
+    wrong = [w for w in words if not w.isdecimal() or int(w) >= self.vocab]
+    if wrong:
+      raise UserError(
+        f'{wrong[0]!r} is not an id: this model came without a tokenizer, so its texts '
+        f'are numbers from 0 to {self.vocab - 1}, apart by blanks; import it with '
+        '--tokenizer for texts'
+      )
+    return [int(word) for word in words]
+
+  def encode_array(self, text: str) -> np.ndarray:
+    return np.array(self.encode(text), np.uint32)
+
+  def decode(self, ids: Sequence[int]) -> str:
+    return ' '.join(str(i) for i in ids if i != self.eot)
+
+  def pieces(self, ids: Sequence[int]) -> list[str]:
+    return [EOT if i == self.eot else str(i) for i in ids]
+
+  def save(self, folder: Path) -> None:
+    write_kind(folder, {'kind': self.kind, 'vocab': self.vocab, 'eot': self.eot})
+
+
 def train(kind: str, texts: Iterable[str], vocab: int) -> Tokenizer:
   """Returns a tokenizer made from texts, the same for the same texts.
 
@@ -247,6 +287,8 @@ def load(folder: str | Path) -> Tokenizer:
       return Characters(about['characters'])
     if kind == 'bytes':
       return Bytes()
+    if kind == 'numbers':
+      return Numbers(about['vocab'], about['eot'])
   except OSError as e:
     raise UserError(f'{folder}: holds no tokenizer: {e}') from e
   except (ValueError, KeyError, TypeError) as e:
