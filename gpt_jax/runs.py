@@ -52,8 +52,9 @@ def prepared(
   """
   if not run.data.source:
     raise UserError(
-      f'{workdir} was imported and has no text; train or evaluate in a new workdir, '
-      f'from its weights: --config.init_from={workdir}'
+      f"data.source='' names no text for {workdir}; set --config.data.source. If these "
+      'are imported weights, train and evaluate in a new workdir that starts from them: '
+      f'--config.init_from={workdir}'
     )
   folder = pathlib.Path(run.data.tokens or workdir)
   own = pathlib.Path(workdir) / 'tokenizer'

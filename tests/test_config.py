@@ -1,9 +1,14 @@
 """The schema: every violation at once, with name, value, rule and remedy."""
 
+import pathlib
+import runpy
+
 import pytest
 
-from gpt_jax import config
+from gpt_jax import config, papers
 from gpt_jax.config import UserError
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 def problems(run, devices=1):
@@ -64,3 +69,32 @@ def test_the_nearest_names_are_offered():
   names = config.flat(config.Run())
   assert 'optim.lr' in config.nearest('lr', names)
   assert 'steps' in config.nearest('stepz', names)
+
+
+def test_a_pattern_of_attention_is_made_of_two_words():
+  run = config.Run()
+  run.model.attention = 'dense,band'
+  assert "model.attention='dense,band' must be 'dense', 'banded' or" in problems(run)
+
+
+def experiments():
+  found = []
+  for path in sorted(ROOT.glob('experiments/**/*.py')):
+    if 'def get_config' in path.read_text(encoding='utf-8'):
+      found.append(str(path.relative_to(ROOT)))
+  return found
+
+
+@pytest.mark.parametrize('path', experiments())
+def test_every_experiment_is_a_valid_config_and_states_its_claim(path):
+  module = runpy.run_path(str(ROOT / path))
+  config.check(module['get_config']())
+  for word in ('Claim:', 'Source:', 'Cost:', f'--config={path}'):
+    assert word in module['__doc__'], word
+
+
+def test_every_published_size_can_be_trained():
+  for family, sizes in (('gpt2', papers.GPT2_SIZES), ('gpt3', papers.GPT3_SIZES)):
+    module = runpy.run_path(str(ROOT / f'experiments/{family}/pretrain.py'))
+    for size in sizes:
+      config.check(module['get_config'](size))

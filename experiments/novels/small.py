@@ -1,10 +1,10 @@
 """A GPT of about 10 million non-embedding parameters on English novels.
 
 Claim: none published; measured beside a Kneser-Ney 5-gram and xz -9 on the same
-held-out books (every tenth). Source of the text: a folder of novels as .txt files, one
-book each; GPT-1 was pre-trained on such text (section 4.1). Cost: as long as you let
-it: Ctrl-C saves, the same command continues. `small.py:10min` is a whole schedule that
-takes about 10 minutes on 2 CPU cores.
+held-out books (every tenth). Source: GPT-1 was pre-trained on such text (section 4.1);
+FOLDER holds novels as .txt files, one book each. Cost: as long as you let it: Ctrl-C
+saves, the same command continues. `small.py:10min` is a whole schedule that takes about
+10 minutes on 2 CPU cores.
 
   python launch.py train --config=experiments/novels/small.py --workdir=runs/novels \
     --config.data.source=FOLDER
