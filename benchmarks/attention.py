@@ -13,6 +13,7 @@ import time
 import jax
 import jax.numpy as jnp
 
+from benchmarks import turns
 from gpt_jax import papers
 from gpt_jax.model import attention
 from gpt_jax.model.gpt import Block, Shape
@@ -68,8 +69,7 @@ def main() -> None:
         begun = time.perf_counter()
         jax.block_until_ready(fn(*arguments))
         seconds[kind].append(time.perf_counter() - begun)
-    rounds = zip(seconds['dense'], seconds['banded'], strict=True)
-    ratio = statistics.median(a / b for a, b in rounds)
+    ratio = turns.median_ratio(seconds['dense'], seconds['banded'])
     ms = {kind: 1e3 * statistics.median(times) for kind, times in seconds.items()}
     print(f'| {name} | {ms["dense"]:.0f} | {ms["banded"]:.0f} | {ratio:.2f} |')
 

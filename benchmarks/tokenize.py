@@ -19,9 +19,8 @@ if sys.path[0].endswith('benchmarks'):
   sys.path.insert(0, '.')
 
 import argparse
-import dataclasses
+import contextlib
 import functools
-import multiprocessing
 import os
 import platform
 import shutil
@@ -30,8 +29,10 @@ import subprocess
 import sysconfig
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+
+from benchmarks import turns
 
 ROUNDS = 5
 SIZE = 10_000_000  # characters of each text
@@ -80,56 +81,35 @@ def _each(encode: Callable, texts: list[str]) -> list:
   return [encode(text) for text in texts]
 
 
-def work(pipe, models: Path, gpt2: str, texts: dict[str, list[str]]) -> None:
-  """A worker: encodes a text by a contender whenever it is told to."""
+def setup(models: Path, gpt2: str, texts: dict[str, list[str]]) -> dict[str, Callable]:
+  """Returns the jobs of a worker: each contender, on a text given by its name."""
   contenders = load(models, gpt2)
   for name, contender in contenders.items():  # warm, and the ids are the same
     ids = [list(i) for i in contender(texts['novels'][:20])]
     if name in PEER:
       assert ids == [list(i) for i in contenders[PEER[name]](texts['novels'][:20])]
-  pipe.send('ready')
-  while order := pipe.recv():
-    name, text = order
-    contenders[name](texts[text])
-    pipe.send('done')
+
+  def job(contender, text):
+    contender(texts[text])
+
+  return {name: functools.partial(job, c) for name, c in contenders.items()} | {
+    'ready': lambda: None
+  }
 
 
-@dataclasses.dataclass
-class Workers:
-  """Some worker processes, each with its share of the texts."""
-
-  count: int
-  models: Path
-  gpt2: str
-  texts: dict[str, list[str]]
-
-  def __enter__(self):
-    context = multiprocessing.get_context('spawn')
-    self.pipes, self.processes = [], []
-    for i in range(self.count):
-      mine, theirs = context.Pipe()
-      share = {name: t[i :: self.count] for name, t in self.texts.items()}
-      arguments = (theirs, self.models, self.gpt2, share)
-      self.processes.append(context.Process(target=work, args=arguments))
-      self.processes[-1].start()
-      self.pipes.append(mine)
-    for pipe in self.pipes:
-      pipe.recv()
-    return self
-
-  def __exit__(self, *_):
-    for pipe, process in zip(self.pipes, self.processes, strict=True):
-      pipe.send(None)
-      process.join()
-
-  def seconds(self, contender: str, text: str) -> float:
-    """Returns how long all of a text takes."""
-    begun = time.perf_counter()
-    for pipe in self.pipes:
-      pipe.send((contender, text))
-    for pipe in self.pipes:
-      pipe.recv()
-    return time.perf_counter() - begun
+@contextlib.contextmanager
+def workers(
+  count: int, models: Path, gpt2: str, texts: dict[str, list[str]]
+) -> Iterator[list[turns.Worker]]:
+  """Gives some worker processes, each with its share of the texts."""
+  shares = (
+    {name: text[i::count] for name, text in texts.items()} for i in range(count)
+  )
+  started = [turns.Worker(setup, models, gpt2, share) for share in shares]
+  turns.seconds(started, 'ready')
+  yield started
+  for worker in started:
+    worker.close()
 
 
 def read_texts(novels: str) -> dict[str, list[str]]:
@@ -161,19 +141,18 @@ def encoding_table(models: Path, gpt2: str, texts: dict[str, list[str]]) -> None
   print('| text | processes | contender | MB/s | ratio to its peer |')
   print('|---|---|---|---|---|')
   for count in (1, 2):
-    with Workers(count, models, gpt2, texts) as workers:
+    with workers(count, models, gpt2, texts) as started:
       for text in texts:
         names = [*PEER, *PEER.values()]
         seconds = {name: [] for name in names}
         for _ in range(ROUNDS):
           for name in names:
-            seconds[name].append(workers.seconds(name, text))
+            seconds[name].append(turns.seconds(started, name, text))
         for name in names:
           speed = size(texts[text]) / statistics.median(seconds[name])
           ratio = ''
           if name in PEER:
-            rounds = zip(seconds[PEER[name]], seconds[name], strict=True)
-            ratio = f'{statistics.median(a / b for a, b in rounds):.2f}'
+            ratio = f'{turns.median_ratio(seconds[PEER[name]], seconds[name]):.2f}'
           print(f'| {text} | {count} | {name} | {speed:.1f} | {ratio} |', flush=True)
 
 
@@ -198,14 +177,14 @@ def prepare_table(models: Path, gpt2: str, novels: str) -> None:
     data = config.Data(source=source, tokenizer=tokenizer, processes=count)
     texts = {'novels': [d.text for d in sources.documents(source)]}
     bare, whole = [], []
-    with Workers(count, models, gpt2, texts) as workers:
+    with workers(count, models, gpt2, texts) as started:
       for _ in range(3):
-        bare.append(workers.seconds(f'{name}, gpt_jax', 'novels'))
+        bare.append(turns.seconds(started, f'{name}, gpt_jax', 'novels'))
         with tempfile.TemporaryDirectory() as folder:
           begun = time.perf_counter()
           prepare.prepare(data, folder, report=lambda line: None)
           whole.append(time.perf_counter() - begun)
-    ratio = statistics.median(b / a for a, b in zip(bare, whole, strict=True))
+    ratio = turns.median_ratio(whole, bare)
     print(
       f'| {name} | {size(texts["novels"]):.0f} | {count} '
       f'| {statistics.median(bare):.2f} | {statistics.median(whole):.2f} '

@@ -3,12 +3,15 @@
 The rooms, in reading order; each imports only from those before it:
 
   config       the schema of a run, and `check`
+  papers       the published models
   tokenizers   text <-> token ids
   data         sources of text, token files, batches
-  model        attention, layers, the GPT
+  model        attention, layers, the GPT, weights in and out
   training     loss, optimizer, step, devices, checkpoints, record, the loop
   decoding     rules of sampling, the compiled loop
   evaluation   likelihoods, baselines
+  describe     parameters, FLOPs, memory
+  hugging_face folders of weights
   runs         puts a run together, opens a workdir
   report       plots of finished runs
 

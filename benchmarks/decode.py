@@ -1,0 +1,185 @@
+"""Speed of decoding beside Hugging Face and CTranslate2.
+
+  pip install -r benchmarks/requirements.txt
+  python -m benchmarks.decode --gpt2=FOLDER > benchmarks/results/decode-cpu.md
+
+GPT-2 124M with random weights, prompts of 32 tokens, 64 new ones, float32. FOLDER holds
+GPT-2's vocab.json and merges.txt. Each peer lives in a process of its own and they work
+in turn, round after round; medians of the rounds, and a ratio is the median of the
+rounds' ratios. Peers that can't do a row say so in it.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import turns
+
+ROUNDS = 5
+PROMPT, NEW = 32, 64
+ROWS = [(way, batch) for batch in (1, 8) for way in ('greedy', 'top-k', '4 beams')]
+OURS, CT2 = 'gpt_jax', 'CTranslate2'
+HF, HF_STATIC = 'Hugging Face', 'Hugging Face, static cache'
+Job = Callable[[str, int], list]
+
+
+def prompts(batch: int) -> list[list[int]]:
+  """Returns the prompts of a batch."""
+  return np.random.default_rng(0).integers(0, 50_256, (batch, PROMPT)).tolist()
+
+
+def setup_gpt_jax(folder: Path) -> dict[str, Job]:
+  """Returns our job: (way, batch) -> new ids of each prompt."""
+  import gpt_jax
+
+  model = gpt_jax.load(folder)
+  ways = {
+    'greedy': {'temperature': 0},
+    'top-k': {'top_k': 40},
+    '4 beams': {'beams': 4, 'length_penalty': 1.0, 'penalty_form': 'hf'},
+  }
+
+  def job(way, batch):
+    made = model.generate_ids(
+      prompts(batch), max_new_tokens=NEW, min_new_tokens=NEW, **ways[way]
+    )
+    return [generation.ids for generation in made]
+
+  return {'job': job}
+
+
+def setup_hugging_face(folder: Path, static: bool) -> dict[str, Job]:
+  """Returns the job of transformers, with its dynamic or its static cache."""
+  import torch
+  import transformers
+
+  torch.set_num_threads(os.cpu_count())
+  transformers.logging.set_verbosity_error()
+  model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+  ways = {
+    'greedy': {'do_sample': False},
+    'top-k': {'do_sample': True, 'top_k': 40},
+    '4 beams': {'do_sample': False, 'num_beams': 4},
+  }
+  cache = {'cache_implementation': 'static'} if static else {}
+
+  def job(way, batch):
+    ids = torch.tensor(prompts(batch))
+    with torch.inference_mode():
+      made = model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=NEW,
+        min_new_tokens=NEW,
+        pad_token_id=50_256,
+        **ways[way],
+        **cache,
+      )
+    return made[:, PROMPT:].tolist()
+
+  return {'job': job}
+
+
+def setup_ctranslate2(folder: Path) -> dict[str, Job]:
+  """Returns the job of CTranslate2 on the same weights."""
+  import ctranslate2
+  import transformers
+
+  transformers.logging.set_verbosity_error()
+  converted = str(folder.with_name('ct2'))
+  ctranslate2.converters.TransformersConverter(str(folder)).convert(
+    converted, force=True
+  )
+  # Our tokenizer names no unknown token; CTranslate2 wants one, and meets none.
+  about = Path(converted) / 'config.json'
+  settings = json.loads(about.read_text()) | {'unk_token': '<|endoftext|>'}
+  about.write_text(json.dumps(settings))
+  generator = ctranslate2.Generator(
+    converted, device='cpu', compute_type='float32', intra_threads=os.cpu_count()
+  )
+  tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+  ways = {
+    'greedy': {},
+    'top-k': {'sampling_topk': 40},
+    '4 beams': {'beam_size': 4},
+  }
+
+  def job(way, batch):
+    start = [tokenizer.convert_ids_to_tokens(row) for row in prompts(batch)]
+    made = generator.generate_batch(
+      start,
+      max_length=NEW,
+      min_length=NEW,
+      include_prompt_in_result=False,
+      **ways[way],
+    )
+    return [result.sequences_ids[0] for result in made]
+
+  return {'job': job}
+
+
+def make_weights(gpt2: str, folder: Path) -> None:
+  """Writes a GPT-2 124M with random weights as Hugging Face has it."""
+  from gpt_jax import hugging_face, papers, tokenizers
+  from gpt_jax.language_model import LanguageModel
+  from gpt_jax.model.gpt import Shape, init_params
+
+  shape = Shape.of(papers.gpt2('124M'), 0)
+  model = LanguageModel(init_params(shape, 0), shape, tokenizers.open_path(gpt2))
+  hugging_face.export(model, 0.0, folder)
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+  parser.add_argument('--gpt2', required=True, help='folder of vocab.json, merges.txt')
+  flags = parser.parse_args()
+  with tempfile.TemporaryDirectory() as place:
+    folder = Path(place) / 'gpt2'
+    make_weights(flags.gpt2, folder)
+    workers = {
+      OURS: turns.Worker(setup_gpt_jax, folder),
+      CT2: turns.Worker(setup_ctranslate2, folder),
+      HF: turns.Worker(setup_hugging_face, folder, False),
+      HF_STATIC: turns.Worker(setup_hugging_face, folder, True),
+    }
+    print(f'{platform.machine()}, {os.cpu_count()} cores, Python', end=' ')
+    print(platform.python_version(), end='\n\n')
+    print(f'| tokens/s | {" | ".join(workers)} | to {CT2} | to {HF} | same ids |')
+    print(f'|{"---|" * (len(workers) + 4)}')
+    for way, batch in ROWS:
+      print(row(workers, way, batch), flush=True)
+    for worker in workers.values():
+      worker.close()
+
+
+def row(workers: dict[str, turns.Worker], way: str, batch: int) -> str:
+  """Returns a line of the table."""
+  made, times = {}, {}
+  for name, worker in workers.items():  # compiles, and compares
+    worker.start('job', way, batch)
+    try:
+      made[name], times[name] = worker.wait(), []
+    except RuntimeError:
+      continue
+  for _ in range(ROUNDS):
+    for name in times:
+      time.sleep(0.3)  # until the threads of the one before have gone to sleep
+      times[name].append(turns.seconds([workers[name]], 'job', way, batch))
+  speed = {n: batch * NEW / statistics.median(t) for n, t in times.items()}
+  cells = [f'{speed[n]:.1f}' if n in speed else 'can not' for n in workers]
+  cells += [f'{turns.median_ratio(times[peer], times[OURS]):.2f}' for peer in (CT2, HF)]
+  same = sum(a == b for a, b in zip(made[OURS], made[HF], strict=True))
+  cells.append('drawn' if way == 'top-k' else f'{same} of {batch}')
+  return f'| {way}, batch {batch} | {" | ".join(cells)} |'
+
+
+if __name__ == '__main__':
+  main()
