@@ -146,19 +146,64 @@ def evaluate(values) -> None:
     print(f'  {bits:.4f} bits/byte  {name}')
 
 
+# Flags of `sample` that are settings of decoding/settings.py: name, kind, help.
+SETTINGS = (
+  ('method', 'string', 'auto, greedy, sample, beam, stochastic or minimum_risk'),
+  ('max_new_tokens', 'integer', 'length of a continuation (128)'),
+  ('min_new_tokens', 'integer', 'no end-of-text before'),
+  ('num_return', 'integer', 'continuations of each prompt (1)'),
+  ('temperature', 'float', 'divides the logits (0.8); 0 is greedy'),
+  ('top_k', 'integer', 'draw from the k likeliest'),
+  ('top_p', 'float', 'draw from the likeliest that have mass p'),
+  ('openai_top_p', 'bool', 'top_p stops before the token that reaches p, as in GPT-2'),
+  ('min_p', 'float', 'draw from those at least p times as likely as the likeliest'),
+  ('typical_p', 'float', 'draw from the most typical that have mass p'),
+  ('repetition_penalty', 'float', 'of all tokens so far, as in CTRL; 1 is none'),
+  ('presence_penalty', 'float', 'subtracted for each new token that occurred'),
+  ('frequency_penalty', 'float', 'subtracted each time that it occurred'),
+  ('no_repeat_ngram', 'integer', 'no sequence of so many tokens twice'),
+  ('banned', 'multi_string', 'text that may not occur'),
+  ('forced', 'string', 'text that a continuation begins with'),
+  ('stop', 'multi_string', 'text that a continuation ends before'),
+  ('eos', 'integer', "id that ends a text, if not the tokenizer's"),
+  ('truncate', 'bool', 'of a prompt longer than the context, read the end'),
+  ('seed', 'multi_integer', 'another seed, other draws; one, or one for each prompt'),
+  ('beams', 'integer', 'hypotheses to follow; several mean beam search'),
+  ('groups', 'integer', "groups of beams that avoid each other's tokens"),
+  ('diversity', 'float', 'how much they do (0.5)'),
+  ('length_penalty', 'float', 'alpha (0.6); above 0 favours length'),
+  ('penalty_form', 'string', 'gnmt: ((5 + n) / 6)^alpha (GPT-3), or hf: n^alpha'),
+  ('early_stopping', 'string', 'as in Hugging Face: true, false or never'),
+  ('one_of', 'multi_string', 'text that a continuation may be'),
+  ('including', 'multi_string', 'text that a continuation must hold'),
+  ('candidates', 'integer', 'samples that minimum_risk chooses from (16)'),
+)
+
+
 def sample_flags(values):
   _workdir(values)
   _checkpoint(values)
   define = lambda kind, *args: kind(*args, flag_values=values)  # noqa: E731
   define(flags.DEFINE_multi_string, 'prompt', [], 'text to continue; may be repeated')
   define(flags.DEFINE_string, 'prompts_file', '', 'a text file, one prompt a line')
-  define(flags.DEFINE_integer, 'max_new_tokens', 128, 'length of a continuation')
-  define(flags.DEFINE_float, 'temperature', 0.8, '0 is greedy')
-  define(flags.DEFINE_integer, 'top_k', 0, 'draw from the k likeliest; 0 is all')
-  define(flags.DEFINE_float, 'top_p', 1.0, 'draw from the nucleus of mass p; 1 is all')
-  define(flags.DEFINE_integer, 'num_return', 1, 'continuations of each prompt')
-  define(flags.DEFINE_integer, 'seed', 0, 'another seed, other continuations')
   define(flags.DEFINE_bool, 'stream', False, 'print text as it is decided')
+  for name, kind, what in SETTINGS:
+    define(getattr(flags, f'DEFINE_{kind}'), name, None, what)
+
+
+def _settings(values) -> dict:
+  """Returns the settings of generation that were given, and a temperature."""
+  found = {name: values[name].value for name, _, _ in SETTINGS}
+  found = {name: value for name, value in found.items() if value is not None}
+  if len(found.get('seed', ())) == 1:
+    (found['seed'],) = found['seed']
+  if found.get('early_stopping') in ('true', 'false'):
+    found['early_stopping'] = found['early_stopping'] == 'true'
+  if found.get('method', 'auto') in ('auto', 'sample', 'minimum_risk') and not (
+    found.keys() & {'beams', 'one_of', 'including'}
+  ):
+    found.setdefault('temperature', 0.8)
+  return found
 
 
 def sample(values) -> None:
@@ -173,11 +218,8 @@ def sample(values) -> None:
       raise UserError(f'--prompts_file={values.prompts_file}: {error}') from error
     prompts += text.splitlines()
   prompts = prompts or ['']
-  settings = {
-    name: values[name].value
-    for name in ('max_new_tokens', 'temperature', 'top_k', 'top_p', 'seed')
-  }
-  if values.stream and (len(prompts) > 1 or values.num_return > 1):
+  settings = _settings(values)
+  if values.stream and len(prompts) > 1:
     raise UserError('--stream shows one continuation of one prompt; leave it out')
   model = runs.load(values.workdir, values.checkpoint)
   if values.stream:
@@ -186,11 +228,14 @@ def sample(values) -> None:
       print(text, end='', flush=True)
     print()
     return
-  made = model.generate(prompts, num_return=values.num_return, **settings)
+  made = model.generate(prompts, **settings)
   for i, generation in enumerate(made):
     if len(made) > 1:
-      print(f'--- {i + 1}, perplexity {generation.perplexity:.1f}')
-    print(prompts[i // values.num_return] + generation.text)
+      print(
+        f'--- {i + 1}, log p {generation.logp:.2f}, perplexity '
+        f'{generation.perplexity:.1f}'
+      )
+    print(prompts[generation.number] + generation.text)
 
 
 def tokenize_flags(values):

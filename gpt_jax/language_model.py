@@ -1,18 +1,18 @@
 """A trained model with its tokenizer: logits, scores and generated text."""
 
+import bisect
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from gpt_jax.config import UserError
-from gpt_jax.decoding import sample
-from gpt_jax.decoding.rules import Sampling
+from gpt_jax.config import UserError, nearest
+from gpt_jax.decoding import beam, rerank, sample, stochastic
+from gpt_jax.decoding.settings import Settings
 from gpt_jax.evaluation import score
 from gpt_jax.model.gpt import GPT, Shape
 from gpt_jax.tokenizers import Tokenizer
@@ -24,14 +24,20 @@ class Generation(NamedTuple):
   Attributes:
     prompt: its token ids.
     ids: new token ids; a last end-of-text is one of them.
-    text: of the new tokens.
+    text: of the new tokens. Where a stop ended it, the text before the stop; ids are
+      those that lie wholly in it.
     token_logp: the model's log p of each new token, before any rule [nats].
+    score: what continuations of a prompt are ranked by: log p, or of beams that over
+      the length penalty, or the expected utility of 'minimum_risk'.
+    number: of the prompt, from 0.
   """
 
   prompt: list[int]
   ids: list[int]
   text: str
   token_logp: list[float]
+  score: float
+  number: int
 
   @property
   def logp(self) -> float:
@@ -40,8 +46,8 @@ class Generation(NamedTuple):
 
   @property
   def perplexity(self) -> float:
-    """exp of the mean -log p of its tokens."""
-    return math.exp(-self.logp / len(self.ids))
+    """exp of the mean -log p of its tokens; 1 if there are none."""
+    return math.exp(-self.logp / max(1, len(self.ids)))
 
 
 class Score(NamedTuple):
@@ -107,106 +113,193 @@ class LanguageModel:
     return Score(sum(logp), logp)
 
   def generate(self, prompts: str | Sequence[str], **settings) -> list[Generation]:
-    """Returns continuations of texts; settings as in `generate_ids`."""
+    """Returns continuations of texts, `num_return` for each, in order.
+
+    Args:
+      prompts: a text, or several.
+      **settings: of `decoding/settings.py`: max_new_tokens, temperature, top_k, top_p,
+        seed, num_return, stop, beams and others.
+
+    Raises:
+      UserError: settings that are unknown, out of their range or don't go together, or
+        a prompt longer than the context; all in one message.
+    """
     prompts = [prompts] if isinstance(prompts, str) else prompts
     return self.generate_ids([self.prompt_ids(p) for p in prompts], **settings)
 
   def generate_ids(
-    self,
-    prompts: Sequence[Sequence[int]],
-    *,
-    max_new_tokens: int = 128,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    num_return: int = 1,
-    seed: int = 0,
+    self, prompts: Sequence[Sequence[int]], **settings
   ) -> list[Generation]:
-    """Returns continuations of token ids, `num_return` for each prompt, in order.
+    """Returns continuations of token ids; all else is as in `generate`."""
+    prompts, how = self._checked(prompts, settings)
+    searches = {'beam': self._beams, 'stochastic': self._stochastic}
+    search = searches.get(how.chosen(), self._drawn)
+    results, stops = [], how.stops()
+    for number, found in enumerate(search(prompts, how)):
+      made = []
+      for ids, logp, value in found:
+        cut = _before_stop(ids, stops, self._decode)
+        n, text = cut or (len(ids), self._decode(ids))
+        value = sum(logp[:n]) if value is None else value
+        made.append(Generation(prompts[number], ids[:n], text, logp[:n], value, number))
+      if how.chosen() == 'minimum_risk':
+        ranked = rerank.minimum_risk(made, lambda a, b: rerank.unigram_f1(a.ids, b.ids))
+        made = [one._replace(score=value) for one, value in ranked]
+      results += made[: how.num_return]
+    return results
 
-    Args:
-      prompts: 1 .. T ids each.
-      max_new_tokens: a continuation ends here or at end-of-text. One that outgrows the
-        context goes on from its last T // 2 tokens.
-      temperature: divides the logits; 0 is greedy.
-      top_k: draw from the k likeliest tokens; 0 is all.
-      top_p: draw from the smallest set of tokens with this mass; 1 is all.
-      num_return: continuations of each prompt.
-      seed: the draw of a continuation depends on it and on its number in the result.
+  def _drawn(self, prompts: list[list[int]], how: Settings) -> list[list[tuple]]:
+    """Returns ids, log p and no score of the draws of each prompt."""
+    stops, n = how.stops(), how.draws()
 
-    Raises:
-      UserError: a setting out of its range, or a prompt longer than the context.
-    """
-    sampling = self._sampling(prompts, max_new_tokens, temperature, top_k, top_p)
-    if num_return < 1:
-      raise UserError(f'num_return={num_return} must be at least 1')
-    rows = [list(p) for p in prompts for _ in range(num_return)]
-    key = jax.random.key(seed)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(rows)))
+    def stopped(ids):
+      return _before_stop(ids, stops, self._decode) is not None
+
     made = sample.generate(
       self.params,
       self.shape,
-      rows,
-      keys,
-      max_new_tokens=max_new_tokens,
-      sampling=sampling,
-      eot=self.tokenizer.eot,
+      [prompt for prompt in prompts for _ in range(n)],
+      sample.keys_of(how.seed, len(prompts), n),
+      sampling=how.sampling(),
+      stopped=stopped if stops else None,
+      **self._limits(how),
     )
-    return [
-      Generation(prompt, new.ids, self.tokenizer.decode(new.ids), new.logp)
-      for prompt, new in zip(rows, made, strict=True)
-    ]
+    rows = [(*one, None) for one in made]
+    return [rows[at : at + n] for at in range(0, len(rows), n)]
 
-  def stream(
-    self,
-    prompt: str,
-    *,
-    max_new_tokens: int = 128,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    seed: int = 0,
-  ) -> Iterator[str]:
+  def _beams(self, prompts: list[list[int]], how: Settings) -> list[list[tuple]]:
+    """Returns the best hypotheses of each prompt."""
+    return beam.generate(
+      self.params,
+      self.shape,
+      prompts,
+      beams=how.searching(),
+      num_return=how.num_return,
+      constraint=how.constraint(self.tokenizer, self.shape.vocab),
+      **self._limits(how),
+    )
+
+  def _stochastic(self, prompts: list[list[int]], how: Settings) -> list[list[tuple]]:
+    """Returns hypotheses of each prompt, drawn without replacement."""
+    return stochastic.generate(
+      self.params,
+      self.shape,
+      prompts,
+      sample.keys_of(how.seed, len(prompts)),
+      beams=how.beams,
+      temperature=how.temperature,
+      **self._limits(how),
+    )
+
+  def stream(self, prompt: str, **settings) -> Iterator[str]:
     """Yields the text that `generate` would return, as it is decided.
 
-    Never half a character: bytes that may be the beginning of one wait for the rest.
+    Never half a character: bytes that may be the beginning of one wait for the rest,
+    and so does text that may be the beginning of a stop.
+
+    Args:
+      prompt: a text.
+      **settings: as of `generate`, for one continuation by 'greedy' or 'sample'.
+
+    Raises:
+      UserError: as in `generate`.
     """
-    ids = self.prompt_ids(prompt)
-    sampling = self._sampling([ids], max_new_tokens, temperature, top_k, top_p)
-    key = jax.random.fold_in(jax.random.key(seed), 0)
-    new, shown = [], ''
+    prompts, how = self._checked([self.prompt_ids(prompt)], settings)
+    if how.num_return > 1 or how.chosen() not in ('greedy', 'sample'):
+      raise UserError(
+        'a stream is one continuation, drawn token by token; num_return='
+        f'{how.num_return} and method={how.chosen()!r} need generate'
+      )
+    stops, decode = how.stops(), self._decode
+    new, shown, text = [], 0, ''
+    (key,) = sample.keys_of(how.seed, 1)
     for token in sample.stream(
       self.params,
       self.shape,
-      ids,
+      prompts[0],
       key,
-      max_new_tokens=max_new_tokens,
-      sampling=sampling,
-      eot=self.tokenizer.eot,
+      sampling=how.sampling(),
+      **self._limits(how),
     ):
       new.append(token)
-      text = self.tokenizer.decode(new)
+      found = _before_stop(new, stops, decode)
+      text = found[1] if found else decode(new)
+      if found:
+        break
       ready = text.rstrip('\ufffd')
-      if len(ready) > len(shown):
-        yield ready[len(shown) :]
-        shown = ready
-    rest = self.tokenizer.decode(new)[len(shown) :]
-    if rest:
-      yield rest
+      ready = ready[: len(ready) - _stop_begun(ready, stops)]
+      if len(ready) > shown:
+        yield ready[shown:]
+        shown = len(ready)
+    if len(text) > shown:
+      yield text[shown:]
 
-  def _sampling(self, prompts, max_new_tokens, temperature, top_k, top_p) -> Sampling:
-    """Returns the rules, after a check of everything that generation is given."""
-    if max_new_tokens < 1:
-      raise UserError(f'max_new_tokens={max_new_tokens} must be at least 1')
-    if not prompts:
-      raise UserError('there is no prompt; give one or more')
-    for prompt in prompts:
-      if not 1 <= len(prompt) <= self.shape.T:
-        raise UserError(
-          f'a prompt of {len(prompt)} tokens does not fit: the context is '
-          f'{self.shape.T}; shorten it'
+  def _limits(self, how: Settings) -> dict:
+    """Returns what the settings mean for every method."""
+    return {
+      'max_new_tokens': how.max_new_tokens,
+      'rules': how.rules(self.tokenizer),
+      'eot': how.end(self.tokenizer),
+    }
+
+  def _decode(self, ids: Sequence[int]) -> str:
+    """Returns the text of ids; a model may know more than its tokenizer."""
+    return self.tokenizer.decode([i for i in ids if i < self.tokenizer.vocab])
+
+  def _checked(
+    self, prompts: Sequence[Sequence[int]], settings: dict
+  ) -> tuple[list[list[int]], Settings]:
+    """Returns prompts and settings, after a check of both."""
+    names = [f.name for f in dataclasses.fields(Settings)]
+    wrong = [
+      f'there is no setting {name}.{nearest(name, names)}'
+      for name in settings
+      if name not in names
+    ]
+    how = Settings(**{k: v for k, v in settings.items() if k in names})
+    T, vocab = self.shape.T, self.shape.vocab
+    wrong += how.wrong(len(prompts), self.tokenizer, vocab)
+    if not len(prompts):
+      wrong.append('there is no prompt; give one or more')
+    prompts = [[int(i) for i in p] for p in prompts]
+    for i, prompt in enumerate(prompts):
+      if not prompt:
+        wrong.append(f'prompt {i} has no ids; for a new document give end-of-text')
+      elif not 0 <= min(prompt) <= max(prompt) < vocab:
+        wrong.append(
+          f'prompt {i} has ids outside 0 .. {vocab - 1}, which are all that the model '
+          'knows'
         )
-    return Sampling(temperature, top_k, top_p)
+      if len(prompt) > T and not how.truncate:
+        wrong.append(
+          f'a prompt of {len(prompt)} tokens does not fit: the context is {T}; shorten '
+          'it, or set truncate to read its last tokens only'
+        )
+    if wrong:
+      raise UserError('\n'.join(wrong))
+    return [prompt[-T:] for prompt in prompts], how
+
+
+def _before_stop(
+  ids: list[int], stops: tuple[str, ...], decode: Callable[[Sequence[int]], str]
+) -> tuple[int, str] | None:
+  """Returns how many ids lie wholly before the first stop and the text before it.
+
+  None: there is no stop in the text of the ids.
+  """
+  text = decode(ids)
+  starts = [at for at in map(text.find, stops) if at >= 0]
+  if not starts:
+    return None
+  ends = range(len(ids) + 1)
+  n = bisect.bisect(ends, min(starts), key=lambda end: len(decode(ids[:end]))) - 1
+  return n, text[: min(starts)]
+
+
+def _stop_begun(text: str, stops: tuple[str, ...]) -> int:
+  """Returns how many characters at the end of a text may be the beginning of a stop."""
+  begun = [n for stop in stops for n in range(len(stop)) if text.endswith(stop[:n])]
+  return max(begun, default=0)
 
 
 @partial(jax.jit, static_argnames='shape')

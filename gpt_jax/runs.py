@@ -53,8 +53,8 @@ def prepared(
   if not run.data.source:
     raise UserError(
       f"data.source='' names no text for {workdir}; set --config.data.source. If these "
-      'are imported weights, train and evaluate in a new workdir that starts from them: '
-      f'--config.init_from={workdir}'
+      'are imported weights, train and evaluate in a new workdir that starts from '
+      f'them: --config.init_from={workdir}'
     )
   folder = pathlib.Path(run.data.tokens or workdir)
   own = pathlib.Path(workdir) / 'tokenizer'

@@ -1,4 +1,4 @@
-"""Decoding: against naive loops, batch against single, rules against definitions."""
+"""The compiled loop: against naive loops, batch against single, streams, programs."""
 
 import jax
 import jax.numpy as jnp
@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from gpt_jax import config
-from gpt_jax.config import UserError
-from gpt_jax.decoding import rules, sample
-from gpt_jax.decoding.rules import Sampling
+from gpt_jax.decoding import sample
+from gpt_jax.decoding.rules import NO_RULES, Rules, Sampling
 from gpt_jax.model.gpt import GPT, Shape, init_params
 
 SHAPE = Shape.of(config.Model(L=2, D=16, N=2, T=24), vocab=40)
@@ -25,21 +24,31 @@ def params():
   )
 
 
-def generate(params, prompts, n, sampling=GREEDY, seed=0, eot=EOT):
-  keys = jax.random.split(jax.random.key(seed), 8)[: len(prompts)]
+def generate(params, prompts, n, sampling=GREEDY, *, rules=NO_RULES, seed=0, eot=EOT):
   return sample.generate(
-    params, SHAPE, prompts, keys, max_new_tokens=n, sampling=sampling, eot=eot
+    params,
+    SHAPE,
+    prompts,
+    sample.keys_of(seed, len(prompts)),
+    max_new_tokens=n,
+    sampling=sampling,
+    rules=rules,
+    eot=eot,
   )
+
+
+@jax.jit
+def forward(params, ids_BT):
+  return GPT(SHAPE).apply({'params': params}, ids_BT)[0]
 
 
 def naive_greedy(params, prompt, n, eot=EOT):
   """The full forward pass for each token, over the last window where it outgrows."""
-  forward = jax.jit(lambda ids: GPT(SHAPE).apply({'params': params}, ids)[0])
   text, ids, logp = list(prompt), [], []
   while len(ids) < n:
     padded = np.zeros((1, SHAPE.T), np.int32)
     padded[0, : len(text)] = text
-    p = jax.nn.log_softmax(forward(padded)[0, len(text) - 1])
+    p = jax.nn.log_softmax(forward(params, padded)[0, len(text) - 1])
     ids.append(int(jnp.argmax(p)))
     logp.append(float(p[ids[-1]]))
     if ids[-1] == eot:
@@ -60,33 +69,91 @@ def test_greedy_equals_a_full_forward_pass_a_token(params, prompt, n):
   np.testing.assert_allclose(found.logp, logp, atol=1e-4)
 
 
-@pytest.mark.parametrize('sampling', [GREEDY, Sampling(1.0), Sampling(0.7, 5, 0.9)])
-@pytest.mark.parametrize('n', [15, 40])  # within the context, and beyond it
-def test_a_row_is_the_same_alone_and_in_a_batch(params, sampling, n):
-  together = generate(params, PROMPTS, n, sampling)
-  keys = jax.random.split(jax.random.key(0), 8)
-  for i, prompt in enumerate(PROMPTS):
-    alone = sample.generate(
-      params,
-      SHAPE,
-      [prompt],
-      keys[i : i + 1],
-      max_new_tokens=n,
-      sampling=sampling,
-      eot=EOT,
-    )[0]
-    assert alone.ids == together[i].ids
-    np.testing.assert_allclose(alone.logp, together[i].logp, atol=1e-4)
+MANY_RULES = Rules(((3,), (5, 6)), (2, 2), 9, 3, 1.3, 0.4, 0.2)
 
 
-@pytest.mark.parametrize('sampling', [GREEDY, Sampling(1.0)])
-@pytest.mark.parametrize('n', [9, 50])
-def test_streaming_yields_what_generate_returns(params, sampling, n):
-  key = jax.random.split(jax.random.key(0), 8)[0]
+@pytest.mark.parametrize(
+  ('sampling', 'rules', 'n'),
+  [
+    (GREEDY, NO_RULES, 15),  # within the context
+    (Sampling(1.0), NO_RULES, 40),  # beyond it
+    (Sampling(0.7, 5, 0.9), MANY_RULES, 15),
+    (Sampling(0.7, 5, 0.9), MANY_RULES, 40),
+  ],
+)
+def test_a_row_is_the_same_alone_and_in_a_batch(params, sampling, rules, n):
+  together = generate(params, PROMPTS, n, sampling, rules=rules, seed=[5, 6, 7, 8])
+  for prompt, seed, row in zip(PROMPTS, [5, 6, 7, 8], together, strict=True):
+    alone = generate(params, [prompt], n, sampling, rules=rules, seed=[seed])[0]
+    assert alone.ids == row.ids
+    np.testing.assert_allclose(alone.logp, row.logp, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+  ('sampling', 'rules', 'n'),
+  [(GREEDY, NO_RULES, 9), (Sampling(0.7, 5, 0.9), MANY_RULES, 50)],
+)
+def test_streaming_yields_what_generate_returns(params, sampling, rules, n):
   streamed = sample.stream(
-    params, SHAPE, PROMPTS[0], key, max_new_tokens=n, sampling=sampling, eot=EOT
+    params,
+    SHAPE,
+    PROMPTS[0],
+    sample.keys_of(0, 1)[0],
+    max_new_tokens=n,
+    sampling=sampling,
+    rules=rules,
+    eot=EOT,
   )
-  assert list(streamed) == generate(params, PROMPTS[:1], n, sampling)[0].ids
+  wanted = generate(params, PROMPTS[:1], n, sampling, rules=rules)[0].ids
+  assert list(streamed) == wanted
+
+
+def test_rules_see_the_whole_text_where_it_outgrows_the_context(params):
+  rules = Rules(no_repeat_ngram=2, min_new_tokens=100)
+  for prompt, row in zip(
+    PROMPTS, generate(params, PROMPTS, 100, rules=rules), strict=True
+  ):
+    text = prompt + row.ids
+    pairs = list(zip(text, text[1:], strict=False))
+    assert len(row.ids) == 100 and len(set(pairs)) == len(pairs)
+
+
+def test_a_text_ends_where_the_rules_leave_no_token(params):
+  rules = Rules(no_repeat_ngram=1, min_new_tokens=200)
+  row = generate(params, [[1, 2]], 200, rules=rules)[0]
+  assert sorted([1, 2] + row.ids) == list(range(SHAPE.vocab)) and row.ids[-1] == EOT
+
+
+def test_a_stop_is_noticed_within_16_tokens_and_ends_only_its_row(params):
+  free = generate(params, PROMPTS, 60, eot=-1)
+  wanted = next(x for x in free[1].ids[17:] if any(x not in r.ids for r in free))
+  stopped = sample.generate(
+    params,
+    SHAPE,
+    PROMPTS,
+    sample.keys_of(0, len(PROMPTS)),
+    max_new_tokens=60,
+    sampling=GREEDY,
+    eot=-1,
+    stopped=lambda ids: wanted in ids,
+  )
+  for row, whole in zip(stopped, free, strict=True):
+    assert row.ids == whole.ids[: len(row.ids)]
+    np.testing.assert_allclose(row.logp, whole.logp[: len(row.ids)], atol=1e-4)
+    if wanted in whole.ids:
+      assert 1 <= len(row.ids) - whole.ids.index(wanted) <= 16
+    else:
+      assert len(row.ids) == 60
+  assert len({len(row.ids) for row in stopped}) > 1
+
+
+def test_more_prompts_than_fit_a_batch_take_turns(params, monkeypatch):
+  prompts = [[1 + i % 30] for i in range(7)]
+  whole = generate(params, prompts, 5, Sampling(1.0))
+  monkeypatch.setattr(sample, '_ROWS', 3)
+  assert [r.ids for r in generate(params, prompts, 5, Sampling(1.0))] == [
+    r.ids for r in whole
+  ]
 
 
 def test_end_of_text_ends_a_row_and_is_its_last_token(params):
@@ -96,60 +163,3 @@ def test_end_of_text_ends_a_row_and_is_its_last_token(params):
     ids = row.ids
     wanted = ids[: ids.index(eot) + 1] if eot in ids else ids
     assert ended.ids == wanted and len(ended.logp) == len(wanted)
-
-
-def test_prompts_of_one_bucket_share_one_compiled_program(params):
-  generate(params, [[1, 2]], 5)
-  before = sample._generate._cache_size()
-  generate(params, [[1, 2, 3, 4, 5]], 5)
-  generate(params, [[1]], 9)
-  assert sample._generate._cache_size() == before
-
-
-def numpy_top_p(p, mass):
-  order = np.argsort(-p)
-  n = np.searchsorted(np.cumsum(p[order]), mass - 1e-9) + 1
-  kept = np.zeros_like(p)
-  kept[order[:n]] = p[order[:n]]
-  return kept / kept.sum()
-
-
-def test_the_nucleus_holds_the_token_that_reaches_p():
-  logits = jnp.log(jnp.array([[0.05, 0.5, 0.15, 0.3]]))
-  kept = np.isfinite(np.asarray(rules.top_p(logits, 0.9)))[0]
-  assert kept.tolist() == [False, True, True, True]
-  kept = np.isfinite(np.asarray(rules.top_p(logits, 0.5)))[0]
-  assert kept.tolist() == [False, True, False, False]
-
-
-def test_top_k_keeps_the_k_likeliest_and_ties():
-  logits = jnp.array([[0.0, 3.0, 1.0, 1.0, -1.0]])
-  kept = np.isfinite(np.asarray(rules.top_k(logits, 2)))[0]
-  assert kept.tolist() == [False, True, True, True, False]
-  assert np.isfinite(np.asarray(rules.top_k(logits, 99))).all()
-
-
-@pytest.mark.parametrize(
-  'sampling',
-  [Sampling(1.0), Sampling(0.5), Sampling(1.0, top_k=3), Sampling(1.3, 4, 0.8)],
-)
-def test_draws_follow_the_distribution_of_the_rules(sampling):
-  logits = np.array([0.1, 2.0, -1.0, 1.0, 0.5, 0.0])
-  p = np.exp(logits / sampling.temperature)
-  if sampling.top_k:
-    p[p < np.sort(p)[-sampling.top_k]] = 0
-  p = numpy_top_p(p / p.sum(), sampling.top_p)
-  n = 100_000
-  keys = jax.random.split(jax.random.key(0), n)
-  rows = jnp.broadcast_to(jnp.asarray(logits, jnp.float32), (n, 6))
-  drawn = np.asarray(jax.jit(rules.draw, static_argnums=2)(rows, keys, sampling))
-  counts = np.bincount(drawn, minlength=6)
-  assert (counts[p == 0] == 0).all()
-  chi2 = ((counts - n * p)[p > 0] ** 2 / (n * p[p > 0])).sum()
-  assert chi2 < 25  # 5 degrees of freedom: one seed in 7,000
-
-
-@pytest.mark.parametrize('wrong', [{'temperature': -1}, {'top_k': -2}, {'top_p': 0}])
-def test_settings_out_of_range_are_refused(wrong):
-  with pytest.raises(UserError, match=next(iter(wrong))):
-    Sampling(**wrong)

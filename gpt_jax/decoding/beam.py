@@ -1,0 +1,409 @@
+"""Beam search with a KV cache, in one compiled loop; diverse groups; constraints.
+
+It is Hugging Face's beam search, so that results can be compared: of all continuations
+of the K live hypotheses by one token, the best 2 K are looked at. Those among the first
+K that end compete for K places of finished hypotheses, by log p over a penalty of their
+length; the best K that do not end live on. At the length limit every hypothesis ends.
+
+Letters: R searches (M groups of each of B prompts), K beams of a search, C = 2 K
+candidates, X = R K rows of the model's batch, G new tokens.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gpt_jax.config import UserError
+from gpt_jax.decoding import constraints
+from gpt_jax.decoding.constraints import Automaton
+from gpt_jax.decoding.hypotheses import (
+  ROWS,
+  Candidates,
+  Hypotheses,
+  Hypothesis,
+  best_tokens,
+  prepare,
+  rows_of,
+)
+from gpt_jax.decoding.rules import NO_RULES, History, Rules, adjust
+from gpt_jax.decoding.sample import Model, model_of
+from gpt_jax.model.gpt import Shape
+
+_STOPPING = {False: 0, True: 1, 'never': 2}
+_PENALTY_OFFSET = {'gnmt': 5, 'hf': 0}
+
+
+@dataclasses.dataclass(frozen=True)
+class Beams:
+  """How to search.
+
+  Attributes:
+    beams: hypotheses that are followed at a time, over all groups. One beam a group is
+      greedy: it ends with its first end-of-text.
+    groups: searches that avoid each other's tokens (Vijayakumar et al. 2016).
+    diversity: nats that a token costs in the choice of a step for each beam of earlier
+      groups that took it at this step; no part of a score.
+    length_penalty: alpha of `penalty_form`; below 0 prefers short ones.
+    penalty_form: a finished hypothesis of n tokens, end-of-text included, scores log p
+      over ((5 + n) / 6)^alpha ('gnmt': Wu et al. 2016, without coverage; GPT-3, T5) or
+      over n^alpha ('hf').
+    early_stopping: True ends a search when K hypotheses have finished; False when,
+      moreover, no live one would be better if it ended now; 'never' when, moreover,
+      none can become better.
+  """
+
+  beams: int = 4
+  groups: int = 1
+  diversity: float = 0.5
+  length_penalty: float = 0.6
+  penalty_form: str = 'gnmt'
+  early_stopping: bool | str = False
+
+  def __post_init__(self):
+    wrong = []
+    if not self.beams >= 1:
+      wrong.append(f'beams={self.beams} must be at least 1')
+    if not self.groups >= 1 or self.beams % self.groups:
+      wrong.append(
+        f'groups={self.groups} must divide beams={self.beams}: each gets as many'
+      )
+    if not self.diversity >= 0:
+      wrong.append(f'diversity={self.diversity} must be at least 0 (0 is off)')
+    if not np.isfinite(self.length_penalty):
+      wrong.append(f'length_penalty={self.length_penalty} must be finite (0 is off)')
+    if self.penalty_form not in _PENALTY_OFFSET:
+      wrong.append(f'penalty_form={self.penalty_form!r} must be one of gnmt, hf')
+    if self.early_stopping not in _STOPPING:
+      wrong.append(
+        f"early_stopping={self.early_stopping!r} must be one of True, False, 'never'"
+      )
+    if wrong:
+      raise UserError('\n'.join(wrong))
+
+
+@flax.struct.dataclass
+class Numbers:
+  """The numbers of `Beams`, traced: searches that differ in them share a program.
+
+  Attributes:
+    offset: a of the length penalty ((a + n) / (a + 1))^alpha.
+    alpha: its power.
+    stopping: as numbered in `_STOPPING`.
+    diversity: as in `Beams`.
+  """
+
+  offset: jax.Array
+  alpha: jax.Array
+  stopping: jax.Array
+  diversity: jax.Array
+
+  def penalty(self, n: jax.Array) -> jax.Array:
+    """Returns what log p of n tokens is divided by."""
+    return ((self.offset + n) / (self.offset + 1)) ** self.alpha
+
+
+@flax.struct.dataclass
+class Searching:
+  """Where the searches of a batch stand.
+
+  Attributes:
+    cache: the model's, X rows, with all but the last token of each live hypothesis.
+    live: hypotheses to be continued; their score is log p under the rules.
+    done: finished ones, best first; their score is that over the length penalty.
+    at_RK: int32, states of the automaton of live hypotheses; 0 without one.
+    open_R: bool, searches in which a live hypothesis may still enter `done`.
+    n: int32 scalar, tokens of every live hypothesis.
+    history: X rows, the texts of live hypotheses; None where no rule needs it.
+  """
+
+  cache: Any
+  live: Hypotheses
+  done: Hypotheses
+  at_RK: jax.Array
+  open_R: jax.Array
+  n: jax.Array
+  history: History | None
+
+
+def _survivors(ends_RC: jax.Array, K: int) -> jax.Array:
+  """Returns numbers of the first K candidates that do not end (then of others)."""
+  return jnp.argsort(ends_RC, axis=1, stable=True)[:, :K]
+
+
+def _free_choice(score_RKV: jax.Array) -> Candidates:
+  """Returns the best candidates."""
+  R, K, _ = score_RKV.shape
+  parent_RC, token_RC = best_tokens(score_RKV, 2 * K)
+  score_RC = score_RKV[jnp.arange(R)[:, None], parent_RC, token_RC]
+  return Candidates(score_RC, parent_RC, token_RC, jnp.zeros_like(token_RC))
+
+
+def _diverse_choice(
+  score_RKV: jax.Array, open_R: jax.Array, diversity: jax.Array, M: int, eot: int
+) -> Candidates:
+  """Returns the best candidates of each group, earlier groups' tokens made worse.
+
+  Vijayakumar et al. 2016, algorithm 1, with Hamming diversity. Differs: Hugging Face's
+  group search carried the penalty on in the score.
+  """
+  R, K, V = score_RKV.shape
+  B = R // M
+  b = jnp.arange(B)[:, None]
+  score_BMKV, open_BM = score_RKV.reshape(B, M, K, V), open_R.reshape(B, M)
+  taken_BV = jnp.zeros((B, V))
+  found = []
+  for group in range(M):
+    score_BKV = score_BMKV[:, group]
+    parent_BC, token_BC = best_tokens(score_BKV - diversity * taken_BV[:, None], 2 * K)
+    score_BC = score_BKV[b, parent_BC, token_BC]
+    found.append(Candidates(score_BC, parent_BC, token_BC, jnp.zeros_like(token_BC)))
+    i_BK = _survivors(token_BC == eot, K)
+    counts_BK = jnp.isfinite(score_BC[b, i_BK]) & open_BM[:, group, None]
+    taken_BV = taken_BV.at[b, token_BC[b, i_BK]].add(counts_BK)
+  return jax.tree.map(lambda *x: jnp.stack(x, axis=1).reshape(R, 2 * K), *found)
+
+
+def _add(
+  state: Searching,
+  logits_XV: jax.Array,
+  limit_R: jax.Array,
+  numbers: Numbers,
+  automaton: Automaton | None,
+  *,
+  M: int,
+  rules: Rules,
+  eot: int,
+) -> Searching:
+  """Returns the state with one more token of each live hypothesis.
+
+  At first cache, history and logits have a row for each prompt, later for each beam.
+  """
+  R, K = state.live.score_RK.shape
+  X = len(logits_XV)
+  row_RK = (jnp.arange(R * K) // (R * K // X)).reshape(R, K)
+  logp_XV = jax.nn.log_softmax(logits_XV)
+  ruled_XV = adjust(logp_XV, state.history, rules, eot)
+  ruled_RKV = jnp.repeat(ruled_XV, R * K // X, axis=0).reshape(R, K, -1)
+  score_RKV = state.live.score_RK[..., None] + ruled_RKV
+
+  n = state.n + 1
+  if automaton is not None:
+    left_R = limit_R - n
+    new = constraints.choice(automaton, score_RKV, state.at_RK, left_R, eot)
+  elif M > 1:
+    new = _diverse_choice(score_RKV, state.open_R, numbers.diversity, M, eot)
+  else:
+    new = _free_choice(score_RKV)
+  row_RC = jnp.take_along_axis(row_RK, new.parent_RC, axis=1)
+  put = partial(jax.lax.dynamic_update_slice_in_dim, start_index=state.n, axis=2)
+  grown = state.live.pick(new.parent_RC)
+  grown = Hypotheses(
+    ids_RKG=put(grown.ids_RKG, new.token_RC[..., None]),
+    logp_RKG=put(grown.logp_RKG, logp_XV[row_RC, new.token_RC][..., None]),
+    length_RK=grown.length_RK + 1,
+    score_RK=new.score_RC,
+  )
+
+  ends_RC = (new.token_RC == eot) | (n >= limit_R)[:, None]
+  i_RK = _survivors(ends_RC, K)
+  lives_on = grown.replace(score_RK=jnp.where(ends_RC, -jnp.inf, new.score_RC))
+  live = lives_on.pick(i_RK)
+
+  enters_RC = ends_RC & (jnp.arange(2 * K) < K) & state.open_R[:, None]
+  score_RC = jnp.where(enters_RC, new.score_RC / numbers.penalty(n), -jnp.inf)
+  entering = grown.replace(score_RK=score_RC)
+  both = jax.tree.map(
+    lambda x, y: jnp.concatenate((x, y), axis=1), state.done, entering
+  )
+  done = both.pick(jax.lax.top_k(both.score_RK, K)[1])
+
+  full_R = jnp.isfinite(done.score_RK[:, -1])
+  # log p only falls: the best that a live hypothesis can become depends on whether
+  # the penalty rewards length.
+  to_the_end = (numbers.stopping == _STOPPING['never']) & (numbers.alpha > 0)
+  length_R = jnp.where(to_the_end, limit_R, n)
+  hope_R = live.score_RK.max(axis=1) / numbers.penalty(length_R)
+  worth_R = (hope_R > done.score_RK[:, -1]) & (numbers.stopping != _STOPPING[True])
+  open_R = state.open_R & jnp.isfinite(hope_R) & (~full_R | worth_R)
+
+  row_X = jnp.take_along_axis(row_RC, i_RK, axis=1).reshape(-1)
+  token_X = jnp.take_along_axis(new.token_RC, i_RK, axis=1).reshape(-1)
+  return Searching(
+    cache=rows_of(state.cache, row_X),
+    live=live,
+    done=done,
+    at_RK=jnp.take_along_axis(new.at_RC, i_RK, axis=1),
+    open_R=open_R,
+    n=n,
+    history=state.history and rows_of(state.history, row_X).add(token_X),
+  )
+
+
+def search(
+  model: Model,
+  ids_BP: jax.Array,
+  length_B: jax.Array,
+  limit_B: jax.Array,
+  numbers: Numbers,
+  automaton: Automaton | None = None,
+  history: History | None = None,
+  *,
+  K: int,
+  M: int = 1,
+  G: int,
+  rules: Rules = NO_RULES,
+  eot: int,
+) -> Hypotheses:
+  """Returns the finished hypotheses of each group of each prompt, best first.
+
+  Args:
+    model: what to decode from.
+    ids_BP: the prompts.
+    length_B: tokens of each; a row of none is padding, nothing is searched for it.
+    limit_B: new tokens of each at most.
+    numbers: penalty, stopping, diversity.
+    automaton: what hypotheses must be made of; not together with groups.
+    history: of the prompts, with room for G more; needed if any rule is on.
+    K: beams of a group.
+    M: groups.
+    G: tokens to make room for.
+    rules: what is made less likely, or impossible.
+    eot: id of end-of-text.
+  """
+  B, P = ids_BP.shape
+  R = B * M
+  limit_R = jnp.repeat(limit_B, M)
+  add = partial(
+    _add,
+    limit_R=limit_R,
+    numbers=numbers,
+    automaton=automaton,
+    M=M,
+    rules=rules,
+    eot=eot,
+  )
+  logits_BV, cache = model.prefill(ids_BP, length_B, P + G)
+  none = Hypotheses.none(R, K, G)
+  state = Searching(
+    cache=cache,
+    live=none.replace(score_RK=none.score_RK.at[:, 0].set(0)),
+    done=none,
+    at_RK=jnp.zeros((R, K), jnp.int32),
+    open_R=jnp.repeat(length_B > 0, M),
+    n=jnp.int32(0),
+    history=history,
+  )
+
+  def advance(state):
+    last_RK = jax.lax.dynamic_index_in_dim(
+      state.live.ids_RKG, state.n - 1, axis=2, keepdims=False
+    )
+    logits_XV, cache = model.step(state.cache, last_RK.reshape(-1))
+    return add(state.replace(cache=cache), logits_XV)
+
+  state = jax.lax.while_loop(
+    lambda state: state.open_R.any(), advance, add(state, logits_BV)
+  )
+  return state.done
+
+
+@partial(jax.jit, static_argnames=('shape', 'K', 'M', 'G', 'rules', 'eot'))
+def _search(params, *arrays, shape, **static):
+  return search(model_of(params, shape), *arrays, **static)
+
+
+def generate(
+  params: dict,
+  shape: Shape,
+  prompts: Sequence[Sequence[int]],
+  *,
+  max_new_tokens: int,
+  beams: Beams = Beams(),
+  num_return: int = 1,
+  rules: Rules = NO_RULES,
+  constraint: Automaton | None = None,
+  eot: int,
+) -> list[list[Hypothesis]]:
+  """Returns the best hypotheses of each prompt, best first, no two the same.
+
+  A row's result does not depend on the other rows (up to rounding). Hypotheses end
+  where the context is full. Of groups, the best of each are taken first.
+
+  Args:
+    params: of the model.
+    shape: of the model.
+    prompts: token ids, 1 .. T of them each.
+    max_new_tokens: at most so many.
+    beams: how to search.
+    num_return: hypotheses of each prompt; there are fewer where fewer were found.
+    rules: what is made less likely, or impossible.
+    constraint: of `constraints.one_of` or `constraints.including`.
+    eot: id of end-of-text.
+
+  Raises:
+    UserError: more hypotheses asked for than beams; no hypothesis obeys the rules.
+  """
+  if not 1 <= num_return <= beams.beams:
+    raise UserError(
+      f'num_return={num_return} must be in 1 .. beams={beams.beams}; use more beams'
+    )
+  if constraint is not None and beams.groups > 1:
+    raise UserError(f'groups={beams.groups} must be 1 under a constraint')
+  M, K = beams.groups, beams.beams // beams.groups
+  # One beam is greedy: with its only place taken there is nothing to wait for.
+  stopping = True if K == 1 else beams.early_stopping
+  numbers = Numbers(
+    offset=np.float32(_PENALTY_OFFSET[beams.penalty_form]),
+    alpha=np.float32(beams.length_penalty),
+    stopping=np.int32(_STOPPING[stopping]),
+    diversity=np.float32(beams.diversity),
+  )
+  results = []
+  size = max(1, ROWS // beams.beams)
+  for at in range(0, len(prompts), size):
+    batch = prompts[at : at + size]
+    arrays, G = prepare(batch, shape.T, max_new_tokens, rules)
+    *arrays, history = arrays
+    if constraint is not None:
+      constraint.check(int(arrays[-1][: len(batch)].min()))
+    done = _search(
+      params,
+      *arrays,
+      numbers,
+      constraint,
+      history,
+      shape=shape,
+      K=K,
+      M=M,
+      G=G,
+      rules=rules,
+      eot=eot,
+    )
+    done = jax.tree.map(np.asarray, done)
+    for row in range(len(batch)):
+      groups = [done.listed(row * M + group) for group in range(M)]
+      best = _merge(groups, num_return)
+      if not best:
+        raise UserError(
+          f'prompt {at + row} has no continuation of at most {max_new_tokens} tokens '
+          'that obeys the rules; loosen them'
+        )
+      results.append(best)
+  return results
+
+
+def _merge(groups: list[list[Hypothesis]], n: int) -> list[Hypothesis]:
+  """Returns n hypotheses, the best of each group first, best first, each once."""
+  ranked = [
+    (rank, -one.score, one) for group in groups for rank, one in enumerate(group)
+  ]
+  found = {}
+  for _, _, one in sorted(ranked, key=lambda x: x[:2]):
+    found.setdefault(tuple(one.ids), one)
+  return sorted(list(found.values())[:n], key=lambda one: -one.score)

@@ -1,0 +1,316 @@
+"""`generate` and `stream` of a language model: settings, stops, seeds, programs."""
+
+import dataclasses
+import importlib.util
+import itertools
+import json
+import logging
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from gpt_jax import config, tokenizers
+from gpt_jax.config import UserError
+from gpt_jax.decoding import sample
+from gpt_jax.decoding.settings import Settings
+from gpt_jax.language_model import LanguageModel, _before_stop
+from gpt_jax.model.gpt import Shape, init_params
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+GOLDENS = ROOT / 'tests/goldens'
+PROMPTS = ['the', 'a', 'prompt, longer', '']
+
+
+@pytest.fixture(scope='module')
+def model():
+  """A model of random bytes, among them halves of UTF-8 characters."""
+  tokenizer = tokenizers.Bytes()
+  shape = Shape.of(config.Model(L=1, D=16, N=2, T=32), tokenizer.vocab)
+  keys = iter(jax.random.split(jax.random.key(1), 100))
+  params = jax.tree.map(
+    lambda p: p + 0.4 * jax.random.normal(next(keys), p.shape), init_params(shape, 0)
+  )
+  return LanguageModel(params, shape, tokenizer)
+
+
+def texts(made):
+  return [row.text for row in made]
+
+
+def test_results_carry_log_probabilities_whatever_the_rules(model):
+  rows = model.generate(PROMPTS, max_new_tokens=9, repetition_penalty=1.5, top_k=9)
+  for row in rows:
+    logp = jax.nn.log_softmax(model.logits(row.prompt + row.ids[:-1]))
+    start = len(row.prompt) - 1
+    wanted = [float(logp[start + i, token]) for i, token in enumerate(row.ids)]
+    np.testing.assert_allclose(row.token_logp, wanted, atol=1e-4)
+    assert row.logp == pytest.approx(sum(wanted), abs=1e-3)
+    assert row.perplexity == pytest.approx(np.exp(-np.mean(wanted)), rel=1e-3)
+
+
+def test_methods_are_chosen_by_settings(model):
+  greedy = texts(model.generate('the', max_new_tokens=9, temperature=0))
+  assert texts(model.generate('the', max_new_tokens=9, method='greedy')) == greedy
+  assert texts(model.generate('the', max_new_tokens=9, top_k=1)) == greedy
+  assert texts(model.generate('the', max_new_tokens=9)) != greedy
+
+
+def test_beams_of_every_kind_come_ranked_and_by_prompt(model):
+  settings = {'max_new_tokens': 6, 'beams': 4, 'num_return': 2, 'banned': ['e']}
+  for method in ('auto', 'stochastic'):
+    rows = model.generate(PROMPTS, method=method, **settings)
+    assert [row.number for row in rows] == [0, 0, 1, 1, 2, 2, 3, 3]
+    for first, second in zip(rows[::2], rows[1::2], strict=True):
+      assert first.score >= second.score and first.ids != second.ids
+      assert first.prompt == second.prompt
+      if method == 'auto':
+        penalty = ((5 + len(first.ids)) / 6) ** 0.6
+        assert first.score == pytest.approx(first.logp / penalty)
+    assert not any('e' in text for text in texts(rows))
+  one = model.generate('the', one_of=['yes', [1, 2]])[0]
+  assert one.ids in ([*b'yes', 256], [1, 2, 256])
+
+
+def test_the_least_risky_sample_is_most_like_the_others(model):
+  settings = {'max_new_tokens': 6, 'seed': 4}
+  drawn = model.generate('the', num_return=8, **settings)
+  ranked = model.generate(
+    'the', method='minimum_risk', candidates=8, num_return=8, **settings
+  )
+  assert sorted(texts(ranked)) == sorted(texts(drawn))
+  scores = [row.score for row in ranked]
+  assert scores == sorted(scores, reverse=True)
+
+  def f1(a, b):
+    common = sum(min(a.count(x), b.count(x)) for x in set(a))
+    return 2 * common / (len(a) + len(b))
+
+  assert scores[0] == pytest.approx(np.mean([f1(ranked[0].ids, d.ids) for d in drawn]))
+
+
+def test_the_flags_of_sample_are_the_settings():
+  spec = importlib.util.spec_from_file_location('launch', ROOT / 'launch.py')
+  launch = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(launch)
+  names = [field.name for field in dataclasses.fields(Settings)]
+  assert sorted(name for name, *_ in launch.SETTINGS) == sorted(names)
+
+
+def test_a_prompt_with_its_own_seed_does_not_depend_on_its_mates(model):
+  seeds = [11, 12, 13, 14]
+  rows = model.generate(PROMPTS, max_new_tokens=9, seed=seeds, num_return=2)
+  for i, (prompt, seed) in enumerate(zip(PROMPTS, seeds, strict=True)):
+    alone = model.generate(prompt, max_new_tokens=9, seed=[seed], num_return=3)
+    assert texts(alone)[:2] == texts(rows)[2 * i : 2 * i + 2]
+    assert len(set(texts(alone))) == 3
+  rows = model.generate(['the', 'the'], max_new_tokens=9, seed=3)
+  assert rows[0].text != rows[1].text
+
+
+@pytest.mark.parametrize('method', ['greedy', 'sample'])
+@pytest.mark.parametrize('where', [2, 40])
+def test_text_and_log_probability_are_cut_before_a_stop(model, method, where):
+  settings = {'max_new_tokens': 60, 'method': method, 'min_new_tokens': 60}
+  whole = model.generate('the', **settings)[0]
+  stop = model.tokenizer.decode(whole.ids)[where : where + 2]
+  before = whole.text[: whole.text.index(stop)]
+  cut = model.generate(['the', 'a'], stop=['nowhere', stop], **settings)[0]
+  assert cut.text == before and stop not in cut.text
+  assert cut.ids == whole.ids[: len(cut.ids)]
+  assert model.tokenizer.decode(cut.ids) == before
+  np.testing.assert_allclose(cut.token_logp, whole.token_logp[: len(cut.ids)], 1e-4)
+  assert ''.join(model.stream('the', stop=stop, **settings)) == before
+
+
+def test_a_stop_inside_a_token_cuts_the_text_but_not_the_token():
+  pieces = ['ab', 'c.\n', '\nd', '']
+  decode = lambda ids: ''.join(pieces[i] for i in ids)  # noqa: E731
+  assert _before_stop([0, 1, 2, 3], ('\n\n', 'zz'), decode) == (1, 'abc.')
+  assert _before_stop([0, 1, 2], ('d', '.\n'), decode) == (1, 'abc')
+  assert _before_stop([0, 1], ('ab',), decode) == (0, '')
+  assert _before_stop([0, 1, 0, 3], ('abab',), decode) is None
+
+
+@pytest.mark.parametrize('settings', [{}, {'temperature': 0}, {'stop': ['-*', 'e']}])
+def test_a_stream_is_the_text_of_generate_in_parts(model, settings):
+  for seed in range(3):
+    settings = settings | {'seed': seed, 'max_new_tokens': 50}
+    parts = list(model.stream('the', **settings))
+    whole = model.generate('the', **settings)[0]
+    assert ''.join(parts) == whole.text
+    assert all(parts) and len(parts) > 5
+
+
+def test_what_is_banned_and_forced(model):
+  settings = {'max_new_tokens': 30, 'method': 'greedy', 'min_new_tokens': 30}
+  free = model.generate('the', **settings)[0]
+  banned = [free.ids[3:5], bytes(free.ids[8:9]).decode('latin-1')]
+  made = model.generate('the', banned=banned, forced='<A', **settings)[0]
+  assert made.text.startswith('<A') and len(made.ids) == 30
+  assert banned[1] not in made.text
+  assert bytes(free.ids[3:5]) not in bytes(made.ids)
+  forced = model.generate_ids([[3]], forced=[250, 0], **settings)[0]
+  assert forced.ids[:2] == [250, 0]
+
+
+def test_another_end_of_text(model):
+  settings = {'max_new_tokens': 30, 'method': 'greedy'}
+  free = model.generate('the', **settings)[0]
+  eos = free.ids[5]
+  ended = model.generate('the', eos=eos, **settings)[0]
+  assert ended.ids == free.ids[: free.ids.index(eos) + 1]
+  later = model.generate('the', eos=eos, min_new_tokens=30, **settings)[0]
+  assert len(later.ids) == 30 and eos not in later.ids[:29]
+
+
+def test_a_long_prompt_is_an_error_or_read_from_its_end(model):
+  with pytest.raises(UserError, match='prompt of 40 tokens does not fit.*is 32.*trunc'):
+    model.generate('a' * 40)
+  long = model.generate('b' * 8 + 'a' * 32, truncate=True, max_new_tokens=5, seed=1)[0]
+  assert long.prompt == [ord('a')] * 32
+  assert long == model.generate('a' * 32, max_new_tokens=5, seed=1)[0]
+
+
+def test_everything_wrong_is_told_at_once(model):
+  with pytest.raises(UserError) as told:
+    model.generate_ids(
+      [[1, 999], [], [0] * 33],
+      temperatur=1,
+      method='beem',
+      max_new_tokens=0,
+      num_return=0,
+      beams=0,
+      candidates=0,
+      penalty_form='x',
+      early_stopping='y',
+      seed=[1],
+      eos=-1,
+      stop=['a', ''],
+      top_p=2,
+      banned=[[999]],
+    )
+  lines = str(told.value).splitlines()
+  for name in (
+    'no setting temperatur. Did you mean temperature',
+    "method='beem'",
+    'max_new_tokens=0',
+    'num_return=0',
+    'beams=0',
+    'candidates=0',
+    "penalty_form='x'",
+    "early_stopping='y'",
+    'seed has 1 numbers for 3',
+    'eos=-1',
+    "stop=''",
+    'top_p=2',
+    'banned must be ids in 0 .. 256, not [999]',
+    'prompt 0 has ids outside 0 .. 256',
+    'prompt 1 has no ids',
+    'a prompt of 33 tokens',
+  ):
+    assert sum(name in line for line in lines) == 1, name
+
+
+@pytest.mark.parametrize(
+  'settings',
+  [
+    {'min_new_tokens': 9, 'max_new_tokens': 8},
+    {'forced': [1, 2, 3], 'max_new_tokens': 2},
+    {'forced': [256]},
+    {'beams': 2, 'num_return': 3},
+    {'beams': 2, 'top_k': 3},
+    {'beams': 2, 'stop': 'x'},
+    {'beams': 3, 'groups': 2},
+    {'one_of': ['a'], 'including': ['b']},
+    {'method': 'minimum_risk', 'num_return': 17},
+    {'seed': -1},
+    {'method': 'greedy', 'beams': 2},
+    {'banned': ['']},
+  ],
+)
+def test_settings_that_do_not_go_together_are_refused(model, settings):
+  with pytest.raises(UserError):
+    model.generate('a', **settings)
+
+
+def test_prompts_of_one_bucket_compile_once_and_a_second_call_nothing(model, caplog):
+  def compiled(prompts, **settings):
+    caplog.clear()
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+      model.generate(prompts, max_new_tokens=25, top_k=7, temperature=0.9, **settings)
+    lines = [r.getMessage() for r in caplog.records]
+    return [line.split(' with ')[0] for line in lines if line.startswith('Compiling')]
+
+  before = sample._begin._cache_size(), sample._run._cache_size()
+  assert len(compiled('a', seed=1)) >= 2  # so the test can see compilations
+  for n in range(1, 16):  # among them those that outgrow the context
+    assert compiled('b' * n, seed=n) == [], n
+  after = sample._begin._cache_size(), sample._run._cache_size()
+  assert after == (before[0] + 1, before[1] + 1)
+  assert compiled('c' * 17)  # of another bucket
+  # Batches are rounded up too.
+  assert compiled(['a'] * 5)
+  for n in (5, 6, 7, 8):
+    assert compiled(['a'] * n, seed=9) == [], n
+  compiled(['ab', 'a'], stop='zz', no_repeat_ngram=2)
+  assert compiled(['abc', ''], stop='yy', no_repeat_ngram=2) == []
+
+
+def maker():
+  spec = importlib.util.spec_from_file_location(
+    'make_generate', GOLDENS / 'make_generate.py'
+  )
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+def tiny_gpt2(make, seed):
+  """The model of the goldens, with numbers for text."""
+  shape = config.Model(L=make.L, D=make.D, N=make.N, T=make.T, activation='gelu_tanh')
+  shape = Shape.of(shape, make.VOCAB)
+  params = {}
+  for name, array in make.weights(seed).items():
+    *rooms, leaf = name.split('/')
+    if name == 'wte':
+      array = np.pad(array, ((0, shape.V - make.VOCAB), (0, 0)))
+    node = params
+    for room in rooms:
+      node = node.setdefault(room, {})
+    node[leaf] = array
+  tokenizer = tokenizers.Characters(''.join(map(chr, range(59))))  # 59 and eot
+  return LanguageModel(params, shape, tokenizer)
+
+
+def assert_same_as_hugging_face(make, model, cases):
+  names = {'no_repeat_ngram_size': 'no_repeat_ngram', 'bad_words_ids': 'banned'}
+  for rules, group in itertools.groupby(cases, lambda case: case['rules']):
+    group = list(group)
+    made = model.generate_ids(
+      [case['prompt'] for case in group],
+      eos=make.EOS,
+      max_new_tokens=30,
+      method='greedy',
+      **{names.get(k, k): v for k, v in rules.items()},
+    )
+    for row, case in zip(made, group, strict=True):
+      assert row.ids == case['ids'], case
+      # Float32 in another order of summation.
+      np.testing.assert_allclose(row.token_logp, case['logp'], atol=1e-4)
+
+
+def test_greedy_search_under_rules_is_that_of_hugging_face():
+  make = maker()
+  golden = json.loads((GOLDENS / 'generate.json').read_text())
+  model = tiny_gpt2(make, golden['seed'])
+  assert_same_as_hugging_face(make, model, golden['cases'])
+
+
+@pytest.mark.parametrize('seed', [1, 2])
+def test_greedy_search_is_that_of_the_installed_hugging_face(seed):
+  pytest.importorskip('torch', reason='needs torch')
+  pytest.importorskip('transformers', reason='needs transformers')
+  make = maker()
+  assert_same_as_hugging_face(make, tiny_gpt2(make, seed), make.cases(seed))
