@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fakes import model_by_rows
 
 from gpt_jax import config
 from gpt_jax.config import UserError
@@ -32,7 +33,7 @@ def bigrams(table_VV) -> Model:
   def prefill(ids_BP, length_B, S):
     return table_VV[ids_BP[jnp.arange(len(ids_BP)), length_B - 1]], None
 
-  return Model(prefill, lambda cache, ids_B: (table_VV[ids_B], None))
+  return model_by_rows(prefill, lambda cache, ids_B: (table_VV[ids_B], None))
 
 
 @partial(jax.jit, static_argnames=('K', 'rules'))

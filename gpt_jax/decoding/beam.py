@@ -113,7 +113,8 @@ class Searching:
   """Where the searches of a batch stand.
 
   Attributes:
-    cache: the model's, X rows, with all but the last token of each live hypothesis.
+    cache: the model's, of M K beams a prompt, with all but the last token of each.
+    parent_RK: int32, the beam of its search that each live hypothesis goes on from.
     live: hypotheses to be continued; their score is log p under the rules.
     done: finished ones, best first; their score is that over the length penalty.
     at_RK: int32, states of the automaton of live hypotheses; 0 without one.
@@ -123,6 +124,7 @@ class Searching:
   """
 
   cache: Any
+  parent_RK: jax.Array
   live: Hypotheses
   done: Hypotheses
   at_RK: jax.Array
@@ -182,7 +184,7 @@ def _add(
 ) -> Searching:
   """Returns the state with one more token of each live hypothesis.
 
-  At first cache, history and logits have a row for each prompt, later for each beam.
+  At first history and logits have a row for each prompt, later for each beam.
   """
   R, K = state.live.score_RK.shape
   X = len(logits_XV)
@@ -235,7 +237,8 @@ def _add(
   row_X = jnp.take_along_axis(row_RC, i_RK, axis=1).reshape(-1)
   token_X = jnp.take_along_axis(new.token_RC, i_RK, axis=1).reshape(-1)
   return Searching(
-    cache=rows_of(state.cache, row_X),
+    cache=state.cache,
+    parent_RK=jnp.take_along_axis(new.parent_RC, i_RK, axis=1),
     live=live,
     done=done,
     at_RK=jnp.take_along_axis(new.at_RC, i_RK, axis=1),
@@ -288,10 +291,11 @@ def search(
     rules=rules,
     eot=eot,
   )
-  logits_BV, cache = model.prefill(ids_BP, length_B, P + G)
+  logits_BV, cache = model.prefill(ids_BP, length_B, P + G * M * K)
   none = Hypotheses.none(R, K, G)
   state = Searching(
-    cache=cache,
+    cache=model.branch(cache, M * K),
+    parent_RK=jnp.zeros((R, K), jnp.int32),
     live=none.replace(score_RK=none.score_RK.at[:, 0].set(0)),
     done=none,
     at_RK=jnp.zeros((R, K), jnp.int32),
@@ -304,7 +308,12 @@ def search(
     last_RK = jax.lax.dynamic_index_in_dim(
       state.live.ids_RKG, state.n - 1, axis=2, keepdims=False
     )
-    logits_XV, cache = model.step(state.cache, last_RK.reshape(-1))
+    parent_RK = state.parent_RK + (jnp.arange(R) % M * K)[:, None]
+    beams = (B, M * K)
+    logits_BKV, cache = model.step_beams(
+      state.cache, parent_RK.reshape(beams), last_RK.reshape(beams)
+    )
+    logits_XV = logits_BKV.reshape(R * K, -1)
     return add(state.replace(cache=cache), logits_XV)
 
   state = jax.lax.while_loop(

@@ -100,8 +100,8 @@ class Candidates(NamedTuple):
 
 
 def rows_of(tree: Any, i_X: jax.Array) -> Any:
-  """Returns a cache or history with these rows; scalars (Cache.slot) have none."""
-  return jax.tree.map(lambda x: x[i_X] if x.ndim else x, tree)
+  """Returns a history with these rows."""
+  return jax.tree.map(lambda x: x[i_X], tree)
 
 
 def top_k(x_RKV: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gpt_jax.decoding.rules import NO_RULES, History, Rules, Sampling, adjust, draw
+from gpt_jax.model.attention import Cache
 from gpt_jax.model.gpt import GPT, Shape, empty_cache
 
 _CHUNK = 16  # tokens between two looks for a stop
@@ -30,16 +31,21 @@ class Model(NamedTuple):
     prefill: (ids_BT, length_B, S) -> (logits_BV, cache of S slots): logits of the
       token after each row's `length` real tokens.
     step: (cache, ids_B) -> (logits_BV, cache): one more token a row.
+    branch: (cache, K) -> cache of K beams a row, for which a token takes K slots.
+    step_beams: (cache, parent_BK, ids_BK) -> (logits_BKV, cache): beam k goes on from
+      the text of beam parent_BK with a token.
   """
 
   prefill: Callable[[jax.Array, jax.Array, int], tuple[jax.Array, Any]]
   step: Callable[[Any, jax.Array], tuple[jax.Array, Any]]
+  branch: Callable[[Any, int], Any]
+  step_beams: Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, Any]]
 
 
 def model_of(params: dict, shape: Shape) -> Model:
   """Returns the decoding contract of a GPT."""
 
-  def extend(cache, ids_BT, length_B):
+  def extend(cache, ids_BT, length_B=None):
     variables = {'params': params}
     return GPT(shape).apply(variables, ids_BT, cache=cache, length_B=length_B)
 
@@ -49,7 +55,10 @@ def model_of(params: dict, shape: Shape) -> Model:
   def step(cache, ids_B):
     return extend(cache, ids_B[:, None], jnp.ones_like(ids_B))
 
-  return Model(prefill, step)
+  def step_beams(cache, parent_BK, ids_BK):
+    return extend(cache.follow(parent_BK), ids_BK)
+
+  return Model(prefill, step, Cache.branch, step_beams)
 
 
 @flax.struct.dataclass

@@ -37,7 +37,8 @@ class Drawing:
   """Where the searches of a batch stand.
 
   Attributes:
-    cache: the model's, X rows, with all but the last token of each hypothesis.
+    cache: the model's, of K beams a prompt, with all but the last token of each.
+    parent_BK: int32, the beam that each hypothesis goes on from.
     found: the hypotheses, R = B, best first; their score is phi + noise.
     phi_BK: float32, log of the probability that they are drawn with.
     ended_BK: bool, those that stay as they are.
@@ -46,6 +47,7 @@ class Drawing:
   """
 
   cache: Any
+  parent_BK: jax.Array
   found: Hypotheses
   phi_BK: jax.Array
   ended_BK: jax.Array
@@ -116,7 +118,8 @@ def _add(
   row_X = row_BK.reshape(-1)
   history = state.history and rows_of(state.history, row_X).add(token_BK.reshape(-1))
   return Drawing(
-    cache=rows_of(state.cache, row_X),
+    cache=state.cache,
+    parent_BK=parent_BK,
     found=found,
     phi_BK=phi_BK,
     ended_BK=was_BK
@@ -167,11 +170,12 @@ def search(
     rules=rules,
     eot=eot,
   )
-  logits_BV, cache = model.prefill(ids_BP, length_B, P + G)
+  logits_BV, cache = model.prefill(ids_BP, length_B, P + G * K)
   none = Hypotheses.none(B, K, G)
   root_B = jax.vmap(jax.random.gumbel)(key_B)
   state = Drawing(
-    cache=cache,
+    cache=model.branch(cache, K),
+    parent_BK=jnp.zeros((B, K), jnp.int32),
     found=none.replace(score_RK=none.score_RK.at[:, 0].set(root_B)),
     phi_BK=none.score_RK.at[:, 0].set(0),
     ended_BK=jnp.broadcast_to((length_B == 0)[:, None], (B, K)),
@@ -183,8 +187,8 @@ def search(
     last_BK = jax.lax.dynamic_index_in_dim(
       state.found.ids_RKG, state.n - 1, axis=2, keepdims=False
     )
-    logits_XV, cache = model.step(state.cache, last_BK.reshape(-1))
-    return add(state.replace(cache=cache), logits_XV)
+    logits_BKV, cache = model.step_beams(state.cache, state.parent_BK, last_BK)
+    return add(state.replace(cache=cache), logits_BKV.reshape(B * K, -1))
 
   state = jax.lax.while_loop(
     lambda state: ~state.ended_BK.all(), advance, add(state, logits_BV)

@@ -1,8 +1,10 @@
 """Likelihoods: of held-out text, and of a continuation after a context."""
 
+import collections
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -42,33 +44,79 @@ def held_out_metrics(nll: float, count: int, bytes_per_token: float) -> dict:
   }
 
 
+class TokenScores(NamedTuple):
+  """The likelihood of a continuation, token by token.
+
+  Attributes:
+    logp: log p of each token [nats].
+    best: whether each was the likeliest token in its place.
+  """
+
+  logp: list[float]
+  best: list[bool]
+
+
 @partial(jax.jit, static_argnames='shape')
-def _nll_BT(params, ids_BT, y_BT, *, shape):
+def _nll_and_best(params, ids_BT, y_BT, *, shape):
   logits_BTV, _ = GPT(shape).apply({'params': params}, ids_BT)
-  return loss.nll_BT(logits_BTV, y_BT)
+  return loss.nll_BT(logits_BTV, y_BT), logits_BTV.argmax(-1) == y_BT
 
 
-def continuation_logp(
-  params: dict, shape: Shape, context: list[int], continuation: list[int]
-) -> list[float]:
-  """Returns log p of each token of the continuation [nats] after the context.
+def score_continuations(
+  params: dict,
+  shape: Shape,
+  pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
+  rows: int = 4,
+) -> list[TokenScores]:
+  """Returns the scores of many continuations, each after its own context, in order.
 
-  Where the two outgrow the model's context, the beginning of `context` is left out.
+  Where the two outgrow the model's context, the beginning of the context is left out.
+
+  Args:
+    params: the parameters.
+    shape: of the model.
+    pairs: ids of contexts and of their continuations.
+    rows: full contexts of a batch, which holds their logits: rows * T * V floats.
+      Shorter texts go more to a batch.
 
   Raises:
     UserError: no context (end-of-text stands for an empty one), an empty continuation,
       or one longer than the model's context.
   """
-  if not context or not continuation or len(continuation) > shape.T:
-    raise UserError(
-      f'a context of {len(context)} tokens and a continuation of {len(continuation)} '
-      f'cannot be scored: there must be 1 or more, and 1 .. {shape.T}'
-    )
-  ids = (list(context) + list(continuation))[-shape.T - 1 :]
-  n = len(ids) - 1
-  # Padding to a power of two lets texts of many lengths share a program.
-  width = min(shape.T, 1 << (n - 1).bit_length())
-  padded = np.zeros(width + 1, np.int32)
-  padded[: n + 1] = ids
-  nll = _nll_BT(params, padded[None, :-1], padded[None, 1:], shape=shape)[0]
-  return (-np.asarray(nll)[n - len(continuation) : n]).tolist()
+  texts, by_width = [], collections.defaultdict(list)
+  for i, (context, continuation) in enumerate(pairs):
+    if not len(context) or not 1 <= len(continuation) <= shape.T:
+      raise UserError(
+        f'a context of {len(context)} tokens and a continuation of {len(continuation)} '
+        f'cannot be scored: there must be 1 or more, and 1 .. {shape.T}'
+      )
+    texts.append((list(context) + list(continuation))[-shape.T - 1 :])
+    # Padding to powers of two lets texts of many lengths, and batches, share programs.
+    by_width[min(shape.T, _power_of_two(len(texts[i]) - 1))].append(i)
+
+  found = [TokenScores([], [])] * len(texts)
+  for width, members in sorted(by_width.items()):
+    B = min(rows * shape.T // width, _power_of_two(len(members)))
+    for some in (members[at : at + B] for at in range(0, len(members), B)):
+      padded = np.zeros((B, width + 1), np.int32)
+      for row, i in enumerate(some):
+        padded[row, : len(texts[i])] = texts[i]
+      scores = _nll_and_best(params, padded[:, :-1], padded[:, 1:], shape=shape)
+      nll, best = map(np.asarray, scores)
+      for row, i in enumerate(some):
+        end = len(texts[i]) - 1
+        new = slice(end - len(pairs[i][1]), end)
+        found[i] = TokenScores((-nll[row, new]).tolist(), best[row, new].tolist())
+  return found
+
+
+def _power_of_two(n: int) -> int:
+  """Returns the least power of two that is n or more."""
+  return 1 << (n - 1).bit_length()
+
+
+def continuation_logp(
+  params: dict, shape: Shape, context: list[int], continuation: list[int]
+) -> list[float]:
+  """Returns log p of each token of one continuation; see `score_continuations`."""
+  return score_continuations(params, shape, [(context, continuation)])[0].logp

@@ -27,7 +27,6 @@ import jax.numpy as jnp
 from gpt_jax import config
 from gpt_jax.model.attention import (
   Cache,
-  allowed_keys,
   attend,
   attend_banded,
   in_band,
@@ -195,12 +194,12 @@ class GPT(nn.Module):
 
     Args:
       ids_BT: tokens. Without a cache they are positions 0 .. T-1; with one they follow
-        each row's tokens in it.
+        each row's tokens in it; with one that is branched, they are one for each beam.
       drop: dropout, or None.
       cache: keys and values of the tokens before.
-      length_B: with a cache: how many of each row's T tokens are real; the rest is
-        padding that no later token sees. The logits are then [B, V], of the last real
-        token of each row; without a cache they are [B, T, V].
+      length_B: with a cache and no beams: how many of each row's T tokens are real; the
+        rest is padding that no later token sees. The logits are then [B, V], of the
+        last real token of each row; otherwise they are [B, T, V].
     """
     c = self.shape
     T = ids_BT.shape[1]
@@ -216,15 +215,11 @@ class GPT(nn.Module):
       x_BTD = wte_VD[ids_BT] + wpe_TD[:T]
     else:
       kv, slot = cache.kv, cache.slot
-      real_BT = jnp.arange(T) < length_B[:, None]
-      valid_BS = jax.lax.dynamic_update_slice_in_dim(
-        cache.valid_BS, real_BT, slot, axis=1
-      )
-      pos_BT = jnp.minimum(cache.fill_B[:, None] + jnp.arange(T), c.T - 1)
-      dense = banded = allowed_keys(valid_BS, slot, T)
+      cache, pos_BT, seen_BTS = cache.written(T, length_B)
+      dense = banded = seen_BTS[:, None]
       if 'banded' in c.attention:
-        banded = dense & in_band(valid_BS, pos_BT, c.band)
-      x_BTD = wte_VD[ids_BT] + wpe_TD[pos_BT]
+        banded = dense & in_band(cache.pos_BS, pos_BT, c.band)[:, None]
+      x_BTD = wte_VD[ids_BT] + wpe_TD[jnp.minimum(pos_BT, c.T - 1)]
 
     if not c.dropout_wte:
       x_BTD = apply_dropout(x_BTD, drop and drop.at(c.L))
@@ -236,8 +231,9 @@ class GPT(nn.Module):
       x_BTD, layer_kv = block(x_BTD, allowed, kv[layer], slot, drop and drop.at(layer))
       new_kv.append(layer_kv)
     if cache is not None:
-      x_BTD = jnp.take_along_axis(x_BTD, (length_B - 1)[:, None, None], axis=1)[:, 0]
-      cache = Cache(tuple(new_kv), valid_BS, cache.fill_B + length_B, slot + T)
+      cache = cache.replace(kv=tuple(new_kv))
+      if length_B is not None:
+        x_BTD = jnp.take_along_axis(x_BTD, (length_B - 1)[:, None, None], axis=1)[:, 0]
 
     if c.norm == 'pre':
       x_BTD = LayerNorm(c.bias, c.dtype, name='ln_f')(x_BTD)
@@ -261,7 +257,7 @@ def empty_cache(shape: Shape, B: int, S: int) -> Cache:
   zeros = jnp.zeros((B, shape.N, S, shape.D // shape.N), shape.dtype)
   return Cache(
     kv=((zeros, zeros),) * shape.L,
-    valid_BS=jnp.zeros((B, S), bool),
+    pos_BS=jnp.full((B, S), -1, jnp.int32),
     fill_B=jnp.zeros(B, jnp.int32),
     slot=jnp.int32(0),
   )
