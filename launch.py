@@ -34,6 +34,12 @@ def _checkpoint(values):
   )
 
 
+def _int8(values):
+  flags.DEFINE_bool(
+    'int8', False, "with the linear layers' weights in 8 bits", flag_values=values
+  )
+
+
 def prepare_flags(values):
   _config(values)
   _workdir(values)
@@ -130,13 +136,14 @@ def eval_flags(values):
     'also a Kneser-Ney 5-gram and xz -9 on the same text',
     flag_values=values,
   )
+  _int8(values)
 
 
 def evaluate(values) -> None:
   """Prints a model's loss on all held-out text."""
   from gpt_jax import runs
 
-  found = runs.evaluate(values.workdir, values.checkpoint)
+  found = runs.evaluate(values.workdir, values.checkpoint, int8=values.int8)
   print(f'checkpoint of update {found["step"]}, on all held-out text:')
   print(f'  {found["valid_nll"]:.4f} nats/token, perplexity {found["valid_ppl"]:.2f}')
   rows = {'this GPT': found['valid_bpb']}
@@ -187,6 +194,7 @@ def sample_flags(values):
   define(flags.DEFINE_multi_string, 'prompt', [], 'text to continue; may be repeated')
   define(flags.DEFINE_string, 'prompts_file', '', 'a text file, one prompt a line')
   define(flags.DEFINE_bool, 'stream', False, 'print text as it is decided')
+  _int8(values)
   for name, kind, what in SETTINGS:
     define(getattr(flags, f'DEFINE_{kind}'), name, None, what)
 
@@ -222,6 +230,7 @@ def sample(values) -> None:
   if values.stream and len(prompts) > 1:
     raise UserError('--stream shows one continuation of one prompt; leave it out')
   model = runs.load(values.workdir, values.checkpoint)
+  model = model.int8() if values.int8 else model
   if values.stream:
     print(prompts[0], end='', flush=True)
     for text in model.stream(prompts[0], **settings):

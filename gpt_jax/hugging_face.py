@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from gpt_jax import config, tokenizers
@@ -97,6 +98,8 @@ def open_model(
       f'the tokenizer has {opened.vocab} entries, but {source} predicts only '
       f'{model.vocab}; give the one it was trained with as --tokenizer'
     )
+  # To the device once: numpy's arrays would be copied there by every call.
+  params = jax.tree.map(jnp.asarray, params)
   return model, LanguageModel(params, Shape.of(model, model.vocab), opened)
 
 
@@ -164,5 +167,5 @@ def _largest_difference(model: LanguageModel, folder: Path) -> float:
   again = LanguageModel(params, Shape.of(written, written.vocab), model.tokenizer)
   random = np.random.default_rng(0)
   ids = random.integers(0, model.shape.vocab, (2, min(model.shape.T, 256)))
-  apart = jax.numpy.abs(model.logits(ids) - again.logits(ids)).max()
+  apart = jnp.abs(model.logits(ids) - again.logits(ids)).max()
   return float(apart)

@@ -2,9 +2,9 @@
 
 import bisect
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -15,6 +15,7 @@ from gpt_jax.decoding import beam, rerank, sample, stochastic
 from gpt_jax.decoding.settings import Settings
 from gpt_jax.evaluation import score
 from gpt_jax.model.gpt import GPT, Shape
+from gpt_jax.model.layers import quantized, transposed
 from gpt_jax.tokenizers import Tokenizer
 
 
@@ -162,6 +163,7 @@ class LanguageModel:
       sample.keys_of(how.seed, len(prompts), n),
       sampling=how.sampling(),
       stopped=stopped if stops else None,
+      row_params=self._row_params,
       **self._limits(how),
     )
     rows = [(*one, None) for one in made]
@@ -219,6 +221,7 @@ class LanguageModel:
       prompts[0],
       key,
       sampling=how.sampling(),
+      row_params=self._row_params,
       **self._limits(how),
     ):
       new.append(token)
@@ -233,6 +236,18 @@ class LanguageModel:
         shown = len(ready)
     if len(text) > shown:
       yield text[shown:]
+
+  @functools.cached_property
+  def _row_params(self) -> dict | None:
+    """The parameters in the form that decodes one row fastest; None: as they are.
+
+    Made when first asked for; on a CPU it takes as much memory again as the kernels.
+    """
+    return transposed(self.params) if jax.default_backend() == 'cpu' else None
+
+  def int8(self) -> 'LanguageModel':
+    """Returns the model with its linear layers' weights in 8 bits (`quantized`)."""
+    return dataclasses.replace(self, params=quantized(self.params))
 
   def _limits(self, how: Settings) -> dict:
     """Returns what the settings mean for every method."""
@@ -302,6 +317,6 @@ def _stop_begun(text: str, stops: tuple[str, ...]) -> int:
   return max(begun, default=0)
 
 
-@partial(jax.jit, static_argnames='shape')
+@functools.partial(jax.jit, static_argnames='shape')
 def _logits(params, ids_BT, *, shape):
   return GPT(shape).apply({'params': params}, ids_BT)[0]

@@ -407,9 +407,15 @@ def evaluate(
   workdir: str | pathlib.Path,
   checkpoint_step: str | int = 'best',
   report: Callable[[str], None] = print,
+  *,
+  int8: bool = False,
 ) -> dict[str, float]:
-  """Returns the metrics of a workdir's model on all of its held-out text."""
+  """Returns the metrics of a workdir's model on all of its held-out text.
+
+  With `int8` those of the model with its linear layers' weights in 8 bits.
+  """
   run, model = read_run(workdir), load(workdir, checkpoint_step)
+  model = model.int8() if int8 else model
   devices = parallel.devices(run.devices)
   data = prepared(run, pathlib.Path(workdir), report)
   run.eval_tokens = 0

@@ -50,6 +50,27 @@ def test_results_carry_log_probabilities_whatever_the_rules(model):
     assert row.perplexity == pytest.approx(np.exp(-np.mean(wanted)), rel=1e-3)
 
 
+def test_one_row_in_its_faster_form_is_as_in_a_batch(model):
+  settings = {'max_new_tokens': 12, 'seed': [5, 6], 'top_k': 20}
+  both = model.generate(PROMPTS[:2], **settings)
+  assert model._row_params is not None  # these tests run on a CPU
+  for i, one in enumerate(both):
+    (alone,) = model.generate(PROMPTS[i], **settings | {'seed': [5 + i]})
+    assert alone.ids == one.ids
+    np.testing.assert_allclose(alone.token_logp, one.token_logp, atol=1e-4)
+
+
+def test_weights_in_8_bits_generate_nearly_the_same_log_probabilities(model):
+  small = model.int8()
+  exact = model.score('the', ' cat').logp
+  assert small.score('the', ' cat').logp == pytest.approx(exact, rel=0.05)
+  assert small.score('the', ' cat').logp != exact
+  (row,) = small.generate('the', max_new_tokens=5, temperature=0)
+  logp = jax.nn.log_softmax(small.logits(row.prompt + row.ids[:-1]))
+  wanted = [float(logp[len(row.prompt) - 1 + i, t]) for i, t in enumerate(row.ids)]
+  np.testing.assert_allclose(row.token_logp, wanted, atol=1e-4)
+
+
 def test_methods_are_chosen_by_settings(model):
   greedy = texts(model.generate('the', max_new_tokens=9, temperature=0))
   assert texts(model.generate('the', max_new_tokens=9, method='greedy')) == greedy

@@ -298,3 +298,36 @@ def test_a_row_draws_the_same_dropout_beside_other_rows():
     return layers.apply_dropout(x, drop.at(3))
 
   np.testing.assert_array_equal(draw(keys, x)[2:], draw(keys[2:], x[2:]))
+
+
+def test_transposed_kernels_give_the_same_logits(ids):
+  shape, params = variant('GPT-3')
+  again = layers.transposed(params)
+  assert 'kernel' not in again['h_0']['attn']['q']
+  for rows in (ids, ids[:1, :1]):
+    np.testing.assert_allclose(
+      forward(params, rows, shape)[0], forward(again, rows, shape)[0], **CLOSE
+    )
+
+
+def test_kernels_in_8_bits_compute_with_the_nearest_of_255_values(ids):
+  shape, params = variant('GPT-2')
+  small = layers.quantized(params)
+
+  def rounded(path, leaf):
+    if path[-1].key != 'kernel':
+      return leaf
+    scale = np.abs(leaf).max(axis=0) / 127
+    return np.round(leaf / scale) * scale
+
+  wanted = jax.tree_util.tree_map_with_path(rounded, params)
+  kernel = small['h_0']['mlp']['up']['kernel_int8']
+  assert kernel.dtype == jnp.int8 and int(jnp.abs(kernel).max()) == 127
+  for rows in (ids, ids[:1, :1]):  # one vector goes another way
+    np.testing.assert_allclose(
+      forward(small, rows, shape)[0],
+      forward(wanted, rows, shape)[0],
+      **CLOSE,
+    )
+  exact = forward(params, ids, shape)[0]
+  assert not np.allclose(exact, forward(small, ids, shape)[0], atol=1e-4)

@@ -312,6 +312,7 @@ def generate(
   rules: Rules = NO_RULES,
   eot: int,
   stopped: Callable[[list[int]], bool] | None = None,
+  row_params: dict | None = None,
 ) -> list[Continuation]:
   """Returns the continuation of each prompt.
 
@@ -329,11 +330,13 @@ def generate(
     eot: id of end-of-text.
     stopped: says of the new tokens of a row whether they are enough; it is asked every
       16 tokens.
+    row_params: the parameters in the form that decodes one row fastest, or None.
   """
   static = {'shape': shape, 'sampling': sampling, 'rules': rules, 'eot': eot}
   results = [Continuation([], []) for _ in prompts]
   for rows in _batches(prompts, max_new_tokens, shape.T):
     drawn = 0
+    step_params = row_params if row_params and len(rows) == 1 else params
     while rows and drawn < max_new_tokens:
       texts = [[*prompts[i], *results[i].ids] for i in rows]
       of = {'new': drawn, 'max_new_tokens': max_new_tokens}
@@ -341,7 +344,7 @@ def generate(
       live, n = dict(enumerate(rows)), 0
       while live and n < room:
         limit = room if stopped is None else min(room, n + _CHUNK)
-        state = _run(params, state, limit, **static)
+        state = _run(step_params, state, limit, **static)
         ids_BG, logp_BG = np.asarray(state.ids_BG), np.asarray(state.logp_BG)
         for row, i in list(live.items()):
           found = _until_eot(ids_BG[row, n:limit], logp_BG[row, n:limit], eot)
@@ -365,15 +368,17 @@ def stream(
   sampling: Sampling,
   rules: Rules = NO_RULES,
   eot: int,
+  row_params: dict | None = None,
 ) -> Iterator[int]:
   """Yields the tokens of `generate` for one prompt, each as soon as it is drawn."""
+  step_params = row_params or params
   static = {'shape': shape, 'sampling': sampling, 'rules': rules, 'eot': eot}
   new = []
   while len(new) < max_new_tokens:
     of = {'new': len(new), 'max_new_tokens': max_new_tokens}
     state, room = _first(params, texts=[[*prompt, *new]], key_B2=key, **of, **static)
     for n in range(1, room + 1):
-      state = _run(params, state, n, **static)  # the first token is there already
+      state = _run(step_params, state, n, **static)  # the first token is there already
       new.append(int(np.asarray(state.ids_BG)[0, n - 1]))
       yield new[-1]
       if new[-1] == eot:

@@ -97,8 +97,13 @@ class ByteLevel:
     self._tiktoken = self._tokenizers = None
     if self._engine == 'tiktoken':
       ranks = {_as_bytes(entry): rank for rank, entry in enumerate(made)}
+      # The special token is never allowed. Without any, tiktoken looks for an empty
+      # text at every place, which takes as long as all the rest.
       self._tiktoken = tiktoken.Encoding(
-        'gpt_jax', pat_str=words, mergeable_ranks=ranks, special_tokens={}
+        'gpt_jax',
+        pat_str=words,
+        mergeable_ranks=ranks,
+        special_tokens={EOT: len(ranks)},
       )
       self._id_of_rank = np.array([vocab[entry] for entry in made], np.uint32)
     else:
