@@ -22,7 +22,7 @@ quickstart: .venv/installed
 	.venv/bin/python launch.py eval --workdir=$(RUN) --baselines
 
 test: .venv/installed-dev
-	.venv/bin/python -m pytest -q
+	.venv/bin/python -m pytest -q -n 2 --dist loadfile
 
 # What CI holds as goldens, live against PyTorch and transformers.
 parity: .venv/installed-dev

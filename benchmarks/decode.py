@@ -26,7 +26,7 @@ from benchmarks import turns
 ROUNDS = 5
 PROMPT, NEW = 32, 64
 ROWS = [(way, batch) for batch in (1, 8) for way in ('greedy', 'top-k', '4 beams')]
-OURS, CT2 = 'gpt_jax', 'CTranslate2'
+OURS, INT8, CT2 = 'gpt_jax', 'gpt_jax, int8', 'CTranslate2'
 HF, HF_STATIC = 'Hugging Face', 'Hugging Face, static cache'
 Job = Callable[[str, int], list]
 
@@ -36,11 +36,12 @@ def prompts(batch: int) -> list[list[int]]:
   return np.random.default_rng(0).integers(0, 50_256, (batch, PROMPT)).tolist()
 
 
-def setup_gpt_jax(folder: Path) -> dict[str, Job]:
+def setup_gpt_jax(folder: Path, int8: bool) -> dict[str, Job]:
   """Returns our job: (way, batch) -> new ids of each prompt."""
   import gpt_jax
 
   model = gpt_jax.load(folder)
+  model = model.int8() if int8 else model
   ways = {
     'greedy': {'temperature': 0},
     'top-k': {'top_k': 40},
@@ -145,7 +146,8 @@ def main() -> None:
     folder = Path(place) / 'gpt2'
     make_weights(flags.gpt2, folder)
     workers = {
-      OURS: turns.Worker(setup_gpt_jax, folder),
+      OURS: turns.Worker(setup_gpt_jax, folder, False),
+      INT8: turns.Worker(setup_gpt_jax, folder, True),
       CT2: turns.Worker(setup_ctranslate2, folder),
       HF: turns.Worker(setup_hugging_face, folder, False),
       HF_STATIC: turns.Worker(setup_hugging_face, folder, True),
