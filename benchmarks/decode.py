@@ -64,7 +64,8 @@ def setup_hugging_face(folder: Path, static: bool) -> dict[str, Job]:
 
   torch.set_num_threads(os.cpu_count())
   transformers.logging.set_verbosity_error()
-  model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+  device = 'cuda' if torch.cuda.is_available() else 'cpu'
+  model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval().to(device)
   ways = {
     'greedy': {'do_sample': False},
     'top-k': {'do_sample': True, 'top_k': 40},
@@ -73,7 +74,7 @@ def setup_hugging_face(folder: Path, static: bool) -> dict[str, Job]:
   cache = {'cache_implementation': 'static'} if static else {}
 
   def job(way, batch):
-    ids = torch.tensor(prompts(batch))
+    ids = torch.tensor(prompts(batch), device=device)
     with torch.inference_mode():
       made = model.generate(
         ids,
@@ -104,7 +105,10 @@ def setup_ctranslate2(folder: Path) -> dict[str, Job]:
   settings = json.loads(about.read_text()) | {'unk_token': '<|endoftext|>'}
   about.write_text(json.dumps(settings))
   generator = ctranslate2.Generator(
-    converted, device='cpu', compute_type='float32', intra_threads=os.cpu_count()
+    converted,
+    device='cuda' if ctranslate2.get_cuda_device_count() else 'cpu',
+    compute_type='float32',
+    intra_threads=os.cpu_count(),
   )
   tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
   ways = {
