@@ -313,7 +313,8 @@ def check(config: Run, devices: int = 1) -> None:
   if addresses != len([s for s in config.data.sha256.split(',') if s.strip()]):
     wrong.append(
       f'data.sha256={config.data.sha256!r} must name one checksum for each web address '
-      f'in data.source and data.valid, in their order; there are {addresses}'
+      f'in data.source and data.valid, in their order; there are {addresses} (for '
+      'files on this machine alone: --config.data.sha256=)'
     )
   name = config.data.tokenizer
   if name not in _TOKENIZERS and not set(name) & set('./'):
