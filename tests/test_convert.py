@@ -386,3 +386,12 @@ def test_launch_imports_and_exports(hf_folder, tmp_path):
   done = launch('import', '--source=nowhere', '--workdir=v')
   assert done.returncode == 1 and 'nowhere: holds no weights' in done.stderr
   assert not (tmp_path / 'v').exists()
+
+
+def test_an_end_of_text_that_the_model_does_not_know_is_not_written(tmp_path):
+  shape, params = random_model(OURS['GPT-1'])
+  for eos, wanted in ((39, 39), (40, None)):
+    (tmp_path / str(eos)).mkdir()
+    convert.write(params, shape, 0.0, eos, tmp_path / str(eos))
+    about = json.loads((tmp_path / str(eos) / 'config.json').read_text())
+    assert about['eos_token_id'] == about['bos_token_id'] == wanted

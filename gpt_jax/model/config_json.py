@@ -121,8 +121,9 @@ def config_json(family: str, c: Shape, dropout: float, eos: int) -> dict:
     'layer_norm_epsilon': 1e-5,
     'initializer_range': 0.02,
     'tie_word_embeddings': c.tied,
-    'bos_token_id': eos,
-    'eos_token_id': eos,
+    # GPT-1 has no end-of-text: ours is an id that the model does not know.
+    'bos_token_id': eos if eos < c.vocab else None,
+    'eos_token_id': eos if eos < c.vocab else None,
     'dtype': 'float32',
   }
   if family == 'gpt_neo':
