@@ -111,18 +111,12 @@ def describe(values) -> None:
   """Prints a model's architecture, parameters, FLOPs and memory; allocates nothing."""
   import rich
 
-  from gpt_jax import describe, tokenizers
+  from gpt_jax import describe
 
   run = _overridden(values)
   config.check(run, values.devices)
-  vocab = values.vocab or run.model.vocab
-  if not vocab and run.data.tokenizer in ('bpe', 'unigram', 'byte_bpe'):
-    vocab = run.data.vocab
-  elif not vocab and run.data.tokenizer == 'chars':
-    raise UserError('how many characters the text has is not known yet; give --vocab')
-  elif not vocab and run.data.tokenizer != 'bytes':
-    vocab = tokenizers.open_path(run.data.tokenizer).vocab
-  for table in describe.tables(run, vocab or tokenizers.Bytes.vocab, values.devices):
+  vocab = values.vocab or describe.vocabulary(run)
+  for table in describe.tables(run, vocab, values.devices):
     rich.print(table)
     print()
 

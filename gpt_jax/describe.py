@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from rich.table import Table
 from rich.text import Text
 
-from gpt_jax import config
+from gpt_jax import config, tokenizers
+from gpt_jax.config import UserError
 from gpt_jax.model.gpt import GPT, Block, Shape, init_params
 from gpt_jax.training import loss, step
 
@@ -178,6 +179,24 @@ def plan(
       f'{state / 2**20:,.0f} MiB each for parameters, gradients and optimizer',
     ]
   )
+
+
+def vocabulary(run: config.Run) -> int:
+  """Returns how many entries the vocabulary of a run will have.
+
+  Raises:
+    UserError: only the text can tell.
+  """
+  kind = run.data.tokenizer
+  if run.model.vocab:
+    return run.model.vocab
+  if kind in ('bpe', 'unigram', 'byte_bpe'):
+    return run.data.vocab
+  if kind == 'bytes':
+    return tokenizers.Bytes.vocab
+  if kind == 'chars':
+    raise UserError('how many characters the text has is not known yet; give --vocab')
+  return tokenizers.open_path(kind).vocab
 
 
 def tables(run: config.Run, vocab: int, devices: int) -> list[Table]:

@@ -376,8 +376,7 @@ def import_model(source: str, workdir: str | pathlib.Path, tokenizer: str = '') 
     model.tokenizer.save(workdir / 'tokenizer')
     saved = checkpoint.Checkpoints(workdir / 'checkpoints', run.keep)
     try:
-      params = jax.tree.map(jax.numpy.asarray, model.params)
-      saved.save(step.init_state(run, model.shape, params), None)
+      saved.save(step.init_state(run, model.shape, model.params), None)
       saved.wait()
     finally:
       saved.close()

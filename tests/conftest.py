@@ -12,6 +12,9 @@ os.environ['XLA_FLAGS'] = (
 
 import pytest
 
+from gpt_jax import tokenizers
+from gpt_jax.data import sources
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
@@ -22,3 +25,19 @@ def shared_data() -> pathlib.Path:
   if not folder.is_dir():
     pytest.skip(f'no data at {folder}; set GPT_JAX_DATA')
   return folder
+
+
+@pytest.fixture(scope='session')
+def text():
+  """A third of a megabyte of English: help topics of Python."""
+  return '\n'.join(d.text for d in sources.python_docs() if '/' in d.name)[:330_000]
+
+
+@pytest.fixture(scope='session')
+def trained(text):
+  """One tokenizer of each kind that is made here."""
+  sizes = {'bpe': 1000, 'unigram': 1000, 'byte_bpe': 1000}
+  return {
+    kind: tokenizers.train(kind, [text], sizes.get(kind, 0))
+    for kind in tokenizers.TRAINED
+  }

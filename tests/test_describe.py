@@ -104,3 +104,19 @@ def test_launch_describes_175b_on_many_devices(tmp_path):
   )
   assert done.returncode == 0, done.stderr
   assert '174,604,259,328' in done.stdout and 'each of 8' in done.stdout
+
+
+@pytest.mark.parametrize(
+  'tokenizer, vocab', [('bpe', 4096), ('byte_bpe', 4096), ('bytes', 257)]
+)
+def test_the_vocabulary_is_known_before_there_is_a_tokenizer(tokenizer, vocab):
+  run = config.Run(data=config.Data(tokenizer=tokenizer))
+  assert describe.vocabulary(run) == vocab
+  run.model.vocab = 5000
+  assert describe.vocabulary(run) == 5000
+
+
+def test_only_the_text_knows_its_characters():
+  run = config.Run(data=config.Data(tokenizer='chars'))
+  with pytest.raises(config.UserError, match='give --vocab'):
+    describe.vocabulary(run)

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from gpt_jax import tokenizers
 from gpt_jax.config import UserError
-from gpt_jax.data import sources
 from gpt_jax.tokenizers import byte_level, gpt1, hugging_face
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -44,22 +43,6 @@ tricky = st.text(
     st.characters(codec='utf-8'),
   )
 )
-
-
-@pytest.fixture(scope='session')
-def text():
-  """English: help topics of Python."""
-  return '\n'.join(d.text for d in sources.python_docs() if '/' in d.name)[:150_000]
-
-
-@pytest.fixture(scope='session')
-def trained(text):
-  """One tokenizer of each kind that is made here."""
-  sizes = {'bpe': 800, 'unigram': 800, 'byte_bpe': 800}
-  return {
-    kind: tokenizers.train(kind, [text], sizes.get(kind, 0))
-    for kind in tokenizers.TRAINED
-  }
 
 
 @pytest.fixture(scope='session')

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from gpt_jax import tokenizers
 from gpt_jax.config import UserError
-from gpt_jax.data import sources
 from gpt_jax.tokenizers import byte_level, gpt1, sentencepieces, shared
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -44,24 +43,8 @@ tricky = st.text(
 
 
 @pytest.fixture(scope='session')
-def text():
-  """A third of a megabyte of English: help topics of Python."""
-  return '\n'.join(d.text for d in sources.python_docs() if '/' in d.name)[:330_000]
-
-
-@pytest.fixture(scope='session')
 def beginning(text):
   return text[:1000]
-
-
-@pytest.fixture(scope='session')
-def trained(text):
-  """One tokenizer of each kind that is made here."""
-  sizes = {'bpe': 1000, 'unigram': 1000, 'byte_bpe': 1000}
-  return {
-    kind: tokenizers.train(kind, [text], sizes.get(kind, 0))
-    for kind in tokenizers.TRAINED
-  }
 
 
 LOSSLESS = 'bpe', 'unigram', 'byte_bpe', 'bytes'

@@ -287,7 +287,7 @@ def _field(row: Any, field: str) -> str:
     there = ', '.join(map(repr, row)) or 'none'
     raise ValueError(
       f'no field {field!r}; the fields are {there}.{nearest(field, row)} Name it with '
-      '--config.data.field'
+      '--config.data.field (tokenize: --field)'
     )
   if not isinstance(row[field], str | None):
     raise ValueError(f'field {field!r} is {type(row[field]).__name__}, not text')
@@ -350,7 +350,8 @@ def _check_column(name: str, field: str, columns: list[str]) -> None:
   if field not in columns:
     raise UserError(
       f'{name}: no column {field!r}; the columns are {", ".join(map(repr, columns))}.'
-      f'{nearest(field, columns)} Name it with --config.data.field'
+      f'{nearest(field, columns)} Name it with --config.data.field '
+      '(tokenize: --field)'
     )
 
 

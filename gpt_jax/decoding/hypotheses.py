@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gpt_jax.decoding.rules import NO_RULES, History, Rules
-from gpt_jax.decoding.sample import bucket, padded
+from gpt_jax.decoding.sample import padded, power_of_two, room_after
 
 ROWS = 64  # of the model's batch; more prompts wait for their turn
 
@@ -138,13 +138,10 @@ def prepare(
   The last token needs no position, for it is not read again. Shapes are rounded up, so
   that calls share programs.
   """
-  B = 1 << (len(prompts) - 1).bit_length()
+  B = power_of_two(len(prompts))
   ids_BP, length_B = padded(prompts, B)
   limit_B = np.minimum(max_new_tokens, T - length_B + 1).astype(np.int32)
-  # As for the shortest prompt of a bucket: all prompts in it share a program.
-  least = bucket(min(map(len, prompts)))
-  shortest = least // 2 + 1 if least > 16 else 1
-  G = bucket(min(max_new_tokens, T - shortest + 1))
+  G = room_after(min(map(len, prompts)), max_new_tokens, T)
   history = None
   if rules != NO_RULES:
     history = History(padded(prompts, B, room=G)[0], length_B, length_B)

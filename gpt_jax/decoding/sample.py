@@ -189,9 +189,24 @@ def _run(params, state, limit, *, shape, **static):
   )
 
 
+def power_of_two(n: int) -> int:
+  """Returns the least power of two that is n or more: shapes share programs."""
+  return 1 << (n - 1).bit_length()
+
+
 def bucket(n: int) -> int:
-  """Returns the power of two, at least 16, that holds n: lengths share programs."""
-  return max(16, 1 << (n - 1).bit_length())
+  """Returns the power of two, at least 16, that holds n tokens."""
+  return max(16, power_of_two(n))
+
+
+def room_after(length: int, max_new_tokens: int, T: int) -> int:
+  """Returns slots for the new tokens after prompts of `length` tokens or more.
+
+  As many as for the shortest prompt of its bucket: all prompts in it share a program.
+  The last token needs none, for it is not read again.
+  """
+  P = bucket(length)
+  return bucket(min(max_new_tokens, T - (P // 2 if P > 16 else 0)))
 
 
 def filled(
@@ -256,12 +271,10 @@ def _first(
     **static: sampling, eot.
   """
   T = shape.T
-  B = 1 << (len(texts) - 1).bit_length()
+  B = power_of_two(len(texts))
   read = [text[-max(1, T // 2) :] if len(text) > T else text for text in texts]
   longest = max(map(len, read))
-  P = bucket(longest)
-  # As for the shortest prompt of this bucket: all prompts in it share a program.
-  G = bucket(min(max_new_tokens, T - (P // 2 if P > 16 else 0)))
+  G = room_after(longest, max_new_tokens, T)
   history = None
   if rules != NO_RULES:
     # As wide as the whole text will be: later rounds share a program.

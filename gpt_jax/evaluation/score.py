@@ -11,6 +11,7 @@ import numpy as np
 
 from gpt_jax.config import UserError
 from gpt_jax.data.batches import Batch
+from gpt_jax.decoding.sample import power_of_two
 from gpt_jax.model.gpt import GPT, Shape
 from gpt_jax.training import loss
 
@@ -92,11 +93,11 @@ def score_continuations(
       )
     texts.append((list(context) + list(continuation))[-shape.T - 1 :])
     # Padding to powers of two lets texts of many lengths, and batches, share programs.
-    by_width[min(shape.T, _power_of_two(len(texts[i]) - 1))].append(i)
+    by_width[min(shape.T, power_of_two(len(texts[i]) - 1))].append(i)
 
   found = [TokenScores([], [])] * len(texts)
   for width, members in sorted(by_width.items()):
-    B = min(rows * shape.T // width, _power_of_two(len(members)))
+    B = min(rows * shape.T // width, power_of_two(len(members)))
     for some in (members[at : at + B] for at in range(0, len(members), B)):
       padded = np.zeros((B, width + 1), np.int32)
       for row, i in enumerate(some):
@@ -108,11 +109,6 @@ def score_continuations(
         new = slice(end - len(pairs[i][1]), end)
         found[i] = TokenScores((-nll[row, new]).tolist(), best[row, new].tolist())
   return found
-
-
-def _power_of_two(n: int) -> int:
-  """Returns the least power of two that is n or more."""
-  return 1 << (n - 1).bit_length()
 
 
 def continuation_logp(

@@ -73,9 +73,12 @@ class Cache:
       pos_BS = put(self.pos_BS, real_BT, self.slot, axis=1)
       seen_BTS = (pos_BS >= 0)[:, None] & (pos_BS[:, None] <= pos_BT[..., None])
       fill_B = self.fill_B + length_B
-    cache = self.replace(pos_BS=pos_BS, fill_B=fill_B, slot=self.slot + T)
-    if self.seen_BKS is not None:
-      cache = cache.replace(seen_BKS=seen_BTS)
+    cache = self.replace(
+      pos_BS=pos_BS,
+      fill_B=fill_B,
+      slot=self.slot + T,
+      seen_BKS=None if self.seen_BKS is None else seen_BTS,
+    )
     return cache, pos_BT, seen_BTS
 
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import safetensors
 import safetensors.numpy
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from gpt_jax import config
 from gpt_jax.config import UserError
@@ -143,7 +144,7 @@ def _from_file(
   wrong += [
     f'extra: {name}, {list(found[name].shape)}' for name in found.keys() - wanted
   ]
-  params: dict = {}
+  params = {}
   for tensor in tensors:
     array = found.get(tensor.name)
     if array is None:
@@ -161,23 +162,8 @@ def _from_file(
     ):
       if path in ('wte', 'lm_head'):
         part = np.pad(part, ((0, shape.V - shape.vocab), (0, 0)))
-      _put(params, path, np.ascontiguousarray(part))
-  return params, sorted(wrong)
-
-
-def _put(tree: dict, path: str, leaf: np.ndarray) -> None:
-  *above, last = path.split('/')
-  for name in above:
-    tree = tree.setdefault(name, {})
-  tree[last] = leaf
-
-
-def _get(tree: dict, path: str) -> np.ndarray | None:
-  for name in path.split('/'):
-    if name not in tree:
-      return None
-    tree = tree[name]
-  return np.asarray(tree)
+      params[path] = np.ascontiguousarray(part)
+  return unflatten_dict(params, sep='/'), sorted(wrong)
 
 
 def _read_safetensors(folder: Path) -> dict[str, np.ndarray]:
@@ -255,6 +241,7 @@ def family_of(params: dict, c: Shape) -> str:
   Raises:
     UserError: there is none, with a line for every reason.
   """
+  flat = flatten_dict(params, sep='/')
   banded = 'banded' in c.attention
   biased = c.bias and c.qkv_bias
   if c.norm == 'post':
@@ -270,7 +257,7 @@ def family_of(params: dict, c: Shape) -> str:
     )
   elif banded or (c.bias and not c.qkv_bias):
     zero = not biased or not any(
-      _get(params, f'h_{i}/attn/{x}/bias').any() for i in range(c.L) for x in 'qkv'
+      flat[f'h_{i}/attn/{x}/bias'].any() for i in range(c.L) for x in 'qkv'
     )
     family, rules = (
       'gpt_neo',
@@ -307,11 +294,12 @@ def write(params: dict, c: Shape, dropout: float, eos: int, folder: Path) -> str
     UserError: no architecture of Hugging Face computes what the model does.
   """
   family = family_of(params, c)
+  flat = {path: np.asarray(x) for path, x in flatten_dict(params, sep='/').items()}
   arrays = {}
   for tensor in _tensors(family, c):
     parts = []
     for path in tensor.paths:
-      part = _get(params, path)
+      part = flat.get(path)
       if part is None:
         part = np.zeros(tensor.shape[-1] // len(tensor.paths), np.float32)
       if family == 'gpt_neo' and c.attention_scale and '/attn/q/' in path:

@@ -224,8 +224,8 @@ class GPT(nn.Module):
     if not c.dropout_wte:
       x_BTD = apply_dropout(x_BTD, drop and drop.at(c.L))
     new_kv = []
+    make = nn.remat(Block) if c.remat == 'block' else Block
     for layer, kind in enumerate(c.attention):
-      make = nn.remat(Block) if c.remat == 'block' else Block
       block = make(c, kind == 'banded', name=f'h_{layer}')
       allowed = banded if kind == 'banded' else dense
       x_BTD, layer_kv = block(x_BTD, allowed, kv[layer], slot, drop and drop.at(layer))
