@@ -28,7 +28,7 @@ from gpt_jax import config, papers
 
 CHECKED = 5  # updates whose losses are compared
 LR, BETAS, DECAY, CLIP = 6e-4, (0.9, 0.95), 0.1, 1.0
-OURS = 'gpt_jax'
+OURS, PLAIN = 'gpt_jax', 'gpt_jax, plain attention'
 # Dense products in bfloat16 with float32 sums, from the makers' data sheets.
 PEAKS = {'H100': 989e12, 'H200': 989e12, 'A100': 312e12, 'L4': 121e12, 'T4': 65e12}
 
@@ -55,10 +55,10 @@ def batches(vocab: int, rows: int, T: int) -> np.ndarray:
 
 
 def setup_gpt_jax(
-  model: config.Model, rows: int, folder: Path, device: str
+  model: config.Model, rows: int, folder: Path, device: str, flash: str = 'auto'
 ) -> dict[str, Callable]:
   """Returns our jobs: 'updates' (number) -> losses, and 'device'."""
-  del folder  # has the weights that we make here too
+  del folder, device  # it has the weights that we make here too
   import jax
 
   from gpt_jax.data.batches import Batch
@@ -67,6 +67,7 @@ def setup_gpt_jax(
   from gpt_jax.training.optim import Hyper
 
   optim = config.Optim(lr=LR, schedule='constant', warmup=0, weight_decay=DECAY)
+  model.flash = flash
   run = config.Run(batch=rows, model=model, optim=optim)
   shape, hp = Shape.of(model, model.vocab), Hyper.of(run)
   state = step.init_state(run, shape)
@@ -242,6 +243,7 @@ def torch_jobs(net, model, rows, device, compiled) -> dict[str, Callable]:
 
 PEERS = {
   OURS: (setup_gpt_jax,),
+  PLAIN: (setup_gpt_jax, 'plain'),
   'PyTorch, compiled': (setup_pytorch, True),
   'PyTorch, eager': (setup_pytorch, False),
   'Hugging Face, compiled': (setup_hugging_face, True),
@@ -281,8 +283,8 @@ def started(name, model, batch: Sequence[int], folder, device) -> Peer:
   for rows in batch:
     try:
       return Peer(name, model, rows, folder, device)
-    except (RuntimeError, EOFError) as e:
-      why = str(e).strip().splitlines()[0][:100] if str(e) else 'it died'
+    except RuntimeError as e:
+      why = str(e).strip().splitlines()[0][:100]
   raise RuntimeError(f'batch {rows}: {why}')
 
 
@@ -318,9 +320,12 @@ def measure(
   model: config.Model, batch: Sequence[int], names: Sequence[str], flags
 ) -> None:
   """Prints the table of a shape."""
+  import jax
+
   from gpt_jax import describe
   from gpt_jax.model.gpt import Shape
 
+  jax.config.update('jax_platforms', 'cpu')  # here; a GPU is the workers'
   flops = sum(describe.flops_per_token(Shape.of(model, model.vocab)).values())
   gpu = flags.device == 'gpu'
   with tempfile.TemporaryDirectory() as place:
@@ -342,14 +347,12 @@ def measure(
         ours.round(updates)
       ours.close()
       print(row(ours, ours, flops, peak), flush=True)
-    rows = []
     for name in names:
       begin = len(ours.speeds)
       try:
         peer = started(name, model, batch, Path(place), flags.device)
       except RuntimeError as e:
-        rows.append(f'| {name} | | can not: {e} | | | |')
-        print(rows[-1], flush=True)
+        print(f'| {name} | | can not: {e} | | | |', flush=True)
         continue
       for _ in range(flags.rounds):
         if not gpu:
@@ -369,15 +372,15 @@ def measure(
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
   parser.add_argument('--device', choices=('cpu', 'gpu'), default='cpu')
-  parser.add_argument('--shapes', help=f'semicolons between; of {"; ".join(SHAPES)}')
-  parser.add_argument('--peers', help=f'semicolons between; of {"; ".join(PEERS)}')
+  parser.add_argument('--shapes', help='semicolons between: ' + '; '.join(SHAPES))
+  parser.add_argument('--peers', help='semicolons between: ' + '; '.join(PEERS))
   parser.add_argument('--batch', help='rows, commas between: the first that fits')
   parser.add_argument('--rounds', type=int, default=9)
   flags = parser.parse_args()
   os.environ.setdefault('GLIBC_TUNABLES', 'glibc.malloc.hugetlb=1')  # for everyone
   if flags.device == 'cpu':
     os.environ['JAX_PLATFORMS'] = 'cpu'
-  names = [name for name in PEERS if name != OURS]
+  names = [name for name in PEERS if name not in (OURS, PLAIN)]
   shapes = ON_CPU if flags.device == 'cpu' else ('124M', '1558M')
   names = flags.peers.split(';') if flags.peers is not None else names
   shapes = flags.shapes.split(';') if flags.shapes else shapes

@@ -96,6 +96,8 @@ class Model:
       before look-up and output alike (GPT-1's released code), and not on their sum.
     dtype: of the computation, 'float32' or 'bfloat16'; parameters are float32.
     remat: what the backward pass computes again instead of keeping: 'none' or 'block'.
+    flash: 'auto' takes cuDNN's flash attention or the TPU's where it can (bfloat16, no
+      dropout), else ours; 'plain' always ours.
   """
 
   L: int = 4
@@ -117,6 +119,7 @@ class Model:
   dropout_wte: bool = False
   dtype: str = 'float32'
   remat: str = 'none'
+  flash: str = 'auto'
 
 
 @dataclasses.dataclass
@@ -195,6 +198,7 @@ class Run:
 # devices, and what is looked at. All else makes it another run.
 LENGTH_AND_LOGGING = (
   'model.remat',
+  'model.flash',
   'steps',
   'devices',
   'log_every',
@@ -217,6 +221,7 @@ _CHOICES = {
   'model.activation': ('gelu', 'gelu_tanh', 'relu'),
   'model.dtype': ('float32', 'bfloat16'),
   'model.remat': ('none', 'block'),
+  'model.flash': ('auto', 'plain'),
   'optim.name': ('adamw', 'muon', 'sgd'),
   'optim.schedule': ('cosine', 'linear', 'rsqrt', 'constant', 'wsd'),
 }

@@ -30,7 +30,7 @@ from gpt_jax.model.gpt import Shape, init_params
 from gpt_jax.training import checkpoint, loop, parallel, record, step
 
 # Fields of a shape that two models that compute the same may differ in.
-_NOT_THE_FUNCTION = 'vocab', 'scaled_init', 'dropout_wte', 'dtype', 'remat'
+_NOT_THE_FUNCTION = 'vocab scaled_init dropout_wte dtype remat flash'.split()
 _PACKAGES = 'jax jaxlib flax optax orbax-checkpoint numpy grain sentencepiece'.split()
 
 
