@@ -235,60 +235,22 @@ def attend_splash(
   return jax.vmap(attention)(q_BNTH, k_BNTH, v_BNTH)
 
 
-@jax.custom_vjp
 def attend_causal(q_BNTH: jax.Array, k_BNTH: jax.Array, v_BNTH: jax.Array) -> jax.Array:
-  """Returns causal attention, [B, N, T, H], in the dtype of q, which is scaled.
+  """Returns causal attention, [B, N, T, H].
 
   Queries go in blocks, each against the keys up to its own end, so that most of what
-  the mask would hide is never computed. The weights stay unnormalised, exp(a - max):
-  it is the result that is divided by their sum. The gradient is FlashAttention's (Dao
-  et al. 2022, appendix B.2), with the weights kept and not computed again.
+  the mask would hide is never computed.
   """
-  return _causal_forward(q_BNTH, k_BNTH, v_BNTH)[0]
-
-
-def _query_blocks(T: int) -> list[slice]:
-  # With 4, 5/8 of the products remain. Short texts gain less than the cuts cost.
+  T = q_BNTH.shape[2]
+  # With 4 blocks 5/8 of the products remain. Short texts gain less than the cuts cost.
   size = T // 4 if T >= 256 and T % 4 == 0 else T
-  return [slice(begin, begin + size) for begin in range(0, T, size)]
-
-
-def _causal_forward(q_BNTH, k_BNTH, v_BNTH):
-  y, kept = [], []
-  for rows in _query_blocks(q_BNTH.shape[2]):
-    k_BNSH, v_BNSH = k_BNTH[:, :, : rows.stop], v_BNTH[:, :, : rows.stop]
-    a_BNTS = _product(q_BNTH[:, :, rows], k_BNSH.swapaxes(-1, -2))
-    seen = jnp.arange(rows.start, rows.stop)[:, None] >= jnp.arange(rows.stop)
-    a_BNTS = jnp.where(seen, a_BNTS, jnp.finfo(jnp.float32).min)
-    e_BNTS = jnp.exp(a_BNTS - a_BNTS.max(-1, keepdims=True))
-    share = 1 / e_BNTS.sum(-1, keepdims=True)
-    e_BNTS = e_BNTS.astype(q_BNTH.dtype)
-    y.append((_product(e_BNTS, v_BNSH) * share).astype(q_BNTH.dtype))
-    kept.append((e_BNTS, share))
-  y_BNTH = jnp.concatenate(y, axis=2)
-  return y_BNTH, (q_BNTH, k_BNTH, v_BNTH, y_BNTH, kept)
-
-
-def _causal_backward(saved, dy_BNTH):
-  q_BNTH, k_BNTH, v_BNTH, y_BNTH, kept = saved
-  T, dtype = q_BNTH.shape[2], q_BNTH.dtype
-  dy_y = (dy_BNTH.astype(jnp.float32) * y_BNTH).sum(-1, keepdims=True)
-  dq, dk, dv = [], 0, 0
-  for rows, (e_BNTS, share) in zip(_query_blocks(T), kept, strict=True):
-    k_BNSH, v_BNSH = k_BNTH[:, :, : rows.stop], v_BNTH[:, :, : rows.stop]
-    dy = (dy_BNTH[:, :, rows] * share).astype(dtype)
-    da_BNTS = _product(dy, v_BNSH.swapaxes(-1, -2)) - dy_y[:, :, rows] * share
-    da_BNTS = (e_BNTS * da_BNTS).astype(dtype)
-    dq.append(_product(da_BNTS, k_BNSH).astype(dtype))
-    later = ((0, 0), (0, 0), (0, T - rows.stop), (0, 0))
-    dk += jnp.pad(_product(da_BNTS.swapaxes(-1, -2), q_BNTH[:, :, rows]), later)
-    dv += jnp.pad(_product(e_BNTS.swapaxes(-1, -2), dy), later)
-  return jnp.concatenate(dq, axis=2), dk.astype(dtype), dv.astype(dtype)
-
-
-attend_causal.defvjp(_causal_forward, _causal_backward)
-
-_product = partial(jnp.matmul, preferred_element_type=jnp.float32)
+  y = []
+  for begin in range(0, T, size):
+    end = begin + size
+    seen = jnp.arange(begin, end)[:, None] >= jnp.arange(end)
+    k_BNSH, v_BNSH = k_BNTH[:, :, :end], v_BNTH[:, :, :end]
+    y.append(attend(q_BNTH[:, :, begin:end], k_BNSH, v_BNSH, seen, None))
+  return jnp.concatenate(y, axis=2)
 
 
 def attend_banded(
@@ -348,9 +310,51 @@ def attend(
     allowed: bool, broadcasts against [B, N, T, S]; every query needs one key.
     drop: dropout on the attention weights, or None.
   """
-  a_BNTS = jnp.matmul(
-    q_BNTH, k_BNSH.swapaxes(-1, -2), preferred_element_type=jnp.float32
-  )
-  a_BNTS = jnp.where(allowed, a_BNTS, jnp.finfo(jnp.float32).min)
+  if drop is None:
+    return _softmax_product(q_BNTH, k_BNSH, v_BNSH, allowed)
+  a_BNTS = _logits(q_BNTH, k_BNSH, allowed)
   p_BNTS = apply_dropout(jax.nn.softmax(a_BNTS), drop).astype(q_BNTH.dtype)
   return jnp.matmul(p_BNTS, v_BNSH)
+
+
+_product = partial(jnp.matmul, preferred_element_type=jnp.float32)
+
+
+def _logits(q_BNTH, k_BNSH, allowed):
+  a_BNTS = _product(q_BNTH, k_BNSH.swapaxes(-1, -2))
+  return jnp.where(allowed, a_BNTS, jnp.finfo(jnp.float32).min)
+
+
+@jax.custom_vjp
+def _softmax_product(q_BNTH, k_BNSH, v_BNSH, allowed):
+  """Returns `attend` without dropout.
+
+  The weights stay unnormalised, exp(a - max); the result is divided by their sum. The
+  gradient is FlashAttention's (Dao et al. 2022, appendix B.2), with the weights kept
+  and not computed again: fewer passes over [T, S] than autodiff makes of softmax.
+  """
+  return _softmax_forward(q_BNTH, k_BNSH, v_BNSH, allowed)[0]
+
+
+def _softmax_forward(q_BNTH, k_BNSH, v_BNSH, allowed):
+  a_BNTS = _logits(q_BNTH, k_BNSH, allowed)
+  e_BNTS = jnp.exp(a_BNTS - a_BNTS.max(-1, keepdims=True))
+  share = 1 / e_BNTS.sum(-1, keepdims=True)
+  e_BNTS = e_BNTS.astype(q_BNTH.dtype)
+  y_BNTH = (_product(e_BNTS, v_BNSH) * share).astype(q_BNTH.dtype)
+  return y_BNTH, (q_BNTH, k_BNSH, v_BNSH, y_BNTH, e_BNTS, share)
+
+
+def _softmax_backward(saved, dy_BNTH):
+  q_BNTH, k_BNSH, v_BNSH, y_BNTH, e_BNTS, share = saved
+  dtype = q_BNTH.dtype
+  dy_y = (dy_BNTH.astype(jnp.float32) * y_BNTH).sum(-1, keepdims=True) * share
+  dy_BNTH = (dy_BNTH * share).astype(dtype)
+  da_BNTS = e_BNTS * (_product(dy_BNTH, v_BNSH.swapaxes(-1, -2)) - dy_y)
+  da_BNTS = da_BNTS.astype(dtype)
+  dk_BNSH = jnp.matmul(da_BNTS.swapaxes(-1, -2), q_BNTH)
+  dv_BNSH = jnp.matmul(e_BNTS.swapaxes(-1, -2), dy_BNTH)
+  return jnp.matmul(da_BNTS, k_BNSH), dk_BNSH, dv_BNSH, None
+
+
+_softmax_product.defvjp(_softmax_forward, _softmax_backward)
