@@ -223,8 +223,15 @@ def test_a_banded_layer_builds_no_array_of_all_pairs_of_positions():
   assert max(sizes) == T * 2 * band
 
 
-@pytest.mark.parametrize('name', ['GPT-1', 'GPT-3'])
-def test_remat_gives_the_gradients_of_keeping_everything(name, ids):
+@pytest.mark.parametrize(
+  ('name', 'ways'),
+  [
+    ('GPT-1', {'remat': 'block'}),
+    ('GPT-3', {'remat': 'attention', 'scan': True}),
+    ('GPT-3', {'remat': 'block', 'scan': True}),
+  ],
+)
+def test_remat_and_scan_give_the_gradients_of_keeping_everything(name, ways, ids):
   shape, params = variant(name)
 
   def loss(params, shape):
@@ -232,7 +239,7 @@ def test_remat_gives_the_gradients_of_keeping_everything(name, ids):
     drop = layers.Dropout(keys, jnp.float32(0.3), jax.random.key(1))
     return jax.nn.log_softmax(forward(params, ids, shape, drop=drop)[0])[..., 3].sum()
 
-  again = dataclasses.replace(shape, remat='block')
+  again = dataclasses.replace(shape, **ways)
   for a, b in zip(
     jax.tree.leaves(jax.grad(loss)(params, shape)),
     jax.tree.leaves(jax.grad(loss)(params, again)),

@@ -19,6 +19,7 @@ V is the vocabulary rounded up to a multiple of 128; the logits of the padding a
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -72,6 +73,7 @@ class Shape:
   dropout_wte: bool
   dtype: str
   remat: str
+  scan: bool
 
   @classmethod
   def of(cls, model: config.Model, vocab: int) -> 'Shape':
@@ -176,6 +178,10 @@ class Block(nn.Module):
     return x_BTD + mlp(ln_2(x_BTD), drop), kv
 
 
+def _as_it_is(x: jax.Array) -> jax.Array:
+  return x
+
+
 class GPT(nn.Module):
   """A decoder-only transformer; `params` is its only collection."""
 
@@ -189,7 +195,9 @@ class GPT(nn.Module):
     drop: Dropout | None = None,
     cache: Cache | None = None,
     length_B: jax.Array | None = None,
-  ) -> tuple[jax.Array, Cache | None]:
+    logits: bool = True,
+    spread: Callable[[jax.Array], jax.Array] = _as_it_is,
+  ) -> tuple[jax.Array, Cache | jax.Array | None]:
     """Returns logits of the next tokens and the cache, extended.
 
     Args:
@@ -200,6 +208,10 @@ class GPT(nn.Module):
       length_B: with a cache and no beams: how many of each row's T tokens are real; the
         rest is padding that no later token sees. The logits are then [B, V], of the
         last real token of each row; otherwise they are [B, T, V].
+      logits: if not, returns their two factors, x_BTD and head_VD, of the compute dtype
+        (for a loss that never holds all logits).
+      spread: is applied to the residual stream before each layer and after the last:
+        the identity, but for how its rows are spread over devices.
     """
     c = self.shape
     T = ids_BT.shape[1]
@@ -223,13 +235,19 @@ class GPT(nn.Module):
 
     if not c.dropout_wte:
       x_BTD = apply_dropout(x_BTD, drop and drop.at(c.L))
-    new_kv = []
-    make = nn.remat(Block) if c.remat == 'block' else Block
-    for layer, kind in enumerate(c.attention):
-      block = make(c, kind == 'banded', name=f'h_{layer}')
-      allowed = banded if kind == 'banded' else dense
-      x_BTD, layer_kv = block(x_BTD, allowed, kv[layer], slot, drop and drop.at(layer))
-      new_kv.append(layer_kv)
+    if c.scan and cache is None and not self.is_initializing():
+      layers = [self.variables['params'][f'h_{layer}'] for layer in range(c.L)]
+      x_BTD = _scanned(c, layers, x_BTD, dense, drop, spread)
+    else:
+      new_kv = []
+      make = nn.remat(Block) if c.remat == 'block' else Block
+      for layer, kind in enumerate(c.attention):
+        block = make(c, kind == 'banded', name=f'h_{layer}')
+        allowed = banded if kind == 'banded' else dense
+        here = drop and drop.at(layer)
+        x_BTD, layer_kv = block(spread(x_BTD), allowed, kv[layer], slot, here)
+        new_kv.append(layer_kv)
+    x_BTD = spread(x_BTD)
     if cache is not None:
       cache = cache.replace(kv=tuple(new_kv))
       if length_B is not None:
@@ -238,8 +256,51 @@ class GPT(nn.Module):
     if c.norm == 'pre':
       x_BTD = LayerNorm(c.bias, c.dtype, name='ln_f')(x_BTD)
     head_VD = wte_VD if c.tied else self.param('lm_head', normal(c), (c.V, c.D))
-    logits = _logits(x_BTD.astype(c.dtype), head_VD.astype(c.dtype))
-    return jnp.where(jnp.arange(c.V) < c.vocab, logits, -jnp.inf), cache
+    x_BTD, head_VD = x_BTD.astype(c.dtype), head_VD.astype(c.dtype)
+    if not logits:
+      return x_BTD, head_VD
+    return without_padding(_logits(x_BTD, head_VD), c.vocab), cache
+
+
+def _scanned(
+  c: Shape,
+  layers: list[dict],
+  x_BTD: jax.Array,
+  causal_TT: jax.Array,
+  drop: Dropout | None,
+  spread: Callable[[jax.Array], jax.Array],
+) -> jax.Array:
+  """Returns x after all layers, whose parameters are stacked for a compiled loop.
+
+  They are stacked here, in the program, so that state, optimizer and checkpoints know
+  one form of parameters; the price is a copy of the weights and of their gradients. A
+  turn of the loop takes one period of the attention's pattern.
+  """
+  period = next(
+    p for p in range(1, c.L + 1) if c.attention[:p] * (c.L // p) == c.attention
+  )
+
+  def turn(x_BTD, given):
+    first, params = given
+    for i in range(period):
+      block = Block(c, c.attention[i] == 'banded')
+      here = drop and drop.at(first + i)
+      args = spread(x_BTD), causal_TT, None, None, here
+      x_BTD, _ = block.apply({'params': params[i]}, *args)
+    return x_BTD, None
+
+  if c.remat == 'block':
+    turn = jax.checkpoint(turn, prevent_cse=False)
+  stacked = [
+    jax.tree.map(lambda *each: jnp.stack(each), *layers[i::period])
+    for i in range(period)
+  ]
+  return jax.lax.scan(turn, x_BTD, (jnp.arange(0, c.L, period), stacked))[0]
+
+
+def without_padding(logits: jax.Array, vocab: int) -> jax.Array:
+  """Returns logits [..., V] with -inf for the entries from `vocab` on."""
+  return jnp.where(jnp.arange(logits.shape[-1]) < vocab, logits, -jnp.inf)
 
 
 def _logits(x: jax.Array, head_VD: jax.Array) -> jax.Array:

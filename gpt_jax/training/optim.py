@@ -30,6 +30,8 @@ class Hyper:
   eps: jax.Array
   weight_decay: jax.Array
   clip: jax.Array
+  ema: jax.Array
+  guard_sigmas: jax.Array
 
   @classmethod
   def of(cls, run: config.Run) -> 'Hyper':
