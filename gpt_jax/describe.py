@@ -15,7 +15,7 @@ from rich.text import Text
 
 from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
-from gpt_jax.data.batches import Batch
+from gpt_jax.data.batches import Batch, rows_read, stages
 from gpt_jax.model.gpt import Block, Shape, init_params
 from gpt_jax.training import step
 from gpt_jax.training.parallel import AXES, Layout
@@ -73,6 +73,12 @@ def flops_per_token(shape: Shape) -> dict[str, float]:
     'MLP': 6 * kernels['MLP'],
     'output': 6 * shape.vocab * shape.D,
   }
+
+
+def tokens_read(run: config.Run, shape: Shape) -> int:
+  """Returns how many tokens a whole run trains on."""
+  sizes = stages(run.batch, run.batch_start, run.batch_ramp, shape.T)
+  return rows_read(sizes, run.steps) * shape.T
 
 
 def _bytes(tree) -> int:
@@ -195,7 +201,6 @@ def plan(
   shape: Shape,
   layout: Layout,
   *,
-  rows: int,
   tokens: int,
   held_out: int,
   bytes_per_token: float,
@@ -206,7 +211,6 @@ def plan(
     run: the config.
     shape: of its model.
     layout: over the devices.
-    rows: that all updates have together.
     tokens: to train on.
     held_out: tokens held out.
     bytes_per_token: of the training text.
@@ -218,7 +222,7 @@ def plan(
   grows = f'{run.batch_start * shape.T:,} to ' if run.batch_start else ''
   flops = sum(flops_per_token(shape).values())
   state = sum(state_bytes(run, shape, layout).values())
-  read = rows * shape.T
+  read = tokens_read(run, shape)
   return '\n'.join(
     [
       f'model     {total:,} parameters ({body:,} without embeddings), '
@@ -324,7 +328,7 @@ def _flops(run: config.Run, shape: Shape) -> Table:
   total = sum(parts.values())
   for part, flops in parts.items():
     table.add_row(part, f'{flops:.3e}', f'{flops / total:.1%}')
-  tokens = run.steps * run.batch * shape.T
+  tokens = tokens_read(run, shape)
   table.add_row('total', f'{total:.3e}', '')
   table.add_row(f'run of {tokens:.3g} tokens', f'{total * tokens:.3e}', '')
   return table
@@ -333,10 +337,10 @@ def _flops(run: config.Run, shape: Shape) -> Table:
 def _memory(run: config.Run, shape: Shape, layout: Layout) -> Table:
   rows = run.batch // run.accumulate
   table = _table(
-    f'memory of training, {rows} rows of {shape.T} tokens at a time, GiB',
+    f'memory of training, GiB: {rows} rows of {shape.T} tokens at a time, {layout}',
     'part',
     '1 device',
-    f'each of {layout.mesh.size} ({layout})',
+    f'each of {layout.mesh.size}',
   )
   here, there = state_bytes(run, shape), state_bytes(run, shape, layout)
   mine = rows // layout.parts
@@ -364,7 +368,7 @@ def _memory(run: config.Run, shape: Shape, layout: Layout) -> Table:
 
 
 def _communication(run: config.Run, shape: Shape, layout: Layout) -> Table:
-  table = _table('sent by each device in an update, GiB', 'part', str(layout))
+  table = _table('sent by each device in an update', 'part', 'GiB')
   for part, size in communication_bytes(run, shape, layout).items():
     if size:
       table.add_row(part, f'{size / 2**30:,.3f}')

@@ -75,7 +75,6 @@ def train(
         run,
         shape,
         layout,
-        rows=batches.rows_read(sizes, run.steps),
         tokens=len(data.train.ids) - 1,
         held_out=len(data.valid.ids) - 1,
         bytes_per_token=_bytes_per_token(data.train),

@@ -9,6 +9,11 @@ os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['XLA_FLAGS'] = (
   '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0'
 )
+# Programs are compiled once for all tests and the processes that they launch.
+os.environ.setdefault(
+  'JAX_COMPILATION_CACHE_DIR',
+  str(pathlib.Path(__file__).resolve().parent.parent / '.pytest_cache/compiled'),
+)
 
 import pytest
 

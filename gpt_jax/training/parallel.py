@@ -40,9 +40,10 @@ _ROWS = 'data', 'fsdp'
 # cut by `tensor` is cut by output and then input features, so that the two linear
 # layers of a branch need one sum over devices between them (Shoeybi et al. 2019,
 # section 3); `fsdp` takes the other axis. An axis that does not divide a dimension
-# leaves it whole.
+# leaves it whole. Embeddings are cut by rows, which are fewer bytes to send about; the
+# vocabulary, a multiple of 128, may not go into so many parts, and then by both.
 RULES = (
-  (r'(^|/)(wte|lm_head)$', P(('tensor', 'fsdp'))),
+  (r'(^|/)(wte|lm_head)$', P(('tensor', 'fsdp')), P('tensor', 'fsdp')),
   (r'(^|/)wpe$', P(None, 'fsdp')),
   (r'(attn/[qkv]|mlp/up)/kernel$', P('fsdp', 'tensor')),
   (r'(attn/[qkv]|mlp/up)/bias$', P('tensor')),
@@ -205,17 +206,22 @@ class Layout:
           'since each device computes whole heads and a part of the MLP'
         )
 
-  def _sharding(self, spec: P, shape: tuple[int, ...] = ()) -> jax.sharding.Sharding:
-    """Returns the sharding of an array, without axes that do not divide it."""
+  def _sharding(self, specs: tuple[P, ...], shape: tuple) -> jax.sharding.Sharding:
+    """Returns the sharding of an array: the first that fits, or the last in part."""
     if self.mesh is None:
       return SingleDeviceSharding(self.devices[0])
-    if len(spec) > len(shape):  # not a parameter, but a statistic of one
-      spec = P()
-    fitting = [
-      axes if axes and not shape[i] % self._size(axes) else None
-      for i, axes in enumerate(spec)
-    ]
-    return NamedSharding(self.mesh, P(*fitting))
+    for spec in specs:
+      if len(spec) > len(shape):  # not a parameter, but a statistic of one
+        spec = P()
+      fitting = P(
+        *(
+          axes if axes and not shape[i] % self._size(axes) else None
+          for i, axes in enumerate(spec)
+        )
+      )
+      if fitting == spec:
+        break
+    return NamedSharding(self.mesh, fitting)
 
   def placed(self, tree: Any) -> Any:
     """Returns the shapes of a state or of parameters, with where each array goes.
@@ -225,8 +231,8 @@ class Layout:
 
     def place(path, leaf):
       name = '/'.join(str(getattr(k, 'key', getattr(k, 'name', k))) for k in path)
-      spec = next(spec for rule, spec in RULES if re.search(rule, name))
-      sharding = self._sharding(spec, leaf.shape)
+      specs = next(specs for rule, *specs in RULES if re.search(rule, name))
+      sharding = self._sharding(specs, leaf.shape)
       return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     return jax.tree_util.tree_map_with_path(place, tree)
