@@ -128,17 +128,18 @@ class Optim:
   """How gradients become updates.
 
   Attributes:
-    name: 'adamw', 'muon' (for the kernels of linear layers; AdamW for the rest) or
-      'sgd'.
+    name: 'adamw', 'adam_gpt1' (GPT-1's released code), 'muon' (for the kernels of
+      linear layers; AdamW for the rest), 'adafactor', 'lion' or 'sgd'; see
+      `training.optim.transformation`.
     lr: highest learning rate.
     final_lr: learning rate at the end of 'cosine', 'linear' and 'wsd'.
     schedule: after the warm-up: 'cosine', 'linear', 'rsqrt' (inverse square root of
       the update), 'constant', or 'wsd' (constant, then linear over `cooldown`).
     warmup: updates of linear warm-up.
     cooldown: updates of the last phase of 'wsd'.
-    beta1: of AdamW (Muon's momentum is 0.95).
-    beta2: of AdamW.
-    eps: of AdamW.
+    beta1: of Adam and Lion (Muon's momentum is 0.95, Adafactor has none).
+    beta2: of Adam and Lion (Adafactor's follows from the update's number).
+    eps: of Adam.
     weight_decay: decoupled, on weight matrices and embeddings only; not of SGD.
     clip: largest global norm of the gradient; 0 means off.
     ema: decay, an update, of an exponential moving average of the weights, which is
@@ -248,7 +249,7 @@ _CHOICES = {
   'model.activation': ('gelu', 'gelu_tanh', 'relu'),
   'model.dtype': ('float32', 'bfloat16'),
   'model.remat': ('none', 'attention', 'block'),
-  'optim.name': ('adamw', 'muon', 'sgd'),
+  'optim.name': ('adamw', 'adam_gpt1', 'muon', 'adafactor', 'lion', 'sgd'),
   'optim.guard': ('off', 'skip', 'rollback'),
   'optim.schedule': ('cosine', 'linear', 'rsqrt', 'constant', 'wsd'),
 }

@@ -64,11 +64,19 @@ def test_evaluation_sums_agree_over_devices():
   assert sums[0][1] == ragged_batch().w_BT.sum()
 
 
-@pytest.mark.parametrize('name', ['adamw', 'muon', 'sgd'])
-def test_training_on_one_batch_learns_it(name):
+@pytest.mark.parametrize(
+  ('name', 'lr'),
+  [
+    ('adamw', 1e-2),
+    ('adam_gpt1', 1e-2),
+    ('muon', 1e-2),
+    ('adafactor', 1e-2),
+    ('lion', 2e-3),
+    ('sgd', 0.5),
+  ],
+)
+def test_training_on_one_batch_learns_it(name, lr):
   run = make_run(devices=1, model_dropout=0.0)
-  run.optim = config.Optim(
-    name=name, lr=0.5 if name == 'sgd' else 1e-2, schedule='constant', warmup=0
-  )
+  run.optim = config.Optim(name=name, lr=lr, schedule='constant', warmup=0)
   losses = trained(run, 60, lambda _: ragged_batch())[1]
   assert losses[-1] < 1.0
