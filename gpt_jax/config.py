@@ -99,6 +99,9 @@ class Model:
       'attention' (the weights of attention) or 'block' (a layer but for its input).
     scan: whether training goes over the layers in a compiled loop: quicker to compile
       and, with remat, smaller; unrolled is faster. Parameters are the same.
+    mup_base: width at which the hyper-parameters were tuned, for the maximal update
+      parametrisation (docs/design.md): they hold at width D then. 0: the standard one.
+    mup_base_N: heads at that width; 0: as many as keep the size of a head.
   """
 
   L: int = 4
@@ -121,6 +124,8 @@ class Model:
   dtype: str = 'float32'
   remat: str = 'none'
   scan: bool = False
+  mup_base: int = 0
+  mup_base_N: int = 0
 
 
 @dataclasses.dataclass
@@ -253,6 +258,8 @@ _CHOICES = {
   'optim.guard': ('off', 'skip', 'rollback'),
   'optim.schedule': ('cosine', 'linear', 'rsqrt', 'constant', 'wsd'),
 }
+# Those whose rate for a wider model is known (training/optim.py, `_kernel_rate`).
+_MUP_OPTIMIZERS = 'adamw', 'adam_gpt1', 'muon'
 _TOKENIZERS = 'bpe', 'unigram', 'byte_bpe', 'chars', 'bytes'
 _AT_LEAST_ONE = (
   'model.L model.D model.N model.T model.band data.vocab steps batch accumulate '
@@ -260,9 +267,10 @@ _AT_LEAST_ONE = (
 ).split()
 _SHARES = 'model.dropout optim.beta1 optim.beta2 optim.ema data.sampling'.split()
 _NOT_NEGATIVE = (
-  'model.F model.vocab optim.lr optim.final_lr optim.warmup optim.cooldown optim.eps '
-  'optim.weight_decay optim.clip optim.guard_sigmas seed devices batch_start '
-  'batch_ramp loss_chunk eval_tokens sample_tokens data.processes'
+  'model.F model.vocab model.mup_base model.mup_base_N optim.lr optim.final_lr '
+  'optim.warmup optim.cooldown optim.eps optim.weight_decay optim.clip '
+  'optim.guard_sigmas seed devices batch_start batch_ramp loss_chunk eval_tokens '
+  'sample_tokens data.processes'
 ).split()
 
 
@@ -375,6 +383,26 @@ def check(config: Run, devices: int = 1) -> None:
     wrong.append(
       f'model.D={m.D} must be a multiple of model.N={m.N} (D = N * H); '
       f'use {" or ".join(map(str, near))}'
+    )
+  if m.mup_base and o.name not in _MUP_OPTIMIZERS:
+    wrong.append(
+      f'optim.name={o.name!r} must be one of {", ".join(_MUP_OPTIMIZERS)} with '
+      f'model.mup_base={m.mup_base}: how its rate changes with the width is not known '
+      'here; choose one of them, or model.mup_base=0'
+    )
+  part = m.mup_base_N or m.D // max(m.N, 1)
+  if m.mup_base_N and not m.mup_base:
+    wrong.append(
+      f'model.mup_base_N={m.mup_base_N} must come with model.mup_base, the width that '
+      'has so many heads'
+    )
+  elif part > 0 and m.mup_base % part:
+    heads = (
+      f'model.mup_base_N={part}' if m.mup_base_N else f'the size of a head, {part}'
+    )
+    wrong.append(
+      f'model.mup_base={m.mup_base} must be a multiple of {heads}; with heads of '
+      'another size at that width, give their number there as model.mup_base_N'
     )
   rows = config.accumulate * devices
   for name in ('batch', 'batch_start') if config.batch_start else ('batch',):

@@ -305,6 +305,9 @@ def _architecture(run: config.Run, shape: Shape) -> Table:
     'output': 'tied to wte' if shape.tied else 'a matrix of its own (lm_head)',
     'biases': biases,
     'dropout': f'{run.model.dropout:g} on {where}, attention and branches',
+    'parametrisation': f'maximal update, from width {shape.mup_base}'
+    if shape.mup_base
+    else 'standard',
     'compute': f'{shape.dtype}, parameters float32',
   }
   for name, text in rows.items():

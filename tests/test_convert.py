@@ -87,6 +87,8 @@ OURS = {
   },
   'GPT-1': {'norm': 'post', 'scaled_init': False},
   'untied': {'tied': False},
+  'maximal update': {'mup_base': 4, 'mup_base_N': 2},
+  'maximal update, GPT-1': {'norm': 'post', 'scaled_init': False, 'mup_base': 4},
 }
 
 

@@ -61,7 +61,10 @@ def naive_gpt(params, ids, c):
       for t in range(T):
         first = max(0, t + 1 - c.band) if kind == 'banded' else 0
         a = k[first : t + 1, part] @ q[t, part]
-        a = a / math.sqrt(H) if c.attention_scale else a
+        if c.mup_base_N:
+          a = a * math.sqrt(c.mup_base / c.mup_base_N) / H
+        else:
+          a = a / math.sqrt(H) if c.attention_scale else a
         weights = np.exp(a - a.max())
         out[t] = weights / weights.sum() @ v[first : t + 1, part]
       heads.append(out)
@@ -81,6 +84,7 @@ def naive_gpt(params, ids, c):
       x = x + attention(norm(x, block['ln_1']), block['attn'], kind)
       x = x + mlp(norm(x, block['ln_2']), block['mlp'])
   x = norm(x, p['ln_f']) if c.norm == 'pre' else x
+  x = x * c.mup_base / c.D if c.mup_base else x
   return x @ (p['wte'] if c.tied else p['lm_head']).T
 
 
@@ -97,6 +101,8 @@ VARIANTS = {
     'qkv_bias': False,
   },
   'untied, no biases, ReLU': {'tied': False, 'bias': False, 'activation': 'relu'},
+  'maximal update, wider heads': {'mup_base': 4, 'mup_base_N': 2},
+  'maximal update, more heads': {'mup_base': 8, 'norm': 'post'},
   'exact GELU, odd heads': {'activation': 'gelu', 'D': 15, 'N': 3, 'F': 7},
 }
 

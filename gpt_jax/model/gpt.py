@@ -74,6 +74,8 @@ class Shape:
   dtype: str
   remat: str
   scan: bool
+  mup_base: int
+  mup_base_N: int
 
   @classmethod
   def of(cls, model: config.Model, vocab: int) -> 'Shape':
@@ -93,16 +95,37 @@ class Shape:
     """Rows of `wte`: the vocabulary rounded up to a multiple of 128."""
     return -(-self.vocab // 128) * 128
 
+  @property
+  def width(self) -> float:
+    """The width over that of the base model; 1 in the standard parametrisation."""
+    return self.D / (self.mup_base or self.D)
+
+  @property
+  def query_scale(self) -> float:
+    """What queries are multiplied by: 1 / sqrt(H), or 1 where attention isn't scaled.
+
+    Attention logits are to go as 1 / H (Tensor Programs V, section 4 and definition
+    4.1), so that much more shrinks them where heads are larger than the base model's.
+    """
+    H = self.D // self.N
+    base_H = self.mup_base // self.mup_base_N if self.mup_base_N else H
+    return (base_H**-0.5 if self.attention_scale else 1.0) * (base_H / H)
+
 
 def normal(shape: Shape, residual: bool = False):
-  """Returns the initialiser of weights: N(0, 0.02) (GPT-1, section 4.1).
+  """Returns the initialiser of kernels: N(0, 0.02) (GPT-1, section 4.1).
 
   GPT-2 (section 2.3) scales weights that write to the residual stream by 1/sqrt(N)
   for N residual layers; as in nanoGPT, N = 2 L here, since a block has two.
-  Differs: GPT-2's released code draws `wpe` from N(0, 0.01).
+  The variance of kernels goes as 1 / width from the base model on (Tensor Programs V,
+  table 8), that of embeddings (`_EMBEDDING`) does not.
   """
-  scaled = residual and shape.scaled_init
-  return nn.initializers.normal(0.02 / (2 * shape.L) ** 0.5 if scaled else 0.02)
+  branches = 2 * shape.L if residual and shape.scaled_init else 1
+  return nn.initializers.normal(0.02 / (branches * shape.width) ** 0.5)
+
+
+# Differs: GPT-2's released code draws `wpe` from N(0, 0.01).
+_EMBEDDING = nn.initializers.normal(0.02)
 
 
 class Attention(nn.Module):
@@ -120,8 +143,7 @@ class Attention(nn.Module):
       return y_BTD.reshape(*y_BTD.shape[:2], c.N, c.D // c.N).swapaxes(1, 2)
 
     q_BNTH, k_BNSH, v_BNSH = heads('q'), heads('k'), heads('v')
-    if c.attention_scale:
-      q_BNTH = q_BNTH * (c.D // c.N) ** -0.5
+    q_BNTH = q_BNTH * c.query_scale
     if kv is not None:
       k_BNSH, v_BNSH = kv = tuple(
         jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), slot, axis=2)
@@ -215,8 +237,8 @@ class GPT(nn.Module):
     """
     c = self.shape
     T = ids_BT.shape[1]
-    wte_VD = self.param('wte', normal(c), (c.V, c.D))
-    wpe_TD = self.param('wpe', normal(c), (c.T, c.D))
+    wte_VD = self.param('wte', _EMBEDDING, (c.V, c.D))
+    wpe_TD = self.param('wpe', _EMBEDDING, (c.T, c.D))
     if c.dropout_wte:
       wte_VD = drop_matrix(wte_VD, drop and drop.at(c.L))
       wpe_TD = drop_matrix(wpe_TD, drop and drop.at(c.L + 1))
@@ -255,8 +277,8 @@ class GPT(nn.Module):
 
     if c.norm == 'pre':
       x_BTD = LayerNorm(c.bias, c.dtype, name='ln_f')(x_BTD)
-    head_VD = wte_VD if c.tied else self.param('lm_head', normal(c), (c.V, c.D))
-    x_BTD, head_VD = x_BTD.astype(c.dtype), head_VD.astype(c.dtype)
+    head_VD = wte_VD if c.tied else self.param('lm_head', _EMBEDDING, (c.V, c.D))
+    x_BTD, head_VD = (x_BTD / c.width).astype(c.dtype), head_VD.astype(c.dtype)
     if not logits:
       return x_BTD, head_VD
     return without_padding(_logits(x_BTD, head_VD), c.vocab), cache

@@ -43,7 +43,7 @@ def init_state(run: config.Run, shape: Shape, params: dict | None = None) -> Sta
   """Returns the state before the first update, with new parameters unless given."""
   params = init_params(shape, run.seed) if params is None else params
   step = jnp.int32(0)
-  tx = optim.transformation(run.optim, optim.Hyper.of(run), step)
+  tx = optim.transformation(run.optim, optim.Hyper.of(run), step, shape.width)
   return State(
     params=params,
     opt_state=tx.init(params),
@@ -153,7 +153,7 @@ def train_step(
     total, _ = jax.lax.scan(add_micro, total, rest)
   nll, grads = sum_devices(total)
 
-  tx = optim.transformation(run.optim, hp, state.step)
+  tx = optim.transformation(run.optim, hp, state.step, shape.width)
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
   metrics = {
