@@ -14,6 +14,8 @@ from gpt_jax.data.batches import Batch
 from gpt_jax.model.gpt import GPT, Shape, init_params
 from gpt_jax.training import optim, parallel, step
 
+# Compiled as a whole: one program instead of one for each operation.
+initial = jax.jit(init_params, static_argnums=(0, 1))
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
@@ -35,10 +37,10 @@ def outcome(**base):
   ids = np.random.default_rng(0).integers(0, 11, (4, 9)).astype(np.int32)
   rows = np.arange(4, dtype=np.int32)
   batch = Batch(ids[:, :-1], ids[:, 1:], np.ones((4, 8), np.float32), rows)
-  params = init_params(shape, 0)
+  params = initial(shape, 0)
   logits, _ = GPT(shape).apply({'params': params}, ids[:, :-1])
   update = parallel.compile_train_step(run, shape, jax.devices()[:1])
-  state = step.init_state(run, shape)
+  state = step.init_state(run, shape, jax.tree.map(jnp.array, params))
   for _ in range(run.steps):
     state, _ = update(state, batch, optim.Hyper.of(run))
   return params, logits, state.params
@@ -52,8 +54,8 @@ def test_the_base_model_and_its_updates_are_the_standard_ones_to_the_bit():
 def test_kernels_start_smaller_in_a_wider_model_and_all_else_does_not():
   stds = []
   for D in (64, 256):
-    shape = Shape.of(config.Model(L=2, D=D, N=4, mup_base=64, mup_base_N=4), 300)
-    params = init_params(shape, 0)
+    shape = Shape.of(config.Model(L=1, D=D, N=4, mup_base=64, mup_base_N=4), 300)
+    params = initial(shape, 0)
     stds.append(jax.tree.map(lambda p: float(p.std()), params))
   ratios = jax.tree_util.tree_map_with_path(
     lambda path, a, b: (path[-1].key, b / a) if a else None, *stds
@@ -80,7 +82,7 @@ def test_attention_logits_go_as_one_over_the_size_of_a_head():
 def test_kernels_of_a_wider_model_move_less_and_decay_the_same(name, rate):
   run = config.Run()
   run.optim = config.Optim(name=name, schedule='constant', warmup=0, clip=0)
-  params = init_params(Shape.of(config.Model(L=1, D=8, N=2, T=4), 5), 0)
+  params = initial(Shape.of(config.Model(L=1, D=8, N=2, T=4), 5), 0)
   grads = jax.tree.map(lambda p: jnp.cos(jnp.arange(p.size)).reshape(p.shape), params)
 
   @functools.partial(jax.jit, static_argnums=0)
@@ -105,6 +107,7 @@ def test_kernels_of_a_wider_model_move_less_and_decay_the_same(name, rate):
 
 def test_a_few_updates_change_activations_alike_at_every_width():
   check = coordinate_check()
+  check.LAYERS = 1  # half of the time is compilation
   widths = [32, 96, 256]
   slopes = {}
   for mup in (False, True):

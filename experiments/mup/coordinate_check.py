@@ -1,9 +1,9 @@
 """Do activations change alike at every width? The coordinate check of muP.
 
 Claim: under the maximal update parametrisation a few updates of Adam change logits and
-residual stream by amounts that do not depend on the width; under the standard one the
-changes grow with it. Source: Yang et al. 2022 (Tensor Programs V), section D.1 and
-figure 5. Cost: COST.
+residual stream by amounts that hardly depend on the width; under the standard one the
+changes grow with it. Source: Yang et al. 2022 (Tensor Programs V), figure 5 and section
+D.1. Cost: 100 seconds of CPU time.
 
   python experiments/mup/coordinate_check.py [--target=coordinates.png] [--fixed_heads]
 
@@ -27,8 +27,8 @@ from gpt_jax.data.batches import Batch
 from gpt_jax.model.gpt import GPT, Block, Shape
 from gpt_jax.training import optim, parallel, step
 
-BASE, HEAD, VOCAB, T, ROWS = 64, 16, 128, 32, 8
-UPDATES = 5
+LAYERS, HEAD, VOCAB, T, ROWS = 2, 16, 128, 32, 8
+BASE, UPDATES = 64, 5
 PARTS = 'residual stream', 'logits'
 
 _WIDTHS = flags.DEFINE_list('widths', '64,128,256,512,1024', 'multiples of 64')
@@ -42,9 +42,9 @@ _TARGET = flags.DEFINE_string('target', None, 'PNG of the changes against the wi
 def run_of(
   D: int, mup: bool, *, base: int, fixed_heads: bool, lr: float, name: str = 'adamw'
 ) -> config.Run:
-  """Returns a run of a model of width D, of 2 layers and heads of 16, or as many."""
+  """Returns a run of a model of width D, with heads of 16 or as many as at `base`."""
   N = (base if fixed_heads else D) // HEAD
-  model = config.Model(L=2, D=D, N=N, T=T, vocab=VOCAB)
+  model = config.Model(L=LAYERS, D=D, N=N, T=T, vocab=VOCAB)
   if mup:
     model.mup_base, model.mup_base_N = base, base // HEAD
   rates = config.Optim(
@@ -112,7 +112,7 @@ def plot(widths: list[int], tables: dict[bool, dict], target: str) -> None:
   for row, part in zip(panels, PARTS, strict=True):
     for axes, (mup, table) in zip(row, sorted(tables.items()), strict=True):
       for t, sizes in enumerate(table[part], 1):
-        axes.plot(widths, sizes, marker='o', label=f'{t} updates', color=f'C{t}')
+        axes.plot(widths, sizes, marker='o', label=f'{t}', color=f'C{t}')
       axes.set(xscale='log', yscale='log', xticks=widths, xticklabels=widths)
       axes.minorticks_off()
       axes.grid(alpha=0.3)
@@ -120,7 +120,7 @@ def plot(widths: list[int], tables: dict[bool, dict], target: str) -> None:
     row[0].set_ylabel('mean |change|')
   for axes in panels[-1]:
     axes.set_xlabel('width D')
-  panels[0, 0].legend(fontsize='small')
+  panels[0, 0].legend(title='updates', fontsize='small')
   figure.savefig(target, dpi=130)
 
 

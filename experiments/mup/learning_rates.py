@@ -1,8 +1,9 @@
 """Is the best learning rate of a narrow model that of a wider one?
 
 Claim: under the maximal update parametrisation the learning rate that is best at width
-64 is best at 128 and 256 too; under the standard one the best rate falls as the width
-grows. Source: Yang et al. 2022 (Tensor Programs V), figure 1. Cost: COST.
+64 is best, or nearly so, at 128 and 256; under the standard one the best rate falls as
+the width grows. Source: Yang et al. 2022 (Tensor Programs V), figure 1. Cost: about 6
+minutes of CPU time.
 
   python experiments/mup/learning_rates.py [--target=learning_rates.png]
 
