@@ -39,7 +39,8 @@ def outcome(**base):
   batch = Batch(ids[:, :-1], ids[:, 1:], np.ones((4, 8), np.float32), rows)
   params = initial(shape, 0)
   logits, _ = GPT(shape).apply({'params': params}, ids[:, :-1])
-  update = parallel.compile_train_step(run, shape, jax.devices()[:1])
+  layout = parallel.Layout.of(config.Run(devices=1))
+  update, batch = layout.train_step(run, shape), layout.put(batch, 1)
   state = step.init_state(run, shape, jax.tree.map(jnp.array, params))
   for _ in range(run.steps):
     state, _ = update(state, batch, optim.Hyper.of(run))

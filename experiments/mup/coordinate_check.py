@@ -77,13 +77,14 @@ def changes(run: config.Run, seed: int = 0) -> dict[str, list[float]]:
     )
     return dict(zip(PARTS, (jax.tree.leaves(kept)[-1], logits_BTV), strict=True))
 
-  update = parallel.compile_train_step(run, shape, jax.devices()[:1])
+  layout = parallel.Layout.of(config.Run(devices=1))
+  update, placed = layout.train_step(run, shape), layout.put(batch, 1)
   run.seed = seed
   state = step.init_state(run, shape)
   first = activations(state.params)
   found = {part: [] for part in PARTS}
   for _ in range(UPDATES):
-    state, _ = update(state, batch, optim.Hyper.of(run))
+    state, _ = update(state, placed, optim.Hyper.of(run))
     for part, now in activations(state.params).items():
       found[part].append(float(np.abs(now - first[part]).mean()))
   return found

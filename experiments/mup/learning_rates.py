@@ -16,7 +16,6 @@ import math
 import pathlib
 import sys
 
-import jax
 import matplotlib.figure
 import numpy as np
 from absl import app, flags
@@ -54,13 +53,16 @@ def losses(D: int, mup: bool, rates: list[float], ids: np.ndarray) -> list[float
   runs = [run_of(D, mup, lr, _OPTIMIZER.value, _STEPS.value) for lr in rates]
   shape = Shape.of(runs[0].model, 256)
   # The rate is traced, so that one program serves all of them.
-  update = parallel.compile_train_step(runs[0], shape, jax.devices()[:1])
-  batch = batches.training_batches(ids, T=T, rows=ROWS, seed=0, order='random')
+  layout = parallel.Layout.of(config.Run(devices=1))
+  update = layout.train_step(runs[0], shape)
+  batch = batches.training_batches(
+    ids, T=T, sizes=batches.stages(ROWS), seed=0, order='random'
+  )
   found = []
   for run in runs:
     state, hp, seen = step.init_state(run, shape), optim.Hyper.of(run), []
     for i in range(run.steps):
-      state, metrics = update(state, batch(i), hp)
+      state, metrics = update(state, layout.put(batch(i), 1), hp)
       seen.append(metrics['loss'])
     found.append(float(np.mean(seen[-run.steps // 10 :])))
   return found
