@@ -73,7 +73,7 @@ def plot(rates: list[float], table: dict, target: str) -> None:
   figure = matplotlib.figure.Figure(figsize=(9, 4), layout='constrained')
   panels = figure.subplots(1, 2, sharey=True)
   for (form, D), found in table.items():
-    axes = panels[form == 'muP']
+    axes = panels[int(form == 'muP')]
     line = axes.plot(rates, found, marker='o', label=f'D = {D}')[0]
     best = int(np.nanargmin(found))
     axes.plot(rates[best], found[best], 's', color=line.get_color(), markersize=10)
