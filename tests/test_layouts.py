@@ -1,5 +1,6 @@
 """Layouts over 8 simulated devices equal one device, however the step is computed."""
 
+import dataclasses
 import itertools
 import os
 
@@ -9,10 +10,11 @@ import numpy as np
 import pytest
 import updates
 
-from gpt_jax import config
+from gpt_jax import config, runs
 from gpt_jax.config import UserError
 from gpt_jax.model.gpt import Shape, init_params
-from gpt_jax.training import optim, parallel, step
+from gpt_jax.training import checkpoint, optim, parallel, record, step
+from gpt_jax.workdir import load
 
 # Sums of float32 gradients in another order.
 SAME = {'rtol': 1e-5, 'atol': 1e-5}
@@ -220,3 +222,34 @@ def test_gradients_of_chunks_are_those_of_all_logits():
   ):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)
   np.testing.assert_allclose(chunked(x_BTD, head_VD), whole(x_BTD, head_VD), rtol=1e-6)
+
+
+def test_a_run_goes_on_in_another_layout_and_its_average_is_what_is_loaded(tmp_path):
+  (tmp_path / 'a.txt').write_text('the cat sat on the mat. ' * 200)
+  run = updates.make_run(layout='data=2,fsdp=2', steps=4, eval_every=2)
+  run.data = config.Data(
+    source=str(tmp_path / 'a.txt'), tokenizer='bytes', processes=1, holdout=0.2
+  )
+  run.optim.ema, run.optim.lr = 0.9, 2.0
+  run.sample_tokens, run.prompts = 3, ('the',)
+  say_nothing = lambda text: None  # noqa: E731
+  runs.train(run, tmp_path / 'one', report=say_nothing)
+  run.layout, run.devices, run.steps, run.sample_tokens = '', 2, 6, 0
+  said = []
+  runs.train(run, tmp_path / 'one', report=said.append)
+  assert 'going on from the checkpoint of update 4' in said
+  nll = record.read_metrics(tmp_path / 'one')[-1]['valid_nll']
+  found = runs.evaluate(tmp_path / 'one', 'latest', say_nothing)
+  assert found['valid_nll'] == pytest.approx(nll, rel=1e-5)
+  whole = load(tmp_path / 'one', 'latest').params
+  raw = checkpoint.Checkpoints(tmp_path / 'one/checkpoints')
+  params = raw.restore_params(6, whole, averaged=False)
+  raw.close()
+  assert not np.allclose(params['wte'], whole['wte'], atol=1e-4)
+
+  again = dataclasses.replace(run, layout='fsdp=2,tensor=2', devices=0, steps=1)
+  again.init_from = str(tmp_path / 'one')
+  again.optim = config.Optim(name='sgd', lr=0.0, final_lr=0.0, warmup=0)
+  runs.train(again, tmp_path / 'two', report=say_nothing)
+  best = load(tmp_path / 'one').params
+  jax.tree.map(np.testing.assert_array_equal, load(tmp_path / 'two').params, best)
