@@ -5,7 +5,7 @@ RUN = runs/quickstart
 # Large memory pages, where glibc has them: about 10 % more tokens a second on a CPU.
 export GLIBC_TUNABLES = glibc.malloc.hugetlb=1
 
-.PHONY: quickstart test parity lint
+.PHONY: quickstart test layouts parity lint
 
 .venv/installed: requirements.txt
 	$(PYTHON) -m venv .venv
@@ -23,6 +23,10 @@ quickstart: .venv/installed
 
 test: .venv/installed-dev
 	.venv/bin/python -m pytest -q -n 2 --dist loadfile
+
+# Every layout with every way to compute a step, where CI takes each pair once.
+layouts: .venv/installed-dev
+	GPT_JAX_ALL_LAYOUTS=1 .venv/bin/python -m pytest -q -n 2 tests/test_layouts.py
 
 # What CI holds as goldens, live against PyTorch and transformers.
 parity: .venv/installed-dev

@@ -1,6 +1,7 @@
 """The one entry: `python launch.py VERB --flags`; without a verb it lists them."""
 
 import errno
+import os
 import pathlib
 import shlex
 import sys
@@ -47,12 +48,12 @@ def prepare_flags(values):
 
 def prepare(values) -> None:
   """Makes the tokenizer and token files of a config."""
-  from gpt_jax import runs
+  from gpt_jax.workdir import prepared
 
   run = _overridden(values)
   config.check(run)
   workdir = pathlib.Path(values.workdir)
-  data = runs.prepared(run, workdir)
+  data = prepared(run, workdir)
   for name, file in (('train', data.train), ('valid', data.valid)):
     print(
       f'{name}: {len(file.ids) - 1:,} tokens of {file.bytes:,} bytes in '
@@ -69,13 +70,39 @@ def train_flags(values):
     'START:STOP, updates to trace for TensorBoard into WORKDIR/profile',
     flag_values=values,
   )
+  flags.DEFINE_string(
+    'distributed',
+    None,
+    'join the processes of a run on several hosts: auto (SLURM, TPU pods, Open MPI), '
+    'or ADDRESS:PORT,PROCESSES,INDEX',
+    flag_values=values,
+  )
+  flags.DEFINE_bool(
+    'dry_run',
+    False,
+    'only compile, for devices that may be missing, and print what an update takes',
+    flag_values=values,
+  )
+  flags.DEFINE_float(
+    'device_gib',
+    0,
+    'with --dry_run: memory of a device; 0 asks the device',
+    flag_values=values,
+  )
 
 
 def train(values) -> None:
   """Trains, or continues: the same command again goes on where it stopped."""
   from gpt_jax import runs
-  from gpt_jax.training import loop
+  from gpt_jax.training import loop, parallel
 
+  if values.dry_run:
+    from gpt_jax import dry_run
+
+    print(dry_run.report(_overridden(values), values.workdir, values.device_gib))
+    return
+  if values.distributed:
+    parallel.start(values.distributed)
   run = _overridden(values)
   try:
     runs.train(
@@ -103,7 +130,7 @@ def describe_flags(values):
     'vocab', 0, "entries of the vocabulary; 0: the config's", flag_values=values
   )
   flags.DEFINE_integer(
-    'devices', 1, 'that share the rows of a batch', flag_values=values
+    'devices', 0, "how many; 0: as many as the config's layout has", flag_values=values
   )
 
 
@@ -112,11 +139,13 @@ def describe(values) -> None:
   import rich
 
   from gpt_jax import describe
+  from gpt_jax.training import parallel
 
   run = _overridden(values)
-  config.check(run, values.devices)
+  devices = values.devices or parallel.asked_devices(run) or 1
+  config.check(run, parallel.Layout.imagined(run, devices).parts)
   vocab = values.vocab or describe.vocabulary(run)
-  for table in describe.tables(run, vocab, values.devices):
+  for table in describe.tables(run, vocab, devices):
     rich.print(table)
     print()
 
@@ -210,7 +239,7 @@ def _settings(values) -> dict:
 
 def sample(values) -> None:
   """Continues prompts."""
-  from gpt_jax import runs
+  from gpt_jax.workdir import load
 
   prompts = list(values.prompt)
   if values.prompts_file:
@@ -223,7 +252,7 @@ def sample(values) -> None:
   settings = _settings(values)
   if values.stream and len(prompts) > 1:
     raise UserError('--stream shows one continuation of one prompt; leave it out')
-  model = runs.load(values.workdir, values.checkpoint)
+  model = load(values.workdir, values.checkpoint)
   model = model.int8() if values.int8 else model
   if values.stream:
     print(prompts[0], end='', flush=True)
@@ -395,6 +424,15 @@ def _parse(verb: str, arguments: list[str]) -> flags.FlagValues:
   return values
 
 
+def _keep_compiled() -> None:
+  """Has jax keep compiled programs, so that the same command starts faster again.
+
+  JAX_COMPILATION_CACHE_DIR names another folder; empty, it keeps none.
+  """
+  cache = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser()
+  os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(cache / 'gpt_jax/compiled'))
+
+
 def main() -> None:
   """Runs the verb; what a user can mend is a message, anything else a traceback."""
   verb, *arguments = sys.argv[1:] or ['--help']
@@ -409,6 +447,7 @@ def main() -> None:
   if '--help' in arguments:
     print(_values(verb).get_help())
     return
+  _keep_compiled()
   # Orbax logs what its threads raise, with a traceback, and raises it again for us.
   logging.set_verbosity(logging.FATAL)
   try:

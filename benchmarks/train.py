@@ -27,10 +27,9 @@ from benchmarks import turns
 from gpt_jax import config, papers
 
 CHECKED = 5  # updates whose losses are compared
+LIMITS = {'float32': 2e-4, 'bfloat16': 0.05}  # how far apart losses may be
 LR, BETAS, DECAY, CLIP = 6e-4, (0.9, 0.95), 0.1, 1.0
 OURS, PLAIN = 'gpt_jax', 'gpt_jax, plain attention'
-# Dense products in bfloat16 with float32 sums, from the makers' data sheets.
-PEAKS = {'H100': 989e12, 'H200': 989e12, 'A100': 312e12, 'L4': 121e12, 'T4': 65e12}
 
 
 def _gpt2(size, **fields):
@@ -63,15 +62,15 @@ def setup_gpt_jax(
 
   from gpt_jax.data.batches import Batch
   from gpt_jax.model.gpt import Shape
-  from gpt_jax.training import parallel, step
+  from gpt_jax.training import parallel
   from gpt_jax.training.optim import Hyper
 
   optim = config.Optim(lr=LR, schedule='constant', warmup=0, weight_decay=DECAY)
   model.flash = flash
   run = config.Run(batch=rows, model=model, optim=optim)
   shape, hp = Shape.of(model, model.vocab), Hyper.of(run)
-  state = step.init_state(run, shape)
-  compiled = parallel.compile_train_step(run, shape, jax.devices()[:1])
+  layout = parallel.Layout.of(run, jax.devices()[:1])
+  state, compiled = layout.new_state(run, shape), layout.train_step(run, shape)
   todo = [
     Batch(
       ids_BT=ids[:, :-1],
@@ -87,7 +86,7 @@ def setup_gpt_jax(
     nonlocal state, done
     losses = []
     for _ in range(number):
-      state, metrics = compiled(state, todo[done % len(todo)], hp)
+      state, metrics = compiled(state, layout.put(todo[done % len(todo)], 1), hp)
       losses.append(metrics['loss'])
       done += 1
     jax.block_until_ready(state)
@@ -297,7 +296,7 @@ def write_weights(model: config.Model, folder: Path) -> None:
   convert.write(init_params(shape, 0), shape, 0.0, 0, folder)
 
 
-def row(peer: Peer, ours: Peer, flops: float, peak: float) -> str:
+def row(peer: Peer, ours: Peer, dtype: str, flops: float, peak: float | None) -> str:
   """Returns a peer's line of the table."""
   speed = statistics.median(peer.speeds)
   cells = [peer.name, str(peer.rows), f'{speed:,.0f}']
@@ -309,7 +308,7 @@ def row(peer: Peer, ours: Peer, flops: float, peak: float) -> str:
   if peer.rows == ours.rows:
     apart = max(abs(a - b) for a, b in zip(peer.losses, ours.losses, strict=True))
     first = abs(peer.losses[0] - ours.losses[0])
-    limit = 0.05 if peak else 2e-4
+    limit = LIMITS[dtype]
     cells.append(f'{first:.0e}, {apart:.0e}' + ('' if apart < limit else ': NOT EQUAL'))
   else:
     cells.append('other batch')
@@ -324,6 +323,7 @@ def measure(
 
   from gpt_jax import describe
   from gpt_jax.model.gpt import Shape
+  from gpt_jax.training import meter
 
   jax.config.update('jax_platforms', 'cpu')  # here; a GPU is the workers'
   flops = sum(describe.flops_per_token(Shape.of(model, model.vocab)).values())
@@ -332,7 +332,7 @@ def measure(
     write_weights(model, Path(place))
     ours = started(OURS, model, batch, Path(place), flags.device)
     kind = ours.run('device')
-    peak = next((p for k, p in PEAKS.items() if k in kind), 0) if gpu else 0
+    peak = meter.peak_flops(kind, model.dtype) if gpu else None
     # A round takes about a second and a half.
     begun = time.perf_counter()
     ours.run('updates', 2)
@@ -342,11 +342,11 @@ def measure(
     used = 'utilisation' if peak else 'GFLOP/s'
     print(f'| | batch | tokens/s | {used} | {OURS} / it | losses apart: first, most |')
     print('|---|---|---|---|---|---|', flush=True)
-    if gpu:
+    if gpu or not names:
       for _ in range(flags.rounds):
         ours.round(updates)
       ours.close()
-      print(row(ours, ours, flops, peak), flush=True)
+      print(row(ours, ours, model.dtype, flops, peak), flush=True)
     for name in names:
       begin = len(ours.speeds)
       try:
@@ -362,10 +362,10 @@ def measure(
       here = ours
       if not gpu:
         here = argparse.Namespace(**vars(ours) | {'speeds': ours.speeds[begin:]})
-      print(row(peer, here, flops, peak), flush=True)
-    if not gpu:
+      print(row(peer, here, model.dtype, flops, peak), flush=True)
+    if not gpu and names:
       ours.close()
-      print(row(ours, ours, flops, peak), flush=True)
+      print(row(ours, ours, model.dtype, flops, peak), flush=True)
   print(flush=True)
 
 

@@ -12,7 +12,8 @@ The rooms, in reading order; each imports only from those before it:
   evaluation   likelihoods, baselines
   describe     parameters, FLOPs, memory
   hugging_face folders of weights
-  runs         puts a run together, opens a workdir
+  workdir      what a run's folder holds, and how it is opened
+  runs         puts a run together
   report       plots of finished runs
 
 `gpt_jax.load(path)` opens a trained model:
@@ -25,7 +26,7 @@ The rooms, in reading order; each imports only from those before it:
 def __getattr__(name: str):
   # Lazy, so that rooms without jax stay without jax.
   if name == 'load':
-    from gpt_jax.runs import load
+    from gpt_jax.workdir import load
 
     return load
   raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

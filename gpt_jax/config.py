@@ -95,9 +95,15 @@ class Model:
     dropout_wte: whether the embeddings' dropout is on entries of `wte` and `wpe`,
       before look-up and output alike (GPT-1's released code), and not on their sum.
     dtype: of the computation, 'float32' or 'bfloat16'; parameters are float32.
-    remat: what the backward pass computes again instead of keeping: 'none' or 'block'.
+    remat: what the backward pass computes again instead of keeping: 'none',
+      'attention' (the weights of attention) or 'block' (a layer but for its input).
     flash: 'auto' takes cuDNN's flash attention or the TPU's where it can (bfloat16, no
       dropout), else ours; 'plain' always ours.
+    scan: whether training goes over the layers in a compiled loop: quicker to compile
+      and, with remat, smaller; unrolled is faster. Parameters are the same.
+    mup_base: width at which the hyper-parameters were tuned, for the maximal update
+      parametrisation (docs/design.md): they hold at width D then. 0: the standard one.
+    mup_base_N: heads at that width; 0: as many as keep the size of a head.
   """
 
   L: int = 4
@@ -120,6 +126,9 @@ class Model:
   dtype: str = 'float32'
   remat: str = 'none'
   flash: str = 'auto'
+  scan: bool = False
+  mup_base: int = 0
+  mup_base_N: int = 0
 
 
 @dataclasses.dataclass
@@ -127,19 +136,27 @@ class Optim:
   """How gradients become updates.
 
   Attributes:
-    name: 'adamw', 'muon' (for the kernels of linear layers; AdamW for the rest) or
-      'sgd'.
+    name: 'adamw', 'adam_gpt1' (GPT-1's released code), 'muon' (for the kernels of
+      linear layers; AdamW for the rest), 'adafactor', 'lion' or 'sgd'; see
+      `training.optim.transformation`.
     lr: highest learning rate.
     final_lr: learning rate at the end of 'cosine', 'linear' and 'wsd'.
     schedule: after the warm-up: 'cosine', 'linear', 'rsqrt' (inverse square root of
       the update), 'constant', or 'wsd' (constant, then linear over `cooldown`).
     warmup: updates of linear warm-up.
     cooldown: updates of the last phase of 'wsd'.
-    beta1: of AdamW (Muon's momentum is 0.95).
-    beta2: of AdamW.
-    eps: of AdamW.
+    beta1: of Adam and Lion (Muon's momentum is 0.95, Adafactor has none).
+    beta2: of Adam and Lion (Adafactor's follows from the update's number).
+    eps: of Adam.
     weight_decay: decoupled, on weight matrices and embeddings only; not of SGD.
     clip: largest global norm of the gradient; 0 means off.
+    ema: decay, an update, of an exponential moving average of the weights, which is
+      evaluated and loaded in their place; 0 means off.
+    guard: what happens at a spike, an update whose loss is not finite or exceeds its
+      running mean by `guard_sigmas` standard deviations: 'off', nothing; 'skip' leaves
+      the update out; 'rollback' goes back to the last checkpoint and on with the data
+      that follow the spike (PaLM, section 5.1).
+    guard_sigmas: how far a loss may stand out.
   """
 
   name: str = 'adamw'
@@ -153,6 +170,9 @@ class Optim:
   eps: float = 1e-8
   weight_decay: float = 0.1
   clip: float = 1.0
+  ema: float = 0.0
+  guard: str = 'off'
+  guard_sigmas: float = 6.0
 
 
 @dataclasses.dataclass
@@ -163,8 +183,17 @@ class Run:
     seed: of initialisation, data order and dropout.
     steps: optimizer updates.
     batch: rows (windows of T tokens) per update, over all devices.
+    batch_start: rows of the first updates; with `batch_ramp`, updates grow from them to
+      `batch` rows, by so many at a time (GPT-3, section 2.3). 0 means no ramp.
+    batch_ramp: tokens over which they do, evenly.
     accumulate: micro-batches that an update is split into.
+    loss_chunk: positions of a row whose logits exist at a time, for memory; 0 means
+      all.
     devices: how many to use; 0 means all.
+    layout: how they share the work: '', each a part of the rows; or a product of
+      'data' (a part of the rows), 'fsdp' (a part of the rows, and of the parameters
+      and optimizer state) and 'tensor' (a part of each layer), like 'data=2,fsdp=4'.
+      One number may be left out.
     init_from: a workdir whose best weights and tokenizer to start from.
     log_every: updates between lines of metrics.
     eval_every: updates between evaluations on held-out text, each followed by
@@ -179,8 +208,12 @@ class Run:
   seed: int = 0
   steps: int = 1000
   batch: int = 16
+  batch_start: int = 0
+  batch_ramp: int = 0
   accumulate: int = 1
+  loss_chunk: int = 0
   devices: int = 0
+  layout: str = ''
   init_from: str = ''
   log_every: int = 10
   eval_every: int = 250
@@ -194,13 +227,17 @@ class Run:
   optim: Optim = dataclasses.field(default_factory=Optim)
 
 
-# A run may be continued with other values of these: how long it runs, on how many
-# devices, and what is looked at. All else makes it another run.
+# A run may be continued with other values of these: how long it runs, on which devices,
+# in which layout, and what is looked at. All else makes it another run.
 LENGTH_AND_LOGGING = (
   'model.remat',
   'model.flash',
+  'model.scan',
   'steps',
+  'accumulate',
+  'loss_chunk',
   'devices',
+  'layout',
   'log_every',
   'eval_every',
   'eval_tokens',
@@ -220,19 +257,25 @@ _CHOICES = {
   'model.norm': ('pre', 'post'),
   'model.activation': ('gelu', 'gelu_tanh', 'relu'),
   'model.dtype': ('float32', 'bfloat16'),
-  'model.remat': ('none', 'block'),
+  'model.remat': ('none', 'attention', 'block'),
   'model.flash': ('auto', 'plain'),
-  'optim.name': ('adamw', 'muon', 'sgd'),
+  'optim.name': ('adamw', 'adam_gpt1', 'muon', 'adafactor', 'lion', 'sgd'),
+  'optim.guard': ('off', 'skip', 'rollback'),
   'optim.schedule': ('cosine', 'linear', 'rsqrt', 'constant', 'wsd'),
 }
+# Those whose rate for a wider model is known (training/optim.py, `_kernel_rate`).
+_MUP_OPTIMIZERS = 'adamw', 'adam_gpt1', 'muon'
 _TOKENIZERS = 'bpe', 'unigram', 'byte_bpe', 'chars', 'bytes'
 _AT_LEAST_ONE = (
   'model.L model.D model.N model.T model.band data.vocab steps batch accumulate '
   'log_every eval_every eval_batch keep'
 ).split()
+_SHARES = 'model.dropout optim.beta1 optim.beta2 optim.ema data.sampling'.split()
 _NOT_NEGATIVE = (
-  'model.F model.vocab optim.lr optim.final_lr optim.warmup optim.cooldown optim.eps '
-  'optim.weight_decay optim.clip seed devices eval_tokens sample_tokens data.processes'
+  'model.F model.vocab model.mup_base model.mup_base_N optim.lr optim.final_lr '
+  'optim.warmup optim.cooldown optim.eps optim.weight_decay optim.clip '
+  'optim.guard_sigmas seed devices batch_start batch_ramp loss_chunk eval_tokens '
+  'sample_tokens data.processes'
 ).split()
 
 
@@ -279,7 +322,8 @@ def check(config: Run, devices: int = 1) -> None:
 
   Args:
     config: the run.
-    devices: how many devices the rows of a batch are spread over.
+    devices: how many parts the rows of a batch are divided into, each on devices of
+      its own.
   """
   if not isinstance(config, Run):
     raise UserError(f'get_config() returned {type(config).__name__}, not config.Run')
@@ -306,7 +350,7 @@ def check(config: Run, devices: int = 1) -> None:
   for field in _NOT_NEGATIVE:
     if not values[field] >= 0:
       wrong.append(f'{field}={values[field]} must not be negative')
-  for field in ('model.dropout', 'optim.beta1', 'optim.beta2', 'data.sampling'):
+  for field in _SHARES:
     if not 0 <= values[field] < 1:
       wrong.append(f'{field}={values[field]} must be in [0, 1)')
   if not 0 < config.data.holdout < 1 and not config.data.valid:
@@ -345,14 +389,48 @@ def check(config: Run, devices: int = 1) -> None:
       f'model.D={m.D} must be a multiple of model.N={m.N} (D = N * H); '
       f'use {" or ".join(map(str, near))}'
     )
-  rows = config.accumulate * devices
-  if min(config.batch, rows) >= 1 and config.batch % rows:
-    near = sorted({config.batch // rows * rows, -(-config.batch // rows) * rows} - {0})
+  if m.mup_base and o.name not in _MUP_OPTIMIZERS:
     wrong.append(
-      f'batch={config.batch} must be a multiple of accumulate * devices = '
-      f'{config.accumulate} * {devices}; use {" or ".join(map(str, near))}, or choose '
-      'fewer devices with --config.devices'
+      f'optim.name={o.name!r} must be one of {", ".join(_MUP_OPTIMIZERS)} with '
+      f'model.mup_base={m.mup_base}: how its rate changes with the width is not known '
+      'here; choose one of them, or model.mup_base=0'
     )
+  part = m.mup_base_N or m.D // max(m.N, 1)
+  if m.mup_base_N and not m.mup_base:
+    wrong.append(
+      f'model.mup_base_N={m.mup_base_N} must come with model.mup_base, the width that '
+      'has so many heads'
+    )
+  elif part > 0 and m.mup_base % part:
+    heads = (
+      f'model.mup_base_N={part}' if m.mup_base_N else f'the size of a head, {part}'
+    )
+    wrong.append(
+      f'model.mup_base={m.mup_base} must be a multiple of {heads}; with heads of '
+      'another size at that width, give their number there as model.mup_base_N'
+    )
+  rows = config.accumulate * devices
+  for name in ('batch', 'batch_start') if config.batch_start else ('batch',):
+    number = getattr(config, name)
+    if min(number, rows) >= 1 and number % rows:
+      near = sorted({number // rows * rows, -(-number // rows) * rows} - {0})
+      wrong.append(
+        f'{name}={number} must be a multiple of accumulate * devices = '
+        f'{config.accumulate} * {devices}; use {" or ".join(map(str, near))}, or '
+        'choose fewer devices with --config.devices'
+      )
+  if bool(config.batch_start) != bool(config.batch_ramp):
+    wrong.append(
+      f'batch_start={config.batch_start} and batch_ramp={config.batch_ramp} belong '
+      'together: set both, or neither'
+    )
+  elif config.batch_start and config.batch % config.batch_start:
+    wrong.append(
+      f'batch={config.batch} must be a multiple of batch_start={config.batch_start}, '
+      'by which it grows'
+    )
+  if config.loss_chunk and m.T % config.loss_chunk:
+    wrong.append(f'loss_chunk={config.loss_chunk} must divide model.T={m.T}')
   if o.final_lr > o.lr and o.schedule in ('cosine', 'linear', 'wsd'):
     wrong.append(f'optim.final_lr={o.final_lr} must not exceed optim.lr={o.lr}')
   if o.schedule != 'constant' and o.warmup > config.steps:

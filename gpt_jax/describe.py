@@ -7,7 +7,6 @@ so that a 175B model takes seconds and no memory.
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +15,10 @@ from rich.text import Text
 
 from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
-from gpt_jax.model.gpt import GPT, Block, Shape, init_params
-from gpt_jax.training import loss, step
+from gpt_jax.data.batches import Batch, rows_read, stages
+from gpt_jax.model.gpt import Block, Shape, init_params
+from gpt_jax.training import step
+from gpt_jax.training.parallel import AXES, Layout
 
 # Rows of the vocabulary's padding are no parameters of the model.
 _PADDED = 'wte', 'lm_head'
@@ -74,14 +75,21 @@ def flops_per_token(shape: Shape) -> dict[str, float]:
   }
 
 
+def tokens_read(run: config.Run, shape: Shape) -> int:
+  """Returns how many tokens a whole run trains on."""
+  sizes = stages(run.batch, run.batch_start, run.batch_ramp, shape.T)
+  return rows_read(sizes, run.steps) * shape.T
+
+
 def _bytes(tree) -> int:
   return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
-def _kept(f, *args) -> int:
+def _kept(f, *args, tensor: int = 1) -> float:
   """Returns the bytes that the backward pass of f needs from its forward pass.
 
-  The first argument holds parameters, which are there anyhow and are not counted.
+  The first argument holds parameters, which are there anyhow and are not counted. All
+  but arrays of the shape of the second, the residual stream, are divided by `tensor`.
   """
   residuals = jax.tree.leaves(jax.eval_shape(lambda *a: jax.vjp(f, *a)[1], *args))
   given = [(x.shape, x.dtype) for x in jax.tree.leaves(args[0])]
@@ -89,14 +97,18 @@ def _kept(f, *args) -> int:
     if (leaf.shape, leaf.dtype) in given:
       given.remove((leaf.shape, leaf.dtype))
       residuals.remove(leaf)
-  return _bytes(residuals)
+  whole = [leaf for leaf in residuals if leaf.shape == args[1].shape]
+  return _bytes(whole) + (_bytes(residuals) - _bytes(whole)) / tensor
 
 
-def activation_bytes(shape: Shape, rows: int) -> dict[str, int]:
+def activation_bytes(
+  shape: Shape, rows: int, *, tensor: int = 1, loss_chunk: int = 0
+) -> dict[str, float]:
   """Returns the bytes of activations that training keeps for `rows` rows of T tokens.
 
   By part: 'layers', all of them, everything kept; 'layers, remat', their inputs and
-  one layer's insides at a time; 'output', from the last layer to the loss. XLA's own
+  one layer's insides at a time; 'output', from the last layer to the loss, where
+  `loss_chunk` keeps little. `tensor` devices share the insides of layers. XLA's own
   figure for small models on a CPU was 0.84 to 1.11 of the sum: fusion keeps less, and
   the largest products need room while they run. (XLA's CPU compiler merges the
   repeated computation of remat with the first again, and saves nothing by it.)
@@ -111,7 +123,7 @@ def activation_bytes(shape: Shape, rows: int) -> dict[str, int]:
       mask_TT = jnp.tril(jnp.ones((shape.T, shape.T), bool))
       return block.apply({'params': params}, x_BTD, mask_TT, None, None, None)[0]
 
-    layer[kind] = _kept(one_layer, tree['h_0'], x_BTD)
+    layer[kind] = _kept(one_layer, tree['h_0'], x_BTD, tensor=tensor)
   everything = sum(layer[kind] for kind in shape.attention)
 
   ends = {name: leaf for name, leaf in tree.items() if not name.startswith('h_')}
@@ -120,31 +132,74 @@ def activation_bytes(shape: Shape, rows: int) -> dict[str, int]:
   bare = dataclasses.replace(shape, L=0, attention=())
 
   def output(params, ids_BT):
-    logits_BTV, _ = GPT(bare).apply({'params': params}, ids_BT)
-    return loss.nll_sum(logits_BTV, ids_BT, jnp.ones(ids_BT.shape))
+    row_B = jnp.zeros(rows, jnp.int32)
+    batch = Batch(ids_BT, ids_BT, jnp.ones(ids_BT.shape), row_B)
+    return step.model_nll_sum(params, batch, bare, loss_chunk)
+
+  output_bytes = _kept(output, ends, ids, tensor=tensor)
+  # A chunk's logits and their gradients, while they exist.
+  output_bytes += 2 * 4 * rows * loss_chunk * shape.V / tensor
 
   return {
     'layers': everything,
     'layers, remat': shape.L * _bytes(x_BTD) + max(layer.values()),
-    'output': _kept(output, ends, ids),
+    'output': output_bytes,
   }
 
 
-def state_bytes(run: config.Run, shape: Shape) -> dict[str, int]:
-  """Returns the bytes of parameters, gradients and optimizer state."""
-  state = jax.eval_shape(lambda: step.init_state(run, shape))
-  parameters = _bytes(state.params)
+def state_bytes(
+  run: config.Run, shape: Shape, layout: Layout | None = None
+) -> dict[str, int]:
+  """Returns the bytes of parameters, gradients and optimizer state on a device.
+
+  Args:
+    run: whose optimizer counts.
+    shape: of the model.
+    layout: over devices; without one, all is on one.
+  """
+  if layout is None:
+    layout = Layout.imagined(config.Run(), 1)
+  state = layout.state_shapes(run, shape)
+  parameters = layout.bytes_each(state.params)
   return {
     'parameters': parameters,
     'gradients': parameters,
-    'optimizer': _bytes(state.opt_state),
+    'optimizer': layout.bytes_each(state) - parameters,
+  }
+
+
+def communication_bytes(
+  run: config.Run, shape: Shape, layout: Layout
+) -> dict[str, float]:
+  """Returns the bytes that each device sends in an update, by what and why.
+
+  With ring algorithms: of S bytes over n devices a gather or a scatter sends
+  S (n - 1) / n, and a sum twice that. Parameters are gathered in the compute dtype, for
+  each micro-batch once forward and once backward; gradients are float32.
+  """
+  data, fsdp, tensor = (layout.mesh.shape[axis] for axis in AXES)
+  ring = lambda n: (n - 1) / n  # noqa: E731
+  item = jnp.dtype(shape.dtype).itemsize
+  weights = parameter_count(shape) / tensor
+  tokens = run.batch // layout.parts * shape.T
+  sums = 4 * shape.L + 2  # after each branch, both ways; embedding and output
+  return {
+    'gradients, summed over data': 2 * ring(data) * 4 * weights / fsdp,
+    'parameters, gathered over fsdp': 2 * run.accumulate * ring(fsdp) * item * weights,
+    'gradients, scattered over fsdp': run.accumulate * ring(fsdp) * 4 * weights,
+    'activations, summed over tensor': 2
+    * ring(tensor)
+    * sums
+    * tokens
+    * shape.D
+    * item,
   }
 
 
 def plan(
   run: config.Run,
   shape: Shape,
-  devices: Sequence[jax.Device],
+  layout: Layout,
   *,
   tokens: int,
   held_out: int,
@@ -155,7 +210,7 @@ def plan(
   Args:
     run: the config.
     shape: of its model.
-    devices: those used.
+    layout: over the devices.
     tokens: to train on.
     held_out: tokens held out.
     bytes_per_token: of the training text.
@@ -164,18 +219,19 @@ def plan(
   total = sum(parts.values())
   body = total - sum(parts.get(name, 0) for name in ('wte', 'wpe', 'lm_head'))
   per_step = run.batch * shape.T
+  grows = f'{run.batch_start * shape.T:,} to ' if run.batch_start else ''
   flops = sum(flops_per_token(shape).values())
-  state = sum(state_bytes(run, shape).values())
+  state = sum(state_bytes(run, shape, layout).values())
+  read = tokens_read(run, shape)
   return '\n'.join(
     [
       f'model     {total:,} parameters ({body:,} without embeddings), '
       f'context {shape.T}, vocabulary {shape.vocab}',
       f'data      {tokens:,} tokens to train on, {held_out:,} held out, '
       f'{bytes_per_token:.2f} bytes a token',
-      f'training  {run.steps:,} updates of {per_step:,} tokens = '
-      f'{run.steps * per_step:,} tokens ({run.steps * per_step / tokens:.2f} epochs), '
-      f'{flops * run.steps * per_step:.2e} FLOPs',
-      f'devices   {len(devices)} x {devices[0].device_kind}, '
+      f'training  {run.steps:,} updates of {grows}{per_step:,} tokens = {read:,} '
+      f'tokens ({read / tokens:.2f} epochs), {flops * read:.2e} FLOPs',
+      f'devices   {len(layout.devices)} x {layout.devices[0].device_kind}, {layout}: '
       f'{state / 2**20:,.0f} MiB each for parameters, gradients and optimizer',
     ]
   )
@@ -203,16 +259,19 @@ def tables(run: config.Run, vocab: int, devices: int) -> list[Table]:
   """Returns the tables that `launch.py describe` prints.
 
   Args:
-    run: any valid config.
+    run: any valid config; its layout is that of the devices.
     vocab: entries of its tokenizer.
-    devices: that the rows of a batch are divided over; each holds the whole state.
+    devices: how many.
   """
   shape = Shape.of(run.model, vocab)
+  layout = Layout.imagined(run, devices)
+  layout.check(shape)
   return [
     _architecture(run, shape),
     _parameters(shape),
     _flops(run, shape),
-    _memory(run, shape, devices),
+    _memory(run, shape, layout),
+    _communication(run, shape, layout),
   ]
 
 
@@ -246,6 +305,9 @@ def _architecture(run: config.Run, shape: Shape) -> Table:
     'output': 'tied to wte' if shape.tied else 'a matrix of its own (lm_head)',
     'biases': biases,
     'dropout': f'{run.model.dropout:g} on {where}, attention and branches',
+    'parametrisation': f'maximal update, from width {shape.mup_base}'
+    if shape.mup_base
+    else 'standard',
     'compute': f'{shape.dtype}, parameters float32',
   }
   for name, text in rows.items():
@@ -269,27 +331,31 @@ def _flops(run: config.Run, shape: Shape) -> Table:
   total = sum(parts.values())
   for part, flops in parts.items():
     table.add_row(part, f'{flops:.3e}', f'{flops / total:.1%}')
-  tokens = run.steps * run.batch * shape.T
+  tokens = tokens_read(run, shape)
   table.add_row('total', f'{total:.3e}', '')
   table.add_row(f'run of {tokens:.3g} tokens', f'{total * tokens:.3e}', '')
   return table
 
 
-def _memory(run: config.Run, shape: Shape, devices: int) -> Table:
+def _memory(run: config.Run, shape: Shape, layout: Layout) -> Table:
   rows = run.batch // run.accumulate
   table = _table(
-    f'memory of training, {rows} rows of {shape.T} tokens at a time, GiB',
+    f'memory of training, GiB: {rows} rows of {shape.T} tokens at a time, {layout}',
     'part',
     '1 device',
-    f'each of {devices}',
+    f'each of {layout.mesh.size}',
   )
-  state = state_bytes(run, shape)
-  here, there = activation_bytes(shape, rows), activation_bytes(shape, rows // devices)
+  here, there = state_bytes(run, shape), state_bytes(run, shape, layout)
+  mine = rows // layout.parts
+  tensor = layout.mesh.shape['tensor']
+  chunk = run.loss_chunk
+  kept = activation_bytes(shape, rows, loss_chunk=chunk)
+  kept_there = activation_bytes(shape, mine, tensor=tensor, loss_chunk=chunk)
   gib = lambda size: f'{size / 2**30:,.2f}'  # noqa: E731
-  for part, size in state.items():
-    table.add_row(part, gib(size), gib(size))
   for part in here:
-    table.add_row(f'activations: {part}', gib(here[part]), gib(there[part]))
+    table.add_row(part, gib(here[part]), gib(there[part]))
+  for part in kept:
+    table.add_row(f'activations: {part}', gib(kept[part]), gib(kept_there[part]))
   for total, layers in (
     ('total', 'layers'),
     ('total with --config.model.remat=block', 'layers, remat'),
@@ -298,7 +364,15 @@ def _memory(run: config.Run, shape: Shape, devices: int) -> Table:
       total,
       *(
         gib(sum(state.values()) + part[layers] + part['output'])
-        for part in (here, there)
+        for state, part in ((here, kept), (there, kept_there))
       ),
     )
+  return table
+
+
+def _communication(run: config.Run, shape: Shape, layout: Layout) -> Table:
+  table = _table('sent by each device in an update', 'part', 'GiB')
+  for part, size in communication_bytes(run, shape, layout).items():
+    if size:
+      table.add_row(part, f'{size / 2**30:,.3f}')
   return table

@@ -84,7 +84,8 @@ def test_gradients_written_by_hand_are_those_of_the_functions():
 
 
 def test_flash_attention_is_chosen_where_it_can_run_and_the_reason_is_said():
-  fits = {'capability': 9.0, 'dtype': 'bfloat16', 'T': 1024, 'H': 64, 'dropout': False}
+  fits = {'capability': 9.0, 'dtype': 'bfloat16', 'T': 1024, 'H': 64}
+  fits |= {'dropout': False, 'devices': 1}
 
   def chosen(platform, flash='auto', **changed):
     return attention.kernel_for(flash, platform, **fits | changed)
@@ -99,6 +100,7 @@ def test_flash_attention_is_chosen_where_it_can_run_and_the_reason_is_said():
     ('gpu', {'capability': 7.5}, 'cudnn needs compute capability 8.0'),
     ('gpu', {'dropout': True}, 'cudnn needs no dropout'),
     ('gpu', {'H': 25}, 'cudnn needs heads of 8, 16 .. 128 features'),
+    ('tpu', {'devices': 4}, 'splash needs a single device'),
     ('tpu', {'T': 100}, 'splash needs a context of whole blocks of 128'),
     ('tpu', {'H': 32, 'dropout': True}, 'splash needs heads of 64'),
   ]:

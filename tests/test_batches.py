@@ -10,8 +10,9 @@ IDS = np.arange(1000, 1103, dtype=np.uint16)  # a token tells its place
 
 
 def make(order='epochs', **fields):
-  settings = {'T': 8, 'rows': 4, 'seed': 3, 'order': order} | fields
-  return batches.training_batches(IDS, **settings)
+  settings = {'T': 8, 'seed': 3, 'order': order} | fields
+  sizes = batches.stages(settings.pop('rows', 4))
+  return batches.training_batches(IDS, **{'sizes': sizes} | settings)
 
 
 @pytest.mark.parametrize('order', ['epochs', 'random'])
@@ -53,10 +54,14 @@ def test_random_windows_reach_both_ends():
 
 def test_the_shortest_text_is_one_window_and_a_token():
   ids = IDS[:9]
-  batch = batches.training_batches(ids, T=8, rows=2, seed=0, order='epochs')(7)
+  batch = batches.training_batches(
+    ids, T=8, sizes=batches.stages(2), seed=0, order='epochs'
+  )(7)
   np.testing.assert_array_equal(batch.ids_BT, [ids[:8]] * 2)
   with pytest.raises(UserError, match='7 tokens, fewer than one context of model.T=8'):
-    batches.training_batches(IDS[:8], T=8, rows=2, seed=0, order='epochs')
+    batches.training_batches(
+      IDS[:8], T=8, sizes=batches.stages(2), seed=0, order='epochs'
+    )
 
 
 @pytest.mark.parametrize('rows', [1, 4, 50])

@@ -77,6 +77,29 @@ def test_a_pattern_of_attention_is_made_of_two_words():
   assert "model.attention='dense,band' must be 'dense', 'banded' or" in problems(run)
 
 
+def test_a_wider_model_takes_only_optimizers_that_know_its_rate():
+  run = config.Run()
+  run.model.mup_base = 64
+  config.check(run)
+  for name in ('adafactor', 'lion', 'sgd'):
+    run.optim.name = name
+    assert f'optim.name={name!r} must be one of adamw, adam_gpt1, muon' in problems(run)
+
+
+def test_the_base_of_a_wider_model_has_whole_heads():
+  run = config.Run()  # D=128, N=4
+  run.model.mup_base = 48
+  assert 'model.mup_base=48 must be a multiple of the size of a head, 32' in problems(
+    run
+  )
+  run.model.mup_base_N = 4
+  config.check(run)
+  run.model.mup_base_N = 5
+  assert 'must be a multiple of model.mup_base_N=5' in problems(run)
+  run.model.mup_base = 0
+  assert 'model.mup_base_N=5 must come with model.mup_base' in problems(run)
+
+
 def experiments():
   found = []
   for path in sorted(ROOT.glob('experiments/**/*.py')):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from gpt_jax import config, hugging_face, runs, tokenizers
+from gpt_jax import config, hugging_face, runs, tokenizers, workdir
 from gpt_jax.config import UserError
 from gpt_jax.language_model import LanguageModel
 from gpt_jax.model import convert
@@ -87,6 +87,8 @@ OURS = {
   },
   'GPT-1': {'norm': 'post', 'scaled_init': False},
   'untied': {'tied': False},
+  'maximal update': {'mup_base': 4, 'mup_base_N': 2},
+  'maximal update, GPT-1': {'norm': 'post', 'scaled_init': False, 'mup_base': 4},
 }
 
 
@@ -276,8 +278,8 @@ def hf_folder(tmp_path):
 def test_a_folder_goes_through_import_and_export_unchanged(hf_folder, tmp_path):
   said = runs.import_model(str(hf_folder), tmp_path / 'w')
   assert 'tokenizer byte_bpe of 265 entries' in said
-  model = runs.load(tmp_path / 'w')
-  direct = runs.load(hf_folder)
+  model = workdir.load(tmp_path / 'w')
+  direct = workdir.load(hf_folder)
   jax.tree.map(np.testing.assert_array_equal, model.params, direct.params)
   assert model.tokenizer.encode('the cat') == direct.tokenizer.encode('the cat')
   (made,) = model.generate('the cat', max_new_tokens=4, temperature=0)
@@ -310,7 +312,7 @@ def test_an_export_that_fails_leaves_nothing(tmp_path):
 
 def test_weights_without_a_tokenizer_are_used_by_numbers(tmp_path):
   runs.import_model(str(GOLDENS / 'gpt2'), tmp_path / 'w')
-  model = runs.load(tmp_path / 'w')
+  model = workdir.load(tmp_path / 'w')
   (made,) = model.generate('3 14 15', max_new_tokens=3, temperature=0)
   assert made.prompt == [3, 14, 15]
   assert made.text.split() == [str(i) for i in made.ids if i != 0]
@@ -346,7 +348,7 @@ def test_training_goes_on_from_imported_weights_also_with_new_entries(
   lines = []
   runs.train(run, tmp_path / 'tuned', report=lines.append)
   assert '35 entries are new to its vocabulary' in lines
-  before, after = runs.load(tmp_path / 'w'), runs.load(tmp_path / 'tuned')
+  before, after = workdir.load(tmp_path / 'w'), workdir.load(tmp_path / 'tuned')
   np.testing.assert_array_equal(before.params['wte'][:265], after.params['wte'][:265])
   assert np.std(after.params['wte'][265:300]) == pytest.approx(0.02, rel=0.2)
   jax.tree.map(np.testing.assert_array_equal, before.params['h_1'], after.params['h_1'])

@@ -61,7 +61,10 @@ def naive_gpt(params, ids, c):
       for t in range(T):
         first = max(0, t + 1 - c.band) if kind == 'banded' else 0
         a = k[first : t + 1, part] @ q[t, part]
-        a = a / math.sqrt(H) if c.attention_scale else a
+        if c.mup_base_N:
+          a = a * math.sqrt(c.mup_base / c.mup_base_N) / H
+        else:
+          a = a / math.sqrt(H) if c.attention_scale else a
         weights = np.exp(a - a.max())
         out[t] = weights / weights.sum() @ v[first : t + 1, part]
       heads.append(out)
@@ -81,6 +84,7 @@ def naive_gpt(params, ids, c):
       x = x + attention(norm(x, block['ln_1']), block['attn'], kind)
       x = x + mlp(norm(x, block['ln_2']), block['mlp'])
   x = norm(x, p['ln_f']) if c.norm == 'pre' else x
+  x = x * c.mup_base / c.D if c.mup_base else x
   return x @ (p['wte'] if c.tied else p['lm_head']).T
 
 
@@ -97,6 +101,8 @@ VARIANTS = {
     'qkv_bias': False,
   },
   'untied, no biases, ReLU': {'tied': False, 'bias': False, 'activation': 'relu'},
+  'maximal update, wider heads': {'mup_base': 4, 'mup_base_N': 2},
+  'maximal update, more heads': {'mup_base': 8, 'norm': 'post'},
   'exact GELU, odd heads': {'activation': 'gelu', 'D': 15, 'N': 3, 'F': 7},
 }
 
@@ -218,13 +224,24 @@ def test_a_position_of_a_banded_layer_sees_exactly_its_band(T, band):
 def test_a_banded_layer_builds_no_array_of_all_pairs_of_positions():
   T, band = 512, 32
   shape = jax.ShapeDtypeStruct((1, 1, T, 8), jnp.float32)
-  traced = jax.make_jaxpr(lambda q: attention.attend_banded(q, q, q, band, None))(shape)
+
+  def total(q):
+    return attention.attend_banded(q, q, q, band, None).sum()
+
+  traced = jax.make_jaxpr(jax.grad(total))(shape)
   sizes = [math.prod(v.aval.shape) for e in traced.eqns for v in e.outvars]
   assert max(sizes) == T * 2 * band
 
 
-@pytest.mark.parametrize('name', ['GPT-1', 'GPT-3'])
-def test_remat_gives_the_gradients_of_keeping_everything(name, ids):
+@pytest.mark.parametrize(
+  ('name', 'ways'),
+  [
+    ('GPT-1', {'remat': 'block'}),
+    ('GPT-3', {'remat': 'attention', 'scan': True}),
+    ('GPT-3', {'remat': 'block', 'scan': True}),
+  ],
+)
+def test_remat_and_scan_give_the_gradients_of_keeping_everything(name, ways, ids):
   shape, params = variant(name)
 
   def loss(params, shape):
@@ -232,7 +249,7 @@ def test_remat_gives_the_gradients_of_keeping_everything(name, ids):
     drop = layers.Dropout(keys, jnp.float32(0.3), jax.random.key(1))
     return jax.nn.log_softmax(forward(params, ids, shape, drop=drop)[0])[..., 3].sum()
 
-  again = dataclasses.replace(shape, remat='block')
+  again = dataclasses.replace(shape, **ways)
   for a, b in zip(
     jax.tree.leaves(jax.grad(loss)(params, shape)),
     jax.tree.leaves(jax.grad(loss)(params, again)),

@@ -68,26 +68,102 @@ def test_muon_takes_exactly_the_kernels():
   assert names(optim.muon_or_adam(params()), 'muon') == KERNELS
 
 
-def test_adamw_equals_its_definition_in_numpy():
-  run = config.Run(steps=3)
-  run.optim = config.Optim(lr=0.1, schedule='constant', warmup=0, clip=0)
+# What an optimizer is, for one tensor in float64: returns x - rate * (...) for gradient
+# g and update number t, from 1; memory is its own, decay 0 or the run's weight decay.
+B1, B2, EPS, RATE, DECAY = 0.9, 0.95, 1e-2, 0.1, 0.3
+
+
+def moments(memory, g):
+  memory['m'] = B1 * memory.get('m', 0) + (1 - B1) * g
+  memory['v'] = B2 * memory.get('v', 0) + (1 - B2) * g**2
+  return memory['m'], memory['v']
+
+
+def adamw(x, g, memory, t, decay):
+  m, v = moments(memory, g)
+  m, v = m / (1 - B1**t), v / (1 - B2**t)
+  return x - RATE * (m / (np.sqrt(v) + EPS) + decay * x)
+
+
+def adam_gpt1(x, g, memory, t, decay):
+  m, v = moments(memory, g)
+  rate = RATE * np.sqrt(1 - B2**t) / (1 - B1**t)
+  return x - rate * (m / (np.sqrt(v) + EPS) + decay * x)
+
+
+def lion(x, g, memory, t, decay):
+  m = memory.get('m', 0)
+  memory['m'] = B2 * m + (1 - B2) * g
+  return x - RATE * (np.sign(B1 * m + (1 - B1) * g) + decay * x)
+
+
+def adafactor(x, g, memory, t, decay):
+  keep = 1 - t**-0.8
+  square = g**2 + 1e-30
+  if x.ndim == 2:
+    memory['r'] = keep * memory.get('r', 0) + (1 - keep) * square.sum(1)
+    memory['c'] = keep * memory.get('c', 0) + (1 - keep) * square.sum(0)
+    v = np.outer(memory['r'], memory['c']) / memory['r'].sum()
+  else:
+    v = memory['v'] = keep * memory.get('v', 0) + (1 - keep) * square
+  u = g / np.sqrt(v)
+  u /= max(1, np.sqrt(np.mean(u**2)))
+  return x - RATE * (u + decay * x)
+
+
+def followed(optimizer):
+  """Returns (parameters, those of the definition) after a few updates."""
+  run = config.Run(steps=5)
+  run.optim = config.Optim(
+    name=optimizer.__name__,
+    lr=RATE,
+    schedule='constant',
+    warmup=0,
+    clip=0,
+    eps=EPS,
+    weight_decay=DECAY,
+  )
   hp = optim.Hyper.of(run)
-  p = {'kernel': jnp.array([1.0, -2.0]), 'bias': jnp.array([0.5])}
+  p = {
+    'kernel': jnp.array([[1.0, -2.0, 0.3], [0.5, 1.5, -0.7]]),
+    'bias': jnp.array([0.5, -0.1]),
+  }
   state = optim.transformation(run.optim, hp, jnp.int32(0)).init(p)
   wanted = {k: np.asarray(v, np.float64) for k, v in p.items()}
-  m = dict.fromkeys(p, 0.0)
-  v = dict.fromkeys(p, 0.0)
-  for step in range(3):
-    grads = {k: jnp.sin(x + step) for k, x in p.items()}
+  memory = {k: {} for k in p}
+  # Gradients that grow are clipped by Adafactor, those that shrink are not.
+  for step, size in enumerate([1, 4, 0.1, 0.01, 2]):
+    grads = {k: size * jnp.sin(x + step) for k, x in p.items()}
     tx = optim.transformation(run.optim, hp, jnp.int32(step))
     updates, state = tx.update(grads, state, p)
-    for k, x in wanted.items():
-      g = np.sin(x + step)
-      m[k] = 0.9 * m[k] + 0.1 * g
-      v[k] = 0.95 * v[k] + 0.05 * g**2
-      m_hat, v_hat = m[k] / (1 - 0.9 ** (step + 1)), v[k] / (1 - 0.95 ** (step + 1))
-      decay = 0.1 * x if k == 'kernel' else 0
-      wanted[k] = x - 0.1 * (m_hat / (np.sqrt(v_hat) + 1e-8) + decay)
     p = optax.apply_updates(p, updates)
-  for k in p:
-    np.testing.assert_allclose(p[k], wanted[k], rtol=1e-5)
+    for k, x in wanted.items():
+      decay = DECAY if k == 'kernel' else 0
+      wanted[k] = optimizer(x, size * np.sin(x + step), memory[k], step + 1, decay)
+  return p, wanted
+
+
+@pytest.mark.parametrize(
+  'optimizer', [adamw, adam_gpt1, lion, adafactor], ids=lambda f: f.__name__
+)
+def test_an_optimizer_equals_its_definition_in_numpy(optimizer):
+  found, wanted = followed(optimizer)
+  for k in found:
+    np.testing.assert_allclose(found[k], wanted[k], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('name', ['adam_gpt1', 'adafactor', 'lion'])
+def test_the_numbers_of_an_optimizer_are_traced(name):
+  chosen = config.Optim(name=name)
+  step = jnp.int32(3)
+
+  @jax.jit
+  def update(hp):
+    tx = optim.transformation(chosen, hp, step)
+    return tx.update(params(), tx.init(params()), params())[0]
+
+  hp = optim.Hyper.of(config.Run(optim=chosen))
+  before = update(hp)
+  other = update(hp.replace(weight_decay=hp.weight_decay * 2))
+  assert not np.array_equal(before['wte'], other['wte'])
+  assert update._cache_size() == 1

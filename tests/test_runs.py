@@ -104,6 +104,7 @@ def undisturbed(place):
   done = train(place, 'undisturbed')
   assert done.returncode == 0, done.stderr
   assert 'finished: 60 updates' in done.stdout
+  assert 'utilisation unknown (no peak known for cpu' in done.stdout
   return place / 'undisturbed'
 
 
@@ -119,6 +120,9 @@ def test_a_run_records_every_due_step_once(undisturbed):
   assert about['versions']['jax'] == jax.__version__
   assert set(about['data']) == {'train', 'valid', 'tokenizer'}
   assert list((undisturbed / 'tensorboard').iterdir())
+  clock = set(record.CLOCK_FIELDS) - {'mfu'}  # a CPU's peak is unknown
+  for line in record.read_metrics(undisturbed):
+    assert set(record.CLOCK_FIELDS) & set(line) == (clock if 'loss' in line else set())
   losses = [line['loss'] for line in lines if 'loss' in line]
   assert losses[-1] < 0.8 * losses[0]
 
@@ -239,7 +243,7 @@ def test_init_from_starts_with_the_weights_and_tokenizer_of_another_run(
     (['--config.data.source=nothing*'], 'nothing'),
     (['--config.model.T=5000'], 'fewer than one context of model.T=5000'),
     (['--profile=5:2'], '--profile=5:2 must be START:STOP'),
-    (['--config.devices=9'], 'devices=9 but there are 1'),
+    (['--config.devices=9'], '9 devices are asked for but there are 1 '),
   ],
 )
 def test_bad_input_is_a_message_not_a_traceback(place, arguments, message):

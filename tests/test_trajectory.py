@@ -9,7 +9,6 @@ import functools
 import json
 import pathlib
 
-import jax
 import numpy as np
 import pytest
 import trajectory
@@ -41,7 +40,9 @@ def run_of(case, **changes):
 def compiled(case):
   run = run_of(case)
   shape = Shape.of(run.model, case.vocab)
-  return parallel.compile_train_step(run, shape, jax.devices()[:1]), shape
+  layout = parallel.Layout.of(config.Run(devices=1))
+  step = layout.train_step(run, shape)
+  return lambda state, batch, hp: step(state, layout.put(batch, 1), hp), shape
 
 
 def parameters(case, shape):

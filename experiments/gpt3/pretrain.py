@@ -10,11 +10,13 @@ section 2.1, table 2.1, appendices B and D. Cost: those FLOPs. Not run here.
 
 Dense and banded layers alternate; `--config.model.attention=dense` switches it off.
 
-Differs: the batch does not grow from 32k tokens over the first billions, and the cosine
+The batch grows from 32k tokens (appendix B), here over the first 4 billion; GPT-3's
+took 4 to 12, by size, and which took how many was not published. Differs: the cosine
 falls to a tenth over all 300 billion tokens, not over the first 260.
 """
 
 from gpt_jax import config, papers
+from gpt_jax.data import batches
 
 # Tokens of a batch and learning rate: table 2.1. 0.5M is 2**19, and so on.
 _TRAINING = {
@@ -34,9 +36,13 @@ def get_config(size: str = 'Small') -> config.Run:
   model = papers.gpt3(size)
   model.dtype = 'bfloat16'
   tokens, rate = _TRAINING[size]
+  batch, start, ramp = tokens // model.T, 2**15 // model.T, 4_000_000_000
+  last = batches.stages(batch, start, ramp, model.T)[-1]
   return config.Run(
-    steps=round(300e9 / tokens),
-    batch=tokens // model.T,
+    steps=last.update + round((300e9 / model.T - last.row) / batch),
+    batch=batch,
+    batch_start=start,
+    batch_ramp=ramp,
     eval_every=1000,
     eval_tokens=1_000_000,
     data=config.Data(source='', tokenizer='byte_bpe', vocab=papers.GPT2_VOCAB),

@@ -6,6 +6,7 @@ So a resumed run needs the step number and nothing else, on any number of device
 import collections
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import flax.struct
 import grain
@@ -33,15 +34,22 @@ class Batch:
   row_B: jax.Array
 
 
-def windows(ids: np.ndarray, starts: np.ndarray, T: int) -> Batch:
-  """Returns the windows of T tokens at `starts`; targets past the end weigh 0."""
+def windows(ids: np.ndarray, starts: np.ndarray, T: int, number_B: np.ndarray) -> Batch:
+  """Returns the windows of T tokens at `starts`; targets past the end weigh 0.
+
+  Args:
+    ids: the tokens.
+    starts: a place in them for each row.
+    T: tokens of a window.
+    number_B: the rows' numbers in the whole batch.
+  """
   place_BT = starts[:, None] + np.arange(T + 1)
   rows = ids[np.minimum(place_BT, len(ids) - 1)].astype(np.int32)
   return Batch(
     ids_BT=rows[:, :-1],
     y_BT=rows[:, 1:],
     w_BT=(place_BT[:, 1:] < len(ids)).astype(np.float32),
-    row_B=np.arange(len(starts), dtype=np.int32),
+    row_B=number_B.astype(np.int32),
   )
 
 
@@ -50,19 +58,72 @@ def _random(seed: int, *counters: int) -> np.random.Generator:
   return np.random.default_rng((seed, *counters))
 
 
+class Stage(NamedTuple):
+  """Updates of one size, from one on until the next stage.
+
+  Attributes:
+    update: number of the first.
+    row: rows of all updates before it.
+    rows: of each.
+  """
+
+  update: int
+  row: int
+  rows: int
+
+
+def stages(batch: int, start: int = 0, ramp: int = 0, T: int = 1) -> list[Stage]:
+  """Returns the sizes of a run's updates, growing as GPT-3's do (section 2.3).
+
+  From `start` to `batch` rows over `ramp` tokens, linearly in the tokens read, in steps
+  of `start` rows: each size is a program to compile, so there should be few.
+
+  Args:
+    batch: rows of an update in the end.
+    start: rows of the first; 0 means `batch`.
+    ramp: tokens [of T a row].
+    T: tokens of a row.
+  """
+  made = [Stage(0, 0, start or batch)]
+  while made[-1].rows < batch:
+    update, row, rows = made[-1]
+    grown = rows // start * ramp / (batch // start - 1)  # tokens read when it grows
+    number = max(1, round((grown / T - row) / rows))
+    made.append(Stage(update + number, row + number * rows, rows + start))
+  return made
+
+
+def _stage(sizes: list[Stage], step: int) -> Stage:
+  """Returns the stage of the update that follows `step` updates."""
+  return next(stage for stage in reversed(sizes) if stage.update <= step)
+
+
+def rows_read(sizes: list[Stage], steps: int) -> int:
+  """Returns how many rows all of the first `steps` updates have."""
+  stage = _stage(sizes, steps)
+  return stage.row + (steps - stage.update) * stage.rows
+
+
 def training_batches(
-  ids: np.ndarray, *, T: int, rows: int, seed: int, order: str
+  ids: np.ndarray,
+  *,
+  T: int,
+  sizes: list[Stage],
+  seed: int,
+  order: str,
+  part: Callable[[int], np.ndarray] = np.arange,
 ) -> Callable[[int], Batch]:
-  """Returns batch(step), numpy arrays with `rows` windows of T tokens.
+  """Returns batch(step), numpy arrays with rows of T tokens.
 
   Args:
     ids: the training tokens.
     T: tokens of a window.
-    rows: windows of a batch.
+    sizes: how many rows there are.
     seed: of the order.
     order: 'epochs': every window once an epoch, in a new shuffle each, the cuts
       between windows moved at random so that no token is always at an edge; 'random':
       every window at a random offset, drawn independently (nanoGPT's way).
+    part: number of rows -> the numbers of those wanted: all, or a host's own.
 
   Raises:
     UserError: the text is shorter than one window and the token after it.
@@ -72,31 +133,34 @@ def training_batches(
       f'the training text has {len(ids) - 1} tokens, fewer than one context of '
       f'model.T={T}; use more text or a smaller model.T'
     )
-  if order == 'random':
-
-    def batch(step):
-      starts = _random(seed, step).integers(0, len(ids) - T, rows)
-      return windows(ids, starts, T)
-
-    return batch
-
   number = max(1, (len(ids) - T) // T)
   shuffled = grain.MapDataset.range(number).shuffle(seed=seed % 2**32).repeat()
   room = len(ids) - 1 - number * T
 
   def start(i):
     shift = _random(seed, i // number).integers(0, min(room, T - 1) + 1)
-    return shift + shuffled[i] * T
+    return shift + shuffled[int(i)] * T
 
   def batch(step):
-    starts = np.array([start(i) for i in range(step * rows, (step + 1) * rows)])
-    return windows(ids, starts, T)
+    stage = _stage(sizes, step)
+    own = part(stage.rows)
+    if order == 'random':
+      starts = _random(seed, step).integers(0, len(ids) - T, stage.rows)[own]
+    else:
+      first = stage.row + (step - stage.update) * stage.rows
+      starts = np.array([start(first + i) for i in own])
+    return windows(ids, starts, T, own)
 
   return batch
 
 
 def held_out_batches(
-  ids: np.ndarray, *, T: int, rows: int, limit: int = 0
+  ids: np.ndarray,
+  *,
+  T: int,
+  rows: int,
+  limit: int = 0,
+  part: Callable[[int], np.ndarray] = np.arange,
 ) -> Iterator[Batch]:
   """Yields windows that cover every target once, in order; the last rows may be empty.
 
@@ -105,16 +169,18 @@ def held_out_batches(
     T: tokens of a window.
     rows: windows of a batch.
     limit: if not 0, about how many targets to cover, by windows evenly spread.
+    part: as in `training_batches`.
   """
   starts = np.arange(0, len(ids) - 1, T)
   if limit and limit < len(ids) - 1:
     number = max(1, limit // T)
     starts = starts[np.arange(number) * len(starts) // number]
+  own = part(rows)
   for i in range(0, len(starts), rows):
     some = starts[i : i + rows]
     # A row that starts at the end has no target.
     empty = np.full(rows - len(some), len(ids) - 1)
-    yield windows(ids, np.concatenate([some, empty]), T)
+    yield windows(ids, np.concatenate([some, empty])[own], T, own)
 
 
 def prefetched(

@@ -102,6 +102,7 @@ def kernel_for(
   T: int,
   H: int,
   dropout: bool,
+  devices: int,
 ) -> tuple[str, str]:
   """Returns the kernel for attention of a text to itself, and why, in words.
 
@@ -116,6 +117,7 @@ def kernel_for(
     T: tokens of a text.
     H: features of a head.
     dropout: whether attention weights are dropped.
+    devices: how many there are.
   """
   needs = {
     'gpu': (
@@ -133,6 +135,8 @@ def kernel_for(
         'a context of whole blocks of 128': T % 128 == 0,
         'heads of 64 features or a multiple': H % 64 == 0,
         'no dropout': not dropout,
+        # The compiler can not divide it over a mesh.
+        'a single device': devices == 1,
       },
     ),
   }
@@ -164,6 +168,7 @@ def chosen_kernel(
     T=T,
     H=H,
     dropout=dropout,
+    devices=jax.device_count(),
   )
 
 
@@ -171,10 +176,10 @@ def attend_text(
   q_BNTH: jax.Array,
   k_BNTH: jax.Array,
   v_BNTH: jax.Array,
+  drop: Dropout | None,
   *,
   band: int,
   flash: str,
-  drop: Dropout | None,
 ) -> jax.Array:
   """Returns causal attention of texts to themselves, [B, N, T, H].
 
@@ -182,9 +187,9 @@ def attend_text(
     q_BNTH: queries, already scaled.
     k_BNTH: keys.
     v_BNTH: values.
+    drop: dropout on the attention weights, or None.
     band: positions that a position sees, its own included; at least T for all.
     flash: as in `config.Model`.
-    drop: dropout on the attention weights, or None.
   """
   T, H = q_BNTH.shape[2:]
   dtype, dropout = str(q_BNTH.dtype), drop is not None

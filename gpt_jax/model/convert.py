@@ -277,8 +277,9 @@ def family_of(params: dict, c: Shape) -> str:
 def write(params: dict, c: Shape, dropout: float, eos: int, folder: Path) -> str:
   """Writes config.json and model.safetensors as Hugging Face has them.
 
-  Biases that the model lacks are written as zeros. gpt_neo does not scale attention,
-  so where the model does, the scale goes into the query's weights.
+  Biases that the model lacks are written as zeros. Where the model scales attention
+  otherwise than the architecture (gpt_neo does not at all), that goes into the query's
+  weights; the scale of the output (`Shape.width`) goes into the last LayerNorm.
 
   Args:
     params: the parameter tree.
@@ -295,6 +296,8 @@ def write(params: dict, c: Shape, dropout: float, eos: int, folder: Path) -> str
   """
   family = family_of(params, c)
   flat = {path: np.asarray(x) for path, x in flatten_dict(params, sep='/').items()}
+  theirs = (c.D // c.N) ** -0.5 if c.attention_scale and family != 'gpt_neo' else 1.0
+  last = 'ln_f/' if c.norm == 'pre' else f'h_{c.L - 1}/ln_2/'
   arrays = {}
   for tensor in _tensors(family, c):
     parts = []
@@ -302,8 +305,10 @@ def write(params: dict, c: Shape, dropout: float, eos: int, folder: Path) -> str
       part = flat.get(path)
       if part is None:
         part = np.zeros(tensor.shape[-1] // len(tensor.paths), np.float32)
-      if family == 'gpt_neo' and c.attention_scale and '/attn/q/' in path:
-        part = part * np.float32((c.D // c.N) ** -0.5)
+      if '/attn/q/' in path:
+        part = part * np.float32(c.query_scale / theirs)
+      if path.startswith(last):
+        part = part / np.float32(c.width)
       parts.append(part[: c.vocab] if path in ('wte', 'lm_head') else part)
     array = np.concatenate(parts, axis=-1)
     name = (

@@ -19,6 +19,8 @@ V is the vocabulary rounded up to a multiple of 128; the logits of the padding a
 """
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -74,6 +76,9 @@ class Shape:
   dtype: str
   remat: str
   flash: str
+  scan: bool
+  mup_base: int
+  mup_base_N: int
 
   @classmethod
   def of(cls, model: config.Model, vocab: int) -> 'Shape':
@@ -93,16 +98,37 @@ class Shape:
     """Rows of `wte`: the vocabulary rounded up to a multiple of 128."""
     return -(-self.vocab // 128) * 128
 
+  @property
+  def width(self) -> float:
+    """The width over that of the base model; 1 in the standard parametrisation."""
+    return self.D / (self.mup_base or self.D)
+
+  @property
+  def query_scale(self) -> float:
+    """What queries are multiplied by: 1 / sqrt(H), or 1 where attention isn't scaled.
+
+    Attention logits are to go as 1 / H (Tensor Programs V, section 4 and definition
+    4.1), so that much more shrinks them where heads are larger than the base model's.
+    """
+    H = self.D // self.N
+    base_H = self.mup_base // self.mup_base_N if self.mup_base_N else H
+    return (base_H**-0.5 if self.attention_scale else 1.0) * (base_H / H)
+
 
 def normal(shape: Shape, residual: bool = False):
-  """Returns the initialiser of weights: N(0, 0.02) (GPT-1, section 4.1).
+  """Returns the initialiser of kernels: N(0, 0.02) (GPT-1, section 4.1).
 
   GPT-2 (section 2.3) scales weights that write to the residual stream by 1/sqrt(N)
   for N residual layers; as in nanoGPT, N = 2 L here, since a block has two.
-  Differs: GPT-2's released code draws `wpe` from N(0, 0.01).
+  The variance of kernels goes as 1 / width from the base model on (Tensor Programs V,
+  table 8), that of embeddings (`_EMBEDDING`) does not.
   """
-  scaled = residual and shape.scaled_init
-  return nn.initializers.normal(0.02 / (2 * shape.L) ** 0.5 if scaled else 0.02)
+  branches = 2 * shape.L if residual and shape.scaled_init else 1
+  return nn.initializers.normal(0.02 / (branches * shape.width) ** 0.5)
+
+
+# Differs: GPT-2's released code draws `wpe` from N(0, 0.01).
+_EMBEDDING = nn.initializers.normal(0.02)
 
 
 class Attention(nn.Module):
@@ -120,8 +146,7 @@ class Attention(nn.Module):
       return y_BTD.reshape(*y_BTD.shape[:2], c.N, c.D // c.N).swapaxes(1, 2)
 
     q_BNTH, k_BNSH, v_BNSH = heads('q'), heads('k'), heads('v')
-    if c.attention_scale:
-      q_BNTH = q_BNTH * (c.D // c.N) ** -0.5
+    q_BNTH = q_BNTH * c.query_scale
     if kv is not None:
       k_BNSH, v_BNSH = kv = tuple(
         jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), slot, axis=2)
@@ -131,9 +156,10 @@ class Attention(nn.Module):
     if kv is None:
       T = x_BTD.shape[1]
       band = c.band if self.banded else T
-      y_BNTH = attend_text(
-        q_BNTH, k_BNSH, v_BNSH, band=band, flash=c.flash, drop=drop_weights
-      )
+      attend_all = partial(attend_text, band=band, flash=c.flash)
+      if c.remat == 'attention':
+        attend_all = jax.checkpoint(attend_all)
+      y_BNTH = attend_all(q_BNTH, k_BNSH, v_BNSH, drop_weights)
     else:
       y_BNTH = attend(q_BNTH, k_BNSH, v_BNSH, allowed, drop_weights)
     y_BTD = y_BNTH.swapaxes(1, 2).reshape(x_BTD.shape)
@@ -182,6 +208,10 @@ class Block(nn.Module):
     return x_BTD + mlp(ln_2(x_BTD), drop), kv
 
 
+def _as_it_is(x: jax.Array) -> jax.Array:
+  return x
+
+
 class GPT(nn.Module):
   """A decoder-only transformer; `params` is its only collection."""
 
@@ -195,7 +225,9 @@ class GPT(nn.Module):
     drop: Dropout | None = None,
     cache: Cache | None = None,
     length_B: jax.Array | None = None,
-  ) -> tuple[jax.Array, Cache | None]:
+    logits: bool = True,
+    spread: Callable[[jax.Array], jax.Array] = _as_it_is,
+  ) -> tuple[jax.Array, Cache | jax.Array | None]:
     """Returns logits of the next tokens and the cache, extended.
 
     Args:
@@ -206,11 +238,15 @@ class GPT(nn.Module):
       length_B: with a cache and no beams: how many of each row's T tokens are real; the
         rest is padding that no later token sees. The logits are then [B, V], of the
         last real token of each row; otherwise they are [B, T, V].
+      logits: if not, returns their two factors, x_BTD and head_VD, of the compute dtype
+        (for a loss that never holds all logits).
+      spread: is applied to the residual stream before each layer and after the last:
+        the identity, but for how its rows are spread over devices.
     """
     c = self.shape
     T = ids_BT.shape[1]
-    wte_VD = self.param('wte', normal(c), (c.V, c.D))
-    wpe_TD = self.param('wpe', normal(c), (c.T, c.D))
+    wte_VD = self.param('wte', _EMBEDDING, (c.V, c.D))
+    wpe_TD = self.param('wpe', _EMBEDDING, (c.T, c.D))
     if c.dropout_wte:
       wte_VD = drop_matrix(wte_VD, drop and drop.at(c.L))
       wpe_TD = drop_matrix(wpe_TD, drop and drop.at(c.L + 1))
@@ -229,13 +265,19 @@ class GPT(nn.Module):
 
     if not c.dropout_wte:
       x_BTD = apply_dropout(x_BTD, drop and drop.at(c.L))
-    new_kv = []
-    make = nn.remat(Block) if c.remat == 'block' else Block
-    for layer, kind in enumerate(c.attention):
-      block = make(c, kind == 'banded', name=f'h_{layer}')
-      allowed = banded if kind == 'banded' else dense
-      x_BTD, layer_kv = block(x_BTD, allowed, kv[layer], slot, drop and drop.at(layer))
-      new_kv.append(layer_kv)
+    if c.scan and cache is None and not self.is_initializing():
+      layers = [self.variables['params'][f'h_{layer}'] for layer in range(c.L)]
+      x_BTD = _scanned(c, layers, x_BTD, dense, drop, spread)
+    else:
+      new_kv = []
+      make = nn.remat(Block) if c.remat == 'block' else Block
+      for layer, kind in enumerate(c.attention):
+        block = make(c, kind == 'banded', name=f'h_{layer}')
+        allowed = banded if kind == 'banded' else dense
+        here = drop and drop.at(layer)
+        x_BTD, layer_kv = block(spread(x_BTD), allowed, kv[layer], slot, here)
+        new_kv.append(layer_kv)
+    x_BTD = spread(x_BTD)
     if cache is not None:
       cache = cache.replace(kv=tuple(new_kv))
       if length_B is not None:
@@ -243,9 +285,52 @@ class GPT(nn.Module):
 
     if c.norm == 'pre':
       x_BTD = LayerNorm(c.bias, c.dtype, name='ln_f')(x_BTD)
-    head_VD = wte_VD if c.tied else self.param('lm_head', normal(c), (c.V, c.D))
-    logits = _logits(x_BTD.astype(c.dtype), head_VD.astype(c.dtype))
-    return jnp.where(jnp.arange(c.V) < c.vocab, logits, -jnp.inf), cache
+    head_VD = wte_VD if c.tied else self.param('lm_head', _EMBEDDING, (c.V, c.D))
+    x_BTD, head_VD = (x_BTD / c.width).astype(c.dtype), head_VD.astype(c.dtype)
+    if not logits:
+      return x_BTD, head_VD
+    return without_padding(_logits(x_BTD, head_VD), c.vocab), cache
+
+
+def _scanned(
+  c: Shape,
+  layers: list[dict],
+  x_BTD: jax.Array,
+  causal_TT: jax.Array,
+  drop: Dropout | None,
+  spread: Callable[[jax.Array], jax.Array],
+) -> jax.Array:
+  """Returns x after all layers, whose parameters are stacked for a compiled loop.
+
+  They are stacked here, in the program, so that state, optimizer and checkpoints know
+  one form of parameters; the price is a copy of the weights and of their gradients. A
+  turn of the loop takes one period of the attention's pattern.
+  """
+  period = next(
+    p for p in range(1, c.L + 1) if c.attention[:p] * (c.L // p) == c.attention
+  )
+
+  def turn(x_BTD, given):
+    first, params = given
+    for i in range(period):
+      block = Block(c, c.attention[i] == 'banded')
+      here = drop and drop.at(first + i)
+      args = spread(x_BTD), causal_TT, None, None, here
+      x_BTD, _ = block.apply({'params': params[i]}, *args)
+    return x_BTD, None
+
+  if c.remat == 'block':
+    turn = jax.checkpoint(turn, prevent_cse=False)
+  stacked = [
+    jax.tree.map(lambda *each: jnp.stack(each), *layers[i::period])
+    for i in range(period)
+  ]
+  return jax.lax.scan(turn, x_BTD, (jnp.arange(0, c.L, period), stacked))[0]
+
+
+def without_padding(logits: jax.Array, vocab: int) -> jax.Array:
+  """Returns logits [..., V] with -inf for the entries from `vocab` on."""
+  return jnp.where(jnp.arange(logits.shape[-1]) < vocab, logits, -jnp.inf)
 
 
 def _logits(x: jax.Array, head_VD: jax.Array) -> jax.Array:

@@ -6,6 +6,7 @@ import pathlib
 import re
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
@@ -56,7 +57,8 @@ class Checkpoints:
         int(state.step),
         args=ocp.args.Composite(
           params=ocp.args.StandardSave(state.params),
-          rest=ocp.args.StandardSave({'opt_state': state.opt_state}),
+          rest=ocp.args.StandardSave(_rest(state)),
+          **({'ema': ocp.args.StandardSave(state.ema)} if state.ema else {}),
         ),
         metrics={'nll': math.inf if nll is None else nll},
       )
@@ -83,29 +85,45 @@ class Checkpoints:
     return self.manager.best_step()
 
   def restore(self, step: int, like: State) -> State:
-    """Returns the state saved after `step` updates, on this process's first device.
+    """Returns the state saved after `step` updates.
 
     Args:
       step: one of the checkpoints kept.
-      like: a state of the same shapes (arrays or `jax.eval_shape`'s results).
+      like: the shapes of such a state, with shardings that say where it goes; they
+        need not be those of the state that was saved.
     """
     restored = self.manager.restore(
       step,
       args=ocp.args.Composite(
-        params=ocp.args.StandardRestore(_here(like.params)),
-        rest=ocp.args.StandardRestore(_here({'opt_state': like.opt_state})),
+        params=ocp.args.StandardRestore(like.params),
+        rest=ocp.args.StandardRestore(_rest(like)),
+        **({'ema': ocp.args.StandardRestore(like.ema)} if like.ema else {}),
       ),
     )
-    return State(
+    return like.replace(
       params=restored['params'],
-      opt_state=restored['rest']['opt_state'],
-      step=jax.numpy.int32(step),
+      step=jax.device_put(np.int32(step), like.step.sharding),
+      **restored['rest'],
+      **({'ema': restored['ema']} if like.ema else {}),
     )
 
-  def restore_params(self, step: int, like: dict) -> dict:
-    """Returns only the parameters saved after `step` updates."""
-    args = ocp.args.Composite(params=ocp.args.StandardRestore(_here(like)))
-    return self.manager.restore(step, args=args)['params']
+  def restore_params(self, step: int, like: dict, *, averaged: bool) -> dict:
+    """Returns only the parameters saved after `step` updates, on the first device.
+
+    Args:
+      step: one of the checkpoints kept.
+      like: their shapes.
+      averaged: whether to return their moving average, which the run must have kept.
+    """
+    item = 'ema' if averaged else 'params'
+    args = ocp.args.Composite(**{item: ocp.args.StandardRestore(_here(like))})
+    return self.manager.restore(step, args=args)[item]
+
+
+def _rest(state: State) -> dict:
+  """Returns what a state holds besides parameters and their average."""
+  guard = {} if state.guard is None else {'guard': state.guard}
+  return {'opt_state': state.opt_state, **guard}
 
 
 @contextlib.contextmanager

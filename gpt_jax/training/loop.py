@@ -1,5 +1,6 @@
 """The only training loop: update, and where due log, evaluate, sample, save."""
 
+import collections
 import contextlib
 import math
 import os
@@ -15,13 +16,21 @@ from gpt_jax import config
 from gpt_jax.config import UserError
 from gpt_jax.data.batches import Batch, prefetched
 from gpt_jax.training.checkpoint import Checkpoints
+from gpt_jax.training.meter import Meter
 from gpt_jax.training.optim import Hyper
 from gpt_jax.training.record import Record
 from gpt_jax.training.step import State
 
+_MOST_SPIKES = 20  # updates left out one after another
+_MOST_ROLL_BACKS = 5  # to one checkpoint
+
 
 class Interrupted(Exception):
   """Training was asked to stop, and has saved. Carries the signal's number."""
+
+
+class _Spike(Exception):
+  """The guard wants to roll back. Carries the number of the update, and its loss."""
 
 
 def train(
@@ -32,8 +41,11 @@ def train(
   batch: Callable[[int], Batch],
   evaluate: Callable[[dict], dict[str, float]],
   sample: Callable[[dict], str],
-  record: Record,
+  record: Record | None,
+  meter: Meter,
   checkpoints: Checkpoints,
+  restore: Callable[[int], State],
+  anywhere: Callable[[int], int] | None = None,
   profile: tuple[int, int] | None = None,
   profile_folder: str = '',
 ) -> State:
@@ -46,123 +58,136 @@ def train(
     batch: the batch of an update, by number.
     evaluate: parameters -> metrics; 'valid_nll' [nats/token] chooses the best.
     sample: parameters -> text for samples.txt.
-    record: open at `state.step`.
+    record: open at `state.step`; None for a process that writes and shows nothing.
+    meter: of the speed.
     checkpoints: of this run.
+    restore: number of updates -> the state in that checkpoint.
+    anywhere: of several processes: the largest of a number of theirs. They stop when
+      one was asked to, at an update that is logged.
     profile: trace the updates first .. last - 1 into `profile_folder`.
 
   Raises:
-    UserError: the loss is no longer finite, or a checkpoint could not be written.
+    UserError: the loss is no longer finite, spikes do not end, or a checkpoint could
+      not be written.
     Interrupted: by SIGINT or SIGTERM; the state reached is saved.
   """
   hp = Hyper.of(run)
   first = int(state.step)
-  tokens = run.batch * run.model.T
   finite, tracing = 'none yet', False
   waiting = None  # the last update's step and metrics: fetched one step late
+  spikes = 0  # one after another
+  rolled_back, passed_over = collections.Counter(), collections.Counter()
 
   def fetch(due: bool) -> None:
     """Looks at the metrics of the update before: by now they are computed."""
-    nonlocal finite, waiting
+    nonlocal finite, waiting, spikes
     if waiting is None:
       return
     step, metrics = waiting
     waiting = None
-    loss = float(metrics['loss'])
-    if not math.isfinite(loss):
-      latest = checkpoints.latest()
+    with meter.computing():
+      loss = float(metrics['loss'])
+    spike = bool(metrics.get('spike', False))
+    spikes = spikes + 1 if spike else 0
+    if spikes > _MOST_SPIKES or not (spike or math.isfinite(loss)):
       raise UserError(
-        f'the loss of update {step} is {loss}; the last finite one was {finite}. '
-        + (
-          f'The last checkpoint is {checkpoints.folder / str(latest)}. '
-          if latest is not None
-          else 'There is no checkpoint yet. '
-        )
-        + 'Lower optim.lr or optim.clip, or lengthen optim.warmup, in a new workdir.'
+        f'the loss of update {step} is {loss}; the last good one was {finite}. '
+        f'{_last_checkpoint(checkpoints)} Lower optim.lr or optim.clip, or lengthen '
+        'optim.warmup, in a new workdir.'
       )
-    finite = f'{loss:.4f} at update {step}'
-    if due:
-      rate = meter.rate()
-      record.write(
-        step,
-        {name: float(value) for name, value in metrics.items()}
-        | {'tokens_per_s': rate, 'seconds': meter.seconds()},
-      )
-      shown.update(step, loss, rate)
+    if spike and run.optim.guard == 'rollback' and checkpoints.latest() is not None:
+      raise _Spike(step, loss)
+    finite = finite if spike else f'{loss:.4f} at update {step}'
+    if due and record:
+      speed = meter.window()
+      values = {name: float(value) for name, value in metrics.items()}
+      record.write(step, values | speed)
+      shown.update(step, loss, speed)
 
-  with (
-    _signals() as asked,
-    _Shown(run.steps, first) as shown,
-    contextlib.closing(prefetched(batch, first, run.steps)) as batches,
-  ):
-    meter = _Meter(tokens)
-    for step, rows in enumerate(batches, start=first + 1):
-      if profile and profile[0] < step <= profile[1] and not tracing:
-        jax.profiler.start_trace(profile_folder)
-        tracing = True
-      state, metrics = update(state, rows, hp)
-      fetch(due=(step - 1) % run.log_every == 0)
-      waiting = step, metrics
-      meter.count()
-      if tracing and step >= profile[1]:
-        jax.block_until_ready(state)
-        jax.profiler.stop_trace()
-        tracing = False
+  def go(state: State) -> State:
+    """Returns the state at the end of the run."""
+    nonlocal tracing, waiting
+    first = int(state.step)
+    over = 0 if state.guard is None else int(state.guard.passed_over)
+    ahead = prefetched(lambda step: batch(step + over), first, run.steps)
+    with contextlib.closing(ahead) as batches:
+      for step, rows in enumerate(meter.inputs(batches), start=first + 1):
+        if profile and profile[0] < step <= profile[1] and not tracing:
+          jax.profiler.start_trace(profile_folder)
+          tracing = True
+        state, metrics = update(state, rows, hp)
+        fetch(due=(step - 1) % run.log_every == 0)
+        waiting = step, metrics
+        meter.count(rows.w_BT.size)
+        if tracing and step >= profile[1]:
+          jax.block_until_ready(state)
+          jax.profiler.stop_trace()
+          tracing = False
 
-      last = step == run.steps
-      evaluated = None
-      if last or step % run.eval_every == 0:
-        fetch(due=last or step % run.log_every == 0)
-        with meter.paused():
-          evaluated = evaluate(state.params)
-          record.write(step, evaluated)
-          shown.print(step, evaluated)
-          if run.sample_tokens:
-            text = sample(state.params)
-            record.write_samples(step, text)
-      if evaluated or asked:
-        fetch(due=step % run.log_every == 0)
-        with meter.paused():
-          checkpoints.save(state, evaluated and evaluated['valid_nll'])
-      if asked and not last:
-        checkpoints.wait()
-        raise Interrupted(asked[0])
+        last = step == run.steps
+        evaluated = None
+        stop = asked[0] if asked else 0
+        if anywhere:
+          stop = anywhere(stop) if step % run.log_every == 0 else 0
+        if last or step % run.eval_every == 0:
+          fetch(due=last or step % run.log_every == 0)
+          with meter.paused():
+            evaluated = evaluate(state.weights)
+            text = sample(state.weights) if run.sample_tokens else ''
+            if record:
+              record.write(step, evaluated)
+              shown.print(step, evaluated)
+              if text:
+                record.write_samples(step, text)
+        if evaluated or stop:
+          fetch(due=step % run.log_every == 0)
+          with meter.paused():
+            checkpoints.save(state, evaluated and evaluated['valid_nll'])
+        if stop and not last:
+          checkpoints.wait()
+          raise Interrupted(stop)
+      checkpoints.wait()
+    return state
+
+  def back(step: int, loss: float) -> State:
+    """Returns the last checkpoint's state, which will go on with later data."""
     checkpoints.wait()
-  return state
+    saved = checkpoints.latest()
+    rolled_back[saved] += 1
+    if rolled_back[saved] > _MOST_ROLL_BACKS:
+      raise UserError(
+        f'the loss of update {step} is {loss}, a spike, and {_MOST_ROLL_BACKS} '
+        f'roll-backs to update {saved} did not help; the last good one was {finite}. '
+        'Lower optim.lr or optim.clip in a new workdir, or raise optim.guard_sigmas.'
+      )
+    if record:
+      record.cut(saved)
+      shown.say(f'update {step}: loss {loss:.4f} is a spike; back to update {saved}')
+    state = restore(saved)
+    passed_over[saved] += step - saved
+    over = state.guard.passed_over + passed_over[saved]
+    return state.replace(guard=state.guard.replace(passed_over=over))
+
+  with _signals() as asked, _Shown(run.steps, first, record is not None) as shown:
+    while True:
+      try:
+        return go(state)
+      except _Spike as spike:
+        state, waiting = back(*spike.args), None
 
 
-class _Meter:
-  """Tokens per second of training proper, without evaluation and saving."""
-
-  def __init__(self, tokens: int):
-    self.tokens = tokens
-    self.start = self.last = time.monotonic()
-    self.steps = 0
-
-  def count(self) -> None:
-    self.steps += 1
-
-  def seconds(self) -> float:
-    return round(time.monotonic() - self.start, 3)
-
-  def rate(self) -> float:
-    """Returns tokens per second since the last call."""
-    now = time.monotonic()
-    rate = self.steps * self.tokens / max(now - self.last, 1e-9)
-    self.last, self.steps = now, 0
-    return round(rate, 1)
-
-  @contextlib.contextmanager
-  def paused(self) -> Iterator[None]:
-    begin = time.monotonic()
-    yield
-    self.last += time.monotonic() - begin
+def _last_checkpoint(checkpoints: Checkpoints) -> str:
+  latest = checkpoints.latest()
+  if latest is None:
+    return 'There is no checkpoint yet.'
+  return f'The last checkpoint is {checkpoints.folder / str(latest)}.'
 
 
 class _Shown:
   """A progress bar on a terminal, a plain line every few seconds elsewhere."""
 
-  def __init__(self, steps: int, first: int):
-    self.terminal = sys.stderr.isatty()
+  def __init__(self, steps: int, first: int, on: bool):
+    self.terminal = on and sys.stderr.isatty()
     self.bar = rich.progress.Progress(
       rich.progress.TextColumn('{task.completed}/{task.total} updates'),
       rich.progress.BarColumn(),
@@ -184,8 +209,10 @@ class _Shown:
   def __exit__(self, *_) -> None:
     self.bar.stop()
 
-  def update(self, step: int, loss: float, rate: float) -> None:
-    text = f'loss {loss:.3f}  {rate:,.0f} tokens/s'
+  def update(self, step: int, loss: float, speed: dict[str, float]) -> None:
+    text = f'loss {loss:.3f}  {speed["tokens_per_s"]:,.0f} tokens/s'
+    if 'mfu' in speed:
+      text += f'  {100 * speed["mfu"]:.1f} % of peak'
     self.bar.update(self.task, completed=step, text=text)
     now = time.monotonic()
     if not self.terminal and (now - self.printed > 5 or step == self.steps):
@@ -199,7 +226,10 @@ class _Shown:
 
   def print(self, step: int, values: dict[str, float]) -> None:
     text = '  '.join(f'{name} {value:.4f}' for name, value in values.items())
-    self.bar.console.print(f'update {step}: {text}', highlight=False)
+    self.say(f'update {step}: {text}')
+
+  def say(self, text: str) -> None:
+    self.bar.console.print(text, highlight=False)
 
 
 @contextlib.contextmanager

@@ -30,6 +30,8 @@ class Hyper:
   eps: jax.Array
   weight_decay: jax.Array
   clip: jax.Array
+  ema: jax.Array
+  guard_sigmas: jax.Array
 
   @classmethod
   def of(cls, run: config.Run) -> 'Hyper':
@@ -108,23 +110,78 @@ def _adam_sized(updates, _):
   return jax.tree.map(lambda u: u * 0.2 * max(u.shape) ** 0.5, updates)
 
 
+def _kernel_rate(name: str, width: float) -> optax.GradientTransformation:
+  """Returns the change of the kernels' rate for a model `width` times as wide.
+
+  Adam's updates have entries of about 1, whatever the width, and what they add to an
+  activation is a sum over it: 1 / width (Tensor Programs V, table 8). An orthogonal
+  update has spectral norm 1, which is what is right at any width where rows and columns
+  grow alike (Yang, Simon & Bernstein 2023, condition 1); `_adam_sized` multiplies it by
+  the root of a width, so Muon needs 1 / sqrt(width). All else keeps its rate, and decay
+  follows after this, so that a tensor's shrinking is the same at any width.
+  """
+  rate = width**-0.5 if name == 'muon' else 1 / width
+
+  def by_name(path, update):
+    return update * rate if path[-1].key == 'kernel' else update
+
+  return optax.stateless(
+    lambda updates, _: jax.tree_util.tree_map_with_path(by_name, updates)
+  )
+
+
 def transformation(
-  optim: config.Optim, hp: Hyper, step: jax.Array
+  optim: config.Optim, hp: Hyper, step: jax.Array, width: float = 1.0
 ) -> optax.GradientTransformation:
-  """Returns the optax transformation whose update follows `step` updates."""
+  """Returns the optax transformation whose update follows `step` updates.
+
+  'adam_gpt1' is Adam as GPT-1's released code has it (openai/finetune-transformer-lm,
+  opt.py): eps is added to the root of v before its bias is corrected, and the factor
+  that corrects, sqrt(1 - beta2^t) / (1 - beta1^t), is on the decay too.
+
+  'adafactor' is that of Shazeer & Stern (2018, algorithms 4 and 5) with the constants
+  of algorithm 6: no momentum, second moments of all matrices factored, beta2 =
+  1 - t^-0.8, eps 1e-30, updates clipped to an RMS of 1 in each tensor. Differs: the
+  rate is the run's, not relative to the RMS of each parameter (section 8), and decay
+  is decoupled; so both are of AdamW's size.
+
+  'lion' is algorithm 2 of Chen et al. (2023): the sign of an interpolation of gradient
+  and momentum. Entries of an update are 1, so rates are 3 to 10 times smaller than
+  AdamW's, and the decay larger by as much (section 5).
+
+  Args:
+    optim: its choices (optimizer, schedule, whether gradients are clipped) are static.
+    hp: its numbers.
+    step: updates done.
+    width: `Shape.width`: of the model, over that at which the numbers were tuned.
+  """
   adam = optax.scale_by_adam(hp.beta1, hp.beta2, hp.eps)
   muon = optax.chain(
     optax.contrib.scale_by_muon(weight_dimension_numbers=_matrices),
     optax.stateless(_adam_sized),
   )
+  decay = hp.weight_decay
   parts = []
   if optim.clip:
     parts.append(optax.clip_by_global_norm(hp.clip))
   if optim.name == 'adamw':
     parts.append(adam)
+  elif optim.name == 'adam_gpt1':
+    update = jnp.float32(step) + 1
+    root = jnp.sqrt(1 - hp.beta2**update)
+    # Optax adds eps to the corrected root: eps / root there is eps before it.
+    parts.append(optax.scale_by_adam(hp.beta1, hp.beta2, hp.eps / root))
+    decay *= root / (1 - hp.beta1**update)
   elif optim.name == 'muon':
     parts.append(optax.partition({'muon': muon, 'adam': adam}, muon_or_adam))
+  elif optim.name == 'adafactor':
+    parts.append(optax.scale_by_factored_rms(min_dim_size_to_factor=1))
+    parts.append(optax.clip_by_block_rms(1.0))
+  elif optim.name == 'lion':
+    parts.append(optax.scale_by_lion(hp.beta1, hp.beta2))
+  if width != 1:
+    parts.append(_kernel_rate(optim.name, width))
   if optim.name != 'sgd':
-    parts.append(optax.add_decayed_weights(hp.weight_decay, decays))
+    parts.append(optax.add_decayed_weights(decay, decays))
   parts.append(optax.scale(-learning_rate(step, hp, optim.schedule)))
   return optax.chain(*parts)

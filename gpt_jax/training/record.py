@@ -15,7 +15,15 @@ from gpt_jax.files import write_whole
 
 # Fields that depend on the machine and the moment: two runs of one config agree in all
 # others.
-CLOCK_FIELDS = ('seconds', 'tokens_per_s')
+CLOCK_FIELDS = (
+  'seconds',
+  'tokens_per_s',
+  'input_ms',
+  'compute_ms',
+  'other_ms',
+  'mfu',
+  'peak_memory_mib',
+)
 _SAMPLE_MARK = '=== step '
 
 
@@ -37,7 +45,15 @@ class Record:
     What was recorded of later updates is cut off: those are about to be done again.
     """
     self.workdir = pathlib.Path(workdir)
-    kept = [line for line in read_metrics(workdir) if line['step'] <= step]
+    self._open(step)
+
+  def cut(self, step: int) -> None:
+    """Forgets what was recorded of updates after `step`, and goes on from there."""
+    self.close()
+    self._open(step)
+
+  def _open(self, step: int) -> None:
+    kept = [line for line in read_metrics(self.workdir) if line['step'] <= step]
     write_whole(
       self.workdir / 'metrics.jsonl', ''.join(json.dumps(k) + '\n' for k in kept)
     )

@@ -12,6 +12,7 @@ from gpt_jax.data.batches import Batch
 from gpt_jax.model.gpt import GPT, Shape, init_params
 from gpt_jax.model.layers import Dropout
 from gpt_jax.training import loss, optim
+from gpt_jax.training.guard import Guard, judge
 
 
 @flax.struct.dataclass
@@ -22,19 +23,70 @@ class State:
     params: the model's parameters, float32.
     opt_state: optax's state.
     step: int32 scalar, updates done.
+    ema: the moving average of the parameters, or None where there is none.
+    guard: of the guard against spikes, or None where there is none.
   """
 
   params: dict
   opt_state: optax.OptState
   step: jax.Array
+  ema: dict | None = None
+  guard: Guard | None = None
+
+  @property
+  def weights(self) -> dict:
+    """The parameters to evaluate and to use: averaged, where there is an average."""
+    return self.params if self.ema is None else self.ema
 
 
 def init_state(run: config.Run, shape: Shape, params: dict | None = None) -> State:
   """Returns the state before the first update, with new parameters unless given."""
   params = init_params(shape, run.seed) if params is None else params
   step = jnp.int32(0)
-  tx = optim.transformation(run.optim, optim.Hyper.of(run), step)
-  return State(params, tx.init(params), step)
+  tx = optim.transformation(run.optim, optim.Hyper.of(run), step, shape.width)
+  return State(
+    params=params,
+    opt_state=tx.init(params),
+    step=step,
+    # A copy: the same buffer can't be donated twice.
+    ema=jax.tree.map(jnp.array, params) if run.optim.ema else None,
+    guard=Guard.new() if run.optim.guard != 'off' else None,
+  )
+
+
+def averaged(ema: dict, params: dict, step: jax.Array, decay: jax.Array) -> dict:
+  """Returns the moving average after update number `step` + 1.
+
+  The decay rises to its value as (1 + step) / (10 + step), so that early weights,
+  which were far off, are forgotten (as TensorFlow's ExponentialMovingAverage does).
+  """
+  decay = jnp.minimum(decay, (1 + step) / (10 + step))
+  return jax.tree.map(lambda old, new: old + (1 - decay) * (new - old), ema, params)
+
+
+def model_nll_sum(
+  params: dict,
+  batch: Batch,
+  shape: Shape,
+  loss_chunk: int,
+  **how,
+) -> jax.Array:
+  """Returns the sum of -log p over a batch's targets, weighted [nats].
+
+  Args:
+    params: of the model.
+    batch: leaves [B, ...].
+    shape: of the model.
+    loss_chunk: as in `config.Run`.
+    **how: `drop` and `spread` of the model.
+  """
+  apply = partial(GPT(shape).apply, {'params': params}, batch.ids_BT, **how)
+  if not loss_chunk:
+    return loss.nll_sum(apply()[0], batch.y_BT, batch.w_BT)
+  x_BTD, head_VD = apply(logits=False)
+  return loss.chunked_nll_sum(
+    x_BTD, head_VD, batch.y_BT, batch.w_BT, shape.vocab, loss_chunk
+  )
 
 
 _ALL_ROWS = 2**31 - 1  # the number of no row: the key of what all rows share
@@ -55,6 +107,7 @@ def train_step(
   run: config.Run,
   shape: Shape,
   axis: str | None = None,
+  **how,
 ) -> tuple[State, dict[str, jax.Array]]:
   """Returns the state after one update, and its metrics.
 
@@ -69,10 +122,11 @@ def train_step(
     run: its choices (optimizer, schedule, whether there is dropout) are static.
     shape: of the model.
     axis: name of the mapped axis that devices form, or None.
+    **how: `spread` of the model.
 
   Returns:
     The state, and float32 scalars: loss [nats/token], grad_norm (before clipping) and
-    lr, all of this update.
+    lr, all of this update; with a guard also spike, 1 for an update that was left out.
   """
 
   def sum_devices(tree):
@@ -84,9 +138,8 @@ def train_step(
     drop = None
     if run.model.dropout:
       drop = dropout(hp, state.step, micro.row_B)
-    logits_BTV, _ = GPT(shape).apply({'params': params}, micro.ids_BT, drop=drop)
+    nll = model_nll_sum(params, micro, shape, run.loss_chunk, drop=drop, **how)
     # Where no target counts, the loss is zero rather than 0 / 0.
-    nll = loss.nll_sum(logits_BTV, micro.y_BT, micro.w_BT)
     return nll / jnp.maximum(count, 1)
 
   def add_micro(total, micro):
@@ -100,7 +153,7 @@ def train_step(
     total, _ = jax.lax.scan(add_micro, total, rest)
   nll, grads = sum_devices(total)
 
-  tx = optim.transformation(run.optim, hp, state.step)
+  tx = optim.transformation(run.optim, hp, state.step, shape.width)
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
   metrics = {
@@ -108,13 +161,26 @@ def train_step(
     'grad_norm': optax.tree.norm(grads),
     'lr': optim.learning_rate(state.step, hp, run.optim.schedule),
   }
-  return State(params, opt_state, state.step + 1), metrics
+  new = state.replace(params=params, opt_state=opt_state)
+  if state.ema is not None:
+    new = new.replace(ema=averaged(state.ema, params, state.step, hp.ema))
+  if state.guard is not None:
+    after, spike = judge(state.guard, nll, metrics['grad_norm'], hp.guard_sigmas)
+    new = jax.tree.map(lambda old, made: jnp.where(spike, old, made), state, new)
+    new = new.replace(guard=after)
+    metrics['spike'] = jnp.float32(spike)
+  return new.replace(step=state.step + 1), metrics
 
 
 def eval_step(
-  params: dict, batch: Batch, *, shape: Shape, axis: str | None = None
+  params: dict,
+  batch: Batch,
+  *,
+  shape: Shape,
+  loss_chunk: int,
+  axis: str | None = None,
+  **how,
 ) -> tuple[jax.Array, jax.Array]:
   """Returns (nll_sum [nats], count [tokens]) over a batch of leaves [B, ...]."""
-  logits_BTV, _ = GPT(shape).apply({'params': params}, batch.ids_BT)
-  sums = loss.nll_sum(logits_BTV, batch.y_BT, batch.w_BT), batch.w_BT.sum()
+  sums = model_nll_sum(params, batch, shape, loss_chunk, **how), batch.w_BT.sum()
   return sums if axis is None else jax.lax.psum(sums, axis)

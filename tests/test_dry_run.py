@@ -1,0 +1,118 @@
+"""What a compiled update takes, against counts by hand and what `describe` says."""
+
+import pathlib
+import subprocess
+import sys
+
+import jax
+import pytest
+from updates import make_run
+
+from gpt_jax import config, describe, dry_run
+from gpt_jax.model.gpt import Shape
+from gpt_jax.training import parallel
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+# Lines as XLA writes them.
+# ruff: noqa: E501
+PROGRAM = """
+%add (a: f32[], b: f32[]) -> f32[] {
+  ROOT %s = f32[] add(%a, %b)
+}
+
+%body (t: (s32[], f32[4,8])) -> (s32[], f32[4,8]) {
+  %g = bf16[4,8]{1,0} all-gather(%x), replica_groups=[2,4]<=[8], dimensions={0}
+  %p = f32[4,8]{1,0} collective-permute(%y), source_target_pairs={{0,1},{1,0}}
+}
+
+ENTRY %main (x: f32[4,8]) -> f32[4,8] {
+  %w = (s32[], f32[4,8]) while(%t), condition=%c, body=%body, backend_config={"known_trip_count":{"n":"3"}}
+  %r = (f32[10]{0}, s32[]) all-reduce(%a, %b), replica_groups={{0,1},{2,3}}, to_apply=%add
+  %z = f32[6]{0} reduce-scatter(%a), replica_groups=mesh['axis_0'=2,'axis_1'=3], device_ids=([6]) {'axis_1'}, to_apply=%add
+}
+"""
+
+
+def test_communication_is_counted_by_groups_sizes_and_turns_of_loops():
+  sent, operations = dry_run.communication(PROGRAM)
+  assert sent == {
+    'all-gather': 3 * 64 * 3 / 4,
+    'collective-permute': 3 * 128,
+    'all-reduce': 44 * 2 * 1 / 2,
+    'reduce-scatter': 24 * 2,
+  }
+  assert operations == {
+    'all-gather': 3,
+    'collective-permute': 3,
+    'all-reduce': 1,
+    'reduce-scatter': 1,
+  }
+
+
+def test_a_new_way_to_write_groups_is_no_wrong_number():
+  with pytest.raises(ValueError, match='a new way'):
+    dry_run.communication(PROGRAM.replace('{{0,1},{2,3}}', 'all'))
+
+
+def cost_of(layout, **fields):
+  run = make_run(layout=layout, model_D=64, model_T=16, model_dropout=0.0, **fields)
+  run.optim = config.Optim()
+  shape = Shape.of(run.model, 120)
+  lay = parallel.Layout.of(run)
+  foretold = describe.communication_bytes(run, shape, lay)
+  return dry_run.compiled_cost(run, shape, lay), foretold, run, shape
+
+
+@pytest.mark.parametrize('scan', [False, True])
+def test_fsdp_gathers_parameters_twice_and_no_activations(scan):
+  cost, foretold, _, _ = cost_of('fsdp=8', model_scan=scan)
+  gathered = foretold['parameters, gathered over fsdp']
+  # A CPU sums gradients whole where other devices scatter the sum.
+  summed = 2 * foretold['gradients, scattered over fsdp']
+  assert cost.sent['all-gather'] == pytest.approx(gathered, rel=0.15)
+  assert cost.sent['all-reduce'] == pytest.approx(summed, rel=0.15)
+
+
+def test_tensor_sums_activations_and_data_gradients():
+  cost, foretold, run, shape = cost_of('data=4,tensor=2', model_L=4)
+  wanted = sum(foretold.values())
+  assert cost.sent['all-reduce'] == pytest.approx(wanted, rel=0.15)
+  assert sum(cost.sent.values()) == pytest.approx(wanted, rel=0.2)
+  state = describe.state_bytes(run, shape, parallel.Layout.of(run))
+  held = state['parameters'] + state['optimizer']
+  assert cost.state == pytest.approx(held, rel=0.05)
+
+
+def test_the_first_change_is_to_what_takes_most():
+  def advised(state, working, layout='', **fields):
+    run = make_run(layout=layout, devices=0 if layout else 2, **fields)
+    run.batch = 16
+    shape = Shape.of(run.model, 11)
+    cost = dry_run.Cost(state, working, {}, {})
+    return dry_run.advice(run, shape, parallel.Layout.of(run), cost)
+
+  assert 'layout=fsdp' in advised(2, 1)
+  assert 'more devices' in advised(2, 1, 'fsdp=8')
+  logits = 8 * 8 * 128 * 4
+  assert 'loss_chunk=1,' in advised(1, 2 * logits)
+  assert 'remat=block' in advised(1, 100 * logits)
+  assert 'accumulate=2,' in advised(1, 100 * logits, model_remat='block')
+  assert 'tensor' in advised(1, 2**40, accumulate=8, model_remat='block')
+
+
+def test_launch_compiles_for_devices_that_are_not_there(tmp_path):
+  done = subprocess.run(
+    [sys.executable, str(ROOT / 'launch.py'), 'train', '--dry_run']
+    + [f'--config={ROOT}/experiments/quickstart.py', f'--workdir={tmp_path}/none']
+    + ['--config.layout=data=2,fsdp=6', '--config.batch=12', '--device_gib=0.001']
+    + ['--config.model.L=1', '--config.model.D=48', '--config.optim.name=adamw'],
+    capture_output=True,
+    text=True,
+    env={'XLA_FLAGS': '--xla_backend_optimization_level=0', 'PATH': ''},
+  )
+  assert done.returncode == 0, done.stderr
+  assert 'compiled for 12 x cpu, data 2 x fsdp 6; not run' in done.stdout
+  assert 'fits      not in 1.02 MiB. First change:' in done.stdout
+  assert not (tmp_path / 'none').exists()
+  assert len(jax.devices()) == 8
