@@ -1,5 +1,6 @@
 """Peers in processes of their own that work in turn, so that none disturbs another."""
 
+import contextlib
 import multiprocessing
 import statistics
 import time
@@ -10,7 +11,8 @@ from typing import Any
 class Worker:
   """A process that runs the jobs which `setup(*arguments)` returns by name.
 
-  `setup` must be a function of a module; it is called in the process.
+  `setup` must be a function of a module; it is called in the process, by the first
+  job.
   """
 
   def __init__(self, setup: Callable[..., dict[str, Callable]], *arguments: Any):
@@ -20,29 +22,36 @@ class Worker:
       target=_serve, args=(theirs, setup, arguments), daemon=True
     )
     self._process.start()
+    theirs.close()  # so that we notice when the process dies
 
   def start(self, job: str, *arguments: Any) -> None:
     """Begins a job."""
-    self._pipe.send((job, arguments))
+    with contextlib.suppress(BrokenPipeError):  # `wait` says so
+      self._pipe.send((job, arguments))
 
   def wait(self) -> Any:
     """Returns the result of the job begun; raises RuntimeError if it failed."""
-    failed, result = self._pipe.recv()
+    try:
+      failed, result = self._pipe.recv()
+    except (EOFError, ConnectionResetError):
+      failed, result = True, 'its process died'
     if failed:
       raise RuntimeError(result)
     return result
 
   def close(self) -> None:
     """Ends the process."""
-    self._pipe.send(None)
+    with contextlib.suppress(BrokenPipeError):
+      self._pipe.send(None)
     self._process.join()
 
 
 def _serve(pipe, setup, arguments) -> None:
-  jobs = setup(*arguments)
+  jobs = None
   while order := pipe.recv():
     job, given = order
     try:
+      jobs = jobs or setup(*arguments)
       pipe.send((False, jobs[job](*given)))
     except Exception as e:
       pipe.send((True, f'{job}: {type(e).__name__}: {e}'))

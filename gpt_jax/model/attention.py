@@ -1,4 +1,10 @@
-"""Causal self-attention, dense or banded, and the cache that decoding reads."""
+"""Causal self-attention, dense or banded, and the cache that decoding reads.
+
+Training and scoring read a text at once: `attend_text`, by the kernel that `kernel_for`
+chooses. Decoding has a cache, and a mask over it: `attend`.
+"""
+
+from functools import partial
 
 import flax.struct
 import jax
@@ -85,6 +91,204 @@ class Cache:
 def in_band(pos_BS: jax.Array, pos_BT: jax.Array, band: int) -> jax.Array:
   """Returns bool [B, T, S]: is slot s among the last `band` positions of t?"""
   return pos_BT[:, :, None] - pos_BS[:, None, :] < band
+
+
+def kernel_for(
+  flash: str,
+  platform: str,
+  *,
+  capability: float,
+  dtype: str,
+  T: int,
+  H: int,
+  dropout: bool,
+) -> tuple[str, str]:
+  """Returns the kernel for attention of a text to itself, and why, in words.
+
+  'cudnn' and 'splash' never write the [T, T] weights (FlashAttention: Dao et al. 2022);
+  'plain' is ours, for whatever they do not take.
+
+  Args:
+    flash: as in `config.Model`.
+    platform: of the devices, as jax names it.
+    capability: compute capability of an NVIDIA GPU; 0 elsewhere.
+    dtype: of queries, keys and values.
+    T: tokens of a text.
+    H: features of a head.
+    dropout: whether attention weights are dropped.
+  """
+  needs = {
+    'gpu': (
+      'cudnn',
+      {
+        'compute capability 8.0': capability >= 8,
+        'bfloat16': dtype == 'bfloat16',
+        'heads of 8, 16 .. 128 features': H % 8 == 0 and H <= 128,
+        'no dropout': not dropout,
+      },
+    ),
+    'tpu': (
+      'splash',
+      {
+        'a context of whole blocks of 128': T % 128 == 0,
+        'heads of 64 features or a multiple': H % 64 == 0,
+        'no dropout': not dropout,
+      },
+    ),
+  }
+  if flash == 'plain':
+    return 'plain', 'model.flash=plain'
+  if platform not in needs:
+    return 'plain', f'no flash attention for {platform}'
+  kernel, rules = needs[platform]
+  lacking = [rule for rule, holds in rules.items() if not holds]
+  if lacking:
+    return 'plain', f'{kernel} needs {", ".join(lacking)}'
+  return kernel, f'{dtype} on {platform}'
+
+
+def chosen_kernel(
+  flash: str, *, dtype: str, T: int, H: int, dropout: bool
+) -> tuple[str, str]:
+  """Returns `kernel_for` on the devices of this process."""
+  device = jax.devices()[0]
+  try:
+    capability = float(getattr(device, 'compute_capability', 0))
+  except ValueError:  # AMD's have names
+    capability = 0.0
+  return kernel_for(
+    flash,
+    device.platform,
+    capability=capability,
+    dtype=dtype,
+    T=T,
+    H=H,
+    dropout=dropout,
+  )
+
+
+def attend_text(
+  q_BNTH: jax.Array,
+  k_BNTH: jax.Array,
+  v_BNTH: jax.Array,
+  *,
+  band: int,
+  flash: str,
+  drop: Dropout | None,
+) -> jax.Array:
+  """Returns causal attention of texts to themselves, [B, N, T, H].
+
+  Args:
+    q_BNTH: queries, already scaled.
+    k_BNTH: keys.
+    v_BNTH: values.
+    band: positions that a position sees, its own included; at least T for all.
+    flash: as in `config.Model`.
+    drop: dropout on the attention weights, or None.
+  """
+  T, H = q_BNTH.shape[2:]
+  dtype, dropout = str(q_BNTH.dtype), drop is not None
+  kernel, _ = chosen_kernel(flash, dtype=dtype, T=T, H=H, dropout=dropout)
+  if kernel == 'cudnn':
+    return attend_cudnn(q_BNTH, k_BNTH, v_BNTH, band)
+  if kernel == 'splash':
+    return attend_splash(q_BNTH, k_BNTH, v_BNTH, band)
+  if band < T:
+    return attend_banded(q_BNTH, k_BNTH, v_BNTH, band, drop)
+  if drop is None:
+    return attend_causal(q_BNTH, k_BNTH, v_BNTH)
+  return attend(q_BNTH, k_BNTH, v_BNTH, jnp.tril(jnp.ones((T, T), bool)), drop)
+
+
+def attend_cudnn(
+  q_BNTH: jax.Array, k_BNTH: jax.Array, v_BNTH: jax.Array, band: int
+) -> jax.Array:
+  """Returns `attend_text` by cuDNN's fused attention."""
+  y_BTNH = jax.nn.dot_product_attention(
+    *(x.swapaxes(1, 2) for x in (q_BNTH, k_BNTH, v_BNTH)),
+    scale=1.0,
+    is_causal=True,
+    local_window_size=(band - 1, 0) if band < q_BNTH.shape[2] else None,
+    implementation='cudnn',
+  )
+  return y_BTNH.swapaxes(1, 2)
+
+
+def attend_splash(
+  q_BNTH: jax.Array,
+  k_BNTH: jax.Array,
+  v_BNTH: jax.Array,
+  band: int,
+  interpret: bool = False,
+) -> jax.Array:
+  """Returns `attend_text` by jax's kernel for TPUs; `interpret` runs it elsewhere."""
+  # Pallas takes a second to import, and only a TPU needs it.
+  from jax.experimental.pallas.ops.tpu import splash_attention as splash
+
+  N, T = q_BNTH.shape[1:3]
+  mask = splash.CausalMask((T, T))
+  if band < T:
+    mask = splash.LocalMask((T, T), (band - 1, 0), 0)
+  attention = splash.make_splash_mha_single_device(
+    splash.MultiHeadMask([mask] * N), interpret=interpret
+  )
+  return jax.vmap(attention)(q_BNTH, k_BNTH, v_BNTH)
+
+
+@jax.custom_vjp
+def attend_causal(q_BNTH: jax.Array, k_BNTH: jax.Array, v_BNTH: jax.Array) -> jax.Array:
+  """Returns causal attention, [B, N, T, H], in the dtype of q, which is scaled.
+
+  Queries go in blocks, each against the keys up to its own end, so that most of what
+  the mask would hide is never computed. The weights stay unnormalised, exp(a - max):
+  it is the result that is divided by their sum. The gradient is FlashAttention's (Dao
+  et al. 2022, appendix B.2), with the weights kept and not computed again.
+  """
+  return _causal_forward(q_BNTH, k_BNTH, v_BNTH)[0]
+
+
+def _query_blocks(T: int) -> list[slice]:
+  # With 4, 5/8 of the products remain. Short texts gain less than the cuts cost.
+  size = T // 4 if T >= 256 and T % 4 == 0 else T
+  return [slice(begin, begin + size) for begin in range(0, T, size)]
+
+
+def _causal_forward(q_BNTH, k_BNTH, v_BNTH):
+  y, kept = [], []
+  for rows in _query_blocks(q_BNTH.shape[2]):
+    k_BNSH, v_BNSH = k_BNTH[:, :, : rows.stop], v_BNTH[:, :, : rows.stop]
+    a_BNTS = _product(q_BNTH[:, :, rows], k_BNSH.swapaxes(-1, -2))
+    seen = jnp.arange(rows.start, rows.stop)[:, None] >= jnp.arange(rows.stop)
+    a_BNTS = jnp.where(seen, a_BNTS, jnp.finfo(jnp.float32).min)
+    e_BNTS = jnp.exp(a_BNTS - a_BNTS.max(-1, keepdims=True))
+    share = 1 / e_BNTS.sum(-1, keepdims=True)
+    e_BNTS = e_BNTS.astype(q_BNTH.dtype)
+    y.append((_product(e_BNTS, v_BNSH) * share).astype(q_BNTH.dtype))
+    kept.append((e_BNTS, share))
+  y_BNTH = jnp.concatenate(y, axis=2)
+  return y_BNTH, (q_BNTH, k_BNTH, v_BNTH, y_BNTH, kept)
+
+
+def _causal_backward(saved, dy_BNTH):
+  q_BNTH, k_BNTH, v_BNTH, y_BNTH, kept = saved
+  T, dtype = q_BNTH.shape[2], q_BNTH.dtype
+  dy_y = (dy_BNTH.astype(jnp.float32) * y_BNTH).sum(-1, keepdims=True)
+  dq, dk, dv = [], 0, 0
+  for rows, (e_BNTS, share) in zip(_query_blocks(T), kept, strict=True):
+    k_BNSH, v_BNSH = k_BNTH[:, :, : rows.stop], v_BNTH[:, :, : rows.stop]
+    dy = (dy_BNTH[:, :, rows] * share).astype(dtype)
+    da_BNTS = _product(dy, v_BNSH.swapaxes(-1, -2)) - dy_y[:, :, rows] * share
+    da_BNTS = (e_BNTS * da_BNTS).astype(dtype)
+    dq.append(_product(da_BNTS, k_BNSH).astype(dtype))
+    later = ((0, 0), (0, 0), (0, T - rows.stop), (0, 0))
+    dk += jnp.pad(_product(da_BNTS.swapaxes(-1, -2), q_BNTH[:, :, rows]), later)
+    dv += jnp.pad(_product(e_BNTS.swapaxes(-1, -2), dy), later)
+  return jnp.concatenate(dq, axis=2), dk.astype(dtype), dv.astype(dtype)
+
+
+attend_causal.defvjp(_causal_forward, _causal_backward)
+
+_product = partial(jnp.matmul, preferred_element_type=jnp.float32)
 
 
 def attend_banded(

@@ -29,7 +29,7 @@ from gpt_jax import config
 from gpt_jax.model.attention import (
   Cache,
   attend,
-  attend_banded,
+  attend_text,
   in_band,
 )
 from gpt_jax.model.layers import (
@@ -38,11 +38,12 @@ from gpt_jax.model.layers import (
   Linear,
   apply_dropout,
   drop_matrix,
+  gelu_tanh,
 )
 
 ACTIVATIONS = {
   'gelu': lambda x: jax.nn.gelu(x, approximate=False),
-  'gelu_tanh': lambda x: jax.nn.gelu(x, approximate=True),
+  'gelu_tanh': gelu_tanh,
   'relu': jax.nn.relu,
 }
 
@@ -73,6 +74,7 @@ class Shape:
   dropout_wte: bool
   dtype: str
   remat: str
+  flash: str
   scan: bool
   mup_base: int
   mup_base_N: int
@@ -150,8 +152,12 @@ class Attention(nn.Module):
         for old, new in zip(kv, (k_BNSH, v_BNSH), strict=True)
       )
     drop_weights = drop and drop.at(0)
-    if self.banded and kv is None and x_BTD.shape[1] > c.band:
-      y_BNTH = attend_banded(q_BNTH, k_BNSH, v_BNSH, c.band, drop_weights)
+    if kv is None:
+      T = x_BTD.shape[1]
+      band = c.band if self.banded else T
+      y_BNTH = attend_text(
+        q_BNTH, k_BNSH, v_BNSH, band=band, flash=c.flash, drop=drop_weights
+      )
     else:
       y_BNTH = attend(q_BNTH, k_BNSH, v_BNSH, allowed, drop_weights)
     y_BTD = y_BNTH.swapaxes(1, 2).reshape(x_BTD.shape)

@@ -1,5 +1,6 @@
-"""The pieces that blocks are made of: linear layers, LayerNorm, dropout."""
+"""The pieces that blocks are made of: linear layers, LayerNorm, GELU, dropout."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -68,9 +69,9 @@ def _zeroed(x: jax.Array, bits: jax.Array, rate: jax.Array) -> jax.Array:
 def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """Returns x @ kernel for x [..., I] and kernel [I, O].
 
-  Its gradient for the kernel contracts all leading axes at once. XLA would derive the
-  same sum through a transposed copy of the incoming gradient, which costs a sixth of
-  the training step on a CPU.
+  Its gradient for the kernel is one product over all rows. XLA would derive the same
+  sum through a transposed copy, of the incoming gradient or, where rows have several
+  axes, of x; each costs a tenth of the training step on a CPU.
   """
   return x @ kernel
 
@@ -81,8 +82,8 @@ def _matmul_forward(x, kernel):
 
 def _matmul_backward(saved, dy):
   x, kernel = saved
-  rows = tuple(range(x.ndim - 1))
-  dkernel = jax.lax.dot_general(x, dy, ((rows, rows), ((), ())))
+  x_RI, dy_RO = (array.reshape(-1, array.shape[-1]) for array in (x, dy))
+  dkernel = jax.lax.dot_general(x_RI, dy_RO, (((0,), (0,)), ((), ())))
   return dy @ kernel.T, dkernel
 
 
@@ -164,6 +165,59 @@ def _times_int8(x: jax.Array, kernel: jax.Array, scale: jax.Array) -> jax.Array:
   return (x @ kernel.astype(x.dtype)) * scale.astype(x.dtype)
 
 
+@jax.custom_vjp
+def gelu_tanh(x: jax.Array) -> jax.Array:
+  """Returns GELU by its tanh approximation (Hendrycks and Gimpel 2016, section 2).
+
+  Only x is kept for the backward pass, not the tanh: one array less to write.
+  """
+  return jax.nn.gelu(x, approximate=True)
+
+
+def _gelu_forward(x):
+  return gelu_tanh(x), x
+
+
+def _gelu_backward(x, dy):
+  c, x32 = (2 / math.pi) ** 0.5, x.astype(jnp.float32)
+  square = jnp.square(x32)
+  t = jnp.tanh(c * x32 * (1 + 0.044715 * square))
+  dt = c * (1 + 3 * 0.044715 * square) * (1 - jnp.square(t))
+  return ((0.5 * (1 + t + x32 * dt) * dy).astype(x.dtype),)
+
+
+gelu_tanh.defvjp(_gelu_forward, _gelu_backward)
+
+
+@jax.custom_vjp
+def normalize(x: jax.Array, scale: jax.Array, bias: jax.Array | None) -> jax.Array:
+  """Returns x [..., D], float32, with mean 0 and variance 1, times scale, plus bias.
+
+  Its gradient is written out: XLA's own goes over the array twice as often.
+  """
+  return _normalize_forward(x, scale, bias)[0]
+
+
+def _normalize_forward(x, scale, bias):
+  mean = x.mean(-1, keepdims=True)
+  y = x - mean
+  rate = jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + 1e-5)
+  y = y * rate * scale
+  return y if bias is None else y + bias, (x, mean, rate, scale, bias)
+
+
+def _normalize_backward(saved, dy):
+  x, mean, rate, scale, bias = saved
+  unit, dunit = (x - mean) * rate, dy * scale
+  dmean = dunit.mean(-1, keepdims=True)
+  dx = rate * (dunit - dmean - unit * (dunit * unit).mean(-1, keepdims=True))
+  rows = tuple(range(x.ndim - 1))
+  return dx, (dy * unit).sum(rows), None if bias is None else dy.sum(rows)
+
+
+normalize.defvjp(_normalize_forward, _normalize_backward)
+
+
 class LayerNorm(nn.Module):
   """LayerNorm with eps 1e-5 and float32 statistics; the result is of `dtype`."""
 
@@ -173,9 +227,8 @@ class LayerNorm(nn.Module):
   @nn.compact
   def __call__(self, x):
     scale = self.param('scale', nn.initializers.ones, (x.shape[-1],))
-    y = x.astype(jnp.float32)
-    y = y - y.mean(-1, keepdims=True)
-    y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + 1e-5) * scale
+    bias = None
     if self.bias:
-      y = y + self.param('bias', nn.initializers.zeros, (x.shape[-1],))
+      bias = self.param('bias', nn.initializers.zeros, (x.shape[-1],))
+    y = normalize(x.astype(jnp.float32), scale, bias)
     return y.astype(self.dtype)

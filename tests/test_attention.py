@@ -1,0 +1,109 @@
+"""Attention of a text to itself: every kernel is the same function."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gpt_jax.model import attention, layers
+
+
+def draw(*shape, seed=0):
+  return jax.random.normal(jax.random.key(seed), shape)
+
+
+def qkv(T, H=8, N=2):
+  return tuple(draw(2, N, T, H, seed=seed) for seed in range(3))
+
+
+def dense(q, k, v, band=None):
+  """The definition, by a mask over all pairs."""
+  t = jnp.arange(q.shape[2])
+  seen = t[:, None] >= t
+  if band:
+    seen &= t[:, None] - t < band
+  return attention.attend(q, k, v, seen, None)
+
+
+def gradients(f, *args):
+  weights = draw(*jax.eval_shape(f, *args).shape, seed=9)
+  argnums = tuple(range(len(args)))
+  return jax.jit(jax.grad(lambda *a: (f(*a) * weights).sum(), argnums))(*args)
+
+
+def assert_close(a, b, tolerance=2e-5):
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance), a, b
+  )
+
+
+@pytest.mark.parametrize('T', [1, 31, 256, 258])
+def test_causal_attention_in_blocks_is_the_masked_one_and_so_are_its_gradients(T):
+  args = qkv(T)
+  assert_close(attention.attend_causal(*args), dense(*args))
+  assert_close(gradients(attention.attend_causal, *args), gradients(dense, *args))
+
+
+def test_causal_attention_stands_large_logits():
+  q, k, v = qkv(256)
+  y = attention.attend_causal(1e4 * q, k, v)
+  assert_close(y, dense(1e4 * q, k, v), 1e-3)
+  found = gradients(attention.attend_causal, 1e4 * q, k, v)
+  assert all(jnp.isfinite(gradient).all() for gradient in found)
+
+
+def test_gradients_written_by_hand_are_those_of_the_functions():
+  x, scale, bias = draw(3, 5, 16), draw(16, seed=1), draw(16, seed=2)
+  plain_gelu = lambda x: jax.nn.gelu(x, approximate=True)  # noqa: E731
+  assert_close(gradients(layers.gelu_tanh, 3 * x), gradients(plain_gelu, 3 * x))
+
+  def plain(x, scale, bias=0.0):
+    y = x - x.mean(-1, keepdims=True)
+    return y / jnp.sqrt(jnp.square(y).mean(-1, keepdims=True) + 1e-5) * scale + bias
+
+  args = x + 3, scale, bias
+  assert_close(gradients(layers.normalize, *args), gradients(plain, *args))
+  no_bias = lambda x, scale: layers.normalize(x, scale, None)  # noqa: E731
+  assert_close(gradients(no_bias, *args[:2]), gradients(plain, *args[:2]))
+
+  kernel = draw(16, 4)
+  assert_close(
+    gradients(layers.matmul, x, kernel), gradients(lambda x, k: x @ k, x, kernel)
+  )
+
+
+def test_flash_attention_is_chosen_where_it_can_run_and_the_reason_is_said():
+  fits = {'capability': 9.0, 'dtype': 'bfloat16', 'T': 1024, 'H': 64, 'dropout': False}
+
+  def chosen(platform, flash='auto', **changed):
+    return attention.kernel_for(flash, platform, **fits | changed)
+
+  assert chosen('gpu') == ('cudnn', 'bfloat16 on gpu')
+  assert chosen('tpu')[0] == 'splash'
+  assert chosen('tpu', dtype='float32')[0] == 'splash'
+  assert chosen('cpu') == ('plain', 'no flash attention for cpu')
+  assert chosen('gpu', flash='plain') == ('plain', 'model.flash=plain')
+  for platform, changed, lacking in [
+    ('gpu', {'dtype': 'float32'}, 'cudnn needs bfloat16'),
+    ('gpu', {'capability': 7.5}, 'cudnn needs compute capability 8.0'),
+    ('gpu', {'dropout': True}, 'cudnn needs no dropout'),
+    ('gpu', {'H': 25}, 'cudnn needs heads of 8, 16 .. 128 features'),
+    ('tpu', {'T': 100}, 'splash needs a context of whole blocks of 128'),
+    ('tpu', {'H': 32, 'dropout': True}, 'splash needs heads of 64'),
+  ]:
+    kernel, why = chosen(platform, **changed)
+    assert kernel == 'plain'
+    assert why.startswith(lacking)
+
+
+@pytest.mark.parametrize('band', [64, 256])
+def test_the_tpu_kernel_computes_the_same_interpreted_and_lowers_for_a_tpu(band):
+  args = qkv(256, H=64, N=1)
+  y = attention.attend_splash(*args, band, interpret=True)
+  assert_close(y, dense(*args, band=band), 1e-3)
+
+  def gradient(*args):
+    return gradients(lambda *a: attention.attend_splash(*a, band), *args)
+
+  lowered = jax.jit(gradient).trace(*args).lower(lowering_platforms=('tpu',))
+  assert lowered.as_text().count('custom_call @tpu_custom_call') == 3
