@@ -29,8 +29,6 @@ from gpt_jax import config, papers
 CHECKED = 5  # updates whose losses are compared
 LR, BETAS, DECAY, CLIP = 6e-4, (0.9, 0.95), 0.1, 1.0
 OURS, PLAIN = 'gpt_jax', 'gpt_jax, plain attention'
-# Dense products in bfloat16 with float32 sums, from the makers' data sheets.
-PEAKS = {'H100': 989e12, 'H200': 989e12, 'A100': 312e12, 'L4': 121e12, 'T4': 65e12}
 
 
 def _gpt2(size, **fields):
@@ -71,7 +69,8 @@ def setup_gpt_jax(
   run = config.Run(batch=rows, model=model, optim=optim)
   shape, hp = Shape.of(model, model.vocab), Hyper.of(run)
   state = step.init_state(run, shape)
-  compiled = parallel.compile_train_step(run, shape, jax.devices()[:1])
+  layout = parallel.Layout.of(config.Run(devices=1))
+  compiled = layout.train_step(run, shape)
   todo = [
     Batch(
       ids_BT=ids[:, :-1],
@@ -87,7 +86,7 @@ def setup_gpt_jax(
     nonlocal state, done
     losses = []
     for _ in range(number):
-      state, metrics = compiled(state, todo[done % len(todo)], hp)
+      state, metrics = compiled(state, layout.put(todo[done % len(todo)], 1), hp)
       losses.append(metrics['loss'])
       done += 1
     jax.block_until_ready(state)
@@ -324,6 +323,7 @@ def measure(
 
   from gpt_jax import describe
   from gpt_jax.model.gpt import Shape
+  from gpt_jax.training.meter import peak_flops
 
   jax.config.update('jax_platforms', 'cpu')  # here; a GPU is the workers'
   flops = sum(describe.flops_per_token(Shape.of(model, model.vocab)).values())
@@ -332,7 +332,7 @@ def measure(
     write_weights(model, Path(place))
     ours = started(OURS, model, batch, Path(place), flags.device)
     kind = ours.run('device')
-    peak = next((p for k, p in PEAKS.items() if k in kind), 0) if gpu else 0
+    peak = peak_flops(kind, model.dtype) or 0
     # A round takes about a second and a half.
     begun = time.perf_counter()
     ours.run('updates', 2)

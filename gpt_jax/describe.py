@@ -16,6 +16,7 @@ from rich.text import Text
 from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
 from gpt_jax.data.batches import Batch, rows_read, stages
+from gpt_jax.model.attention import chosen_kernel
 from gpt_jax.model.gpt import Block, Shape, init_params
 from gpt_jax.training import step
 from gpt_jax.training.parallel import AXES, Layout
@@ -109,9 +110,10 @@ def activation_bytes(
   By part: 'layers', all of them, everything kept; 'layers, remat', their inputs and
   one layer's insides at a time; 'output', from the last layer to the loss, where
   `loss_chunk` keeps little. `tensor` devices share the insides of layers. What the
-  compiler fuses away is counted, so the true peak is lower: 0.70 to 0.83 of the sum
-  where XLA reported its own for small models on a CPU. (XLA's CPU compiler merges the
-  repeated computation of remat with the first again, and saves nothing by it.)
+  compiler fuses away is counted, and room to work is not: XLA's own figure was 1.16 of
+  the sum for 6 layers of 192 on a CPU. Attention is as in `model.attention` without a
+  flash kernel, which keeps less. (XLA's CPU compiler merges the repeated computation of
+  remat with the first again, and saves nothing by it, unless layers are scanned.)
   """
   x_BTD = jax.ShapeDtypeStruct((rows, shape.T, shape.D), jnp.float32)
   tree = _tree(shape)
@@ -223,6 +225,15 @@ def plan(
   flops = sum(flops_per_token(shape).values())
   state = sum(state_bytes(run, shape, layout).values())
   read = tokens_read(run, shape)
+  kernel, why = chosen_kernel(
+    shape.flash,
+    dtype=shape.dtype,
+    T=shape.T,
+    H=shape.D // shape.N,
+    dropout=run.model.dropout > 0,
+  )
+  if shape.flash != run.model.flash:
+    why = 'the flash attention of TPUs does not go over a mesh'
   return '\n'.join(
     [
       f'model     {total:,} parameters ({body:,} without embeddings), '
@@ -233,6 +244,7 @@ def plan(
       f'tokens ({read / tokens:.2f} epochs), {flops * read:.2e} FLOPs',
       f'devices   {len(layout.devices)} x {layout.devices[0].device_kind}, {layout}: '
       f'{state / 2**20:,.0f} MiB each for parameters, gradients and optimizer',
+      f'attention {kernel}: {why}',
     ]
   )
 

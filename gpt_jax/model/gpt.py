@@ -20,6 +20,7 @@ V is the vocabulary rounded up to a multiple of 128; the logits of the padding a
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -155,9 +156,9 @@ class Attention(nn.Module):
     if kv is None:
       T = x_BTD.shape[1]
       band = c.band if self.banded else T
-      y_BNTH = attend_text(
-        q_BNTH, k_BNSH, v_BNSH, band=band, flash=c.flash, drop=drop_weights
-      )
+      read = partial(attend_text, band=band, flash=c.flash)
+      read = jax.checkpoint(read) if c.remat == 'attention' else read
+      y_BNTH = read(q_BNTH, k_BNSH, v_BNSH, drop=drop_weights)
     else:
       y_BNTH = attend(q_BNTH, k_BNSH, v_BNSH, allowed, drop_weights)
     y_BTD = y_BNTH.swapaxes(1, 2).reshape(x_BTD.shape)
