@@ -2,8 +2,8 @@
 
 The devices may be simulated on a CPU. The program is then the CPU's: its memory and
 communication are near those of another kind of device, and not the same (no fused
-attention; gradients reduced whole where others scatter them; layers that are unrolled
-keep what `model.remat` would forget).
+attention; bfloat16 sent as float32; gradients reduced whole where others scatter them;
+layers that are unrolled keep what `model.remat` would forget).
 """
 
 import collections
