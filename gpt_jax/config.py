@@ -140,12 +140,15 @@ class Optim:
       linear layers; AdamW for the rest), 'adafactor', 'lion' or 'sgd'; see
       `training.optim.transformation`.
     lr: highest learning rate.
+    muon_lr: highest learning rate of what Muon updates, in the same units (see
+      training/optim.py) and with the same schedule, in proportion; 0 means lr.
+    muon_momentum: of Muon, Nesterov's.
     final_lr: learning rate at the end of 'cosine', 'linear' and 'wsd'.
     schedule: after the warm-up: 'cosine', 'linear', 'rsqrt' (inverse square root of
       the update), 'constant', or 'wsd' (constant, then linear over `cooldown`).
     warmup: updates of linear warm-up.
     cooldown: updates of the last phase of 'wsd'.
-    beta1: of Adam and Lion (Muon's momentum is 0.95, Adafactor has none).
+    beta1: of Adam and Lion (Adafactor has none).
     beta2: of Adam and Lion (Adafactor's follows from the update's number).
     eps: of Adam.
     weight_decay: decoupled, on weight matrices and embeddings only; not of SGD.
@@ -161,6 +164,8 @@ class Optim:
 
   name: str = 'adamw'
   lr: float = 1e-3
+  muon_lr: float = 0.0
+  muon_momentum: float = 0.95
   final_lr: float = 1e-4
   schedule: str = 'cosine'
   warmup: int = 100
@@ -233,6 +238,7 @@ LENGTH_AND_LOGGING = (
   'model.remat',
   'model.flash',
   'model.scan',
+  'model.flash',
   'steps',
   'accumulate',
   'loss_chunk',
@@ -270,10 +276,12 @@ _AT_LEAST_ONE = (
   'model.L model.D model.N model.T model.band data.vocab steps batch accumulate '
   'log_every eval_every eval_batch keep'
 ).split()
-_SHARES = 'model.dropout optim.beta1 optim.beta2 optim.ema data.sampling'.split()
+_SHARES = (
+  'model.dropout optim.muon_momentum optim.beta1 optim.beta2 optim.ema data.sampling'
+).split()
 _NOT_NEGATIVE = (
-  'model.F model.vocab model.mup_base model.mup_base_N optim.lr optim.final_lr '
-  'optim.warmup optim.cooldown optim.eps optim.weight_decay optim.clip '
+  'model.F model.vocab model.mup_base model.mup_base_N optim.lr optim.muon_lr '
+  'optim.final_lr optim.warmup optim.cooldown optim.eps optim.weight_decay optim.clip '
   'optim.guard_sigmas seed devices batch_start batch_ramp loss_chunk eval_tokens '
   'sample_tokens data.processes'
 ).split()
@@ -431,6 +439,11 @@ def check(config: Run, devices: int = 1) -> None:
     )
   if config.loss_chunk and m.T % config.loss_chunk:
     wrong.append(f'loss_chunk={config.loss_chunk} must divide model.T={m.T}')
+  if o.muon_lr and (o.name != 'muon' or not o.lr):
+    wrong.append(
+      f'optim.muon_lr={o.muon_lr} must be 0 (which means optim.lr) unless '
+      f'optim.name=muon and optim.lr > 0; they are {o.name} and {o.lr}'
+    )
   if o.final_lr > o.lr and o.schedule in ('cosine', 'linear', 'wsd'):
     wrong.append(f'optim.final_lr={o.final_lr} must not exceed optim.lr={o.lr}')
   if o.schedule != 'constant' and o.warmup > config.steps:

@@ -16,6 +16,7 @@ from rich.text import Text
 from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
 from gpt_jax.data.batches import Batch, rows_read, stages
+from gpt_jax.model.attention import chosen_kernel
 from gpt_jax.model.gpt import Block, Shape, init_params
 from gpt_jax.training import step
 from gpt_jax.training.parallel import AXES, Layout
@@ -108,10 +109,12 @@ def activation_bytes(
 
   By part: 'layers', all of them, everything kept; 'layers, remat', their inputs and
   one layer's insides at a time; 'output', from the last layer to the loss, where
-  `loss_chunk` keeps little. `tensor` devices share the insides of layers. XLA's own
-  figure for small models on a CPU was 0.84 to 1.11 of the sum: fusion keeps less, and
-  the largest products need room while they run. (XLA's CPU compiler merges the
-  repeated computation of remat with the first again, and saves nothing by it.)
+  `loss_chunk` keeps little. `tensor` devices share the insides of layers. What the
+  compiler fuses away is counted, and room to work is not: XLA's own figure was 0.84 to
+  1.11 of the sum for small models on a CPU. Attention is as in `model.attention`
+  without a flash kernel, which keeps less. (XLA's CPU compiler merges the repeated
+  computation of remat with the first again, and saves nothing by it, unless layers are
+  scanned.)
   """
   x_BTD = jax.ShapeDtypeStruct((rows, shape.T, shape.D), jnp.float32)
   tree = _tree(shape)
@@ -223,6 +226,15 @@ def plan(
   flops = sum(flops_per_token(shape).values())
   state = sum(state_bytes(run, shape, layout).values())
   read = tokens_read(run, shape)
+  kernel, why = chosen_kernel(
+    shape.flash,
+    dtype=shape.dtype,
+    T=shape.T,
+    H=shape.D // shape.N,
+    dropout=run.model.dropout > 0,
+  )
+  if shape.flash != run.model.flash:
+    why = 'the flash attention of TPUs does not go over a mesh'
   return '\n'.join(
     [
       f'model     {total:,} parameters ({body:,} without embeddings), '
@@ -233,6 +245,7 @@ def plan(
       f'tokens ({read / tokens:.2f} epochs), {flops * read:.2e} FLOPs',
       f'devices   {len(layout.devices)} x {layout.devices[0].device_kind}, {layout}: '
       f'{state / 2**20:,.0f} MiB each for parameters, gradients and optimizer',
+      f'attention {kernel}: {why}',
     ]
   )
 

@@ -2,8 +2,8 @@
 
 The devices may be simulated on a CPU. The program is then the CPU's: its memory and
 communication are near those of another kind of device, and not the same (no fused
-attention; gradients reduced whole where others scatter them; layers that are unrolled
-keep what `model.remat` would forget).
+attention; bfloat16 sent as float32; gradients reduced whole where others scatter them;
+layers that are unrolled keep what `model.remat` would forget).
 """
 
 import collections
@@ -178,6 +178,7 @@ def report(run: config.Run, workdir: str | pathlib.Path, device_gib: float = 0) 
   vocab = tokenizers.load(own).vocab if own.exists() else describe.vocabulary(run)
   shape = Shape.of(run.model, vocab)
   layout.check(shape)
+  shape = layout.fitted(shape)
   cost = compiled_cost(run, shape, layout)
   device = layout.devices[0]
   limit = device_gib * _GIB or (device.memory_stats() or {}).get('bytes_limit', 0)

@@ -73,23 +73,22 @@ def test_activations_are_near_what_xla_says_it_needs():
   compiled = jax.jit(jax.grad(f)).lower(tree, ids_BT).compile()
   true = compiled.memory_analysis().temp_size_in_bytes
   found = describe.activation_bytes(shape, 4)
-  # Fusion keeps less than what the backward pass names.
-  assert 0.5 < true / (found['layers'] + found['output']) < 1.1
+  # Fusion keeps less than what the backward pass names; it needs some room to work.
+  assert 0.6 < true / (found['layers'] + found['output']) < 1.3
 
 
 def test_a_banded_layer_keeps_less_and_remat_keeps_its_input():
   def layers(**fields):
-    model = config.Model(L=2, D=16, N=2, T=128, band=16, **fields)
+    model = config.Model(L=2, D=16, N=2, T=512, band=16, **fields)
     return describe.activation_bytes(Shape.of(model, 50), 1)
 
   dense, banded = layers(), layers(attention='banded')
-  # The weights of attention, 2 layers of 2 heads in float32; it keeps its keys and
-  # values twice.
-  pairs = 128 * 128 - 128 * 2 * 16
-  twice = 2 * 2 * 128 * 16
-  assert dense['layers'] - banded['layers'] >= (2 * 2 * pairs - 2 * twice) * 4
+  # The weights of attention, of 2 layers of 2 heads, float32: a dense layer keeps 5/8
+  # of all pairs once, a banded one its own in at most four forms.
+  pairs = 512 * 512 * 5 // 8 - 4 * 512 * 2 * 16
+  assert dense['layers'] - banded['layers'] >= 2 * 2 * pairs * 4
   one_layer = dense['layers'] / 2
-  assert dense['layers, remat'] == 2 * 128 * 16 * 4 + one_layer
+  assert dense['layers, remat'] == 2 * 512 * 16 * 4 + one_layer
 
 
 def test_launch_describes_175b_on_many_devices(tmp_path):

@@ -167,3 +167,39 @@ def test_the_numbers_of_an_optimizer_are_traced(name):
   other = update(hp.replace(weight_decay=hp.weight_decay * 2))
   assert not np.array_equal(before['wte'], other['wte'])
   assert update._cache_size() == 1
+
+
+def muon_update(grads, **fields):
+  """Returns the update of the last of `grads`, by which each parameter changes."""
+  run = config.Run(steps=100)
+  run.optim = config.Optim(name='muon', schedule='constant', warmup=0, clip=0, **fields)
+  hp, p = optim.Hyper.of(run), params()
+  state = optim.transformation(run.optim, hp, jnp.int32(0)).init(p)
+  for step, g in enumerate(grads):
+    tx = optim.transformation(run.optim, hp, jnp.int32(step))
+    updates, state = tx.update(g, state, p)
+  return updates
+
+
+def gradients(seed):
+  leaves, tree = jax.tree.flatten(params())
+  draw = np.random.default_rng(seed).normal
+  return jax.tree.unflatten(tree, [jnp.float32(draw(size=x.shape)) for x in leaves])
+
+
+def test_a_rate_of_its_own_scales_the_updates_of_muon_and_no_others():
+  one = muon_update([gradients(0)], lr=1e-2)
+  other = muon_update([gradients(0)], lr=1e-2, muon_lr=3e-2)
+  ratios = jax.tree.map(lambda a, b: float((b / a).mean().round(4)), one, other)
+  assert names(ratios, 3.0) == KERNELS
+  assert names(ratios, 1.0) == names(optim.muon_or_adam(params()), 'adam')
+
+
+def test_without_momentum_an_update_of_muon_knows_no_gradient_before():
+  new, both = [gradients(1)], [gradients(0), gradients(1)]
+
+  def kernel(grads, momentum):
+    return muon_update(grads, muon_momentum=momentum)['h_0']['mlp']['up']['kernel']
+
+  np.testing.assert_allclose(kernel(both, 0.0), kernel(new, 0.0), rtol=1e-5)
+  assert np.abs(kernel(both, 0.95) - kernel(new, 0.95)).max() > 1e-4

@@ -176,10 +176,10 @@ def attend_text(
   q_BNTH: jax.Array,
   k_BNTH: jax.Array,
   v_BNTH: jax.Array,
-  drop: Dropout | None,
   *,
   band: int,
   flash: str,
+  drop: Dropout | None,
 ) -> jax.Array:
   """Returns causal attention of texts to themselves, [B, N, T, H].
 
@@ -187,9 +187,9 @@ def attend_text(
     q_BNTH: queries, already scaled.
     k_BNTH: keys.
     v_BNTH: values.
-    drop: dropout on the attention weights, or None.
     band: positions that a position sees, its own included; at least T for all.
     flash: as in `config.Model`.
+    drop: dropout on the attention weights, or None.
   """
   T, H = q_BNTH.shape[2:]
   dtype, dropout = str(q_BNTH.dtype), drop is not None

@@ -156,10 +156,9 @@ class Attention(nn.Module):
     if kv is None:
       T = x_BTD.shape[1]
       band = c.band if self.banded else T
-      attend_all = partial(attend_text, band=band, flash=c.flash)
-      if c.remat == 'attention':
-        attend_all = jax.checkpoint(attend_all)
-      y_BNTH = attend_all(q_BNTH, k_BNSH, v_BNSH, drop_weights)
+      read = partial(attend_text, band=band, flash=c.flash)
+      read = jax.checkpoint(read) if c.remat == 'attention' else read
+      y_BNTH = read(q_BNTH, k_BNSH, v_BNSH, drop=drop_weights)
     else:
       y_BNTH = attend(q_BNTH, k_BNSH, v_BNSH, allowed, drop_weights)
     y_BTD = y_BNTH.swapaxes(1, 2).reshape(x_BTD.shape)

@@ -67,24 +67,27 @@ def _zeroed(x: jax.Array, bits: jax.Array, rate: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """Returns x @ kernel for x [..., I] and kernel [I, O].
+  """Returns x @ kernel for x [..., I] and kernel [I, O], in the dtype of x.
 
   Its gradient for the kernel is one product over all rows. XLA would derive the same
   sum through a transposed copy, of the incoming gradient or, where rows have several
-  axes, of x; each costs a tenth of the training step on a CPU.
+  axes, of x; each costs a tenth of the training step on a CPU. It is summed in
+  float32, over rows and over devices, also where x is of lower precision.
   """
-  return x @ kernel
+  return x @ kernel.astype(x.dtype)
 
 
 def _matmul_forward(x, kernel):
-  return x @ kernel, (x, kernel)
+  return matmul(x, kernel), (x, kernel)
 
 
 def _matmul_backward(saved, dy):
   x, kernel = saved
   x_RI, dy_RO = (array.reshape(-1, array.shape[-1]) for array in (x, dy))
-  dkernel = jax.lax.dot_general(x_RI, dy_RO, (((0,), (0,)), ((), ())))
-  return dy @ kernel.T, dkernel
+  dkernel = jax.lax.dot_general(
+    x_RI, dy_RO, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32
+  )
+  return dy @ kernel.astype(x.dtype).T, dkernel.astype(kernel.dtype)
 
 
 matmul.defvjp(_matmul_forward, _matmul_backward)
@@ -108,10 +111,11 @@ class Linear(nn.Module):
       y = _times_int8(x, stored('kernel_int8'), stored('kernel_scale'))
     else:
       kernel = self.param('kernel', self.kernel_init, (x.shape[-1], self.features))
-      y = matmul(x, kernel.astype(self.dtype))
+      y = matmul(x, kernel)
     if self.bias:
       bias = self.param('bias', nn.initializers.zeros, (self.features,))
-      y = y + bias.astype(self.dtype)
+      # In float32, so that the bias's gradient is summed so; the compiler fuses it.
+      y = (y.astype(jnp.float32) + bias).astype(self.dtype)
     return y
 
 

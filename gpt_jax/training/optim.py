@@ -22,6 +22,8 @@ class Hyper:
   steps: jax.Array
   dropout: jax.Array
   lr: jax.Array
+  muon_lr: jax.Array
+  muon_momentum: jax.Array
   final_lr: jax.Array
   warmup: jax.Array
   cooldown: jax.Array
@@ -96,6 +98,10 @@ def muon_or_adam(params: dict) -> dict:
   return jax.tree_util.tree_map_with_path(by_name, params)
 
 
+def _is_muon(params: dict) -> dict:
+  return jax.tree.map(lambda name: name == 'muon', muon_or_adam(params))
+
+
 def _matrices(params):
   """Says that every parameter of Muon is a matrix [in, out]."""
   return jax.tree.map(lambda _: optax.contrib.MuonDimensionNumbers(), params)
@@ -157,7 +163,9 @@ def transformation(
   """
   adam = optax.scale_by_adam(hp.beta1, hp.beta2, hp.eps)
   muon = optax.chain(
-    optax.contrib.scale_by_muon(weight_dimension_numbers=_matrices),
+    optax.contrib.scale_by_muon(
+      beta=hp.muon_momentum, weight_dimension_numbers=_matrices
+    ),
     optax.stateless(_adam_sized),
   )
   decay = hp.weight_decay
@@ -183,5 +191,7 @@ def transformation(
     parts.append(_kernel_rate(optim.name, width))
   if optim.name != 'sgd':
     parts.append(optax.add_decayed_weights(decay, decays))
+  if optim.name == 'muon' and optim.muon_lr:
+    parts.append(optax.masked(optax.scale(hp.muon_lr / hp.lr), _is_muon))
   parts.append(optax.scale(-learning_rate(step, hp, optim.schedule)))
   return optax.chain(*parts)
