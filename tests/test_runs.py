@@ -244,6 +244,8 @@ def test_init_from_starts_with_the_weights_and_tokenizer_of_another_run(
     (['--config.model.T=5000'], 'fewer than one context of model.T=5000'),
     (['--profile=5:2'], '--profile=5:2 must be START:STOP'),
     (['--config.devices=9'], '9 devices are asked for but there are 1 '),
+    (['--distributed=here'], "must be 'auto' or ADDRESS:PORT,PROCESSES,INDEX"),
+    (['--config.layout=rows'], "layout='rows' must be a product of data, fsdp"),
   ],
 )
 def test_bad_input_is_a_message_not_a_traceback(place, arguments, message):

@@ -101,7 +101,9 @@ def train(
     if due and record:
       speed = meter.window()
       values = {name: float(value) for name, value in metrics.items()}
-      record.write(step, values | speed)
+      # JSON has no NaN, which the loss of an update that was left out may be.
+      known = {name: value for name, value in values.items() if math.isfinite(value)}
+      record.write(step, known | speed)
       shown.update(step, loss, speed)
 
   def go(state: State) -> State:
