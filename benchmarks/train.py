@@ -262,16 +262,22 @@ class Peer:
     setup, *more = PEERS[name]
     self.name, self.rows, self._tokens = name, rows, rows * model.T
     self._worker = turns.Worker(setup, model, rows, folder, device, *more)
-    self.losses, self.speeds = self.run('updates', CHECKED), []
+    try:
+      self.losses, self.speeds = self.run('updates', CHECKED), []
+    except RuntimeError:
+      self.close()  # or it keeps the memory that a smaller batch needs
+      raise
+    # A round takes about a second and a half.
+    self._updates = max(1, round(3 / turns.seconds([self._worker], 'updates', 2)))
 
   def run(self, job: str, *arguments):
     self._worker.start(job, *arguments)
     return self._worker.wait()
 
-  def round(self, updates: int) -> None:
+  def round(self) -> None:
     time.sleep(0.3)  # until the threads of the one before have gone to sleep
-    seconds = turns.seconds([self._worker], 'updates', updates)
-    self.speeds.append(self._tokens * updates / seconds)
+    seconds = turns.seconds([self._worker], 'updates', self._updates)
+    self.speeds.append(self._tokens * self._updates / seconds)
 
   def close(self) -> None:
     self._worker.close()
@@ -333,10 +339,6 @@ def measure(
     ours = started(OURS, model, batch, Path(place), flags.device)
     kind = ours.run('device')
     peak = meter.peak_flops(kind, model.dtype) if gpu else None
-    # A round takes about a second and a half.
-    begun = time.perf_counter()
-    ours.run('updates', 2)
-    updates = max(1, round(3 / (time.perf_counter() - begun)))
     print(f'{kind}, {model.dtype}, context {model.T}; first losses: ', end='')
     print(', '.join(f'{loss:.4f}' for loss in ours.losses), end='\n\n')
     used = 'utilisation' if peak else 'GFLOP/s'
@@ -344,7 +346,7 @@ def measure(
     print('|---|---|---|---|---|---|', flush=True)
     if gpu or not names:
       for _ in range(flags.rounds):
-        ours.round(updates)
+        ours.round()
       ours.close()
       print(row(ours, ours, model.dtype, flops, peak), flush=True)
     for name in names:
@@ -356,8 +358,8 @@ def measure(
         continue
       for _ in range(flags.rounds):
         if not gpu:
-          ours.round(updates)
-        peer.round(updates)
+          ours.round()
+        peer.round()
       peer.close()
       here = ours
       if not gpu:
