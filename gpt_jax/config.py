@@ -238,7 +238,6 @@ LENGTH_AND_LOGGING = (
   'model.remat',
   'model.flash',
   'model.scan',
-  'model.flash',
   'steps',
   'accumulate',
   'loss_chunk',

@@ -233,8 +233,6 @@ def plan(
     H=shape.D // shape.N,
     dropout=run.model.dropout > 0,
   )
-  if shape.flash != run.model.flash:
-    why = 'the flash attention of TPUs does not go over a mesh'
   return '\n'.join(
     [
       f'model     {total:,} parameters ({body:,} without embeddings), '

@@ -178,7 +178,6 @@ def report(run: config.Run, workdir: str | pathlib.Path, device_gib: float = 0) 
   vocab = tokenizers.load(own).vocab if own.exists() else describe.vocabulary(run)
   shape = Shape.of(run.model, vocab)
   layout.check(shape)
-  shape = layout.fitted(shape)
   cost = compiled_cost(run, shape, layout)
   device = layout.devices[0]
   limit = device_gib * _GIB or (device.memory_stats() or {}).get('bytes_limit', 0)

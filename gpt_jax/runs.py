@@ -61,7 +61,6 @@ def train(
           "tokenizer's entries; 0 takes as many as it has"
         )
       layout.check(shape)
-      shape = layout.fitted(shape)
     sizes = batches.stages(run.batch, run.batch_start, run.batch_ramp, shape.T)
     rows = batches.training_batches(
       data.train.ids,

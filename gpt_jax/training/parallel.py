@@ -206,15 +206,6 @@ class Layout:
           'since each device computes whole heads and a part of the MLP'
         )
 
-  def fitted(self, shape: Shape) -> Shape:
-    """Returns the shape with attention that this layout can run.
-
-    The compiler can't cut jax's flash attention for TPUs over a mesh.
-    """
-    if self.mesh is None or self.devices[0].platform != 'tpu':
-      return shape
-    return dataclasses.replace(shape, flash='plain')
-
   def _sharding(self, specs: tuple[P, ...], shape: tuple) -> jax.sharding.Sharding:
     """Returns the sharding of an array: the first that fits, or the last in part."""
     if self.mesh is None:
