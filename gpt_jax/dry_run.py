@@ -7,11 +7,13 @@ layers that are unrolled keep what `model.remat` would forget).
 """
 
 import collections
+import dataclasses
 import math
 import pathlib
 import re
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from gpt_jax import config, describe, tokenizers
@@ -178,6 +180,9 @@ def report(run: config.Run, workdir: str | pathlib.Path, device_gib: float = 0) 
   vocab = tokenizers.load(own).vocab if own.exists() else describe.vocabulary(run)
   shape = Shape.of(run.model, vocab)
   layout.check(shape)
+  if layout.devices[0].platform != jax.default_backend():
+    # Simulated: the program can't have the attention of the devices that are there.
+    shape = dataclasses.replace(shape, flash='plain')
   cost = compiled_cost(run, shape, layout)
   device = layout.devices[0]
   limit = device_gib * _GIB or (device.memory_stats() or {}).get('bytes_limit', 0)
