@@ -140,14 +140,12 @@ class Optim:
       linear layers; AdamW for the rest), 'adafactor', 'lion' or 'sgd'; see
       `training.optim.transformation`.
     lr: highest learning rate.
-    muon_lr: highest learning rate of what Muon updates, in the same units (see
-      training/optim.py) and with the same schedule, in proportion; 0 means lr.
-    muon_momentum: of Muon, Nesterov's.
     final_lr: learning rate at the end of 'cosine', 'linear' and 'wsd'.
     schedule: after the warm-up: 'cosine', 'linear', 'rsqrt' (inverse square root of
       the update), 'constant', or 'wsd' (constant, then linear over `cooldown`).
     warmup: updates of linear warm-up.
     cooldown: updates of the last phase of 'wsd'.
+    muon_momentum: of Muon (Nesterov's).
     beta1: of Adam and Lion (Adafactor has none).
     beta2: of Adam and Lion (Adafactor's follows from the update's number).
     eps: of Adam.
@@ -164,12 +162,11 @@ class Optim:
 
   name: str = 'adamw'
   lr: float = 1e-3
-  muon_lr: float = 0.0
-  muon_momentum: float = 0.95
   final_lr: float = 1e-4
   schedule: str = 'cosine'
   warmup: int = 100
   cooldown: int = 0
+  muon_momentum: float = 0.95
   beta1: float = 0.9
   beta2: float = 0.95
   eps: float = 1e-8
@@ -279,7 +276,7 @@ _SHARES = (
   'model.dropout optim.muon_momentum optim.beta1 optim.beta2 optim.ema data.sampling'
 ).split()
 _NOT_NEGATIVE = (
-  'model.F model.vocab model.mup_base model.mup_base_N optim.lr optim.muon_lr '
+  'model.F model.vocab model.mup_base model.mup_base_N optim.lr '
   'optim.final_lr optim.warmup optim.cooldown optim.eps optim.weight_decay optim.clip '
   'optim.guard_sigmas seed devices batch_start batch_ramp loss_chunk eval_tokens '
   'sample_tokens data.processes'
@@ -438,11 +435,6 @@ def check(config: Run, devices: int = 1) -> None:
     )
   if config.loss_chunk and m.T % config.loss_chunk:
     wrong.append(f'loss_chunk={config.loss_chunk} must divide model.T={m.T}')
-  if o.muon_lr and (o.name != 'muon' or not o.lr):
-    wrong.append(
-      f'optim.muon_lr={o.muon_lr} must be 0 (which means optim.lr) unless '
-      f'optim.name=muon and optim.lr > 0; they are {o.name} and {o.lr}'
-    )
   if o.final_lr > o.lr and o.schedule in ('cosine', 'linear', 'wsd'):
     wrong.append(f'optim.final_lr={o.final_lr} must not exceed optim.lr={o.lr}')
   if o.schedule != 'constant' and o.warmup > config.steps:

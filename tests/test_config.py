@@ -58,14 +58,6 @@ def test_a_schedule_must_fit_into_the_run():
   assert 'optim.cooldown=950 must be in 1..steps - warmup = 900' in problems(run)
 
 
-def test_a_rate_of_muon_needs_muon():
-  run = config.Run()
-  run.optim.muon_lr = 0.1
-  assert 'optim.muon_lr=0.1 must be 0' in problems(run)
-  run.optim.name = 'muon'
-  config.check(run)
-
-
 def test_a_config_survives_the_way_to_a_file_and_back():
   run = config.Run(steps=7, prompts=('a', 'b'))
   run.optim.lr = 0.5

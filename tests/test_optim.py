@@ -187,14 +187,6 @@ def gradients(seed):
   return jax.tree.unflatten(tree, [jnp.float32(draw(size=x.shape)) for x in leaves])
 
 
-def test_a_rate_of_its_own_scales_the_updates_of_muon_and_no_others():
-  one = muon_update([gradients(0)], lr=1e-2)
-  other = muon_update([gradients(0)], lr=1e-2, muon_lr=3e-2)
-  ratios = jax.tree.map(lambda a, b: float((b / a).mean().round(4)), one, other)
-  assert names(ratios, 3.0) == KERNELS
-  assert names(ratios, 1.0) == names(optim.muon_or_adam(params()), 'adam')
-
-
 def test_without_momentum_an_update_of_muon_knows_no_gradient_before():
   new, both = [gradients(1)], [gradients(0), gradients(1)]
 

@@ -22,7 +22,6 @@ class Hyper:
   steps: jax.Array
   dropout: jax.Array
   lr: jax.Array
-  muon_lr: jax.Array
   muon_momentum: jax.Array
   final_lr: jax.Array
   warmup: jax.Array
@@ -96,10 +95,6 @@ def muon_or_adam(params: dict) -> dict:
     return 'muon' if path[-1].key == 'kernel' else 'adam'
 
   return jax.tree_util.tree_map_with_path(by_name, params)
-
-
-def _is_muon(params: dict) -> dict:
-  return jax.tree.map(lambda name: name == 'muon', muon_or_adam(params))
 
 
 def _matrices(params):
@@ -191,7 +186,5 @@ def transformation(
     parts.append(_kernel_rate(optim.name, width))
   if optim.name != 'sgd':
     parts.append(optax.add_decayed_weights(decay, decays))
-  if optim.name == 'muon' and optim.muon_lr:
-    parts.append(optax.masked(optax.scale(hp.muon_lr / hp.lr), _is_muon))
   parts.append(optax.scale(-learning_rate(step, hp, optim.schedule)))
   return optax.chain(*parts)
