@@ -19,7 +19,9 @@ WITHOUT_JAX = [
   'tokenizers',
   'tokenizers.hugging_face',
   'data.sources',
+  'data.tasks',
   'data.tokens',
+  'evaluation.metrics',
   'evaluation.ngram',
 ]
 MODULES = sorted((ROOT / 'gpt_jax').rglob('*.py'))

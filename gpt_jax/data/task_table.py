@@ -1,0 +1,234 @@
+"""What the labelled tasks of GPT-1's fine-tuning ask, and how their files are written.
+
+`TASKS` is the table. Columns are those of GLUE (Wang et al. 2018, gluebenchmark.com),
+SNLI 1.0 (Bowman et al. 2015), SciTail 1.1 (Khot et al. 2018), the STS benchmark (Cer et
+al. 2017), MRPC (Dolan & Brockett 2005), Story Cloze (Mostafazadeh et al. 2016), RACE
+(Lai et al. 2017) and MCTest (Richardson et al. 2013; the set of 500 stories).
+
+Texts come in the order that the model reads them (Radford et al. 2018, section 3.3):
+premise, hypothesis; passage, question. The order of QNLI is not published; ours is the
+file's: question, sentence. Two sentences of a similarity have no order; the model reads
+both.
+"""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+  """How one distribution of a task is written.
+
+  Attributes:
+    form: one of `rows.FORMS`.
+    files: by split, names in the task's folder; the first that exists is read.
+    texts: the columns of the texts.
+    label: its column; '' where the test file has none.
+    choices: the columns of the choices.
+    id: its column, if any.
+    also: other columns that tell its files from those of another task.
+    names: of all columns, where the file does not say them.
+    extra: columns without a name that may follow.
+    labels: how the classes are written, where that is not as in `Task.labels`.
+    unusable: a column and the value that marks rows to leave out.
+    joined: the columns of the texts are sentences of one text.
+    held_out: (examples, seed): splits train and dev share a file, and this is dev.
+  """
+
+  form: str
+  files: dict[str, tuple[str, ...]]
+  texts: tuple[str, ...]
+  label: str
+  choices: tuple[str, ...] = ()
+  id: str = ''
+  also: tuple[str, ...] = ()
+  names: tuple[str, ...] = ()
+  extra: int = 0
+  labels: tuple[str, ...] = ()
+  unusable: tuple[str, str] = ('', '')
+  joined: bool = False
+  held_out: tuple[int, int] | None = None
+
+  def columns(self, split: str) -> tuple[str, ...]:
+    """Returns the columns that a file of a split must have."""
+    label = () if split.startswith('test') else (self.label,)  # GLUE keeps them
+    return (*self.also, *self.texts, *self.choices, *label)
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """What a task asks.
+
+  Attributes:
+    name: of the task.
+    kind: 'classification' (one text), 'entailment' (premise, hypothesis), 'similarity'
+      (two texts without an order) or 'multiple_choice'.
+    labels: what the file calls each class, or each choice, in the order of
+      `Example.label`; empty for a regression.
+    metrics: functions of `gpt_jax.evaluation.metrics` that judge it; the first chooses
+      the best epoch.
+    layouts: its distributions.
+    scores: least and greatest label of a regression.
+  """
+
+  name: str
+  kind: str
+  labels: tuple[str, ...]
+  metrics: tuple[str, ...]
+  layouts: tuple[Layout, ...]
+  scores: tuple[float, float] | None = None
+
+
+def _files(
+  pattern: str, train: str = 'train', dev: str = 'dev'
+) -> dict[str, tuple[str, ...]]:
+  """Returns the files of three splits, called alike; '|' divides other names."""
+  words = {'train': train, 'dev': dev, 'test': 'test'}
+  return {s: tuple(pattern.replace('SPLIT', w).split('|')) for s, w in words.items()}
+
+
+_GLUE = _files('SPLIT.tsv')
+_PAIR = 'sentence1', 'sentence2'
+_SST2 = Layout('tsv', _GLUE, ('sentence',), 'label', id='index')
+_COLA = Layout(
+  'tsv',
+  {s: (f'{s}.tsv', f'in_domain_{s}.tsv') for s in ('train', 'dev')},
+  ('sentence',),
+  'label',
+  names=('source', 'label', 'original', 'sentence'),
+)
+_COLA_TEST = Layout('tsv', {'test': ('test.tsv',)}, ('sentence',), '', id='index')
+_MRPC = Layout(
+  'tsv',
+  _files('SPLIT.tsv|msr_paraphrase_SPLIT.txt'),
+  ('#1 String', '#2 String'),
+  'Quality',
+  id='index',
+)
+_QQP = Layout(
+  'tsv',
+  _GLUE,
+  ('question1', 'question2'),
+  'is_duplicate',
+  id='id',
+  unusable=('question2', ''),  # two of GLUE's training pairs
+)
+_RTE = Layout('tsv', _GLUE, _PAIR, 'label', id='index', also=('index',))
+_QNLI = Layout('tsv', _GLUE, ('question', 'sentence'), 'label', id='index')
+_MNLI = Layout(
+  'tsv',
+  {
+    'train': ('train.tsv',),
+    'dev': ('dev_matched.tsv',),
+    'dev_mismatched': ('dev_mismatched.tsv',),
+    'test': ('test_matched.tsv',),
+    'test_mismatched': ('test_mismatched.tsv',),
+  },
+  _PAIR,
+  'gold_label',
+  id='index',
+  also=('index', 'promptID', 'pairID', 'genre'),
+)
+_SNLI = Layout(
+  'jsonl',
+  _files('snli_1.0_SPLIT.jsonl'),
+  _PAIR,
+  'gold_label',
+  id='pairID',
+  also=('captionID', 'pairID'),
+  unusable=('gold_label', '-'),  # its annotators did not agree
+)
+_SCITAIL = Layout(
+  'tsv',
+  _files('scitail_1.0_SPLIT.tsv|tsv_format/scitail_1.0_SPLIT.tsv'),
+  ('premise', 'hypothesis'),
+  'label',
+  names=('premise', 'hypothesis', 'label'),
+  labels=('entails', 'neutral'),
+)
+_SCITAIL_JSON = Layout(
+  'jsonl',
+  _files('scitail_1.0_SPLIT.txt|snli_format/scitail_1.0_SPLIT.txt'),
+  _PAIR,
+  'gold_label',
+)
+_STSB = Layout(
+  'tsv',
+  _files('sts-SPLIT.csv'),
+  _PAIR,
+  'score',
+  names=('genre', 'filename', 'year', 'id', 'score', *_PAIR),
+  extra=2,  # the sources of some pairs
+)
+_STSB_GLUE = Layout(
+  'tsv',
+  _GLUE,
+  _PAIR,
+  'score',
+  id='index',
+  also=('index', 'genre', 'filename', 'year'),
+)
+# GPT-1 trains on the validation stories, but for 374 of them: datasets.py of
+# openai/finetune-transformer-lm, whose split by scikit-learn is this permutation.
+_CLOZE = Layout(
+  'csv',
+  _files(
+    'cloze_test_SPLIT__spring2016.csv|'
+    'cloze_test_SPLIT__spring2016 - cloze_test_ALL_SPLIT.csv',
+    train='val',
+    dev='val',
+  ),
+  tuple(f'InputSentence{i}' for i in (1, 2, 3, 4)),
+  'AnswerRightEnding',
+  choices=('RandomFifthSentenceQuiz1', 'RandomFifthSentenceQuiz2'),
+  id='InputStoryid',
+  joined=True,
+  held_out=(374, 3535999445),
+)
+_LETTERS = 'A', 'B', 'C', 'D'
+_RACE = Layout(
+  'race',
+  _files('SPLIT')
+  | {f'{s}_{d}': (f'{s}/{d}',) for s in ('dev', 'test') for d in ('middle', 'high')},
+  ('article', 'question'),
+  'answer',
+  choices=_LETTERS,
+  id='id',
+)
+_MCTEST = Layout(
+  'mctest',
+  _files('mc500.SPLIT.tsv'),
+  ('story', 'question'),
+  'answer',
+  choices=_LETTERS,
+  id='id',
+)
+
+_BINARY = '0', '1'
+_ENTAILS = 'entailment', 'not_entailment'
+_NLI = 'entailment', 'neutral', 'contradiction'
+_RIGHT = ('accuracy',)
+TASKS = {
+  task.name: task
+  for task in (
+    Task('sst2', 'classification', _BINARY, _RIGHT, (_SST2,)),
+    Task('cola', 'classification', _BINARY, ('matthews',), (_COLA, _COLA_TEST)),
+    Task('mrpc', 'similarity', _BINARY, ('f1', 'accuracy'), (_MRPC,)),
+    Task('qqp', 'similarity', _BINARY, ('f1', 'accuracy'), (_QQP,)),
+    Task('rte', 'entailment', _ENTAILS, _RIGHT, (_RTE,)),
+    Task('qnli', 'entailment', _ENTAILS, _RIGHT, (_QNLI,)),
+    Task('mnli', 'entailment', _NLI, _RIGHT, (_MNLI,)),
+    Task('snli', 'entailment', _NLI, _RIGHT, (_SNLI,)),
+    Task('scitail', 'entailment', _NLI[:2], _RIGHT, (_SCITAIL, _SCITAIL_JSON)),
+    Task(
+      'stsb',
+      'similarity',
+      (),
+      ('pearson', 'spearman'),
+      (_STSB, _STSB_GLUE),
+      scores=(0.0, 5.0),
+    ),
+    Task('storycloze', 'multiple_choice', ('1', '2'), _RIGHT, (_CLOZE,)),
+    Task('race', 'multiple_choice', _LETTERS, _RIGHT, (_RACE,)),
+    Task('mctest', 'multiple_choice', _LETTERS, _RIGHT, (_MCTEST,)),
+  )
+}

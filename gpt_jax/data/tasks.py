@@ -1,0 +1,207 @@
+"""Examples of labelled tasks, from the files that their authors publish.
+
+What there is to read is in gpt_jax/data/task_table.py, how it is written in rows.py.
+"""
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from gpt_jax.config import UserError, nearest
+from gpt_jax.data import rows
+from gpt_jax.data.rows import Row
+from gpt_jax.data.task_table import TASKS, Layout, Task
+
+
+class Example(NamedTuple):
+  """One example of a task.
+
+  Attributes:
+    texts: in the order that the model reads them, without spaces around them.
+    choices: the answers of a multiple choice.
+    label: the class, the right choice (both from 0), a score, or None where a test
+      file has no labels.
+    id: in the file; where it has none, the line.
+  """
+
+  texts: tuple[str, ...]
+  choices: tuple[str, ...] = ()
+  label: int | float | None = None
+  id: str = ''
+
+
+def read(
+  task_name: str,
+  folder_or_file: str | Path,
+  split: str,
+  tell: Callable[[str], None] | None = None,
+) -> list[Example]:
+  """Returns the examples of a split, in the order of the file.
+
+  Args:
+    task_name: one of `TASKS`.
+    folder_or_file: with the files of the official distribution; or the split's file,
+      whatever it is called.
+    split: 'train', 'dev' or 'test'; 'dev_mismatched' and 'test_mismatched' of mnli;
+      'dev_middle', 'dev_high', 'test_middle' and 'test_high' of race. Story Cloze's
+      train and dev are GPT-1's, in the order of its permutation.
+    tell: is told how many rows were left out because they are known to be unusable:
+      SNLI's without a gold label, QQP's with an empty question.
+
+  Raises:
+    UserError: there is no such task, split or file; the file is another task's; a
+      column is missing or too many; a text is empty; a label is none of the task's; a
+      training split lacks a class.
+  """
+  if task_name not in TASKS:
+    raise UserError(
+      f'task {task_name!r} must be one of {", ".join(TASKS)}.'
+      f'{nearest(task_name, TASKS)}'
+    )
+  task = TASKS[task_name]
+  path, layout = _find(task, Path(folder_or_file).expanduser(), split)
+  _check_owner(task, layout, path, split)
+  examples, left_out = [], 0
+  for row in _rows(layout, path, split):
+    if _unusable(layout, row):
+      left_out += 1
+    else:
+      examples.append(_example(task, layout, row))
+  if left_out and tell:
+    column, value = layout.unusable
+    tell(f'{path}: {left_out:,} examples left out, whose {column} is {value!r}')
+  if layout.held_out and split in ('train', 'dev'):
+    examples = _part(examples, path, split, *layout.held_out)
+  if not examples:
+    raise UserError(f'{path}: no examples; fetch it again')
+  if split == 'train' and task.kind != 'multiple_choice':
+    seen = {example.label for example in examples}
+    for at, name in enumerate(layout.labels or task.labels):
+      if at not in seen:
+        raise UserError(
+          f'{path}: no example of class {name!r} of {task.name}; train on all classes'
+        )
+  return examples
+
+
+def _find(task: Task, where: Path, split: str) -> tuple[Path, Layout]:
+  """Returns the file (RACE: the folder) of a split and how it is written."""
+  layouts = [layout for layout in task.layouts if split in layout.files]
+  if not layouts:
+    there = dict.fromkeys(s for layout in task.layouts for s in layout.files)
+    raise UserError(
+      f'{task.name} has no split {split!r}, only {", ".join(there)}.'
+      f'{nearest(split, there)}'
+    )
+  if where.is_file():
+    fitting = [layout for layout in layouts if _fits(task, layout, where, split)]
+    alike = [
+      layout
+      for layout in layouts
+      if any(Path(n).suffix == where.suffix for n in layout.files[split])
+    ]
+    return where, (fitting + alike + layouts)[0]
+  looked_for = []
+  for layout in layouts:
+    for name in layout.files[split]:
+      if (where / name).exists():
+        return where / name, layout
+      looked_for.append(name)
+  raise UserError(
+    f'{where} (from {os.getcwd()}): no {split} split of {task.name}; looked for '
+    f'{", ".join(looked_for)}; give the folder that holds one of them, or the file'
+  )
+
+
+def _check_owner(task: Task, layout: Layout, path: Path, split: str) -> None:
+  """Raises a UserError if a file looks like another task's.
+
+  It does if its first usable row can be read as that task's, and either not as ours,
+  or that task asks for all of our columns and more.
+  """
+  ours = set(layout.columns(split)) if _fits(task, layout, path, split) else set()
+  for other in TASKS.values():
+    for another in other.layouts if other is not task else ():
+      more = set(another.columns(split)) > ours
+      if more and _fits(other, another, path, split):
+        raise UserError(
+          f'{path}: this is a file of {other.name}, not of {task.name}; give its own, '
+          f'or the task {other.name}'
+        )
+
+
+def _fits(task: Task, layout: Layout, path: Path, split: str) -> bool:
+  """Returns whether the first usable row of a file can be read as a task's example."""
+  usable = (row for row in _rows(layout, path, split) if not _unusable(layout, row))
+  try:
+    _example(task, layout, next(usable))
+  except (UserError, StopIteration):
+    return False
+  return True
+
+
+def _rows(layout: Layout, path: Path, split: str) -> Iterator[Row]:
+  """Yields the rows of a file, which have the columns of the layout."""
+  given = (layout.names, layout.extra) if layout.names else ()
+  for row in rows.FORMS[layout.form](path, *given):
+    rows.need(row, layout.columns(split))
+    yield row
+
+
+def _unusable(layout: Layout, row: Row) -> bool:
+  """Returns whether a row is known to be of no use."""
+  column, value = layout.unusable
+  return bool(column) and row.get(column) == value
+
+
+def _example(task: Task, layout: Layout, row: Row) -> Example:
+  """Returns a row as an example."""
+  texts = tuple(rows.filled(row, column) for column in layout.texts)
+  return Example(
+    (' '.join(texts),) if layout.joined else texts,
+    tuple(rows.filled(row, column) for column in layout.choices),
+    _label(task, layout, row) if layout.label in row else None,
+    str(row.get(layout.id, row['line'])),
+  )
+
+
+def _label(task: Task, layout: Layout, row: Row) -> int | float:
+  """Returns the label of a row: a class, a choice or a score."""
+  text = rows.filled(row, layout.label)
+  if task.scores:
+    low, high = task.scores
+    try:
+      value = float(text)
+    except ValueError:
+      value = math.nan
+    if not low <= value <= high:
+      raise UserError(
+        f'{row["where"]}: {layout.label} {text!r} is no number from {low:g} to '
+        f'{high:g} ({task.name}); mend it'
+      )
+    return value
+  labels = layout.labels or task.labels
+  if text not in labels:
+    raise UserError(
+      f'{row["where"]}: {layout.label} {text!r} is none of the labels of {task.name}: '
+      f'{", ".join(labels)}; mend it, or give the file of that task'
+    )
+  return labels.index(text)
+
+
+def _part(
+  examples: list[Example], path: Path, split: str, held_out: int, seed: int
+) -> list[Example]:
+  """Returns the train or dev part of a file that both splits share."""
+  if len(examples) <= held_out:
+    raise UserError(
+      f'{path}: {len(examples)} examples, of which {held_out} are held out for dev: '
+      'none is left to train on; give the whole file'
+    )
+  order = np.random.RandomState(seed).permutation(len(examples))
+  part = order[:held_out] if split == 'dev' else order[held_out:]
+  return [examples[i] for i in part]
