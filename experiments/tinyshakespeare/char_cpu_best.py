@@ -12,7 +12,8 @@ CPU cores.
 `char_cpu_best.py:NAME` takes one ingredient out, at the rate that is then best: 'muon'
 (AdamW in its place), 'momentum' (Muon's usual 0.95), 'schedule' (warm-up, and a cosine
 to a tenth), 'freedom' (weight decay 0.1 and clipping at 1), 'windows' (drawn
-independently, and not each once an epoch).
+independently, and not each once an epoch). Only Muon matters beyond the spread of seeds:
+experiments/README.md has the numbers.
 """
 
 from experiments.tinyshakespeare import char_cpu
