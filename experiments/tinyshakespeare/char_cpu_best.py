@@ -12,8 +12,8 @@ CPU cores.
 `char_cpu_best.py:NAME` takes one ingredient out, at the rate that is then best: 'muon'
 (AdamW in its place), 'momentum' (Muon's usual 0.95), 'schedule' (warm-up, and a cosine
 to a tenth), 'freedom' (weight decay 0.1 and clipping at 1), 'windows' (drawn
-independently, and not each once an epoch). Only Muon matters beyond the spread of seeds:
-experiments/README.md has the numbers.
+independently, and not each once an epoch). Only Muon matters beyond the spread of
+seeds: experiments/README.md has the numbers.
 """
 
 from experiments.tinyshakespeare import char_cpu
@@ -23,9 +23,9 @@ from gpt_jax import config
 WITHOUT = {
   '': {},
   'muon': {'name': 'adamw', 'lr': 4e-3, 'warmup': 100, 'beta2': 0.99},
-  'momentum': {'muon_momentum': 0.95},
+  'momentum': {'muon_momentum': 0.95, 'lr': 6e-3},
   'schedule': {'schedule': 'cosine', 'final_lr': 9e-4, 'warmup': 100},
-  'freedom': {'weight_decay': 0.1, 'clip': 1.0},
+  'freedom': {'weight_decay': 0.1, 'clip': 1.0, 'lr': 1.3e-2},
   'windows': {},
 }
 
