@@ -146,17 +146,14 @@ class Optim:
     warmup: updates of linear warm-up.
     cooldown: updates of the last phase of 'wsd'.
     muon_momentum: of Muon (Nesterov's).
-    beta1: of Adam and Lion (Adafactor has none).
-    beta2: of Adam and Lion (Adafactor's follows from the update's number).
-    eps: of Adam.
+    beta1, beta2, eps: of Adam; Lion has the first two, Adafactor its own.
     weight_decay: decoupled, on weight matrices and embeddings only; not of SGD.
     clip: largest global norm of the gradient; 0 means off.
     ema: decay, an update, of an exponential moving average of the weights, which is
       evaluated and loaded in their place; 0 means off.
-    guard: what happens at a spike, an update whose loss is not finite or exceeds its
-      running mean by `guard_sigmas` standard deviations: 'off', nothing; 'skip' leaves
-      the update out; 'rollback' goes back to the last checkpoint and on with the data
-      that follow the spike (PaLM, section 5.1).
+    guard: at a spike, a loss that is not finite or is `guard_sigmas` standard deviations
+      above its running mean: 'off', nothing; 'skip' leaves the update out; 'rollback'
+      goes to the last checkpoint and on with later data (PaLM, section 5.1).
     guard_sigmas: how far a loss may stand out.
   """
 
@@ -276,8 +273,8 @@ _SHARES = (
   'model.dropout optim.muon_momentum optim.beta1 optim.beta2 optim.ema data.sampling'
 ).split()
 _NOT_NEGATIVE = (
-  'model.F model.vocab model.mup_base model.mup_base_N optim.lr '
-  'optim.final_lr optim.warmup optim.cooldown optim.eps optim.weight_decay optim.clip '
+  'model.F model.vocab model.mup_base model.mup_base_N optim.lr optim.final_lr '
+  'optim.warmup optim.cooldown optim.eps optim.weight_decay optim.clip '
   'optim.guard_sigmas seed devices batch_start batch_ramp loss_chunk eval_tokens '
   'sample_tokens data.processes'
 ).split()
@@ -319,6 +316,12 @@ def nearest(name: str, names: Iterable[str]) -> str:
   last = name.rsplit('.', 1)[-1]
   close += [n for n in names if n.rsplit('.', 1)[-1] == last and n not in close]
   return f' Did you mean {" or ".join(close)}?' if close else ''
+
+
+def _multiples(number: int, unit: int) -> str:
+  """Returns the multiples of `unit` next to a number, in words."""
+  near = {number // unit * unit, -(-number // unit) * unit} - {0}
+  return ' or '.join(map(str, sorted(near)))
 
 
 def check(config: Run, devices: int = 1) -> None:
@@ -388,10 +391,9 @@ def check(config: Run, devices: int = 1) -> None:
       "pattern of the two, which the layers repeat, like 'dense,banded'"
     )
   if min(m.D, m.N) >= 1 and m.D % m.N:
-    near = sorted({m.D // m.N * m.N, -(-m.D // m.N) * m.N} - {0})
     wrong.append(
       f'model.D={m.D} must be a multiple of model.N={m.N} (D = N * H); '
-      f'use {" or ".join(map(str, near))}'
+      f'use {_multiples(m.D, m.N)}'
     )
   if m.mup_base and o.name not in _MUP_OPTIMIZERS:
     wrong.append(
@@ -417,11 +419,10 @@ def check(config: Run, devices: int = 1) -> None:
   for name in ('batch', 'batch_start') if config.batch_start else ('batch',):
     number = getattr(config, name)
     if min(number, rows) >= 1 and number % rows:
-      near = sorted({number // rows * rows, -(-number // rows) * rows} - {0})
       wrong.append(
         f'{name}={number} must be a multiple of accumulate * devices = '
-        f'{config.accumulate} * {devices}; use {" or ".join(map(str, near))}, or '
-        'choose fewer devices with --config.devices'
+        f'{config.accumulate} * {devices}; use {_multiples(number, rows)}, or choose '
+        'fewer devices with --config.devices'
       )
   if bool(config.batch_start) != bool(config.batch_ramp):
     wrong.append(

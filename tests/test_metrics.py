@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats  # which jax requires
 
 from gpt_jax.config import UserError
 from gpt_jax.data.task_table import TASKS
@@ -61,7 +62,6 @@ def test_correlations_agree_with_their_definitions(levels):
 
 
 def test_correlations_agree_with_scipy():
-  stats = pytest.importorskip('scipy.stats')
   rng = np.random.default_rng(1)
   x = rng.integers(12, size=300) / 4
   y = x + rng.normal(size=300)

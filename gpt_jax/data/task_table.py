@@ -15,7 +15,7 @@ import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class Release:
   """How one distribution of a task is written.
 
   Attributes:
@@ -66,7 +66,7 @@ class Task:
       `Example.label`; empty for a regression.
     metrics: functions of `gpt_jax.evaluation.metrics` that judge it; the first chooses
       the best epoch.
-    layouts: its distributions.
+    releases: its distributions.
     scores: least and greatest label of a regression.
   """
 
@@ -74,7 +74,7 @@ class Task:
   kind: str
   labels: tuple[str, ...]
   metrics: tuple[str, ...]
-  layouts: tuple[Layout, ...]
+  releases: tuple[Release, ...]
   scores: tuple[float, float] | None = None
 
 
@@ -88,23 +88,23 @@ def _files(
 
 _GLUE = _files('SPLIT.tsv')
 _PAIR = 'sentence1', 'sentence2'
-_SST2 = Layout('tsv', _GLUE, ('sentence',), 'label', id='index')
-_COLA = Layout(
+_SST2 = Release('tsv', _GLUE, ('sentence',), 'label', id='index')
+_COLA = Release(
   'tsv',
   {s: (f'{s}.tsv', f'in_domain_{s}.tsv') for s in ('train', 'dev')},
   ('sentence',),
   'label',
   names=('source', 'label', 'original', 'sentence'),
 )
-_COLA_TEST = Layout('tsv', {'test': ('test.tsv',)}, ('sentence',), '', id='index')
-_MRPC = Layout(
+_COLA_TEST = Release('tsv', {'test': ('test.tsv',)}, ('sentence',), '', id='index')
+_MRPC = Release(
   'tsv',
   _files('SPLIT.tsv|msr_paraphrase_SPLIT.txt'),
   ('#1 String', '#2 String'),
   'Quality',
   id='index',
 )
-_QQP = Layout(
+_QQP = Release(
   'tsv',
   _GLUE,
   ('question1', 'question2'),
@@ -112,9 +112,9 @@ _QQP = Layout(
   id='id',
   unusable=('question2', ''),  # two of GLUE's training pairs
 )
-_RTE = Layout('tsv', _GLUE, _PAIR, 'label', id='index', also=('index',))
-_QNLI = Layout('tsv', _GLUE, ('question', 'sentence'), 'label', id='index')
-_MNLI = Layout(
+_RTE = Release('tsv', _GLUE, _PAIR, 'label', id='index', also=('index',))
+_QNLI = Release('tsv', _GLUE, ('question', 'sentence'), 'label', id='index')
+_MNLI = Release(
   'tsv',
   {
     'train': ('train.tsv',),
@@ -128,7 +128,7 @@ _MNLI = Layout(
   id='index',
   also=('index', 'promptID', 'pairID', 'genre'),
 )
-_SNLI = Layout(
+_SNLI = Release(
   'jsonl',
   _files('snli_1.0_SPLIT.jsonl'),
   _PAIR,
@@ -137,7 +137,7 @@ _SNLI = Layout(
   also=('captionID', 'pairID'),
   unusable=('gold_label', '-'),  # its annotators did not agree
 )
-_SCITAIL = Layout(
+_SCITAIL = Release(
   'tsv',
   _files('scitail_1.0_SPLIT.tsv|tsv_format/scitail_1.0_SPLIT.tsv'),
   ('premise', 'hypothesis'),
@@ -145,13 +145,13 @@ _SCITAIL = Layout(
   names=('premise', 'hypothesis', 'label'),
   labels=('entails', 'neutral'),
 )
-_SCITAIL_JSON = Layout(
+_SCITAIL_JSON = Release(
   'jsonl',
   _files('scitail_1.0_SPLIT.txt|snli_format/scitail_1.0_SPLIT.txt'),
   _PAIR,
   'gold_label',
 )
-_STSB = Layout(
+_STSB = Release(
   'tsv',
   _files('sts-SPLIT.csv'),
   _PAIR,
@@ -159,7 +159,7 @@ _STSB = Layout(
   names=('genre', 'filename', 'year', 'id', 'score', *_PAIR),
   extra=2,  # the sources of some pairs
 )
-_STSB_GLUE = Layout(
+_STSB_GLUE = Release(
   'tsv',
   _GLUE,
   _PAIR,
@@ -169,7 +169,7 @@ _STSB_GLUE = Layout(
 )
 # GPT-1 trains on the validation stories, but for 374 of them: datasets.py of
 # openai/finetune-transformer-lm, whose split by scikit-learn is this permutation.
-_CLOZE = Layout(
+_CLOZE = Release(
   'csv',
   _files(
     'cloze_test_SPLIT__spring2016.csv|'
@@ -185,7 +185,7 @@ _CLOZE = Layout(
   held_out=(374, 3535999445),
 )
 _LETTERS = 'A', 'B', 'C', 'D'
-_RACE = Layout(
+_RACE = Release(
   'race',
   _files('SPLIT')
   | {f'{s}_{d}': (f'{s}/{d}',) for s in ('dev', 'test') for d in ('middle', 'high')},
@@ -194,7 +194,7 @@ _RACE = Layout(
   choices=_LETTERS,
   id='id',
 )
-_MCTEST = Layout(
+_MCTEST = Release(
   'mctest',
   _files('mc500.SPLIT.tsv'),
   ('story', 'question'),

@@ -14,7 +14,7 @@ import numpy as np
 from gpt_jax.config import UserError, nearest
 from gpt_jax.data import rows
 from gpt_jax.data.rows import Row
-from gpt_jax.data.task_table import TASKS, Layout, Task
+from gpt_jax.data.task_table import TASKS, Release, Task
 
 
 class Example(NamedTuple):
@@ -63,24 +63,24 @@ def read(
       f'{nearest(task_name, TASKS)}'
     )
   task = TASKS[task_name]
-  path, layout = _find(task, Path(folder_or_file).expanduser(), split)
-  _check_owner(task, layout, path, split)
+  path, release = _find(task, Path(folder_or_file).expanduser(), split)
+  _check_owner(task, release, path, split)
   examples, left_out = [], 0
-  for row in _rows(layout, path, split):
-    if _unusable(layout, row):
+  for row in _rows(release, path, split):
+    if _unusable(release, row):
       left_out += 1
     else:
-      examples.append(_example(task, layout, row))
+      examples.append(_example(task, release, row))
   if left_out and tell:
-    column, value = layout.unusable
+    column, value = release.unusable
     tell(f'{path}: {left_out:,} examples left out, whose {column} is {value!r}')
-  if layout.held_out and split in ('train', 'dev'):
-    examples = _part(examples, path, split, *layout.held_out)
+  if release.held_out and split in ('train', 'dev'):
+    examples = _part(examples, path, split, *release.held_out)
   if not examples:
     raise UserError(f'{path}: no examples; fetch it again')
   if split == 'train' and task.kind != 'multiple_choice':
     seen = {example.label for example in examples}
-    for at, name in enumerate(layout.labels or task.labels):
+    for at, name in enumerate(release.labels or task.labels):
       if at not in seen:
         raise UserError(
           f'{path}: no example of class {name!r} of {task.name}; train on all classes'
@@ -88,28 +88,28 @@ def read(
   return examples
 
 
-def _find(task: Task, where: Path, split: str) -> tuple[Path, Layout]:
+def _find(task: Task, where: Path, split: str) -> tuple[Path, Release]:
   """Returns the file (RACE: the folder) of a split and how it is written."""
-  layouts = [layout for layout in task.layouts if split in layout.files]
-  if not layouts:
-    there = dict.fromkeys(s for layout in task.layouts for s in layout.files)
+  releases = [release for release in task.releases if split in release.files]
+  if not releases:
+    there = dict.fromkeys(s for release in task.releases for s in release.files)
     raise UserError(
       f'{task.name} has no split {split!r}, only {", ".join(there)}.'
       f'{nearest(split, there)}'
     )
   if where.is_file():
-    fitting = [layout for layout in layouts if _fits(task, layout, where, split)]
+    fitting = [release for release in releases if _fits(task, release, where, split)]
     alike = [
-      layout
-      for layout in layouts
-      if any(Path(n).suffix == where.suffix for n in layout.files[split])
+      release
+      for release in releases
+      if any(Path(n).suffix == where.suffix for n in release.files[split])
     ]
-    return where, (fitting + alike + layouts)[0]
+    return where, (fitting + alike + releases)[0]
   looked_for = []
-  for layout in layouts:
-    for name in layout.files[split]:
+  for release in releases:
+    for name in release.files[split]:
       if (where / name).exists():
-        return where / name, layout
+        return where / name, release
       looked_for.append(name)
   raise UserError(
     f'{where} (from {os.getcwd()}): no {split} split of {task.name}; looked for '
@@ -117,15 +117,15 @@ def _find(task: Task, where: Path, split: str) -> tuple[Path, Layout]:
   )
 
 
-def _check_owner(task: Task, layout: Layout, path: Path, split: str) -> None:
+def _check_owner(task: Task, release: Release, path: Path, split: str) -> None:
   """Raises a UserError if a file looks like another task's.
 
   It does if its first usable row can be read as that task's, and either not as ours,
   or that task asks for all of our columns and more.
   """
-  ours = set(layout.columns(split)) if _fits(task, layout, path, split) else set()
+  ours = set(release.columns(split)) if _fits(task, release, path, split) else set()
   for other in TASKS.values():
-    for another in other.layouts if other is not task else ():
+    for another in other.releases if other is not task else ():
       more = set(another.columns(split)) > ours
       if more and _fits(other, another, path, split):
         raise UserError(
@@ -134,44 +134,44 @@ def _check_owner(task: Task, layout: Layout, path: Path, split: str) -> None:
         )
 
 
-def _fits(task: Task, layout: Layout, path: Path, split: str) -> bool:
+def _fits(task: Task, release: Release, path: Path, split: str) -> bool:
   """Returns whether the first usable row of a file can be read as a task's example."""
-  usable = (row for row in _rows(layout, path, split) if not _unusable(layout, row))
+  usable = (row for row in _rows(release, path, split) if not _unusable(release, row))
   try:
-    _example(task, layout, next(usable))
+    _example(task, release, next(usable))
   except (UserError, StopIteration):
     return False
   return True
 
 
-def _rows(layout: Layout, path: Path, split: str) -> Iterator[Row]:
-  """Yields the rows of a file, which have the columns of the layout."""
-  given = (layout.names, layout.extra) if layout.names else ()
-  for row in rows.FORMS[layout.form](path, *given):
-    rows.need(row, layout.columns(split))
+def _rows(release: Release, path: Path, split: str) -> Iterator[Row]:
+  """Yields the rows of a file, which have the columns of the release."""
+  given = (release.names, release.extra) if release.names else ()
+  for row in rows.FORMS[release.form](path, *given):
+    rows.need(row, release.columns(split))
     yield row
 
 
-def _unusable(layout: Layout, row: Row) -> bool:
+def _unusable(release: Release, row: Row) -> bool:
   """Returns whether a row is known to be of no use."""
-  column, value = layout.unusable
+  column, value = release.unusable
   return bool(column) and row.get(column) == value
 
 
-def _example(task: Task, layout: Layout, row: Row) -> Example:
+def _example(task: Task, release: Release, row: Row) -> Example:
   """Returns a row as an example."""
-  texts = tuple(rows.filled(row, column) for column in layout.texts)
+  texts = tuple(rows.filled(row, column) for column in release.texts)
   return Example(
-    (' '.join(texts),) if layout.joined else texts,
-    tuple(rows.filled(row, column) for column in layout.choices),
-    _label(task, layout, row) if layout.label in row else None,
-    str(row.get(layout.id, row['line'])),
+    (' '.join(texts),) if release.joined else texts,
+    tuple(rows.filled(row, column) for column in release.choices),
+    _label(task, release, row) if release.label in row else None,
+    str(row.get(release.id, row['line'])),
   )
 
 
-def _label(task: Task, layout: Layout, row: Row) -> int | float:
+def _label(task: Task, release: Release, row: Row) -> int | float:
   """Returns the label of a row: a class, a choice or a score."""
-  text = rows.filled(row, layout.label)
+  text = rows.filled(row, release.label)
   if task.scores:
     low, high = task.scores
     try:
@@ -180,14 +180,14 @@ def _label(task: Task, layout: Layout, row: Row) -> int | float:
       value = math.nan
     if not low <= value <= high:
       raise UserError(
-        f'{row["where"]}: {layout.label} {text!r} is no number from {low:g} to '
+        f'{row["where"]}: {release.label} {text!r} is no number from {low:g} to '
         f'{high:g} ({task.name}); mend it'
       )
     return value
-  labels = layout.labels or task.labels
+  labels = release.labels or task.labels
   if text not in labels:
     raise UserError(
-      f'{row["where"]}: {layout.label} {text!r} is none of the labels of {task.name}: '
+      f'{row["where"]}: {release.label} {text!r} is none of the labels of {task.name}: '
       f'{", ".join(labels)}; mend it, or give the file of that task'
     )
   return labels.index(text)

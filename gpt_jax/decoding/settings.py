@@ -15,6 +15,39 @@ from gpt_jax.tokenizers import Tokenizer
 METHODS = 'auto', 'greedy', 'sample', 'beam', 'stochastic', 'minimum_risk'
 Text = str | Sequence[int]  # a text or the ids of one
 
+# How `launch.py sample` calls them: name, kind of flag, help.
+FLAGS = (
+  ('method', 'string', 'auto, greedy, sample, beam, stochastic or minimum_risk'),
+  ('max_new_tokens', 'integer', 'length of a continuation (128)'),
+  ('min_new_tokens', 'integer', 'no end-of-text before'),
+  ('num_return', 'integer', 'continuations of each prompt (1)'),
+  ('temperature', 'float', 'divides the logits (0.8); 0 is greedy'),
+  ('top_k', 'integer', 'draw from the k likeliest'),
+  ('top_p', 'float', 'draw from the likeliest that have mass p'),
+  ('openai_top_p', 'bool', 'top_p stops before the token that reaches p, as in GPT-2'),
+  ('min_p', 'float', 'draw from those at least p times as likely as the likeliest'),
+  ('typical_p', 'float', 'draw from the most typical that have mass p'),
+  ('repetition_penalty', 'float', 'of all tokens so far, as in CTRL; 1 is none'),
+  ('presence_penalty', 'float', 'subtracted for each new token that occurred'),
+  ('frequency_penalty', 'float', 'subtracted each time that it occurred'),
+  ('no_repeat_ngram', 'integer', 'no sequence of so many tokens twice'),
+  ('banned', 'multi_string', 'text that may not occur'),
+  ('forced', 'string', 'text that a continuation begins with'),
+  ('stop', 'multi_string', 'text that a continuation ends before'),
+  ('eos', 'integer', "id that ends a text, if not the tokenizer's"),
+  ('truncate', 'bool', 'of a prompt longer than the context, read the end'),
+  ('seed', 'multi_integer', 'another seed, other draws; one, or one for each prompt'),
+  ('beams', 'integer', 'hypotheses to follow; several mean beam search'),
+  ('groups', 'integer', "groups of beams that avoid each other's tokens"),
+  ('diversity', 'float', 'how much they do (0.5)'),
+  ('length_penalty', 'float', 'alpha (0.6); above 0 favours length'),
+  ('penalty_form', 'string', 'gnmt: ((5 + n) / 6)^alpha (GPT-3), or hf: n^alpha'),
+  ('early_stopping', 'string', 'as in Hugging Face: true, false or never'),
+  ('one_of', 'multi_string', 'text that a continuation may be'),
+  ('including', 'multi_string', 'text that a continuation must hold'),
+  ('candidates', 'integer', 'samples that minimum_risk chooses from (16)'),
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:

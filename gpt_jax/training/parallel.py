@@ -250,13 +250,12 @@ class Layout:
 
   def new_state(self, run: config.Run, shape: Shape) -> step.State:
     """Returns the state before the first update, never whole on one device."""
-    shardings = jax.tree.map(lambda s: s.sharding, self.state_shapes(run, shape))
+    shardings = _shardings(self.state_shapes(run, shape))
     return jax.jit(lambda: step.init_state(run, shape), out_shardings=shardings)()
 
   def place(self, state: step.State) -> step.State:
     """Returns a state where this layout keeps it."""
-    shardings = jax.tree.map(lambda s: s.sharding, self.placed(state))
-    return jax.device_put(state, shardings)
+    return jax.device_put(state, _shardings(self.placed(state)))
 
   def gathered(self, params: dict) -> dict:
     """Returns whole parameters on this process's first device; all must ask."""
@@ -291,10 +290,8 @@ class Layout:
       batch: this process's rows of it, as `rows` names them.
       accumulate: micro-batches of a training step; None for an evaluation.
     """
-    if self.mesh is None:
-      parts = (len(self.devices),) if len(self.devices) > 1 else ()
-    else:
-      parts = ()
+    mapped = self.mesh is None and len(self.devices) > 1  # pmap has an axis of devices
+    parts = (len(self.devices),) if mapped else ()
     parts += (accumulate,) if accumulate else ()
     sharding = self._batch_sharding(bool(accumulate))
     local = jax.tree.map(lambda leaf: leaf.reshape(*parts, -1, *leaf.shape[1:]), batch)
@@ -323,7 +320,7 @@ class Layout:
     """
     fn = partial(step.train_step, run=run, shape=shape, **self._how())
     if self.mesh is not None:
-      state = jax.tree.map(lambda s: s.sharding, self.state_shapes(run, shape))
+      state = _shardings(self.state_shapes(run, shape))
       whole = NamedSharding(self.mesh, P())
       return jax.jit(
         fn,
@@ -349,10 +346,7 @@ class Layout:
       params = self.state_shapes(run, shape).params
       return jax.jit(
         fn,
-        in_shardings=(
-          jax.tree.map(lambda s: s.sharding, params),
-          self._batch_sharding(False),
-        ),
+        in_shardings=(_shardings(params), self._batch_sharding(False)),
         out_shardings=NamedSharding(self.mesh, P()),
       )
     if len(self.devices) == 1:
@@ -364,6 +358,10 @@ class Layout:
       out_axes=None,
       devices=self.devices,
     )
+
+
+def _shardings(shapes: Any) -> Any:
+  return jax.tree.map(lambda leaf: leaf.sharding, shapes)
 
 
 def _product(layout: str) -> int:
