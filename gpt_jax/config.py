@@ -151,7 +151,7 @@ class Optim:
     clip: largest global norm of the gradient; 0 means off.
     ema: decay, an update, of an exponential moving average of the weights, which is
       evaluated and loaded in their place; 0 means off.
-    guard: at a spike, a loss that is not finite or is `guard_sigmas` standard deviations
+    guard: at a spike, a loss that is not finite or `guard_sigmas` standard deviations
       above its running mean: 'off', nothing; 'skip' leaves the update out; 'rollback'
       goes to the last checkpoint and on with later data (PaLM, section 5.1).
     guard_sigmas: how far a loss may stand out.
