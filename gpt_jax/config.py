@@ -175,12 +175,52 @@ class Optim:
 
 
 @dataclasses.dataclass
+class Task:
+  """A labelled task that a model is fine-tuned on (GPT-1, sections 3.2 and 3.3).
+
+  Attributes:
+    name: of the task, one of `data.task_table.TASKS`; empty: a run is one of language
+      modelling.
+    data: a folder with the files of the task's official distribution, or hf:NAME.
+    examples: of training, drawn evenly from all; 0 means all.
+    epochs: over them.
+    warmup: share of the updates that are warm-up.
+    aux: weight of the language-model loss beside the task's (lambda of section 3.2).
+    dropout: rate before the head.
+    transfer: what is taken from `init_from`: 'all', a number of layers (and the
+      embeddings), or 'none', which trains a new model of the same shape.
+    train: 'full'; 'frozen', only the head and the embeddings of the new tokens; or
+      'lora', those and a low-rank change of every linear layer (Hu et al. 2021).
+    rank: of that change.
+    alpha: the change is scaled by alpha / rank.
+    batches: 'length' fills batches with examples of about one length, so that little
+      padding is computed; 'random' with any.
+    together: seeds that train in one program; 0 means as many as fit into memory.
+  """
+
+  name: str = ''
+  data: str = ''
+  examples: int = 0
+  epochs: int = 3
+  warmup: float = 0.002
+  aux: float = 0.5
+  dropout: float = 0.1
+  transfer: str = 'all'
+  train: str = 'full'
+  rank: int = 8
+  alpha: float = 16.0
+  batches: str = 'length'
+  together: int = 0
+
+
+@dataclasses.dataclass
 class Run:
   """A training run.
 
   Attributes:
     seed: of initialisation, data order and dropout.
-    steps: optimizer updates.
+    seeds: of a task: how many runs are trained, with seeds from `seed` on.
+    steps: optimizer updates; of a task 0 means as many as `task.epochs` are.
     batch: rows (windows of T tokens) per update, over all devices.
     batch_start: rows of the first updates; with `batch_ramp`, updates grow from them to
       `batch` rows, by so many at a time (GPT-3, section 2.3). 0 means no ramp.
@@ -193,7 +233,8 @@ class Run:
       'data' (a part of the rows), 'fsdp' (a part of the rows, and of the parameters
       and optimizer state) and 'tensor' (a part of each layer), like 'data=2,fsdp=4'.
       One number may be left out.
-    init_from: a workdir whose best weights and tokenizer to start from.
+    init_from: a workdir whose best weights and tokenizer to start from; of a task also
+      a folder of Hugging Face's, and `model` then says only what training may choose.
     log_every: updates between lines of metrics.
     eval_every: updates between evaluations on held-out text, each followed by
       samples and a checkpoint. The last update always has one.
@@ -205,6 +246,7 @@ class Run:
   """
 
   seed: int = 0
+  seeds: int = 1
   steps: int = 1000
   batch: int = 16
   batch_start: int = 0
@@ -224,6 +266,7 @@ class Run:
   data: Data = dataclasses.field(default_factory=Data)
   model: Model = dataclasses.field(default_factory=Model)
   optim: Optim = dataclasses.field(default_factory=Optim)
+  task: Task = dataclasses.field(default_factory=Task)
 
 
 # A run may be continued with other values of these: how long it runs, on which devices,
@@ -245,6 +288,7 @@ LENGTH_AND_LOGGING = (
   'prompts',
   'sample_tokens',
   'data.processes',
+  'task.together',
 )
 
 _CHOICES = {
@@ -261,22 +305,25 @@ _CHOICES = {
   'optim.name': ('adamw', 'adam_gpt1', 'muon', 'adafactor', 'lion', 'sgd'),
   'optim.guard': ('off', 'skip', 'rollback'),
   'optim.schedule': ('cosine', 'linear', 'rsqrt', 'constant', 'wsd'),
+  'task.train': ('full', 'frozen', 'lora'),
+  'task.batches': ('length', 'random'),
 }
 # Those whose rate for a wider model is known (training/optim.py, `_kernel_rate`).
 _MUP_OPTIMIZERS = 'adamw', 'adam_gpt1', 'muon'
 _TOKENIZERS = 'bpe', 'unigram', 'byte_bpe', 'chars', 'bytes'
 _AT_LEAST_ONE = (
   'model.L model.D model.N model.T model.band data.vocab steps batch accumulate '
-  'log_every eval_every eval_batch keep'
+  'log_every eval_every eval_batch keep seeds task.epochs task.rank'
 ).split()
 _SHARES = (
-  'model.dropout optim.muon_momentum optim.beta1 optim.beta2 optim.ema data.sampling'
+  'model.dropout optim.muon_momentum optim.beta1 optim.beta2 optim.ema data.sampling '
+  'task.dropout task.warmup'
 ).split()
 _NOT_NEGATIVE = (
   'model.F model.vocab model.mup_base model.mup_base_N optim.lr optim.final_lr '
   'optim.warmup optim.cooldown optim.eps optim.weight_decay optim.clip '
   'optim.guard_sigmas seed devices batch_start batch_ramp loss_chunk eval_tokens '
-  'sample_tokens data.processes'
+  'sample_tokens data.processes task.aux task.alpha task.examples task.together'
 ).split()
 
 
@@ -448,5 +495,51 @@ def check(config: Run, devices: int = 1) -> None:
       f'optim.cooldown={o.cooldown} must be in 1..steps - warmup = '
       f'{config.steps - o.warmup} for the wsd schedule'
     )
+  wrong += wrong_task(config)
   if wrong:
     raise UserError('\n'.join(wrong))
+
+
+def wrong_task(config: Run) -> list[str]:
+  """Returns the rules that a run breaks in what belongs to labelled tasks."""
+  t, wrong = config.task, []
+  if not t.name:
+    if config.seeds > 1:
+      wrong.append(
+        f'seeds={config.seeds} must be 1 without a task: only fine-tuning trains '
+        'several; start one run for each seed'
+      )
+    return wrong
+  if not config.init_from:
+    wrong.append(
+      "init_from='' must name a workdir or a folder of Hugging Face's, whose tokenizer "
+      'and shape a fine-tuned model has, and whose weights unless task.transfer=none'
+    )
+  if not t.data:
+    wrong.append(
+      f"task.data='' must name the folder with the files of {t.name}: "
+      '--config.task.data=FOLDER'
+    )
+  layers = config.model.L
+  if t.transfer not in ('all', 'none') and not (
+    t.transfer.isdigit() and int(t.transfer) <= layers
+  ):
+    wrong.append(
+      f"task.transfer={t.transfer!r} must be 'all', 'none' or a number of layers up to "
+      f'{layers}'
+    )
+  elif t.transfer != 'all' and t.train != 'full':
+    wrong.append(
+      f"task.transfer={t.transfer!r} must be 'all' with task.train={t.train}, which "
+      'leaves the body as it is'
+    )
+  for name, off in (
+    ('optim.guard', 'off'),
+    ('optim.ema', 0.0),
+    ('layout', ''),
+    ('batch_start', 0),
+  ):
+    value = flat(config)[name]
+    if value != off:
+      wrong.append(f'{name}={value!r} must be {off!r} while a task is trained')
+  return wrong

@@ -57,6 +57,55 @@ def gpt1() -> config.Model:
   )
 
 
+def gpt1_finetuning(task: str, variant: str = '') -> config.Run:
+  """Returns GPT-1's fine-tuning on a task (Radford et al. 2018, section 4.1).
+
+  Adam at 6.25e-5, 32 examples an update, 3 epochs, linear decay after a warm-up over
+  0.2 % of the updates, dropout of 0.1, lambda of 0.5; clipping at 1 as in the release.
+
+  Args:
+    task: one of `data.task_table.TASKS`.
+    variant: '' or an ablation of section 5: 'no_pretraining', 'no_aux', 'frozen' (only
+      head and new embeddings), 'layers=N' (those transferred); or 'lora'.
+
+  Raises:
+    UserError: there is no such variant.
+  """
+  run = config.Run(
+    steps=0,
+    batch=32,
+    log_every=10,
+    eval_every=10**6,  # an epoch at most
+    keep=1,
+    sample_tokens=0,
+    model=gpt1(),
+    optim=config.Optim(
+      name='adam_gpt1',
+      lr=6.25e-5,
+      final_lr=0.0,
+      schedule='linear',
+      beta2=0.999,
+      weight_decay=0.01,
+    ),
+    task=config.Task(name=task),
+  )
+  name, _, number = variant.partition('=')
+  if name == 'no_pretraining':
+    run.task.transfer = 'none'
+  elif name == 'no_aux':
+    run.task.aux = 0.0
+  elif name in ('frozen', 'lora'):
+    run.task.train = name
+  elif name == 'layers':
+    run.task.transfer = number
+  elif variant:
+    raise UserError(
+      f'{variant!r} is no variant of fine-tuning; there are no_pretraining, no_aux, '
+      'frozen, lora and layers=N'
+    )
+  return run
+
+
 def gpt2(size: str = '124M') -> config.Model:
   """Returns a GPT-2 (Radford et al. 2019, section 2.3 and table 2).
 

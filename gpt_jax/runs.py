@@ -7,7 +7,7 @@ import pathlib
 import shutil
 from collections.abc import Callable, Sequence
 
-from gpt_jax import config, describe, hugging_face, tokenizers
+from gpt_jax import config, describe, finetune, hugging_face, tokenizers
 from gpt_jax.config import UserError
 from gpt_jax.data import batches, tokens
 from gpt_jax.evaluation import ngram, score
@@ -44,6 +44,9 @@ def train(
       training can't go on.
     loop.Interrupted: asked to stop; the state reached is saved.
   """
+  if run.task.name:
+    finetune.train(run, workdir, argv=argv, profile=profile, report=report)
+    return
   layout = parallel.Layout.of(run)
   config.check(run, layout.parts)
   writes = parallel.first_process()
@@ -82,7 +85,19 @@ def train(
     )
 
     if writes:
-      write_run_json(run, workdir, data, layout.devices, argv)
+      digests = {
+        'train': data.train.digest,
+        'valid': data.valid.digest,
+        'tokenizer': data.train.tokenizer,
+      }
+      write_run_json(
+        run,
+        workdir,
+        vocab=data.tokenizer.vocab,
+        data=digests,
+        devices=layout.devices,
+        argv=argv,
+      )
 
     saved = checkpoint.Checkpoints(workdir / 'checkpoints', run.keep)
     try:
@@ -94,7 +109,7 @@ def train(
         return
       eval_step = layout.eval_step(run, shape)
 
-      def evaluate(params):
+      def evaluate(params, _):
         return _held_out(eval_step, params, shape, data.valid, run, layout)
 
       def draw(params):

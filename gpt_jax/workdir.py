@@ -20,12 +20,15 @@ from typing import NamedTuple
 import jax
 
 from gpt_jax import config, hugging_face, tokenizers
+from gpt_jax.classifier import Classifier
 from gpt_jax.config import UserError
 from gpt_jax.data import prepare, tokens
+from gpt_jax.data.task_table import TASKS, Task
 from gpt_jax.files import write_whole
 from gpt_jax.language_model import LanguageModel
 from gpt_jax.model.gpt import Shape, init_params
-from gpt_jax.training import checkpoint
+from gpt_jax.training import checkpoint, task_step
+from gpt_jax.training.record import read_metrics
 
 _PACKAGES = 'jax jaxlib flax optax orbax-checkpoint numpy grain sentencepiece'.split()
 
@@ -119,25 +122,32 @@ def check_same_run(run: config.Run, workdir: pathlib.Path) -> None:
 def write_run_json(
   run: config.Run,
   workdir: pathlib.Path,
-  data: Prepared,
+  *,
+  vocab: int,
+  data: dict[str, str],
   devices: Sequence[jax.Device],
   argv: Sequence[str],
 ) -> None:
-  """Writes what the run is made of."""
+  """Writes what the run is made of.
+
+  Args:
+    run: its config.
+    workdir: where to.
+    vocab: the tokenizer's entries.
+    data: checksums of what it is trained and judged on.
+    devices: that it uses.
+    argv: the command.
+  """
   about = {
     'config': config.flat(run),
     'argv': list(argv),
-    'vocab': data.tokenizer.vocab,
+    'vocab': vocab,
     'git': _git(),
     'versions': {'python': platform.python_version()}
     | {name: importlib.metadata.version(name) for name in _PACKAGES},
     'devices': [f'{d.platform}: {d.device_kind}' for d in devices],
     'xla_flags': os.environ.get('XLA_FLAGS', ''),
-    'data': {
-      'train': data.train.digest,
-      'valid': data.valid.digest,
-      'tokenizer': data.train.tokenizer,
-    },
+    'data': data,
   }
   write_whole(workdir / 'run.json', json.dumps(about, indent=1) + '\n')
 
@@ -162,10 +172,13 @@ def load(
 ) -> LanguageModel:
   """Returns the `LanguageModel` in a workdir or a folder of weights.
 
+  Of a workdir that was fine-tuned on a task it is a `Classifier`, the best seed's; the
+  others are in the folders seed_N.
+
   Args:
     path: a workdir, a Hugging Face folder, or hf:NAME@REVISION (see `hugging_face`).
-    checkpoint_step: of a workdir: 'best' (lowest held-out loss), 'latest', or a number
-      of updates.
+    checkpoint_step: of a workdir: 'best' (lowest held-out loss; of a task, the epoch
+      with the best metric), 'latest', or a number of updates.
 
   Raises:
     UserError: `path` is neither, or has no such checkpoint.
@@ -174,26 +187,64 @@ def load(
   if not (workdir / 'run.json').exists() and hugging_face.names_weights(path):
     return hugging_face.open_model(path)[1]
   run = read_run(workdir)
+  task = TASKS.get(run.task.name)
+  if task and (workdir / 'groups.json').exists():
+    workdir = _best_seed(workdir, task)
   tokenizer = tokenizers.load(workdir / 'tokenizer')
   shape = Shape.of(run.model, tokenizer.vocab)
+  averaged = bool(run.optim.ema)
+  if not task:
+    like = jax.eval_shape(lambda: init_params(shape, 0))
+    params, step = _restored(workdir, run.keep, checkpoint_step, like, averaged)
+    return LanguageModel(params, shape, tokenizer, step)
+  shape = task_step.grown(shape)
+  like = jax.eval_shape(
+    lambda: {
+      'gpt': init_params(shape, 0),
+      'clf': task_step.new_head(task, shape.D, jax.random.key(0)),
+    }
+  )
+  tree, step = _restored(workdir, 1, checkpoint_step, like, averaged)
+  return Classifier(tree['gpt'], shape, tokenizer, step, tree['clf'], task)
+
+
+def seed_folders(workdir: pathlib.Path) -> list[pathlib.Path]:
+  """Returns the workdirs of a fine-tuned run's seeds, in their order."""
+  found = [p for p in workdir.glob('seed_*') if p.name[5:].isdigit()]
+  return sorted(found, key=lambda folder: int(folder.name[5:]))
+
+
+def best_line(folder: pathlib.Path, task: Task) -> dict[str, float]:
+  """Returns the first line of metrics with the best value of a task's metric; or {}."""
+  lines = [line for line in read_metrics(folder) if task.metrics[0] in line]
+  return max(lines, key=lambda line: line[task.metrics[0]], default={})
+
+
+def _best_seed(workdir: pathlib.Path, task: Task) -> pathlib.Path:
+  """Returns the folder of the seed that is best on dev, the first of equals."""
+  judged = [f for f in seed_folders(workdir) if best_line(f, task)]
+  if not judged:
+    raise UserError(f'{workdir} has no model yet: no epoch is done; train it first')
+  return max(judged, key=lambda folder: best_line(folder, task)[task.metrics[0]])
+
+
+def _restored(
+  workdir: pathlib.Path, keep: int, wanted: str | int, like: dict, averaged: bool
+) -> tuple[dict, int]:
+  """Returns the parameters of a checkpoint, and the number of its updates."""
   if not (workdir / 'checkpoints').is_dir():
     raise UserError(f'{workdir} has no checkpoint yet; train it first')
-  saved = checkpoint.Checkpoints(workdir / 'checkpoints', run.keep)
+  saved = checkpoint.Checkpoints(workdir / 'checkpoints', keep)
   try:
     kept = saved.steps()
-    wanted = {'best': saved.best(), 'latest': saved.latest()}.get(
-      checkpoint_step, checkpoint_step
-    )
-    if not kept or (isinstance(wanted, str) and not wanted.isdigit()):
-      wanted = None
-    if wanted is None or int(wanted) not in kept:
+    step = {'best': saved.best(), 'latest': saved.latest()}.get(wanted, wanted)
+    if not kept or (isinstance(step, str) and not step.isdigit()):
+      step = None
+    if step is None or int(step) not in kept:
       raise UserError(
-        f'{workdir} has no checkpoint {checkpoint_step!r}; there are best, latest and '
+        f'{workdir} has no checkpoint {wanted!r}; there are best, latest and '
         f'{", ".join(map(str, kept)) or "none"}'
       )
-    like = jax.eval_shape(lambda: init_params(shape, 0))
-    averaged = bool(run.optim.ema)
-    params = saved.restore_params(int(wanted), like, averaged=averaged)
+    return saved.restore_params(int(step), like, averaged=averaged), int(step)
   finally:
     saved.close()
-  return LanguageModel(params, shape, tokenizer, int(wanted))

@@ -33,6 +33,11 @@ class Batch:
   w_BT: jax.Array
   row_B: jax.Array
 
+  @property
+  def tokens(self) -> int:
+    """Tokens that are computed, with those past the end of the text."""
+    return self.w_BT.size
+
 
 def windows(ids: np.ndarray, starts: np.ndarray, T: int, number_B: np.ndarray) -> Batch:
   """Returns the windows of T tokens at `starts`; targets past the end weigh 0.

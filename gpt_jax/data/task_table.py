@@ -54,7 +54,7 @@ class Release:
     return (*self.also, *self.texts, *self.choices, *label)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # the same only as itself, and hashable
 class Task:
   """What a task asks.
 

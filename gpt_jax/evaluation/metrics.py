@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+import scipy.special
 
 from gpt_jax.config import UserError
 
@@ -104,6 +105,27 @@ def interval(
     values[i] = metric(predictions[drawn], labels[drawn])
   low, high = np.quantile(values, [0.025, 0.975])
   return float(low), float(high)
+
+
+def spread(values: list[float]) -> dict[str, float]:
+  """Returns mean, median, std, low and high of a metric over training runs.
+
+  `std` is that of a sample; low and high are the 95 % interval of the mean, by
+  Student's t. One run has no spread that could be known: std is 0, low and high are
+  its value.
+  """
+  values = np.asarray(values, np.float64)
+  mean, count = float(np.mean(values)), len(values)
+  std = float(np.std(values, ddof=1)) if count > 1 else 0.0
+  t = float(scipy.special.stdtrit(count - 1, 0.975)) if count > 1 else 0.0
+  half = t * std / math.sqrt(count)
+  return {
+    'mean': mean,
+    'median': float(np.median(values)),
+    'std': std,
+    'low': mean - half,
+    'high': mean + half,
+  }
 
 
 def wilson(right: int, count: int) -> tuple[float, float]:

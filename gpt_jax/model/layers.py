@@ -112,6 +112,9 @@ class Linear(nn.Module):
     else:
       kernel = self.param('kernel', self.kernel_init, (x.shape[-1], self.features))
       y = matmul(x, kernel)
+    if self.has_variable('lora', 'a'):
+      a, b = (self.get_variable('lora', name) for name in 'ab')
+      y = y + matmul(matmul(x, a), b)
     if self.bias:
       bias = self.param('bias', nn.initializers.zeros, (self.features,))
       # In float32, so that the bias's gradient is summed so; the compiler fuses it.

@@ -15,6 +15,7 @@ import rich.progress
 from gpt_jax import config
 from gpt_jax.config import UserError
 from gpt_jax.data.batches import Batch, prefetched
+from gpt_jax.data.task_inputs import TaskBatch
 from gpt_jax.training.checkpoint import Checkpoints
 from gpt_jax.training.meter import Meter
 from gpt_jax.training.optim import Hyper
@@ -37,9 +38,11 @@ def train(
   run: config.Run,
   state: State,
   *,
-  update: Callable[[State, Batch, Hyper], tuple[State, dict[str, jax.Array]]],
-  batch: Callable[[int], Batch],
-  evaluate: Callable[[dict], dict[str, float]],
+  update: Callable[
+    [State, Batch | TaskBatch, Hyper], tuple[State, dict[str, jax.Array]]
+  ],
+  batch: Callable[[int], Batch | TaskBatch],
+  evaluate: Callable[[dict, int], dict[str, float]],
   sample: Callable[[dict], str],
   record: Record | None,
   meter: Meter,
@@ -56,7 +59,7 @@ def train(
     state: where to start; donated.
     update: one optimizer update.
     batch: the batch of an update, by number.
-    evaluate: parameters -> metrics; 'valid_nll' [nats/token] chooses the best.
+    evaluate: parameters, updates done -> metrics; 'valid_nll' chooses the best.
     sample: parameters -> text for samples.txt.
     record: open at `state.step`; None for a process that writes and shows nothing.
     meter: of the speed.
@@ -120,7 +123,7 @@ def train(
         state, metrics = update(state, rows, hp)
         fetch(due=(step - 1) % run.log_every == 0)
         waiting = step, metrics
-        meter.count(rows.w_BT.size)
+        meter.count(rows.tokens)
         if tracing and step >= profile[1]:
           jax.block_until_ready(state)
           jax.profiler.stop_trace()
@@ -134,7 +137,7 @@ def train(
         if last or step % run.eval_every == 0:
           fetch(due=last or step % run.log_every == 0)
           with meter.paused():
-            evaluated = evaluate(state.weights)
+            evaluated = evaluate(state.weights, step)
             text = sample(state.weights) if run.sample_tokens else ''
             if record:
               record.write(step, evaluated)

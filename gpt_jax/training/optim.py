@@ -16,7 +16,10 @@ from gpt_jax import config
 
 @flax.struct.dataclass
 class Hyper:
-  """Numeric hyper-parameters of a run, scalars; fields as in `config.Optim`."""
+  """Numeric hyper-parameters of a run, scalars; fields as in `config.Optim`.
+
+  `aux` and `clf_dropout` are `aux` and `dropout` of `config.Task`.
+  """
 
   seed: jax.Array
   steps: jax.Array
@@ -33,12 +36,19 @@ class Hyper:
   clip: jax.Array
   ema: jax.Array
   guard_sigmas: jax.Array
+  aux: jax.Array
+  clf_dropout: jax.Array
 
   @classmethod
   def of(cls, run: config.Run) -> 'Hyper':
     """Returns the numbers of `run`; a seed is uint32, all else float32."""
     optim = {k: v for k, v in vars(run.optim).items() if k in cls.__annotations__}
-    numbers = optim | {'steps': run.steps, 'dropout': run.model.dropout}
+    numbers = optim | {
+      'steps': run.steps,
+      'dropout': run.model.dropout,
+      'aux': run.task.aux,
+      'clf_dropout': run.task.dropout,
+    }
     scalars = {name: jnp.float32(value) for name, value in numbers.items()}
     return cls(seed=jnp.uint32(run.seed), **scalars)
 

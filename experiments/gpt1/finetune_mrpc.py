@@ -1,0 +1,19 @@
+"""GPT-1's fine-tuning on MRPC, whether two sentences are paraphrases.
+
+Claim: published, 82.3 (test, GLUE server) in F1. Source: Radford et al. 2018, tables 2
+to 4; hyper-parameters of section 4.1. Cost: of the original size a GPU; see
+experiments/README.md for a small one on a CPU.
+
+  python launch.py train --config=experiments/gpt1/finetune_mrpc.py \
+    --config.init_from=WORKDIR_OR_FOLDER --config.task.data=FOLDER --workdir=runs/mrpc
+
+FOLDER is GLUE's folder, or Microsoft's files.
+finetune_mrpc.py:VARIANT is an ablation or LoRA (`papers.gpt1_finetuning`).
+"""
+
+from gpt_jax import config, papers
+
+
+def get_config(variant: str = '') -> config.Run:
+  """Returns the config."""
+  return papers.gpt1_finetuning('mrpc', variant)

@@ -1,0 +1,20 @@
+"""GPT-1's fine-tuning on SciTail, entailment from science questions.
+
+Claim: published, 88.3 (test) in accuracy. Source: Radford et al. 2018, tables 2 to 4;
+hyper-parameters of section 4.1. Cost: of the original size a GPU; see
+experiments/README.md for a small one on a CPU.
+
+  python launch.py train --config=experiments/gpt1/finetune_scitail.py \
+    --config.init_from=WORKDIR_OR_FOLDER --config.task.data=FOLDER \
+    --workdir=runs/scitail
+
+FOLDER is the folder of SciTail 1.1.
+finetune_scitail.py:VARIANT is an ablation or LoRA (`papers.gpt1_finetuning`).
+"""
+
+from gpt_jax import config, papers
+
+
+def get_config(variant: str = '') -> config.Run:
+  """Returns the config."""
+  return papers.gpt1_finetuning('scitail', variant)

@@ -1,0 +1,41 @@
+"""A small GPT-1, pre-trained on novels: the body that `finetune_*.py` start from.
+
+Claim: none published. Source: GPT-1 (Radford et al. 2018, section 4.1) with half its
+layers and width on 82 books instead of 7,000; Muon and no dropout because of the few
+updates. Cost: see experiments/README.md.
+
+  python launch.py train --config=experiments/gpt1/novels.py \
+    --config.data.source=FOLDER --workdir=runs/gpt1_novels
+
+FOLDER holds novels as .txt files, one book each. The rate is constant until the last
+`optim.cooldown` updates, so a longer run is `--config.steps=...` and nothing else.
+
+Differs: GPT-1's BPE is of lower-cased words; this one is GPT-2's kind, of the books.
+"""
+
+from gpt_jax import config, papers
+
+
+def get_config() -> config.Run:
+  """Returns the config."""
+  model = papers.gpt1()
+  model.L, model.D, model.N, model.T, model.vocab = 6, 384, 6, 256, 0
+  model.dropout, model.dropout_wte = 0.0, False
+  return config.Run(
+    steps=1500,
+    batch=16,
+    eval_every=250,
+    eval_batch=16,
+    eval_tokens=50_000,
+    prompts=('', 'It was a dark and stormy night', '"My dear,"'),
+    data=config.Data(
+      source='../shared/data/text/novels',
+      split='documents',
+      tokenizer='byte_bpe',
+      vocab=8192,
+    ),
+    model=model,
+    optim=config.Optim(
+      name='muon', lr=4e-3, final_lr=0.0, schedule='wsd', warmup=50, cooldown=300
+    ),
+  )

@@ -1,0 +1,290 @@
+"""Fine-tuning as GPT-1 did it (section 3.2): a head, its loss, one update, predictions.
+
+What is trained and what is not are trees of the same form, which together hold
+
+  gpt      the model it started from
+  special  rows of the new tokens [3, D]: wte, and lm_head where that is not tied
+  clf      the head: kernel [D, classes], or [D, 1] of a multiple choice, and bias
+  lora     low-rank changes of linear layers (`model/lora.py`), with task.train=lora
+
+Differs: the release's softmax over tokens runs over the rows of position embeddings
+too, which share its matrix (openai/finetune-transformer-lm, train.py); ours does not.
+"""
+
+import dataclasses
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gpt_jax import config
+from gpt_jax.data.task_inputs import (
+  NEW_TOKENS,
+  TaskBatch,
+  classes,
+)
+from gpt_jax.data.task_table import Task
+from gpt_jax.model import lora
+from gpt_jax.model.gpt import GPT, Shape, init_params
+from gpt_jax.model.layers import apply_dropout
+from gpt_jax.training import loss, optim
+from gpt_jax.training.step import State, dropout
+
+_TRAINED = {
+  'full': ('gpt', 'special', 'clf'),
+  'frozen': ('special', 'clf'),
+  'lora': ('special', 'clf', 'lora'),
+}
+
+
+def grown(shape: Shape) -> Shape:
+  """Returns the shape of the model with the new tokens."""
+  return dataclasses.replace(shape, vocab=shape.vocab + NEW_TOKENS)
+
+
+def init(
+  run: config.Run, shape: Shape, task: Task, source: dict | None, seed: jax.Array
+) -> tuple[dict, dict]:
+  """Returns (what is trained, what is not) before the first update.
+
+  Args:
+    run: its task says what is trained, and how much comes from `source`.
+    shape: of the model, without the new tokens.
+    task: gives the size of the head.
+    source: parameters of the pre-trained model; None with task.transfer=none.
+    seed: of all that is new.
+  """
+  key = jax.random.key(seed)
+
+  def draw(i):
+    rows = (NEW_TOKENS, shape.D)
+    return 0.02 * jax.random.normal(jax.random.fold_in(key, i), rows)
+
+  embeddings = ('wte',) if shape.tied else ('wte', 'lm_head')
+  tree = {
+    'gpt': _body(run, shape, source, seed),
+    'special': {name: draw(i) for i, name in enumerate(embeddings)},
+    'clf': new_head(task, shape.D, jax.random.fold_in(key, 2)),
+  }
+  if run.task.train == 'lora':
+    tree['lora'] = lora.init(tree['gpt'], run.task.rank, jax.random.fold_in(key, 3))
+  trained = _TRAINED[run.task.train]
+  split = lambda of: {k: v for k, v in tree.items() if (k in trained) == of}  # noqa: E731
+  return split(True), split(False)
+
+
+def new_head(task: Task, D: int, key: jax.Array) -> dict:
+  """Returns a head for hidden states of D features, N(0, 0.02) (the release)."""
+  outputs = 1 if task.kind == 'multiple_choice' else classes(task)
+  kernel = 0.02 * jax.random.normal(key, (D, outputs))
+  return {'kernel': kernel, 'bias': jnp.zeros(outputs)}
+
+
+def _body(run: config.Run, shape: Shape, source: dict | None, seed: jax.Array) -> dict:
+  """Returns the model's parameters: transferred, or new from some layer on."""
+  if run.task.transfer == 'all':
+    return source
+  new = init_params(shape, seed)
+  if run.task.transfer == 'none':
+    return new
+  kept = ['wte', 'wpe', *(f'h_{layer}' for layer in range(int(run.task.transfer)))]
+  return new | {name: source[name] for name in kept}
+
+
+def assembled(tree: dict, run: config.Run, shape: Shape) -> tuple[dict, dict]:
+  """Returns the variables and the head of a model: (of `GPT(grown(shape))`, clf).
+
+  Args:
+    tree: what is trained and what is not, together.
+    run: of fine-tuning.
+    shape: of the model without the new tokens.
+  """
+  gpt = dict(tree['gpt'])
+  filler = jnp.zeros((grown(shape).V - shape.vocab - NEW_TOKENS, shape.D))
+  for name, rows in tree['special'].items():
+    gpt[name] = jnp.concatenate([gpt[name][: shape.vocab], rows, filler])
+  variables = {'params': gpt}
+  if 'lora' in tree:
+    variables['lora'] = lora.scaled(tree['lora'], run.task.alpha, run.task.rank)
+  return variables, tree['clf']
+
+
+def merged(tree: dict, run: config.Run, shape: Shape) -> tuple[dict, dict]:
+  """Returns the parameters of a GPT with the new tokens, and the head."""
+  variables, clf = assembled(tree, run, shape)
+  params = variables['params']
+  if 'lora' in variables:
+    params = lora.merged(params, variables['lora'])
+  return params, clf
+
+
+def task_logits(
+  variables: dict,
+  clf: dict,
+  batch: TaskBatch,
+  shape: Shape,
+  task: Task,
+  drop=None,
+  clf_drop=None,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Returns logits [B, K] of the classes or choices, and the factors of the tokens'.
+
+  Args:
+    variables: of the model with the new tokens.
+    clf: the head.
+    batch: leaves [B, ...].
+    shape: of the model with the new tokens.
+    task: says how sequences become logits.
+    drop: dropout of the model, whose rows are sequences.
+    clf_drop: before the head, whose rows are examples: choices share a draw, as in the
+      release.
+
+  Returns:
+    The logits, x [B * C, T, D] and the output matrix [V, D].
+  """
+  B, C, T = batch.ids_BCT.shape
+  ids = batch.ids_BCT.reshape(B * C, T)
+  x, head_VD = GPT(shape).apply(variables, ids, drop=drop, logits=False)
+  last = batch.length_BC.reshape(B * C, 1, 1) - 1
+  h_BCD = jnp.take_along_axis(x, last, axis=1).reshape(B, C, -1).astype(jnp.float32)
+  if task.kind == 'multiple_choice':
+    if clf_drop is not None:
+      keep_BD = apply_dropout(jnp.ones((B, h_BCD.shape[-1])), clf_drop)
+      h_BCD = h_BCD * keep_BD[:, None]
+    return (h_BCD @ clf['kernel'] + clf['bias'])[..., 0], x, head_VD
+  h_BD = apply_dropout(h_BCD.sum(1), clf_drop)  # the two orders of a similarity
+  return h_BD @ clf['kernel'] + clf['bias'], x, head_VD
+
+
+def lm_targets(batch: TaskBatch) -> tuple[jax.Array, jax.Array]:
+  """Returns targets and weights of the language-model loss, [B * C, T].
+
+  A sequence's targets are its tokens but the first, delimiter and extract tokens
+  included; its loss is their mean, and the batch's that of its sequences, right and
+  wrong choices alike (train.py of the release). So weights sum to 1 in a sequence.
+  """
+  B, C, T = batch.ids_BCT.shape
+  ids = batch.ids_BCT.reshape(B * C, T)
+  y = jnp.concatenate([ids[:, 1:], ids[:, :1]], axis=1)
+  count = batch.length_BC.reshape(B * C, 1) - 1
+  inside = jnp.arange(T) < count
+  w_B = jnp.repeat(batch.w_B, C)
+  return y, inside * (w_B / jnp.maximum(count[:, 0], 1))[:, None]
+
+
+def losses(
+  tree: dict,
+  batch: TaskBatch,
+  run: config.Run,
+  shape: Shape,
+  task: Task,
+  hp: optim.Hyper | None = None,
+  step: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+  """Returns sums over examples of -log p(label) and of the language model's loss.
+
+  The first is L2, the second L1 of section 3.2 with their signs changed, each example
+  weighing 1 in either. With `hp` and `step` dropout is on.
+
+  Args:
+    tree: all parameters.
+    batch: leaves [B, ...].
+    run: says the weight of the second, which is 0 where it isn't asked for.
+    shape: of the model without the new tokens.
+    task: its kind.
+    hp: numbers of the run.
+    step: updates done.
+  """
+  large = grown(shape)
+  C = batch.ids_BCT.shape[1]
+  drop = clf_drop = None
+  if step is not None and run.model.dropout:
+    rows = batch.row_B[:, None] * C + jnp.arange(C)
+    drop = dropout(hp, step, rows.reshape(-1))
+  if step is not None and run.task.dropout:
+    place = shape.L + 2  # behind those of the model
+    clf_drop = dropout(hp, step, batch.row_B).at(place).replace(rate=hp.clf_dropout)
+  variables, clf = assembled(tree, run, shape)
+  logits_BK, x, head_VD = task_logits(
+    variables, clf, batch, large, task, drop, clf_drop
+  )
+  nll_B = -(batch.target_BK * jax.nn.log_softmax(logits_BK)).sum(-1)
+  nll = (nll_B * batch.w_B).sum()
+  if not run.task.aux:
+    return nll, jnp.float32(0)
+  y, w = lm_targets(batch)
+  T = y.shape[1]
+  chunk = math.gcd(run.loss_chunk, T) or T
+  lm = loss.chunked_nll_sum(x, head_VD, y, w, large.vocab, chunk)
+  return nll, lm / C
+
+
+def train_step(
+  state: State,
+  fixed: dict,
+  batch: TaskBatch,
+  hp: optim.Hyper,
+  *,
+  run: config.Run,
+  shape: Shape,
+  task: Task,
+) -> tuple[State, dict[str, jax.Array]]:
+  """Returns the state after one update, and its metrics.
+
+  Args:
+    state: its params are what is trained.
+    fixed: what is not.
+    batch: leaves [A, B, ...]: A micro-batches.
+    hp: numeric hyper-parameters.
+    run: its choices are static.
+    shape: of the model without the new tokens.
+    task: its kind.
+
+  Returns:
+    The state, and float32 scalars: loss (of the task, nats an example), lm_loss (the
+    other, nats a token), grad_norm and lr.
+  """
+  count = jnp.maximum(batch.w_B.sum(), 1)
+
+  def objective(trained, micro):
+    nll, lm = losses(trained | fixed, micro, run, shape, task, hp, state.step)
+    return (nll + hp.aux * lm) / count, (nll / count, lm / count)
+
+  gradient = partial(jax.value_and_grad(objective, has_aux=True), state.params)
+  first = jax.tree.map(lambda leaf: leaf[0], batch)
+  total = gradient(first)
+  if run.accumulate > 1:
+    rest = jax.tree.map(lambda leaf: leaf[1:], batch)
+
+    def add(total, micro):
+      return jax.tree.map(jnp.add, total, gradient(micro)), None
+
+    total, _ = jax.lax.scan(add, total, rest)
+  (_, (nll, lm)), grads = total
+
+  tx = optim.transformation(run.optim, hp, state.step, shape.width)
+  updates, opt_state = tx.update(grads, state.opt_state, state.params)
+  metrics = {
+    'loss': nll,
+    'lm_loss': lm,
+    'grad_norm': optax.tree.norm(grads),
+    'lr': optim.learning_rate(state.step, hp, run.optim.schedule),
+  }
+  params = optax.apply_updates(state.params, updates)
+  return State(params, opt_state, state.step + 1), metrics
+
+
+def predict_step(
+  trained: dict,
+  fixed: dict,
+  batch: TaskBatch,
+  *,
+  run: config.Run,
+  shape: Shape,
+  task: Task,
+) -> jax.Array:
+  """Returns logits [B, K] of a batch with leaves [B, ...]."""
+  variables, clf = assembled(trained | fixed, run, shape)
+  return task_logits(variables, clf, batch, grown(shape), task)[0]
