@@ -159,13 +159,32 @@ def eval_flags(values):
     'also a Kneser-Ney 5-gram and xz -9 on the same text',
     flag_values=values,
   )
+  flags.DEFINE_string(
+    'data',
+    '',
+    "of a fine-tuned model: a folder of its task's files, or a file; '' is the run's",
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    'split',
+    'dev',
+    'of a fine-tuned model: which split; one without labels is answered in '
+    'WORKDIR/predictions.tsv',
+    flag_values=values,
+  )
   _int8(values)
 
 
 def evaluate(values) -> None:
-  """Prints a model's loss on all held-out text."""
-  from gpt_jax import runs
+  """Prints a model's loss on all held-out text, or its metrics on a task's split."""
+  from gpt_jax import finetune, runs
+  from gpt_jax.workdir import read_run
 
+  if read_run(values.workdir).task.name:
+    found = finetune.evaluate(values.workdir, values.data, values.split)
+    told = isinstance(found, dict)
+    print(finetune.described(found) if told else f'no labels: wrote {found}')
+    return
   found = runs.evaluate(values.workdir, values.checkpoint, int8=values.int8)
   print(f'checkpoint of update {found["step"]}, on all held-out text:')
   print(f'  {found["valid_nll"]:.4f} nats/token, perplexity {found["valid_ppl"]:.2f}')

@@ -23,6 +23,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from gpt_jax import config, describe
+from gpt_jax.classifier import Classifier
 from gpt_jax.config import UserError
 from gpt_jax.data import task_inputs, tasks
 from gpt_jax.data.task_inputs import Inputs, TaskBatch
@@ -484,24 +485,84 @@ class _Seed:
     self.saved.close()
 
 
+def evaluate(
+  workdir: str | pathlib.Path,
+  data: str = '',
+  split: str = 'dev',
+  report: Callable[[str], None] = print,
+) -> dict | pathlib.Path:
+  """Judges every seed's best model on a split; or answers one that has no labels.
+
+  Args:
+    workdir: of a run, or of one of its seeds.
+    data: a folder of the task's files, or a file; '' is the run's.
+    split: as in `tasks.read`.
+    report: is told of examples that are cut or left out.
+
+  Returns:
+    What `results` returns; or, without labels, where the answers of the best seed are
+    written: predictions.tsv, as GLUE wants it, a line for each example.
+
+  Raises:
+    UserError: there is no model yet, or the examples can't be read.
+  """
+  workdir = pathlib.Path(workdir)
+  run = read_run(workdir)
+  task = TASKS[run.task.name]
+  examples = tasks.read(task.name, data or run.task.data, split, report)
+  if any(example.label is None for example in examples):
+    predicted = _answers(load(workdir), examples)
+    names = task.labels
+    lines = ['index\tprediction\n'] + [
+      f'{example.id}\t{names[int(p)] if names else f"{p:.3f}"}\n'
+      for example, p in zip(examples, predicted, strict=True)
+    ]
+    write_whole(workdir / 'predictions.tsv', ''.join(lines))
+    return workdir / 'predictions.tsv'
+  labels = np.array([example.label for example in examples])
+  seeds = {}
+  for folder in seed_folders(workdir) or [workdir]:
+    model = load(folder)
+    seed = str(read_run(folder).seed)
+    seeds[seed] = {'step': model.step} | _judged(
+      task, _answers(model, examples), labels
+    )
+  return _summary(task, len(examples), seeds)
+
+
+def _answers(model: Classifier, examples: list[Example]) -> np.ndarray:
+  return task_inputs.answers(model.task, model.task_logits(examples))
+
+
+def _judged(task: Task, predicted: np.ndarray, labels: np.ndarray) -> dict:
+  """Returns each metric and its 95 % interval over examples (bootstrap)."""
+  functions = {name: getattr(metrics, name) for name in task.metrics}
+  return {name: f(predicted, labels) for name, f in functions.items()} | {
+    'intervals': {
+      name: metrics.interval(f, predicted, labels) for name, f in functions.items()
+    }
+  }
+
+
 def results(workdir: pathlib.Path) -> dict:
   """Returns how good each seed's best epoch is on dev, and all together.
 
-  For each metric and seed: its value and a 95 % interval over examples (bootstrap); and
-  over seeds mean, median, standard deviation and a 95 % interval of the mean.
+  For each metric and seed its value and a 95 % interval over examples; and over seeds
+  mean, median, standard deviation and a 95 % interval of the mean.
   """
   task = TASKS[read_run(workdir).task.name]
   seeds = {}
   for folder in seed_folders(workdir):
-    best = best_line(folder, task)
+    step = best_line(folder, task)['step']
     table = np.loadtxt(folder / 'dev_predictions.tsv', skiprows=1, ndmin=2)
-    intervals = {
-      name: metrics.interval(getattr(metrics, name), *table.T) for name in task.metrics
-    }
-    seeds[folder.name.removeprefix('seed_')] = best | {'intervals': intervals}
+    seeds[folder.name.removeprefix('seed_')] = {'step': step} | _judged(task, *table.T)
+  return _summary(task, len(table), seeds)
+
+
+def _summary(task: Task, examples: int, seeds: dict[str, dict]) -> dict:
   return {
     'task': task.name,
-    'examples': len(table),
+    'examples': examples,
     'seeds': seeds,
     'over_seeds': {
       name: metrics.spread([seed[name] for seed in seeds.values()])

@@ -27,8 +27,12 @@ def loss_curves(workdir: str | pathlib.Path, target: str | pathlib.Path) -> None
     axes.plot(*zip(*points, strict=True), label=label, **style)
   last = [line for line in lines if 'valid_nll' in line][-1:]
   for line in last:
+    others = [n for n in line if n not in ('step', 'valid_nll', 'valid_ppl')]
+    text = '\n'.join(
+      f'{line[n]:.3f} {n.replace("valid_bpb", "bits/byte")}' for n in others
+    )
     axes.annotate(
-      f'{line["valid_nll"]:.3f}\n{line["valid_bpb"]:.3f} bits/byte',
+      f'{line["valid_nll"]:.3f}\n{text}',
       (line['step'], line['valid_nll']),
       xytext=(-8, 12),
       textcoords='offset points',
