@@ -533,6 +533,11 @@ def wrong_task(config: Run) -> list[str]:
       f"task.transfer={t.transfer!r} must be 'all' with task.train={t.train}, which "
       'leaves the body as it is'
     )
+  if t.train == 'lora' and config.model.scan:
+    wrong.append(
+      'model.scan=True must be False with task.train=lora, whose changes a loop over '
+      'layers does not have'
+    )
   for name, off in (
     ('optim.guard', 'off'),
     ('optim.ema', 0.0),

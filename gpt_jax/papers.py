@@ -84,6 +84,7 @@ def gpt1_finetuning(task: str, variant: str = '') -> config.Run:
       lr=6.25e-5,
       final_lr=0.0,
       schedule='linear',
+      warmup=0,  # task.warmup says it
       beta2=0.999,
       weight_decay=0.01,
     ),

@@ -111,7 +111,10 @@ def experiments():
 @pytest.mark.parametrize('path', experiments())
 def test_every_experiment_is_a_valid_config_and_states_its_claim(path):
   module = runpy.run_path(str(ROOT / path))
-  config.check(module['get_config']())
+  run = module['get_config']()
+  if run.task.name:  # what the user gives, and what follows from the data
+    run.init_from, run.task.data, run.steps = 'WORKDIR', 'FOLDER', 1
+  config.check(run)
   for word in ('Claim:', 'Source:', 'Cost:', f'--config={path}'):
     assert word in module['__doc__'], word
 
@@ -121,3 +124,35 @@ def test_every_published_size_can_be_trained():
     module = runpy.run_path(str(ROOT / f'experiments/{family}/pretrain.py'))
     for size in sizes:
       config.check(module['get_config'](size))
+
+
+@pytest.mark.parametrize(
+  ('change', 'text'),
+  [
+    ({'init_from': ''}, "init_from='' must name a workdir"),
+    ({'task.data': ''}, "task.data='' must name the folder with the files of sst2"),
+    ({'task.transfer': '13'}, "task.transfer='13' must be 'all', 'none' or a number"),
+    (
+      {'task.transfer': '3', 'task.train': 'lora'},
+      "must be 'all' with task.train=lora",
+    ),
+    ({'task.train': 'half'}, 'must be one of full, frozen, lora'),
+    ({'task.train': 'lora', 'model.scan': True}, 'model.scan=True must be False'),
+    ({'task.dropout': 1.0}, 'task.dropout=1.0 must be in [0, 1)'),
+    ({'optim.ema': 0.9}, 'optim.ema=0.9 must be 0.0'),
+    ({'optim.guard': 'skip'}, "optim.guard='skip' must be 'off'"),
+    ({'layout': 'fsdp'}, "layout='fsdp' must be ''"),
+    ({'task.name': ''}, 'seeds=2 must be 1 without a task'),
+  ],
+)
+def test_what_belongs_to_a_task_has_its_rules(change, text):
+  run = papers.gpt1_finetuning('sst2')
+  run.init_from, run.task.data, run.steps, run.seeds = 'W', 'F', 1, 2
+  config.check(run)
+  run = config.from_flat(config.flat(run) | change)
+  assert text in problems(run)
+
+
+def test_a_variant_of_fine_tuning_that_is_none_is_named():
+  with pytest.raises(UserError, match="'layer=3' is no variant"):
+    papers.gpt1_finetuning('sst2', 'layer=3')
