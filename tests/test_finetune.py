@@ -1,0 +1,306 @@
+"""Fine-tuned workdirs, from a pre-trained one to predictions."""
+
+import json
+import os
+import pathlib
+import random
+import shutil
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+import gpt_jax
+from gpt_jax import config, finetune, papers, runs
+from gpt_jax.config import UserError
+from gpt_jax.data import task_inputs, tasks
+from gpt_jax.data.task_table import TASKS
+from gpt_jax.evaluation import metrics
+from gpt_jax.training import loop, record
+from gpt_jax.workdir import best_line
+
+GOOD, BAD = ['good', 'fine', 'nice', 'warm'], ['bad', 'dull', 'cold', 'weak']
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory):
+  """A folder with a pre-trained workdir and files of two tasks."""
+  folder = tmp_path_factory.mktemp('finetune')
+  rng = random.Random(0)
+  (folder / 'text').mkdir()
+  for i in range(3):
+    words = ' '.join(rng.choice(GOOD + BAD) for _ in range(60))
+    (folder / f'text/{i}.txt').write_text(words)
+  run = config.Run(steps=2, batch=2, eval_every=2, sample_tokens=0, devices=1)
+  run.data = config.Data(source=str(folder / 'text'), tokenizer='bytes')
+  run.model = config.Model(L=2, D=16, N=2, T=48, norm='post', scaled_init=False)
+  run.optim.warmup = 0
+  runs.train(run, folder / 'base', report=lambda text: None)
+
+  def review(label):
+    words = [rng.choice(BAD if label == 0 else GOOD) for _ in range(rng.randint(1, 5))]
+    return ' '.join(words)
+
+  for split, number in (('train', 37), ('dev', 20)):
+    lines = [f'{review(i % 2)}\t{i % 2}\n' for i in range(number)]
+    (folder / 'sst2').mkdir(exist_ok=True)
+    path = folder / 'sst2' / f'{split}.tsv'
+    path.write_text('sentence\tlabel\n' + ''.join(lines))
+  return folder
+
+
+def make(place, **fields):
+  """Returns a run of two seeds on the small task; '__' stands for a dot."""
+  run = papers.gpt1_finetuning('sst2')
+  flat = config.flat(run) | {
+    'init_from': str(place / 'base'),
+    'task.data': str(place / 'sst2'),
+    'seeds': 2,
+    'devices': 1,
+    'batch': 8,
+    'log_every': 1,
+    'optim.lr': 3e-3,
+    'task.epochs': 2,
+  }
+  return config.from_flat(flat | {k.replace('__', '.'): v for k, v in fields.items()})
+
+
+def train(run, workdir):
+  said = []
+  finetune.train(run, workdir, report=said.append)
+  return '\n'.join(said)
+
+
+def lines_of(folder):
+  return [
+    {k: v for k, v in line.items() if k not in record.CLOCK_FIELDS}
+    for line in record.read_metrics(folder)
+  ]
+
+
+@pytest.fixture(scope='module')
+def finished(place):
+  """A finished run of two seeds, and what it said."""
+  return place / 'done', train(make(place), place / 'done')
+
+
+def test_two_seeds_train_at_once_and_are_told_with_their_intervals(finished):
+  workdir, said = finished
+  assert 'training  10 updates of 8 examples, 2 epochs, 2 seeds' in said
+  assert 'seeds 0, 1, together' in said
+  found = json.loads((workdir / 'results.json').read_text())
+  assert set(found['seeds']) == {'0', '1'} and found['examples'] == 20
+  values = [seed['accuracy'] for seed in found['seeds'].values()]
+  over = found['over_seeds']['accuracy']
+  assert over['mean'] == pytest.approx(np.mean(values))
+  assert over['low'] <= over['mean'] <= over['high']
+  for seed in found['seeds'].values():
+    low, high = seed['intervals']['accuracy']
+    assert low <= seed['accuracy'] <= high
+  assert 'sst2 accuracy mean' in said and 'over 2 seeds' in said
+
+
+def test_dev_is_judged_each_epoch_and_the_best_is_kept(finished):
+  workdir, _ = finished
+  task = TASKS['sst2']
+  for seed in ('seed_0', 'seed_1'):
+    folder = workdir / seed
+    assert [line['step'] for line in lines_of(folder)] == [5, 10]
+    best = best_line(folder, task)
+    model = gpt_jax.load(folder)
+    assert model.step == best['step']
+    examples = tasks.read('sst2', workdir.parent / 'sst2', 'dev')
+    said = task_inputs.answers(task, model.task_logits(examples))
+    labels = [example.label for example in examples]
+    assert metrics.accuracy(said, labels) == best['accuracy']
+    table = np.loadtxt(folder / 'dev_predictions.tsv', skiprows=1)
+    assert table.T.tolist() == [said.tolist(), labels]
+
+
+def test_the_same_command_again_says_that_it_is_finished(place, finished):
+  workdir, _ = finished
+  before = (workdir / 'results.json').read_text()
+  assert 'finished: 10 updates are done' in train(make(place), workdir)
+  assert (workdir / 'results.json').read_text() == before
+
+
+def test_load_opens_the_best_seed_and_classifies(finished):
+  workdir, _ = finished
+  found = json.loads((workdir / 'results.json').read_text())['seeds']
+  best = max(found, key=lambda seed: found[seed]['accuracy'])
+  model = gpt_jax.load(workdir)
+  texts = ['good fine', 'bad', 'dull and cold and cold']
+  answers = model.classify(texts)
+  assert answers == gpt_jax.load(workdir / f'seed_{best}').classify(texts)
+  for answer in answers:
+    assert sum(answer.probabilities.values()) == pytest.approx(1)
+    assert answer.probabilities[answer.label] == max(answer.probabilities.values())
+  together = [model.classify([text])[0].probabilities['1'] for text in texts]
+  assert together == pytest.approx([a.probabilities['1'] for a in answers], abs=1e-6)
+  assert model.classify([]) == []
+  assert model.generate('good', max_new_tokens=3)[0].text is not None
+
+
+@pytest.mark.parametrize('given', ['good', [('a', 'b')], [''], [7]])
+def test_classify_names_an_example_of_another_form(finished, given):
+  with pytest.raises(UserError, match='example 0 is|into a list'):
+    gpt_jax.load(finished[0]).classify(given)
+
+
+def test_a_test_file_is_answered_as_glue_wants_it(place, finished):
+  workdir, _ = finished
+  path = place / 'test.tsv'
+  path.write_text('index\tsentence\n7\tgood\n9\tbad dull\n')
+  made = finetune.evaluate(workdir, str(path), 'test')
+  labels = [a.label for a in gpt_jax.load(workdir).classify(['good', 'bad dull'])]
+  assert made.read_text().splitlines() == [
+    'index\tprediction',
+    f'7\t{labels[0]}',
+    f'9\t{labels[1]}',
+  ]
+
+
+def test_eval_of_dev_says_what_training_said(finished):
+  workdir, _ = finished
+  found = json.loads((workdir / 'results.json').read_text())
+  assert json.loads(json.dumps(finetune.evaluate(workdir))) == found
+
+
+def parameters(folder):
+  model = gpt_jax.load(folder)
+  return jax.tree.map(np.asarray, (model.params, model.clf))
+
+
+def assert_same(a, b, atol):
+  """Says that two runs of seeds 0 and 1 are the same to a tolerance."""
+  for seed in ('seed_0', 'seed_1'):
+    jax.tree.map(
+      lambda x, y: np.testing.assert_allclose(x, y, atol=atol),
+      parameters(a / seed),
+      parameters(b / seed),
+    )
+    for one, other in zip(lines_of(a / seed), lines_of(b / seed), strict=True):
+      assert one == pytest.approx(other, abs=max(atol, 1e-12))
+
+
+def test_seeds_together_are_seeds_apart(place, finished):
+  """Within 1e-4 after 10 updates of Adam; losses within 1e-4."""
+  workdir = place / 'apart'
+  said = train(make(place, task__together=1), workdir)
+  assert 'seeds 0, together' in said and 'seeds 1, together' in said
+  assert_same(finished[0], workdir, 1e-4)
+
+
+def test_devices_share_seeds_and_rows_and_change_nothing(place, finished):
+  workdir = place / 'devices'
+  train(make(place, devices=4), workdir)
+  assert_same(finished[0], workdir, 1e-4)
+
+
+def test_a_stopped_run_goes_on_to_the_same_bits(place, finished, monkeypatch):
+  workdir = place / 'stopped'
+  real, calls = task_inputs.batch, []
+
+  def batch(*args):
+    calls.append(args)
+    if len(calls) == 12:  # of two seeds: in the second epoch
+      os.kill(os.getpid(), signal.SIGTERM)
+    return real(*args)
+
+  monkeypatch.setattr(task_inputs, 'batch', batch)
+  with pytest.raises(loop.Interrupted):
+    train(make(place), workdir)
+  assert not (workdir / 'results.json').exists()
+  assert 'going on from the checkpoint of update' in train(make(place), workdir)
+  assert_same(finished[0], workdir, 0)
+  assert lines_of(finished[0]) == lines_of(workdir)
+
+
+def test_seeds_that_do_not_fit_train_in_smaller_groups(place, monkeypatch):
+  run = make(place, seeds=3, steps=1, task__train='lora')
+  group = finetune.Group(finetune.job(run, print), [0, 1])
+  needed = group.bytes_needed()
+  monkeypatch.setattr(finetune, '_free_bytes', lambda device: needed * 1.26)
+  said = train(run, place / 'groups')
+  assert '3 seeds together need' in said and 'seeds 0, 1, together' in said
+  assert json.loads((place / 'groups/groups.json').read_text()) == [[0, 1], [2]]
+  assert set(json.loads((place / 'groups/results.json').read_text())['seeds']) == {
+    *'012'
+  }
+
+
+def test_a_frozen_body_and_a_subset(place):
+  run = make(place, steps=2, seeds=1, task__train='frozen', task__examples=16)
+  said = train(run, place / 'frozen')
+  assert '16 training and 20 dev examples' in said
+  base, tuned = gpt_jax.load(place / 'base'), gpt_jax.load(place / 'frozen')
+  vocab = base.shape.vocab
+  assert tuned.shape.vocab == vocab + 3
+  same = jax.tree.map(
+    lambda a, b: bool((a == b).all()),
+    base.params | {'wte': base.params['wte'][:vocab]},
+    tuned.params | {'wte': tuned.params['wte'][:vocab]},
+  )
+  assert jax.tree.all(same)
+
+
+def test_texts_that_are_cut_are_told(place):
+  folder = place / 'long'
+  shutil.copytree(place / 'sst2', folder)
+  (folder / 'train.tsv').open('a').write('good ' * 30 + '\t1\n')
+  said = []
+  finetune.job(make(place, task__data=str(folder)), said.append)
+  assert said == [
+    'train: a text of 1 of 38 examples is cut to fit into the context of 48 tokens'
+  ]
+
+
+@pytest.mark.parametrize(
+  ('fields', 'text'),
+  [
+    ({'task__data': ''}, "task.data='' must name"),
+    ({'task__name': 'sst'}, "task 'sst' must be one of"),
+    ({'task__data': 'nowhere'}, 'nowhere.*no train split of sst2'),
+    ({'init_from': 'nowhere'}, 'nowhere is no workdir'),
+    ({'task__name': 'cola'}, 'of cola|not of cola'),
+    ({'batch': 7, 'accumulate': 2}, 'batch=7 must be a multiple'),
+    ({'devices': 9}, 'devices=9 must be at most 8'),
+    ({'task__transfer': '3'}, "task.transfer='3' must be"),
+  ],
+)
+def test_a_run_that_can_not_be_is_refused_before_it_writes(place, fields, text):
+  workdir = place / 'refused'
+  with pytest.raises(UserError, match=text):
+    train(make(place, **fields), workdir)
+  assert not workdir.exists()
+
+
+@pytest.mark.parametrize(
+  ('line', 'text'),
+  [
+    ('good\t2\n', r"train.tsv:39: label '2' is none of the labels of sst2: 0, 1"),
+    ('\t1\n', r'train.tsv:39: .*sentence'),
+    ('good\t1\tmore\n', r'train.tsv:39: '),
+  ],
+)
+def test_a_bad_line_is_named_with_its_file(place, tmp_path, line, text):
+  shutil.copytree(place / 'sst2', tmp_path / 'sst2')
+  (tmp_path / 'sst2/train.tsv').open('a').write(line)
+  with pytest.raises(UserError, match=text):
+    train(make(place, task__data=str(tmp_path / 'sst2')), tmp_path / 'w')
+  assert not (tmp_path / 'w').exists()
+
+
+def test_a_workdir_of_another_run_is_refused(place, finished):
+  with pytest.raises(UserError, match='task.aux: 0.5 there, 0.0 now'):
+    train(make(place, task__aux=0.0), finished[0])
+
+
+def test_an_unfinished_workdir_has_no_model_to_load(place, finished):
+  workdir = place / 'empty'
+  shutil.copytree(finished[0], workdir)
+  for folder in pathlib.Path(workdir).glob('seed_*'):
+    shutil.rmtree(folder)
+  with pytest.raises(UserError, match='has no model yet'):
+    gpt_jax.load(workdir)
