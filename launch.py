@@ -162,7 +162,8 @@ def eval_flags(values):
   flags.DEFINE_string(
     'data',
     '',
-    "of a fine-tuned model: a folder of its task's files, or a file; '' is the run's",
+    "of a fine-tuned model: a folder of its task's files, a file, or hf:NAME:CONFIG; "
+    "'' is the run's",
     flag_values=values,
   )
   flags.DEFINE_string(

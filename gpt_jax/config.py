@@ -181,7 +181,10 @@ class Task:
   Attributes:
     name: of the task, one of `data.task_table.TASKS`; empty: a run is one of language
       modelling.
-    data: a folder with the files of the task's official distribution, or hf:NAME.
+    data: a folder with the files of the task's official distribution; or a data set of
+      Hugging Face's, spelled hf:NAME, hf:NAME:CONFIG, or either with @REVISION behind:
+      hf:nyu-mll/glue:sst2@main. `data.task_table` names one for each task. hf:FOLDER
+      opens one that `save_to_disk` wrote, without network.
     examples: of training, drawn evenly from all; 0 means all.
     epochs: over them.
     warmup: share of the updates that are warm-up.
@@ -517,8 +520,8 @@ def wrong_task(config: Run) -> list[str]:
     )
   if not t.data:
     wrong.append(
-      f"task.data='' must name the folder with the files of {t.name}: "
-      '--config.task.data=FOLDER'
+      f"task.data='' must name the folder with the files of {t.name}, or its data set: "
+      '--config.task.data=FOLDER or hf:NAME:CONFIG@REVISION'
     )
   layers = config.model.L
   if t.transfer not in ('all', 'none') and not (

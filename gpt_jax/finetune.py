@@ -495,7 +495,7 @@ def evaluate(
 
   Args:
     workdir: of a run, or of one of its seeds.
-    data: a folder of the task's files, or a file; '' is the run's.
+    data: as in `tasks.read`; '' is the run's.
     split: as in `tasks.read`.
     report: is told of examples that are cut or left out.
 

@@ -6,11 +6,13 @@ than memory can be prepared.
 
 import bz2
 import codecs
+import contextlib
 import gzip
 import importlib
 import io
 import json
 import lzma
+import os
 import tarfile
 import zipfile
 import zlib
@@ -321,28 +323,72 @@ def read_hub(entry: str, how: How) -> Iterator[Part]:
   Raises:
     UserError: `datasets` is not installed, can't find it, or a text is no text.
   """
-  datasets = _import('datasets', f'hf:{entry}')
+  source = f'hf:{entry}'
   rest, _, split = entry.partition(':')
   name, _, config = rest.partition('@')
-  split = split or 'train'
-  saved = any((Path(name) / f).exists() for f in ('state.json', 'dataset_dict.json'))
-  try:
-    if saved:
-      rows = datasets.load_from_disk(name)
-      if isinstance(rows, datasets.DatasetDict):
-        if split not in rows:
-          raise ValueError(f'no split {split!r}, only {", ".join(rows)}')
-        rows = rows[split]
-    else:
-      rows = datasets.load_dataset(name, config or None, split=split, streaming=True)
+  rows = open_hub(source, name, split or 'train', config, streaming=True)
+  with _hub_errors(source):
     for number, row in enumerate(rows, 1):
-      _check_column(f'hf:{entry}', how.field, list(row))
-      text = _text(f'hf:{entry}', number, how.field, row[how.field])
+      _check_column(source, how.field, list(row))
+      text = _text(source, number, how.field, row[how.field])
       yield from cut(f'{name}:{number}', [text])
+
+
+def open_hub(
+  source: str,
+  name: str,
+  split: str,
+  config: str = '',
+  revision: str = '',
+  streaming: bool = False,
+) -> Any:
+  """Returns a split of a data set of Hugging Face's `datasets`: an iterable of dicts.
+
+  Args:
+    source: what the user wrote, for errors.
+    name: on the hub, or a folder: of `DatasetDict.save_to_disk`, of one split that
+      `Dataset.save_to_disk` wrote, whatever it is called, or of data files.
+    split: of it.
+    config: the subset; '' where there is only one.
+    revision: of the hub; '' means the latest.
+    streaming: rows are fetched as they are read, and not kept.
+
+  Raises:
+    UserError: `datasets` is not installed, or can't open it.
+  """
+  folder = Path(name).expanduser()
+  with _hub_errors(source) as datasets:
+    if not name:
+      raise ValueError('no name')
+    if not any((folder / f).exists() for f in ('state.json', 'dataset_dict.json')):
+      return datasets.load_dataset(
+        os.path.expanduser(name),
+        config or None,
+        split=split,
+        revision=revision or None,
+        streaming=streaming,
+      )
+    rows = datasets.load_from_disk(str(folder))
+    if not isinstance(rows, datasets.DatasetDict):
+      return rows
+    if split not in rows:
+      raise ValueError(f'no split {split!r}, only {", ".join(rows)}')
+    return rows[split]
+
+
+@contextlib.contextmanager
+def _hub_errors(source: str) -> Iterator[Any]:
+  """Gives `datasets`, whose errors become UserErrors."""
+  datasets = _import('datasets', source)
+  try:
+    yield datasets
   except UserError:
     raise
   except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as e:
-    raise UserError(f'hf:{entry}: {e}') from e
+    raise UserError(
+      f'{source}: can not be read ({" ".join(str(e).split())}); check the name, or '
+      'save it with `save_to_disk` where there is network, and give hf:FOLDER'
+    ) from e
 
 
 def _check_column(name: str, field: str, columns: list[str]) -> None:

@@ -1,7 +1,8 @@
 """Rows of the files in which labelled tasks are published: dicts by column.
 
-Every error names the file and its line. A row says where it was: `where`, with the
-file, and `line`, its number (of a question in its passage for RACE).
+Every error names the file and its line, or the data set and its row. A row says where
+it was: `where`, with the file, and `line`, its number (of a question in its passage for
+RACE).
 """
 
 import csv
@@ -10,7 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gpt_jax.config import UserError, nearest
+from gpt_jax.data.formats import open_hub
 from gpt_jax.tokenizers.shared import encodable
 
 Row = dict[str, Any]
@@ -116,17 +120,22 @@ def race(folder: Path) -> Iterator[Row]:
           'entry for each question; fetch the file again'
         )
       for i, (question, choices, answer) in enumerate(zip(*parts, strict=True)):
-        if not isinstance(choices, list) or len(choices) != len(_LETTERS):
-          raise UserError(f'{where}: question {i} has options {choices!r}, not 4')
         yield {
           'article': passage['article'],
           'question': question,
-          **dict(zip(_LETTERS, choices, strict=True)),
+          **_lettered(f'{where}: question {i}', choices),
           **({'answer': answer} if 'answers' in passage else {}),
           'id': f'{passage.get("id", path.name)}:{i}',
           'where': f'{where}: question {i}',
           'line': str(i),
         }
+
+
+def _lettered(where: str, choices: Any) -> Row:
+  """Returns four choices as the columns A to D."""
+  if not isinstance(choices, list) or len(choices) != len(_LETTERS):
+    raise UserError(f'{where} has options {choices!r}, not 4')
+  return dict(zip(_LETTERS, choices, strict=True))
 
 
 def mctest(path: Path) -> Iterator[Row]:
@@ -168,6 +177,50 @@ def mctest(path: Path) -> Iterator[Row]:
       }
 
 
+def hub(
+  source: str, split: str, label: str, classes: tuple[str, ...], wanted: str
+) -> Iterator[Row]:
+  """Yields the rows of a data set of Hugging Face's, counted from 0 as `datasets` does.
+
+  Labels become text, as in files. A class is its name, because its number is a matter
+  of the data set; one without a name stays a number: -1 says that there is no label. A
+  score has the fewest decimals that tell it from others of 32 bits, as its file has. A
+  list of options becomes the columns A to D.
+
+  Args:
+    source: hf:NAME or hf:NAME:CONFIG, either with @REVISION behind; or hf:FOLDER (see
+      `formats.open_hub`).
+    split: of it.
+    label: the column of labels.
+    classes: the names that a column of classes must have, in any order.
+    wanted: what to give instead, for errors.
+
+  Raises:
+    UserError: it can't be opened, or has other classes.
+  """
+  name, config, revision = source.removeprefix('hf:'), '', ''
+  if not Path(name).expanduser().is_dir():
+    name, _, revision = name.partition('@')
+    name, _, config = name.partition(':')
+  table = open_hub(source, name, split, config, revision)
+  names = getattr(table.features.get(label), 'names', None) or ()
+  if names and set(names) != set(classes):
+    raise UserError(
+      f'{source}: the classes of {label!r} are {", ".join(names)}, not '
+      f'{", ".join(classes) or "scores"}; give {wanted}'
+    )
+  for number, row in enumerate(table):
+    row |= {'where': f'{source}: {split}: row {number}', 'line': str(number)}
+    value = row.get(label)
+    if isinstance(value, float):
+      row[label] = str(np.float32(value))
+    elif isinstance(value, int):
+      row[label] = names[value] if 0 <= value < len(names) else str(value)
+    if 'options' in row:
+      row |= _lettered(row['where'], row['options'])
+    yield row
+
+
 FORMS: dict[str, Callable[..., Iterator[Row]]] = {
   'tsv': tsv,
   'csv': comma_separated,
@@ -177,15 +230,22 @@ FORMS: dict[str, Callable[..., Iterator[Row]]] = {
 }
 
 
-def need(row: Row, columns: tuple[str, ...]) -> None:
-  """Raises a UserError unless a row has the columns; it offers the nearest."""
+def need(
+  row: Row,
+  columns: tuple[str, ...],
+  wanted: str = 'a file of the official distribution',
+) -> None:
+  """Raises a UserError unless a row has the columns; it offers the nearest.
+
+  `wanted` is what to give instead.
+  """
   for column in columns:
     if column not in row:
       there = [name for name in row if name not in ('where', 'line')]
       shown = ', '.join(repr(name[:40]) for name in there[:12])
       raise UserError(
         f'{row["where"]}: no column {column!r}; there are {shown or "none"}.'
-        f'{nearest(column, there)} Give a file of the official distribution'
+        f'{nearest(column, there)} Give {wanted}'
       )
 
 

@@ -9,9 +9,12 @@ Texts come in the order that the model reads them (Radford et al. 2018, section 
 premise, hypothesis; passage, question. The order of QNLI is not published; ours is the
 file's: question, sentence. Two sentences of a similarity have no order; the model reads
 both.
+
+On Hugging Face's hub columns are those of the data set that `Release.home` names.
 """
 
 import dataclasses
+from functools import partial
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,8 +22,9 @@ class Release:
   """How one distribution of a task is written.
 
   Attributes:
-    form: one of `rows.FORMS`.
-    files: by split, names in the task's folder; the first that exists is read.
+    form: one of `rows.FORMS`, or 'hub', which `rows.hub` reads.
+    files: by split, names in the task's folder; the first that exists is read. Of the
+      hub: what it calls the split.
     texts: the columns of the texts.
     label: its column; '' where the test file has none.
     choices: the columns of the choices.
@@ -32,6 +36,8 @@ class Release:
     unusable: a column and the value that marks rows to leave out.
     joined: the columns of the texts are sentences of one text.
     held_out: (examples, seed): splits train and dev share a file, and this is dev.
+    home: of the hub: a public data set that is written so.
+    no_label: of the hub: what a test split without labels has in their place.
   """
 
   form: str
@@ -47,6 +53,8 @@ class Release:
   unusable: tuple[str, str] = ('', '')
   joined: bool = False
   held_out: tuple[int, int] | None = None
+  home: str = ''
+  no_label: str = ''
 
   def columns(self, split: str) -> tuple[str, ...]:
     """Returns the columns that a file of a split must have."""
@@ -67,6 +75,7 @@ class Task:
     metrics: functions of `gpt_jax.evaluation.metrics` that judge it; the first chooses
       the best epoch.
     releases: its distributions.
+    hub: how it is written as a data set of Hugging Face's, if it can be read as one.
     scores: least and greatest label of a regression.
   """
 
@@ -75,6 +84,7 @@ class Task:
   labels: tuple[str, ...]
   metrics: tuple[str, ...]
   releases: tuple[Release, ...]
+  hub: Release | None = None
   scores: tuple[float, float] | None = None
 
 
@@ -203,6 +213,69 @@ _MCTEST = Release(
   id='id',
 )
 
+_SPLITS = _files('SPLIT', dev='validation')
+_GLUE_HUB = partial(
+  Release, 'hub', files=_SPLITS, texts=_PAIR, label='label', id='idx', no_label='-1'
+)
+_SST2_HUB = _GLUE_HUB(
+  home='hf:nyu-mll/glue:sst2', texts=('sentence',), labels=('negative', 'positive')
+)
+_COLA_HUB = _GLUE_HUB(
+  home='hf:nyu-mll/glue:cola',
+  texts=('sentence',),
+  labels=('unacceptable', 'acceptable'),
+)
+_MRPC_HUB = _GLUE_HUB(
+  home='hf:nyu-mll/glue:mrpc', labels=('not_equivalent', 'equivalent')
+)
+_QQP_HUB = _GLUE_HUB(
+  home='hf:nyu-mll/glue:qqp',
+  texts=_QQP.texts,
+  labels=('not_duplicate', 'duplicate'),
+  unusable=_QQP.unusable,
+)
+_RTE_HUB = _GLUE_HUB(home='hf:nyu-mll/glue:rte')
+_QNLI_HUB = _GLUE_HUB(home='hf:nyu-mll/glue:qnli', texts=_QNLI.texts)
+_STSB_HUB = _GLUE_HUB(home='hf:nyu-mll/glue:stsb', no_label='-1.0')
+_MNLI_HUB = _GLUE_HUB(
+  home='hf:nyu-mll/glue:mnli',
+  files={
+    'train': ('train',),
+    'dev': ('validation_matched',),
+    'dev_mismatched': ('validation_mismatched',),
+    'test': ('test_matched',),
+    'test_mismatched': ('test_mismatched',),
+  },
+  texts=('premise', 'hypothesis'),
+)
+_SNLI_HUB = Release(
+  'hub',
+  _SPLITS,
+  ('premise', 'hypothesis'),
+  'label',
+  home='hf:stanfordnlp/snli',
+  unusable=('label', '-1'),
+)
+# Not its subset tsv_format: that was read as if quotes were CSV's, so that lines of the
+# file run together; its card lists 23,097 training pairs of 23,596.
+_SCITAIL_HUB = Release(
+  'hub', _SPLITS, _PAIR, 'gold_label', home='hf:allenai/scitail:snli_format'
+)
+_CLOZE_HUB = Release(
+  'hub',
+  {'train': ('validation',), 'dev': ('validation',), 'test': ('test',)},
+  tuple(f'input_sentence_{i}' for i in (1, 2, 3, 4)),
+  'answer_right_ending',
+  choices=('sentence_quiz1', 'sentence_quiz2'),
+  id='story_id',
+  joined=True,
+  held_out=_CLOZE.held_out,
+  home='hf:LSDSem/story_cloze:2016',
+)
+_RACE_HUB = Release(
+  'hub', _SPLITS, _RACE.texts, 'answer', choices=_LETTERS, home='hf:ehovy/race:all'
+)
+
 _BINARY = '0', '1'
 _ENTAILS = 'entailment', 'not_entailment'
 _NLI = 'entailment', 'neutral', 'contradiction'
@@ -210,25 +283,35 @@ _RIGHT = ('accuracy',)
 TASKS = {
   task.name: task
   for task in (
-    Task('sst2', 'classification', _BINARY, _RIGHT, (_SST2,)),
-    Task('cola', 'classification', _BINARY, ('matthews',), (_COLA, _COLA_TEST)),
-    Task('mrpc', 'similarity', _BINARY, ('f1', 'accuracy'), (_MRPC,)),
-    Task('qqp', 'similarity', _BINARY, ('f1', 'accuracy'), (_QQP,)),
-    Task('rte', 'entailment', _ENTAILS, _RIGHT, (_RTE,)),
-    Task('qnli', 'entailment', _ENTAILS, _RIGHT, (_QNLI,)),
-    Task('mnli', 'entailment', _NLI, _RIGHT, (_MNLI,)),
-    Task('snli', 'entailment', _NLI, _RIGHT, (_SNLI,)),
-    Task('scitail', 'entailment', _NLI[:2], _RIGHT, (_SCITAIL, _SCITAIL_JSON)),
+    Task('sst2', 'classification', _BINARY, _RIGHT, (_SST2,), _SST2_HUB),
+    Task(
+      'cola',
+      'classification',
+      _BINARY,
+      ('matthews',),
+      (_COLA, _COLA_TEST),
+      _COLA_HUB,
+    ),
+    Task('mrpc', 'similarity', _BINARY, ('f1', 'accuracy'), (_MRPC,), _MRPC_HUB),
+    Task('qqp', 'similarity', _BINARY, ('f1', 'accuracy'), (_QQP,), _QQP_HUB),
+    Task('rte', 'entailment', _ENTAILS, _RIGHT, (_RTE,), _RTE_HUB),
+    Task('qnli', 'entailment', _ENTAILS, _RIGHT, (_QNLI,), _QNLI_HUB),
+    Task('mnli', 'entailment', _NLI, _RIGHT, (_MNLI,), _MNLI_HUB),
+    Task('snli', 'entailment', _NLI, _RIGHT, (_SNLI,), _SNLI_HUB),
+    Task(
+      'scitail', 'entailment', _NLI[:2], _RIGHT, (_SCITAIL, _SCITAIL_JSON), _SCITAIL_HUB
+    ),
     Task(
       'stsb',
       'similarity',
       (),
       ('pearson', 'spearman'),
       (_STSB, _STSB_GLUE),
+      _STSB_HUB,
       scores=(0.0, 5.0),
     ),
-    Task('storycloze', 'multiple_choice', ('1', '2'), _RIGHT, (_CLOZE,)),
-    Task('race', 'multiple_choice', _LETTERS, _RIGHT, (_RACE,)),
+    Task('storycloze', 'multiple_choice', ('1', '2'), _RIGHT, (_CLOZE,), _CLOZE_HUB),
+    Task('race', 'multiple_choice', _LETTERS, _RIGHT, (_RACE,), _RACE_HUB),
     Task('mctest', 'multiple_choice', _LETTERS, _RIGHT, (_MCTEST,)),
   )
 }

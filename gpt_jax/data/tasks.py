@@ -1,4 +1,4 @@
-"""Examples of labelled tasks, from the files that their authors publish.
+"""Examples of labelled tasks, from the files that their authors publish, or the hub.
 
 What there is to read is in gpt_jax/data/task_table.py, how it is written in rows.py.
 """
@@ -25,7 +25,7 @@ class Example(NamedTuple):
     choices: the answers of a multiple choice.
     label: the class, the right choice (both from 0), a score, or None where a test
       file has no labels.
-    id: in the file; where it has none, the line.
+    id: in the file; where it has none, the line or row.
   """
 
   texts: tuple[str, ...]
@@ -36,7 +36,7 @@ class Example(NamedTuple):
 
 def read(
   task_name: str,
-  folder_or_file: str | Path,
+  data: str | Path,
   split: str,
   tell: Callable[[str], None] | None = None,
 ) -> list[Example]:
@@ -44,18 +44,19 @@ def read(
 
   Args:
     task_name: one of `TASKS`.
-    folder_or_file: with the files of the official distribution; or the split's file,
-      whatever it is called.
+    data: a folder with the files of the official distribution; or the split's file,
+      whatever it is called; or hf:NAME, hf:NAME:CONFIG or hf:FOLDER, a data set of
+      Hugging Face's with the columns of `Task.hub` (see `rows.hub`).
     split: 'train', 'dev' or 'test'; 'dev_mismatched' and 'test_mismatched' of mnli;
-      'dev_middle', 'dev_high', 'test_middle' and 'test_high' of race. Story Cloze's
-      train and dev are GPT-1's, in the order of its permutation.
+      'dev_middle', 'dev_high', 'test_middle' and 'test_high' of race's files. Story
+      Cloze's train and dev are GPT-1's, in the order of its permutation.
     tell: is told how many rows were left out because they are known to be unusable:
       SNLI's without a gold label, QQP's with an empty question.
 
   Raises:
-    UserError: there is no such task, split or file; the file is another task's; a
-      column is missing or too many; a text is empty; a label is none of the task's; a
-      training split lacks a class.
+    UserError: there is no such task, split, file or data set; the file is another
+      task's; a column is missing or too many; a text is empty; a label is none of the
+      task's; a training split lacks a class; `datasets` is not installed.
   """
   if task_name not in TASKS:
     raise UserError(
@@ -63,10 +64,15 @@ def read(
       f'{nearest(task_name, TASKS)}'
     )
   task = TASKS[task_name]
-  path, release = _find(task, Path(folder_or_file).expanduser(), split)
-  _check_owner(task, release, path, split)
+  if str(data).startswith('hf:'):
+    path, release = str(data), _on_hub(task, split)
+    found = _hub_rows(task, release, path, split)
+  else:
+    path, release = _find(task, Path(data).expanduser(), split)
+    _check_owner(task, release, path, split)
+    found = _rows(release, path, split)
   examples, left_out = [], 0
-  for row in _rows(release, path, split):
+  for row in found:
     if _unusable(release, row):
       left_out += 1
     else:
@@ -88,15 +94,31 @@ def read(
   return examples
 
 
-def _find(task: Task, where: Path, split: str) -> tuple[Path, Release]:
-  """Returns the file (RACE: the folder) of a split and how it is written."""
-  releases = [release for release in task.releases if split in release.files]
-  if not releases:
-    there = dict.fromkeys(s for release in task.releases for s in release.files)
+def _on_hub(task: Task, split: str) -> Release:
+  """Returns how the task is written on the hub, where it has the split."""
+  if task.hub is None:
+    raise UserError(
+      f'{task.name} is not read from hf:, only from the files of its official '
+      'distribution; give their folder'
+    )
+  return _with_split(task, (task.hub,), split)[0]
+
+
+def _with_split(task: Task, releases: tuple[Release, ...], split: str) -> list[Release]:
+  """Returns those that have a split; an error where none has."""
+  found = [release for release in releases if split in release.files]
+  if not found:
+    there = dict.fromkeys(s for release in releases for s in release.files)
     raise UserError(
       f'{task.name} has no split {split!r}, only {", ".join(there)}.'
       f'{nearest(split, there)}'
     )
+  return found
+
+
+def _find(task: Task, where: Path, split: str) -> tuple[Path, Release]:
+  """Returns the file (RACE: the folder) of a split and how it is written."""
+  releases = _with_split(task, task.releases, split)
   if where.is_file():
     fitting = [release for release in releases if _fits(task, release, where, split)]
     alike = [
@@ -149,6 +171,17 @@ def _rows(release: Release, path: Path, split: str) -> Iterator[Row]:
   given = (release.names, release.extra) if release.names else ()
   for row in rows.FORMS[release.form](path, *given):
     rows.need(row, release.columns(split))
+    yield row
+
+
+def _hub_rows(task: Task, release: Release, source: str, split: str) -> Iterator[Row]:
+  """Yields the rows of a data set, which have the columns of the release."""
+  (name,), label, wanted = release.files[split], release.label, f'one as {release.home}'
+  no_label = release.no_label if split.startswith('test') else ''
+  for row in rows.hub(source, name, label, release.labels or task.labels, wanted):
+    if no_label and row.get(label) == no_label:
+      del row[label]
+    rows.need(row, release.columns(split), wanted)
     yield row
 
 
