@@ -96,7 +96,7 @@ class Classifier(LanguageModel):
   def _example(self, number: int, given) -> Example:
     """Returns what a user gave as an example of the task."""
     kind = self.task.kind
-    texts = (given,) if isinstance(given, str) else tuple(given)
+    texts = tuple(given) if isinstance(given, (tuple, list)) else (given,)
     choices = ()
     if kind == 'multiple_choice' and texts and not isinstance(texts[-1], str):
       *texts, choices = texts

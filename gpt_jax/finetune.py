@@ -85,6 +85,11 @@ def job(run: config.Run, report: Callable[[str], None]) -> Job:
   early = [w for w in config.wrong_task(run) if not w.startswith('task.transfer')]
   if early:
     raise UserError('\n'.join(early))
+  if pathlib.Path(run.task.data).is_file() and run.task.name != 'storycloze':
+    raise UserError(
+      f'task.data={run.task.data} is a file; give the folder that has both the train '
+      'and the dev split'
+    )
   examples = {
     split: tasks.read(run.task.name, run.task.data, split, report)
     for split in ('train', 'dev')
@@ -209,7 +214,9 @@ class Group:
       )
       return State(trained, tx.init(trained), np.int32(0))
 
-    source = job.source.params if run.task.transfer != 'none' else None
+    source = None
+    if run.task.transfer != 'none':
+      source = jax.device_put(job.source.params, self.all)
     seeds = np.array(self.seeds, np.uint32)
     axes = State(0, 0, None)
     made = jax.jit(jax.vmap(make, (None, 0), axes), out_shardings=self.state_sharding)(
@@ -278,7 +285,7 @@ def _free_bytes(device: jax.Device) -> int:
   return os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
 
 
-def _groups(
+def groups(
   job: Job, workdir: pathlib.Path, report: Callable[[str], None]
 ) -> list[list[int]]:
   """Returns the seeds that train together: as said, else as many as fit.
@@ -300,9 +307,9 @@ def _groups(
       f'{size} seeds together need {needed / 2**30:.1f} GiB of {free / 2**30:.1f} free'
     )
     size = -(-size // 2)
-  groups = [seeds[at : at + size] for at in range(0, len(seeds), size)]
-  write_whole(path, json.dumps(groups) + '\n')
-  return groups
+  found = [seeds[at : at + size] for at in range(0, len(seeds), size)]
+  write_whole(path, json.dumps(found) + '\n')
+  return found
 
 
 def train(
@@ -328,10 +335,10 @@ def train(
     check_same_run(run, workdir)
     _write_workdir(there, workdir, run, argv)
     report(_plan(there))
-    groups = _groups(there, workdir, report)
-    for seeds in groups:
+    together = groups(there, workdir, report)
+    for seeds in together:
       folder = workdir
-      if len(groups) > 1:
+      if len(together) > 1:
         folder = workdir / f'seeds_{seeds[0]}_{seeds[-1]}'
       report(f'seeds {", ".join(map(str, seeds))}, together')
       _train_group(Group(there, seeds), workdir, folder, profile, report)

@@ -34,12 +34,12 @@ def place(tmp_path_factory):
     (folder / f'text/{i}.txt').write_text(words)
   run = config.Run(steps=2, batch=2, eval_every=2, sample_tokens=0, devices=1)
   run.data = config.Data(source=str(folder / 'text'), tokenizer='bytes')
-  run.model = config.Model(L=2, D=16, N=2, T=48, norm='post', scaled_init=False)
+  run.model = config.Model(L=1, D=16, N=2, T=48, norm='post', scaled_init=False)
   run.optim.warmup = 0
   runs.train(run, folder / 'base', report=lambda text: None)
 
   def review(label):
-    words = [rng.choice(BAD if label == 0 else GOOD) for _ in range(rng.randint(1, 5))]
+    words = [rng.choice(BAD if label == 0 else GOOD) for _ in range(rng.randint(1, 3))]
     return ' '.join(words)
 
   for split, number in (('train', 37), ('dev', 20)):
@@ -217,17 +217,26 @@ def test_a_stopped_run_goes_on_to_the_same_bits(place, finished, monkeypatch):
   assert lines_of(finished[0]) == lines_of(workdir)
 
 
-def test_seeds_that_do_not_fit_train_in_smaller_groups(place, monkeypatch):
-  run = make(place, seeds=3, steps=1, task__train='lora')
-  group = finetune.Group(finetune.job(run, print), [0, 1])
-  needed = group.bytes_needed()
-  monkeypatch.setattr(finetune, '_free_bytes', lambda device: needed * 1.26)
-  said = train(run, place / 'groups')
-  assert '3 seeds together need' in said and 'seeds 0, 1, together' in said
-  assert json.loads((place / 'groups/groups.json').read_text()) == [[0, 1], [2]]
-  assert set(json.loads((place / 'groups/results.json').read_text())['seeds']) == {
-    *'012'
-  }
+def test_seeds_that_do_not_fit_train_in_smaller_groups(place, tmp_path, monkeypatch):
+  monkeypatch.setattr(
+    finetune.Group, 'bytes_needed', lambda group: 10 * len(group.seeds)
+  )
+  monkeypatch.setattr(finetune, '_free_bytes', lambda device: 30)
+  job, said = finetune.job(make(place, seeds=5), print), []
+  groups = finetune.groups(job, tmp_path, said.append)
+  assert groups == [[0, 1], [2, 3], [4]]
+  assert [text.split(' need')[0] for text in said] == [
+    '5 seeds together',
+    '3 seeds together',
+  ]
+  monkeypatch.setattr(finetune, '_free_bytes', lambda device: 10**9)
+  assert finetune.groups(job, tmp_path, said.append) == groups  # as begun
+
+
+def test_more_seeds_need_more_memory(place):
+  job = finetune.job(make(place), print)
+  one, two = (finetune.Group(job, range(n)).bytes_needed() for n in (1, 2))
+  assert 1.7 * one < two < 2.1 * one
 
 
 def test_a_frozen_body_and_a_subset(place):
@@ -261,6 +270,7 @@ def test_texts_that_are_cut_are_told(place):
   [
     ({'task__data': ''}, "task.data='' must name"),
     ({'task__name': 'sst'}, "task 'sst' must be one of"),
+    ({'task__data': __file__}, 'is a file; give the folder'),
     ({'task__data': 'nowhere'}, 'nowhere.*no train split of sst2'),
     ({'init_from': 'nowhere'}, 'nowhere is no workdir'),
     ({'task__name': 'cola'}, 'of cola|not of cola'),
@@ -279,9 +289,9 @@ def test_a_run_that_can_not_be_is_refused_before_it_writes(place, fields, text):
 @pytest.mark.parametrize(
   ('line', 'text'),
   [
-    ('good\t2\n', r"train.tsv:39: label '2' is none of the labels of sst2: 0, 1"),
-    ('\t1\n', r'train.tsv:39: .*sentence'),
-    ('good\t1\tmore\n', r'train.tsv:39: '),
+    ('good\t2\n', "train.tsv: line 39: label '2' is none of the labels of sst2: 0, 1"),
+    ('\t1\n', "train.tsv: line 39: 'sentence' is empty"),
+    ('good\t1\tmore\n', 'train.tsv: line 39 has 3 columns, not 2'),
   ],
 )
 def test_a_bad_line_is_named_with_its_file(place, tmp_path, line, text):
