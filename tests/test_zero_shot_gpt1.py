@@ -200,6 +200,7 @@ def test_every_checkpoint_is_measured_once_and_what_is_missing_later(place, caps
   guesses = zero_shot.likeliest_answer(model, DATA['mctest'])
   labels = [each.label for each in DATA['mctest'].dev]
   assert lines[3]['value'] == metrics.accuracy(guesses, labels)
+  assert lines[3]['alike'] == max(map(guesses.tolist().count, guesses)) / len(guesses)
 
   # Killed after the first line, which is not measured again.
   kept = json.loads(written[0]) | {'value': -0.5}
