@@ -10,9 +10,11 @@ The rooms, in reading order; each imports only from those before it:
   training     loss, optimizer, step, devices, checkpoints, record, the loop
   decoding     rules of sampling, the compiled loop
   evaluation   likelihoods, baselines
+  classifier   a fine-tuned model
   describe     parameters, FLOPs, memory
   hugging_face folders of weights
   workdir      what a run's folder holds, and how it is opened
+  finetune     puts a fine-tuning together
   runs         puts a run together
   report       plots of finished runs
 
