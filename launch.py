@@ -51,6 +51,7 @@ def prepare(values) -> None:
   from gpt_jax.workdir import prepared
 
   run = _overridden(values)
+  _without_task(run, 'prepare')
   config.check(run)
   workdir = pathlib.Path(values.workdir)
   data = prepared(run, workdir)
@@ -96,14 +97,16 @@ def train(values) -> None:
   from gpt_jax import runs
   from gpt_jax.training import loop, parallel
 
+  run = _overridden(values)
   if values.dry_run:
     from gpt_jax import dry_run
 
-    print(dry_run.report(_overridden(values), values.workdir, values.device_gib))
+    _without_task(run, 'train --dry_run')
+    print(dry_run.report(run, values.workdir, values.device_gib))
     return
   if values.distributed:
+    _without_task(run, 'train --distributed')
     parallel.start(values.distributed)
-  run = _overridden(values)
   try:
     runs.train(
       run, values.workdir, argv=sys.argv, profile=_profile(values.profile, run)
@@ -142,6 +145,7 @@ def describe(values) -> None:
   from gpt_jax.training import parallel
 
   run = _overridden(values)
+  _without_task(run, 'describe')
   devices = values.devices or parallel.asked_devices(run) or 1
   config.check(run, parallel.Layout.imagined(run, devices).parts)
   vocab = values.vocab or describe.vocabulary(run)
@@ -178,13 +182,13 @@ def eval_flags(values):
 
 def evaluate(values) -> None:
   """Prints a model's loss on all held-out text, or its metrics on a task's split."""
-  from gpt_jax import finetune, runs
+  from gpt_jax import runs, task_results
   from gpt_jax.workdir import read_run
 
   if read_run(values.workdir).task.name:
-    found = finetune.evaluate(values.workdir, values.data, values.split)
+    found = task_results.evaluate(values.workdir, values.data, values.split)
     told = isinstance(found, dict)
-    print(finetune.described(found) if told else f'no labels: wrote {found}')
+    print(task_results.described(found) if told else f'no labels: wrote {found}')
     return
   found = runs.evaluate(values.workdir, values.checkpoint, int8=values.int8)
   print(f'checkpoint of update {found["step"]}, on all held-out text:')
@@ -376,6 +380,15 @@ def _overridden(values: flags.FlagValues) -> config.Run:
   for name, value in changed.items():
     print(f'--config.{name}={value!r}')
   return values.config
+
+
+def _without_task(run: config.Run, command: str) -> None:
+  """Raises a UserError where a command that knows no tasks is given one."""
+  if run.task.name:
+    raise UserError(
+      f'`{command}` is for language modelling, and this config is of the task '
+      f'{run.task.name}; `train` prints what it will do before it begins'
+    )
 
 
 def _parse(verb: str, arguments: list[str]) -> flags.FlagValues:

@@ -22,6 +22,7 @@ from pathlib import Path
 import jax
 
 from gpt_jax import config, finetune, papers, runs
+from gpt_jax.training.seeds import Group
 
 SEEDS = 4
 SHAPES = {'6 x 384': (6, 384, 6), '4 x 128': (4, 128, 4)}
@@ -56,7 +57,7 @@ def updates(run: config.Run, rounds: int) -> tuple[float, float, float]:
   job = finetune.job(run, lambda text: None)
   sides = []
   for seeds in (range(SEEDS), [0]):
-    group = finetune.Group(job, seeds)
+    group = Group(job, seeds)
     state, fixed = group.start()
     sides.append([group, state, fixed, group.batch(0)])
 

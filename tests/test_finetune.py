@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 import gpt_jax
-from gpt_jax import config, finetune, papers, runs
+from gpt_jax import config, finetune, papers, runs, task_results
 from gpt_jax.config import UserError
 from gpt_jax.data import task_inputs, tasks
 from gpt_jax.data.task_table import TASKS
 from gpt_jax.evaluation import metrics
-from gpt_jax.training import loop, record
+from gpt_jax.training import loop, record, seeds
 from gpt_jax.workdir import best_line
 
 GOOD, BAD = ['good', 'fine', 'nice', 'warm'], ['bad', 'dull', 'cold', 'weak']
@@ -152,7 +152,7 @@ def test_a_test_file_is_answered_as_glue_wants_it(place, finished):
   workdir, _ = finished
   path = place / 'test.tsv'
   path.write_text('index\tsentence\n7\tgood\n9\tbad dull\n')
-  made = finetune.evaluate(workdir, str(path), 'test')
+  made = task_results.evaluate(workdir, str(path), 'test')
   labels = [a.label for a in gpt_jax.load(workdir).classify(['good', 'bad dull'])]
   assert made.read_text().splitlines() == [
     'index\tprediction',
@@ -164,7 +164,7 @@ def test_a_test_file_is_answered_as_glue_wants_it(place, finished):
 def test_eval_of_dev_says_what_training_said(finished):
   workdir, _ = finished
   found = json.loads((workdir / 'results.json').read_text())
-  assert json.loads(json.dumps(finetune.evaluate(workdir))) == found
+  assert json.loads(json.dumps(task_results.evaluate(workdir))) == found
 
 
 def parameters(folder):
@@ -218,9 +218,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(place, finished, monkeypatch):
 
 
 def test_seeds_that_do_not_fit_train_in_smaller_groups(place, tmp_path, monkeypatch):
-  monkeypatch.setattr(
-    finetune.Group, 'bytes_needed', lambda group: 10 * len(group.seeds)
-  )
+  monkeypatch.setattr(seeds.Group, 'bytes_needed', lambda group: 10 * len(group.seeds))
   monkeypatch.setattr(finetune, '_free_bytes', lambda device: 30)
   job, said = finetune.job(make(place, seeds=5), print), []
   groups = finetune.groups(job, tmp_path, said.append)
@@ -235,7 +233,7 @@ def test_seeds_that_do_not_fit_train_in_smaller_groups(place, tmp_path, monkeypa
 
 def test_more_seeds_need_more_memory(place):
   job = finetune.job(make(place), print)
-  one, two = (finetune.Group(job, range(n)).bytes_needed() for n in (1, 2))
+  one, two = (seeds.Group(job, range(n)).bytes_needed() for n in (1, 2))
   assert 1.7 * one < two < 2.1 * one
 
 

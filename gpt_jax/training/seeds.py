@@ -1,0 +1,188 @@
+"""Several seeds of a fine-tuning in one program, spread over devices."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from gpt_jax import config
+from gpt_jax.config import UserError
+from gpt_jax.data import task_inputs
+from gpt_jax.data.task_inputs import Inputs, TaskBatch
+from gpt_jax.data.task_table import Task
+from gpt_jax.model.gpt import Shape
+from gpt_jax.tokenizers import Tokenizer
+from gpt_jax.training import optim, task_step
+from gpt_jax.training.step import State
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """What all seeds of a run share.
+
+  Attributes:
+    run: with everything filled in that data and source say.
+    task: of the table.
+    shape: of the model without the new tokens.
+    source: parameters of the model that is started from.
+    tokenizer: its tokenizer.
+    train, dev: examples as sequences.
+    labels: of the examples of dev.
+    order: of the training examples.
+    digests: checksums of the examples.
+  """
+
+  run: config.Run
+  task: Task
+  shape: Shape
+  source: dict
+  tokenizer: Tokenizer
+  train: Inputs
+  dev: Inputs
+  labels: np.ndarray
+  order: task_inputs.Order
+  digests: dict[str, str]
+
+
+def devices(run: config.Run) -> list[jax.Device]:
+  """Returns those that a run uses."""
+  there = jax.devices()
+  if run.devices > len(there):
+    raise UserError(f'devices={run.devices} must be at most {len(there)}, those here')
+  return there[: run.devices or len(there)]
+
+
+def group_size(run: config.Run) -> int:
+  """Returns how many seeds a run asks to train together."""
+  return min(run.task.together or run.seeds, run.seeds)
+
+
+def row_parts(run: config.Run, seeds: int) -> int:
+  """Returns how many devices share the rows of one seed's batch."""
+  number = len(devices(run))
+  return number // math.gcd(number, seeds)
+
+
+class Group:
+  """The compiled programs of seeds that train together, spread over devices.
+
+  Seeds are divided over devices as far as they go, the rows of a batch over the rest.
+  """
+
+  def __init__(self, job: Job, seeds: Sequence[int]):
+    run = self.run = job.run
+    self.job, self.seeds = job, seeds
+    rows = row_parts(run, len(seeds))
+    mesh = Mesh(np.array(devices(run)).reshape(-1, rows), ('seed', 'row'))
+    place = partial(NamedSharding, mesh)
+    self.each, self.all = place(P('seed')), place(P())
+    self.micro, self.rows = place(P('seed', None, 'row')), place(P('row'))
+    static = {'run': run, 'shape': job.shape, 'task': job.task}
+    state = State(0, 0, None)
+
+    def update(state, fixed, batch, hp):
+      step = jax.vmap(
+        partial(task_step.train_step, **static),
+        (state_axes, None, 0, 0),
+        (state_axes, 0),
+      )
+      state, found = step(state, fixed, batch, hp)
+      return state, jax.tree.map(lambda value: value.mean(0), found)
+
+    state_axes = state
+    self.state_sharding = State(self.each, self.each, self.all)
+    self.update = jax.jit(
+      update,
+      in_shardings=(self.state_sharding, self.all, self.micro, self.each),
+      out_shardings=(self.state_sharding, self.all),
+      donate_argnums=0,
+    )
+    self.predict = jax.jit(
+      jax.vmap(partial(task_step.predict_step, **static), (0, None, None)),
+      in_shardings=(self.each, self.all, self.rows),
+      out_shardings=self.all,
+    )
+    runs = [dataclasses.replace(run, seed=seed) for seed in seeds]
+    hps = [optim.Hyper.of(each) for each in runs]
+    self.hp = jax.device_put(
+      jax.tree.map(lambda *leaf: np.stack(leaf), *hps), self.each
+    )
+
+  def start(self) -> tuple[State, dict]:
+    """Returns the state before the first update, and what is not trained."""
+    job, run = self.job, self.run
+    new = partial(task_step.init, run, job.shape, job.task)
+
+    def make(source, seed):
+      trained, _ = new(source, seed)
+      tx = optim.transformation(
+        run.optim, optim.Hyper.of(run), np.int32(0), job.shape.width
+      )
+      return State(trained, tx.init(trained), np.int32(0))
+
+    source = None
+    if run.task.transfer != 'none':
+      source = jax.device_put(job.source, self.all)
+    seeds = np.array(self.seeds, np.uint32)
+    axes = State(0, 0, None)
+    made = jax.jit(jax.vmap(make, (None, 0), axes), out_shardings=self.state_sharding)(
+      source, seeds
+    )
+    return made, self.fixed()
+
+  def fixed(self) -> dict:
+    """Returns what is not trained, on all devices."""
+    if self.run.task.train == 'full':
+      return {}
+    return jax.device_put({'gpt': self.job.source}, self.all)
+
+  def shapes(self) -> State:
+    """Returns the shapes of the state, with where its arrays go."""
+    shapes = jax.eval_shape(lambda: self.start()[0])
+    place = lambda sharding: partial(  # noqa: E731
+      jax.tree.map,
+      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+    )
+    return State(
+      place(self.each)(shapes.params),
+      place(self.each)(shapes.opt_state),
+      place(self.all)(shapes.step),
+    )
+
+  def batch(self, step: int) -> TaskBatch:
+    """Returns the batch of the update that follows `step`, [seeds, A, B, ...]."""
+    job, run = self.job, self.run
+    made = []
+    for seed in self.seeds:
+      chosen, T = job.order.at(seed, step)
+      made.append(task_inputs.batch(job.train, chosen, run.batch, T))
+
+    def split(*leaf):
+      rows = np.stack(leaf)
+      return rows.reshape(len(leaf), run.accumulate, -1, *rows.shape[2:])
+
+    return jax.device_put(jax.tree.map(split, *made), self.micro)
+
+  def dev_logits(self, trained: dict, fixed: dict) -> np.ndarray:
+    """Returns logits [seeds, examples, K] of the dev split."""
+    data = self.job.dev
+    logits = np.zeros((len(self.seeds), *data.targets.shape), np.float32)
+    rows = self.run.eval_batch * row_parts(self.run, len(self.seeds))
+    for chosen, batch in task_inputs.all_batches(data, rows, self.job.shape.T):
+      found = self.predict(trained, fixed, jax.device_put(batch, self.rows))
+      logits[:, chosen] = np.asarray(found)[:, : len(chosen)]
+    return logits
+
+  def bytes_needed(self) -> int:
+    """Returns the bytes that an update of the longest batch takes of a device."""
+    step = int(
+      np.argmax([self.job.order.at(0, i)[1] for i in range(len(self.job.order))])
+    )
+    lowered = self.update.lower(self.shapes(), self.fixed(), self.batch(step), self.hp)
+    memory = lowered.compile().memory_analysis()
+    return memory.argument_size_in_bytes + memory.temp_size_in_bytes
