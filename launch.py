@@ -120,7 +120,8 @@ def _profile(text: str | None, run: config.Run) -> tuple[int, int] | None:
   if text is None:
     return None
   first, _, last = text.partition(':')
-  if not (first.isdigit() and last.isdigit() and int(first) < int(last) <= run.steps):
+  most = run.steps or sys.maxsize  # of a task they follow from the data
+  if not (first.isdigit() and last.isdigit() and int(first) < int(last) <= most):
     raise UserError(
       f'--profile={text} must be START:STOP with 0 <= START < STOP <= {run.steps}'
     )
@@ -185,7 +186,13 @@ def evaluate(values) -> None:
   from gpt_jax import runs, task_results
   from gpt_jax.workdir import read_run
 
-  if read_run(values.workdir).task.name:
+  fine_tuned = bool(read_run(values.workdir).task.name)
+  of_text, of_task = ('checkpoint', 'int8', 'baselines'), ('data', 'split')
+  for name in of_text if fine_tuned else of_task:
+    if values[name].present:
+      kind = 'a fine-tuned model' if fine_tuned else 'a model that was not fine-tuned'
+      raise UserError(f'--{name} says nothing to `eval` of {kind}; leave it out')
+  if fine_tuned:
     found = task_results.evaluate(values.workdir, values.data, values.split)
     told = isinstance(found, dict)
     print(task_results.described(found) if told else f'no labels: wrote {found}')

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -73,17 +73,24 @@ class Classifier(LanguageModel):
       for row in p
     ]
 
-  def task_logits(self, examples: Sequence[Example], rows: int = 32) -> np.ndarray:
+  def task_logits(
+    self,
+    examples: Sequence[Example],
+    tell: Callable[[str], None] = lambda text: None,
+    rows: int = 32,
+  ) -> np.ndarray:
     """Returns float32 logits [examples, K] of classes or choices.
 
     Args:
       examples: one or more.
+      tell: is told how many had to be cut.
       rows: examples computed at a time.
     """
     vocab = self.shape.vocab - task_inputs.NEW_TOKENS
     data = task_inputs.inputs(
       self.task, examples, self.tokenizer.encode, vocab, self.shape.T
     )
+    task_inputs.tell_truncated(self.task.name, data, self.shape.T, tell)
     logits = np.zeros(data.targets.shape, np.float32)
     rows = min(rows, len(examples))
     for chosen, batch in task_inputs.all_batches(data, rows, self.shape.T):

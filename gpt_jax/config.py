@@ -185,7 +185,7 @@ class Task:
       Hugging Face's, spelled hf:NAME, hf:NAME:CONFIG, or either with @REVISION behind:
       hf:nyu-mll/glue:sst2@main. `data.task_table` names one for each task. hf:FOLDER
       opens one that `save_to_disk` wrote, without network.
-    examples: of training, drawn evenly from all; 0 means all.
+    examples: of training, drawn once from all; 0 means all.
     epochs: over them.
     warmup: share of the updates that are warm-up.
     aux: weight of the language-model loss beside the task's (lambda of section 3.2).
@@ -541,7 +541,13 @@ def wrong_task(config: Run) -> list[str]:
       'model.scan=True must be False with task.train=lora, whose changes a loop over '
       'layers does not have'
     )
+  if config.optim.warmup:
+    wrong.append(
+      f'optim.warmup={config.optim.warmup} must be 0 with a task: task.warmup, a share '
+      'of the updates, says it'
+    )
   for name, off in (
+    ('model.mup_base', 0),
     ('optim.guard', 'off'),
     ('optim.ema', 0.0),
     ('layout', ''),

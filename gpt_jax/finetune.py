@@ -13,7 +13,7 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import jax
@@ -23,13 +23,12 @@ from gpt_jax import config, describe
 from gpt_jax.config import UserError
 from gpt_jax.data import task_inputs, tasks
 from gpt_jax.data.task_table import TASKS
-from gpt_jax.data.tasks import Example
 from gpt_jax.evaluation import metrics
 from gpt_jax.files import write_whole
 from gpt_jax.model.gpt import Shape
 from gpt_jax.task_results import described, results
 from gpt_jax.training import checkpoint, loop, record, task_step
-from gpt_jax.training.meter import Meter
+from gpt_jax.training.meter import Meter, free_memory
 from gpt_jax.training.seeds import Group, Job, devices, group_size, row_parts
 from gpt_jax.training.step import State
 from gpt_jax.workdir import (
@@ -51,10 +50,9 @@ def job(run: config.Run, report: Callable[[str], None]) -> Job:
     UserError: the config breaks a rule, or source or data can't be read.
   """
   run = copy.deepcopy(run)
-  early = [w for w in config.wrong_task(run) if not w.startswith('task.transfer')]
-  if early:
-    raise UserError('\n'.join(early))
-  if pathlib.Path(run.task.data).is_file() and run.task.name != 'storycloze':
+  _check_early(run)
+  task = TASKS.get(run.task.name)
+  if task and pathlib.Path(run.task.data).is_file() and not task.releases[0].held_out:
     raise UserError(
       f'task.data={run.task.data} is a file; give the folder that has both the train '
       'and the dev split'
@@ -63,68 +61,70 @@ def job(run: config.Run, report: Callable[[str], None]) -> Job:
     split: tasks.read(run.task.name, run.task.data, split, report)
     for split in ('train', 'dev')
   }
-  task = TASKS[run.task.name]
   source = load(run.init_from)
   if source.tokenizer.kind == 'numbers':
     raise UserError(
       f'init_from={run.init_from} has no tokenizer; import it with one: '
       'python launch.py import --source=... --tokenizer=... --workdir=...'
     )
-  shape = source.shape
-  for name, value in dataclasses.asdict(shape).items():
+  for name, value in dataclasses.asdict(source.shape).items():
     if name not in _FREE:
       value = ','.join(value) if name == 'attention' else value
       setattr(run.model, name, value)
   shape = Shape.of(run.model, source.tokenizer.vocab)
-  chosen = _evenly(examples['train'], run.task.examples)
+  chosen = tasks.drawn(examples['train'], run.task.examples)
   read = partial(
     task_inputs.inputs, task, encode=source.tokenizer.encode, vocab=shape.vocab
   )
   train, dev = (read(each, T=shape.T) for each in (chosen, examples['dev']))
   for name, data in (('train', train), ('dev', dev)):
-    if data.truncated:
-      report(
-        f'{name}: a text of {data.truncated:,} of {len(data.sequences):,} examples is '
-        f'cut to fit into the context of {shape.T} tokens'
-      )
+    task_inputs.tell_truncated(name, data, shape.T, report)
+  missing = np.flatnonzero(train.targets.sum(0) == 0)
+  if task.kind != 'multiple_choice' and not task.scores and len(missing):
+    raise UserError(
+      f'task.examples={run.task.examples} leaves no example of class '
+      f'{task.labels[missing[0]]!r} of {task.name}; raise it'
+    )
   order = task_inputs.Order(train.lengths, run.batch, shape.T, run.task.batches)
   run.steps = run.steps or run.task.epochs * len(order)
   run.eval_every = min(run.eval_every, len(order))
-  run.optim.warmup = round(run.task.warmup * run.steps)
   config.check(run, row_parts(run, group_size(run)))
-  digests = {
-    split: hashlib.sha256(repr(each).encode()).hexdigest()
-    for split, each in (('train', chosen), ('dev', examples['dev']))
-  }
-  labels = np.array([example.label for example in examples['dev']])
+  digests = {'train': _digest(train), 'dev': _digest(dev)}
+  if run.task.transfer != 'none':
+    digests['source'] = _sha256(jax.tree.leaves(source.params))
   return Job(
     run,
     task,
     shape,
-    source.params,
     source.tokenizer,
     train,
     dev,
-    labels,
+    np.array([example.label for example in examples['dev']]),
     order,
     digests,
   )
 
 
-def _evenly(examples: list[Example], number: int) -> list[Example]:
-  """Returns so many of the examples, drawn once: every seed has the same."""
-  if not number or number >= len(examples):
-    return examples
-  drawn = np.random.default_rng(0).permutation(len(examples))[:number]
-  return [examples[i] for i in np.sort(drawn)]
+def _check_early(run: config.Run) -> None:
+  """Checks what can be before data and source are read."""
+  early = copy.deepcopy(run)
+  early.steps = run.steps or 1
+  if str(run.task.transfer).isdigit():
+    early.model.L = max(early.model.L, int(run.task.transfer))  # not known yet
+  config.check(early)
 
 
-def _free_bytes(device: jax.Device) -> int:
-  """Returns the memory of a device that is not in use."""
-  stats = device.memory_stats() or {}
-  if 'bytes_limit' in stats:
-    return stats['bytes_limit'] - stats['bytes_in_use']
-  return os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+def _digest(data: task_inputs.Inputs) -> str:
+  """Returns the SHA-256 of examples as the model reads them."""
+  return _sha256([data.targets, *(ids for each in data.sequences for ids in each)])
+
+
+def _sha256(arrays: Iterable[np.ndarray]) -> str:
+  digest = hashlib.sha256()
+  for array in arrays:
+    digest.update(f'{array.shape}'.encode())
+    digest.update(np.ascontiguousarray(array))
+  return digest.hexdigest()
 
 
 def groups(
@@ -133,25 +133,48 @@ def groups(
   """Returns the seeds that train together: as said, else as many as fit.
 
   What is found is written down, for a run that goes on in another moment.
+
+  Raises:
+    UserError: the run has begun with groups of another size than is asked for now, or
+      a group's batch can't be divided over the devices.
   """
-  path = workdir / 'groups.json'
+  path, run = workdir / 'groups.json', job.run
   if path.exists():
-    return json.loads(path.read_text(encoding='utf-8'))
-  run = job.run
-  seeds = list(range(run.seed, run.seed + run.seeds))
+    found = json.loads(path.read_text(encoding='utf-8'))
+    if run.task.together in (0, len(found[0])):
+      return found
+    if any(
+      _group_folder(workdir, found, g).joinpath('checkpoints').exists() for g in found
+    ):
+      raise UserError(
+        f'task.together={run.task.together} must stay {len(found[0])}, as this run has '
+        'begun; choose another workdir to change it'
+      )
+  every = list(range(run.seed, run.seed + run.seeds))
   size = group_size(run)
   while not run.task.together and size > 1:
-    free = _free_bytes(devices(run)[0])
-    needed = Group(job, seeds[:size]).bytes_needed()
+    free = free_memory(devices(run))
+    needed = Group(job, every[:size]).bytes_needed()
     if needed < 0.8 * free:
       break
     report(
       f'{size} seeds together need {needed / 2**30:.1f} GiB of {free / 2**30:.1f} free'
     )
     size = -(-size // 2)
-  found = [seeds[at : at + size] for at in range(0, len(seeds), size)]
+  found = [every[at : at + size] for at in range(0, len(every), size)]
+  for group in found:
+    config.check(run, row_parts(run, len(group)))
   write_whole(path, json.dumps(found) + '\n')
   return found
+
+
+def _group_folder(
+  workdir: pathlib.Path, found: list[list[int]], group: list[int]
+) -> pathlib.Path:
+  """Returns where a group keeps its metrics and checkpoints while it trains."""
+  if len(found) == 1:
+    return workdir
+  return workdir / f'seeds_{group[0]}_{group[-1]}'
 
 
 def train(
@@ -174,19 +197,39 @@ def train(
   run = there.run
   workdir.mkdir(parents=True, exist_ok=True)
   with alone(workdir):
+    if (workdir / 'run.json').exists() and not (workdir / 'groups.json').exists():
+      raise UserError(
+        f'workdir={workdir} holds a run that is no fine-tuning, or a single seed of '
+        'one; choose another'
+      )
     check_same_run(run, workdir)
+    _check_same_data(there, workdir)
+    found = groups(there, workdir, report)
     _write_workdir(there, workdir, run, argv)
     report(_plan(there))
-    together = groups(there, workdir, report)
-    for seeds in together:
-      folder = workdir
-      if len(together) > 1:
-        folder = workdir / f'seeds_{seeds[0]}_{seeds[-1]}'
-      report(f'seeds {", ".join(map(str, seeds))}, together')
-      _train_group(Group(there, seeds), workdir, folder, profile, report)
-    found = results(workdir)
-    write_whole(workdir / 'results.json', json.dumps(found, indent=1) + '\n')
-    report(described(found))
+    for group in found:
+      report(f'seeds {", ".join(map(str, group))}, together')
+      folder = _group_folder(workdir, found, group)
+      _train_group(Group(there, group), workdir, folder, profile, report)
+    judged = results(workdir)
+    write_whole(workdir / 'results.json', json.dumps(judged, indent=1) + '\n')
+    report(described(judged))
+
+
+def _check_same_data(job: Job, workdir: pathlib.Path) -> None:
+  """Raises UserError where source or data are not those that a run began with."""
+  path = workdir / 'run.json'
+  if not path.exists():
+    return
+  before = json.loads(path.read_text(encoding='utf-8'))['data']
+  changed = [name for name in job.digests if before.get(name) != job.digests[name]]
+  if changed:
+    where = {'source': f'init_from={job.run.init_from}'}
+    raise UserError(
+      f'workdir={workdir} was begun with other contents of '
+      + ', '.join(where.get(n, f'task.data={job.run.task.data}, {n}') for n in changed)
+      + '; restore them, or choose another workdir'
+    )
 
 
 def _write_workdir(
@@ -234,14 +277,21 @@ def _train_group(
 ) -> None:
   """Trains some seeds together to their end."""
   job, run = group.job, group.run
-  saved = checkpoint.Checkpoints(folder / 'checkpoints', run.keep)
+  saved = checkpoint.Checkpoints(folder / 'checkpoints', run.keep, best=False)
+  like, _ = group.shapes()
   try:
     latest = saved.latest()
+    # Read again, for as long as it is needed: it may be large.
+    source = None
+    if run.task.train != 'full' or (latest is None and run.task.transfer != 'none'):
+      source = load(run.init_from).params
+    fixed = group.fixed(source)
     if latest is None:
-      state, fixed = group.start()
+      state = group.start(source)
     else:
       report(f'going on from the checkpoint of update {latest}')
-      state, fixed = saved.restore(latest, group.shapes()), group.fixed()
+      state = saved.restore(latest, like)
+    del source
     done = int(state.step)
     if done >= run.steps:
       report(f'finished: {done} updates are done (steps={run.steps}).')
@@ -258,7 +308,7 @@ def _train_group(
 
     written = record.Record(folder, done)
     meter = Meter(
-      flops_per_token=sum(describe.flops_per_token(job.shape).values()),
+      flops_per_token=0,  # they depend on lengths and on what is trained
       devices=devices(run),
       dtype=job.shape.dtype,
     )
@@ -273,7 +323,7 @@ def _train_group(
         record=written,
         meter=meter,
         checkpoints=saved,
-        restore=lambda step: saved.restore(step, group.shapes()),
+        restore=lambda step: saved.restore(step, like),
         profile=profile,
         profile_folder=str(folder / 'profile'),
       )
@@ -299,7 +349,8 @@ class _Seed:
     own = dataclasses.replace(job.run, seed=seed, seeds=1)
     _write_workdir(job, folder, own, argv=())
     self.record = record.Record(folder, done)
-    self.saved = checkpoint.Checkpoints(folder / 'checkpoints', keep=1)
+    self.saved = checkpoint.Checkpoints(folder / 'checkpoints', keep=2)
+    self.saved.forget_after(done)  # about to be done again
 
   def judged(self, step: int, logits: np.ndarray, tree: dict) -> dict[str, float]:
     """Returns the metrics of dev logits [examples, K], and keeps a best model.
@@ -312,23 +363,23 @@ class _Seed:
     job = self.job
     predicted = task_inputs.answers(job.task, logits)
     logp = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
-    found = {'valid_nll': float(-(job.dev.targets * logp).sum(-1).mean())}
+    found = {'dev_nll': float(-(job.dev.targets * logp).sum(-1).mean())}
     for name in job.task.metrics:
       found[name] = getattr(metrics, name)(predicted, job.labels)
     self.record.write(step, found)
     best = best_line(self.folder, job.task)
-    if best['step'] == step and step not in self.saved.steps():
+    if best['step'] == step:
+      lines = ['prediction\tlabel\n']
+      for p, label in zip(predicted.tolist(), job.labels.tolist(), strict=True):
+        lines.append(f'{p!r}\t{label!r}\n')
+      write_whole(self.folder / 'dev_predictions.tsv', ''.join(lines))
       params, clf = task_step.merged(tree, job.run, job.shape)
       state = State({'gpt': params, 'clf': clf}, {}, np.int32(step))
       self.saved.save(state, -best[job.task.metrics[0]])
       self.saved.wait()
-      lines = ['prediction\tlabel\n']
-      lines += [
-        f'{p:g}\t{label:g}\n' for p, label in zip(predicted, job.labels, strict=True)
-      ]
-      write_whole(self.folder / 'dev_predictions.tsv', ''.join(lines))
     return found
 
   def close(self) -> None:
+    """Closes the files."""
     self.record.close()
     self.saved.close()

@@ -90,7 +90,9 @@ def gpt1_finetuning(task: str, variant: str = '') -> config.Run:
     ),
     task=config.Task(name=task),
   )
-  name, _, number = variant.partition('=')
+  name, number = variant, ''
+  if variant.startswith('layers='):
+    name, _, number = variant.partition('=')
   if name == 'no_pretraining':
     run.task.transfer = 'none'
   elif name == 'no_aux':

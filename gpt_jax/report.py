@@ -22,30 +22,41 @@ def loss_curves(workdir: str | pathlib.Path, target: str | pathlib.Path) -> None
   """
   lines = read_metrics(workdir)
   if not lines:
-    raise UserError(f'{workdir} has no metrics to plot; train it first')
+    groups = sorted(
+      p.parent.name for p in pathlib.Path(workdir).glob('*/metrics.jsonl')
+    )
+    where = f'; there are some in its {", ".join(groups)}' if groups else ''
+    raise UserError(f'{workdir} has no metrics to plot{where or "; train it first"}')
+  of_task = any('dev_nll' in line for line in lines)
   figure = matplotlib.figure.Figure(figsize=(7, 4), layout='constrained')
   axes = figure.subplots()
+  held_out = 'dev_nll' if of_task else 'valid_nll'
   for field, label, style in (
     ('loss', 'training (a batch)', {'color': 'tab:gray', 'linewidth': 0.8}),
-    ('valid_nll', 'held-out text', {'color': 'tab:blue', 'marker': 'o'}),
+    (
+      held_out,
+      'dev, after each epoch' if of_task else 'held-out text',
+      {'color': 'tab:blue', 'marker': 'o'},
+    ),
   ):
     points = [(line['step'], line[field]) for line in lines if field in line]
-    axes.plot(*zip(*points, strict=True), label=label, **style)
-  last = [line for line in lines if 'valid_nll' in line][-1:]
+    if points:  # of a seed of a task only dev is recorded
+      axes.plot(*zip(*points, strict=True), label=label, **style)
+  last = [line for line in lines if held_out in line][-1:]
   for line in last:
-    others = [n for n in line if n not in ('step', 'valid_nll', 'valid_ppl')]
+    others = [n for n in line if n not in ('step', held_out, 'valid_ppl')]
     text = '\n'.join(
       f'{line[n]:.3f} {n.replace("valid_bpb", "bits/byte")}' for n in others
     )
     axes.annotate(
-      f'{line["valid_nll"]:.3f}\n{text}',
-      (line['step'], line['valid_nll']),
+      f'{line[held_out]:.3f}\n{text}',
+      (line['step'], line[held_out]),
       xytext=(-8, 12),
       textcoords='offset points',
       ha='right',
     )
   axes.set_xlabel('updates')
-  axes.set_ylabel('loss [nats/token]')
+  axes.set_ylabel('loss of the task [nats/example]' if of_task else 'loss [nats/token]')
   axes.set_title(pathlib.Path(workdir).name)
   axes.grid(alpha=0.3)
   axes.legend()

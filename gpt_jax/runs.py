@@ -8,8 +8,10 @@ import shutil
 from collections.abc import Callable, Sequence
 
 from gpt_jax import config, describe, finetune, hugging_face, tokenizers
+from gpt_jax.classifier import Classifier
 from gpt_jax.config import UserError
 from gpt_jax.data import batches, tokens
+from gpt_jax.data.task_inputs import NEW_TOKENS
 from gpt_jax.evaluation import ngram, score
 from gpt_jax.files import write_whole
 from gpt_jax.language_model import LanguageModel
@@ -281,7 +283,14 @@ def export_model(
 ) -> str:
   """Writes a workdir's model as a Hugging Face folder; returns what was written."""
   model = load(workdir, checkpoint_step)
-  return hugging_face.export(model, read_run(workdir).model.dropout, target)
+  said = hugging_face.export(model, read_run(workdir).model.dropout, target)
+  if isinstance(model, Classifier):
+    first = model.shape.vocab - NEW_TOKENS
+    said += (
+      f'\nleft out: the head for {model.task.name}; its start, delimiter and extract '
+      f'tokens are the ids {first}, {first + 1} and {first + 2}'
+    )
+  return said
 
 
 def evaluate(

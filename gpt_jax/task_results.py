@@ -30,7 +30,8 @@ def evaluate(
 
   Returns:
     What `results` returns; or, without labels, where the answers of the best seed are
-    written: predictions.tsv, as GLUE wants it, a line for each example.
+    written: predictions.tsv (of another split than test its name is added), as GLUE
+    wants it, a line for each example.
 
   Raises:
     UserError: there is no model yet, or the examples can't be read.
@@ -40,27 +41,34 @@ def evaluate(
   task = TASKS[run.task.name]
   examples = tasks.read(task.name, data or run.task.data, split, report)
   if any(example.label is None for example in examples):
-    predicted = _answers(load(workdir), examples)
+    predicted = _answers(load(workdir), examples, report)
     names = task.labels
     lines = ['index\tprediction\n'] + [
       f'{example.id}\t{names[int(p)] if names else f"{p:.3f}"}\n'
       for example, p in zip(examples, predicted, strict=True)
     ]
-    write_whole(workdir / 'predictions.tsv', ''.join(lines))
-    return workdir / 'predictions.tsv'
+    name = 'predictions.tsv' if split == 'test' else f'predictions_{split}.tsv'
+    write_whole(workdir / name, ''.join(lines))
+    return workdir / name
   labels = np.array([example.label for example in examples])
   seeds = {}
-  for folder in seed_folders(workdir) or [workdir]:
+  folders = [f for f in seed_folders(workdir) if best_line(f, task)]
+  for folder in folders or [workdir]:
     model = load(folder)
+    predicted = _answers(model, examples, report if not seeds else _say_nothing)
     seed = str(read_run(folder).seed)
-    seeds[seed] = {'step': model.step} | _judged(
-      task, _answers(model, examples), labels
-    )
+    seeds[seed] = {'step': model.step} | _judged(task, predicted, labels)
   return _summary(task, len(examples), seeds)
 
 
-def _answers(model: Classifier, examples: list[Example]) -> np.ndarray:
-  return task_inputs.answers(model.task, model.task_logits(examples))
+def _say_nothing(text: str) -> None:
+  pass
+
+
+def _answers(
+  model: Classifier, examples: list[Example], report: Callable[[str], None]
+) -> np.ndarray:
+  return task_inputs.answers(model.task, model.task_logits(examples, report))
 
 
 def _judged(task: Task, predicted: np.ndarray, labels: np.ndarray) -> dict:

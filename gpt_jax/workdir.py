@@ -204,7 +204,7 @@ def load(
       'clf': task_step.new_head(task, shape.D, jax.random.key(0)),
     }
   )
-  tree, step = _restored(workdir, 1, checkpoint_step, like, averaged)
+  tree, step = _restored(workdir, 2, checkpoint_step, like, averaged)
   return Classifier(tree['gpt'], shape, tokenizer, step, tree['clf'], task)
 
 

@@ -17,7 +17,7 @@ from gpt_jax.config import UserError
 from gpt_jax.data import task_inputs, tasks
 from gpt_jax.data.task_table import TASKS
 from gpt_jax.evaluation import metrics
-from gpt_jax.training import loop, record, seeds
+from gpt_jax.training import checkpoint, loop, record, seeds
 from gpt_jax.workdir import best_line
 
 GOOD, BAD = ['good', 'fine', 'nice', 'warm'], ['bad', 'dull', 'cold', 'weak']
@@ -219,7 +219,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(place, finished, monkeypatch):
 
 def test_seeds_that_do_not_fit_train_in_smaller_groups(place, tmp_path, monkeypatch):
   monkeypatch.setattr(seeds.Group, 'bytes_needed', lambda group: 10 * len(group.seeds))
-  monkeypatch.setattr(finetune, '_free_bytes', lambda device: 30)
+  monkeypatch.setattr(finetune, 'free_memory', lambda devices: 30)
   job, said = finetune.job(make(place, seeds=5), print), []
   groups = finetune.groups(job, tmp_path, said.append)
   assert groups == [[0, 1], [2, 3], [4]]
@@ -227,7 +227,7 @@ def test_seeds_that_do_not_fit_train_in_smaller_groups(place, tmp_path, monkeypa
     '5 seeds together',
     '3 seeds together',
   ]
-  monkeypatch.setattr(finetune, '_free_bytes', lambda device: 10**9)
+  monkeypatch.setattr(finetune, 'free_memory', lambda devices: 10**9)
   assert finetune.groups(job, tmp_path, said.append) == groups  # as begun
 
 
@@ -273,7 +273,9 @@ def test_texts_that_are_cut_are_told(place):
     ({'init_from': 'nowhere'}, 'nowhere is no workdir'),
     ({'task__name': 'cola'}, 'of cola|not of cola'),
     ({'batch': 7, 'accumulate': 2}, 'batch=7 must be a multiple'),
-    ({'devices': 9}, 'devices=9 must be at most 8'),
+    ({'devices': 9}, '9 devices are asked for but there are 8'),
+    ({'optim__warmup': 5}, 'optim.warmup=5 must be 0 with a task'),
+    ({'task__examples': 1}, 'leaves no example of class'),
     ({'task__transfer': '3'}, "task.transfer='3' must be"),
   ],
 )
@@ -312,3 +314,62 @@ def test_an_unfinished_workdir_has_no_model_to_load(place, finished):
     shutil.rmtree(folder)
   with pytest.raises(UserError, match='has no model yet'):
     gpt_jax.load(workdir)
+
+
+def test_a_kill_between_a_seed_and_the_checkpoint_of_all_loses_nothing(
+  place, finished, monkeypatch
+):
+  workdir, real, saves = place / 'killed', checkpoint.Checkpoints.save, []
+
+  def save(self, state, nll):
+    if self.folder.parent == workdir:  # that of all seeds, which comes last
+      saves.append(state)
+      if len(saves) == 2:
+        raise KeyboardInterrupt
+    real(self, state, nll)
+
+  with monkeypatch.context() as patched:
+    patched.setattr(checkpoint.Checkpoints, 'save', save)
+    with pytest.raises(KeyboardInterrupt):
+      train(make(place), workdir)
+  assert gpt_jax.load(workdir / 'seed_0').step in (5, 10)
+  train(make(place), workdir)
+  assert_same(finished[0], workdir, 0)
+  assert (workdir / 'results.json').read_text() == (
+    finished[0] / 'results.json'
+  ).read_text()
+
+
+def test_other_contents_of_source_or_data_are_noticed(place, finished, tmp_path):
+  workdir = tmp_path / 'run'
+  shutil.copytree(finished[0], workdir)
+  shutil.copytree(place / 'sst2', tmp_path / 'sst2')
+  path = tmp_path / 'sst2/train.tsv'
+  path.write_text(path.read_text().replace('bad', 'sad'))
+  about = json.loads((workdir / 'run.json').read_text())
+  about['config']['task.data'] = str(tmp_path / 'sst2')
+  (workdir / 'run.json').write_text(json.dumps(about))
+  with pytest.raises(UserError, match='other contents of task.data=.*, train'):
+    train(make(place, task__data=str(tmp_path / 'sst2')), workdir)
+
+
+def test_a_run_that_has_begun_keeps_its_groups(place, finished):
+  with pytest.raises(UserError, match='task.together=1 must stay 2'):
+    train(make(place, task__together=1), finished[0])
+
+
+def test_the_batch_must_divide_over_the_devices_of_the_smallest_group(place, tmp_path):
+  run = make(place, seeds=3, task__together=2, devices=2, batch=7)
+  with pytest.raises(UserError, match='batch=7 must be a multiple'):
+    train(run, tmp_path / 'w')
+  assert not (tmp_path / 'w/run.json').exists()
+
+
+def test_a_seed_s_workdir_is_not_trained(place, finished):
+  with pytest.raises(UserError, match='a single seed of one'):
+    train(make(place, seeds=1), finished[0] / 'seed_0')
+
+
+def test_an_exported_model_says_what_is_left_out(place, finished, tmp_path):
+  said = runs.export_model(finished[0], 'best', tmp_path / 'out')
+  assert 'left out: the head for sst2' in said and 'the ids 257, 258 and 259' in said

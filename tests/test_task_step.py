@@ -50,7 +50,10 @@ def made(name, **fields):
   run = config.Run(batch=4, task=config.Task(**fields))
   run.model = dataclasses.replace(MODEL)
   run.optim = config.Optim(lr=1e-2, schedule='constant', warmup=0)
-  return run, task_step.init(run, SHAPE, TASKS[name], SOURCE, 3)
+  return run, (
+    task_step.init(run, SHAPE, TASKS[name], SOURCE, 3),
+    task_step.fixed(run, SOURCE),
+  )
 
 
 def logits_of(name, tree, batch):
@@ -237,7 +240,8 @@ def test_lora_begins_at_the_model_and_merges_into_it():
 
 
 @pytest.mark.parametrize(
-  ('transfer', 'same'), [('0', []), ('1', ['h_0']), ('none', [])]
+  ('transfer', 'same'),
+  [('0', []), ('1', ['h_0']), ('2', ['h_0', 'h_1']), ('none', [])],
 )
 def test_layers_that_are_not_transferred_are_new(transfer, same):
   _, (trained, _) = made('sst2', transfer=transfer)
@@ -256,9 +260,9 @@ def test_new_tokens_and_the_head_are_drawn_from_n_0_0_02():
   big = dataclasses.replace(SHAPE, D=4096, N=2)
   run = made('mnli')[0]
   task = TASKS['mnli']
-  trained, _ = task_step.init(run, big, task, {'wte': None}, 0)
+  trained = task_step.init(run, big, task, {'wte': None}, 0)
   for rows in (trained['special']['wte'], trained['clf']['kernel']):
     assert np.std(rows) == pytest.approx(0.02, rel=0.03)
     assert abs(np.mean(rows)) < 0.001
-  other, _ = task_step.init(run, big, task, {'wte': None}, 1)
+  other = task_step.init(run, big, task, {'wte': None}, 1)
   assert not np.allclose(other['special']['wte'], trained['special']['wte'])

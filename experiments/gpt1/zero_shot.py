@@ -76,9 +76,9 @@ class Items(NamedTuple):
 def examples(task: str, folder: pathlib.Path, limit: int) -> Items:
   """Returns the examples of a task, at most `limit` of a split unless that is 0."""
   if task == 'winogrande':
-    return Items(_evenly(winogrande(folder / 'validation.jsonl'), limit), [])
+    return Items(tasks.drawn(winogrande(folder / 'validation.jsonl'), limit), [])
   dev, train = (
-    _evenly(tasks.read(task, folder, split), limit) if wanted else []
+    tasks.drawn(tasks.read(task, folder, split), limit) if wanted else []
     for split, wanted in (('dev', True), ('train', task == 'cola'))
   )
   return Items(dev, train)
@@ -98,14 +98,6 @@ def winogrande(path: pathlib.Path) -> list[Example]:
     options = filled(row, 'option1'), filled(row, 'option2')
     found.append(Example((before, after), options, int(row['answer']) - 1, row['line']))
   return found
-
-
-def _evenly(every: list[Example], limit: int) -> list[Example]:
-  """Returns `limit` of the examples, the same for every checkpoint; 0 means all."""
-  if not limit or limit >= len(every):
-    return every
-  drawn = np.random.default_rng(0).permutation(len(every))[:limit]
-  return [every[i] for i in np.sort(drawn)]
 
 
 def acceptable(model: LanguageModel, items: Items) -> np.ndarray:

@@ -12,7 +12,6 @@ model's own entries, in this order.
 Letters: B examples, C sequences of an example, T positions, K classes or choices.
 """
 
-import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -143,6 +142,17 @@ def inputs(
   return Inputs(sequences, targets, truncated)
 
 
+def tell_truncated(
+  name: str, data: Inputs, T: int, tell: Callable[[str], None]
+) -> None:
+  """Tells how many examples had to be cut."""
+  if data.truncated:
+    tell(
+      f'{name}: a text of {data.truncated:,} of {len(data.sequences):,} examples is '
+      f'cut to fit into the context of {T} tokens'
+    )
+
+
 def _target(task: Task, label: int | float | None) -> np.ndarray:
   """Returns the probabilities [K] that stand for a label.
 
@@ -188,7 +198,8 @@ class Order:
   `padded_length`, and each batch comes from one bucket; what does not fill a batch
   joins the next larger bucket. Seeds differ in which examples of a bucket share a
   batch, never in how long the batch of an update is: so they can train together.
-  Differs: GPT-1's batches are of any lengths; that is 'random'.
+  Differs: GPT-1's batches are of any lengths; that is 'random'. And what is left of an
+  epoch's examples is a batch too, however small.
   """
 
   def __init__(self, lengths: np.ndarray, batch: int, T: int, by: str):
@@ -206,13 +217,19 @@ class Order:
       full, left = divmod(len(members) + left, batch)
       self.sizes += [size] * full
     self.sizes += [self.buckets[-1][0]] * (left > 0)
-    self._groups = functools.lru_cache(4)(self._groups)
+    self._known = {}  # groups by (epoch, seed), of few epochs
 
   def __len__(self) -> int:
     """Returns the updates of an epoch."""
     return len(self.sizes)
 
   def _groups(self, seed: int, epoch: int) -> list[np.ndarray]:
+    if (epoch, seed) not in self._known:
+      self._known = {k: v for k, v in self._known.items() if abs(k[0] - epoch) < 2}
+      self._known[epoch, seed] = self._drawn(seed, epoch)
+    return self._known[epoch, seed]
+
+  def _drawn(self, seed: int, epoch: int) -> list[np.ndarray]:
     random = np.random.default_rng((seed, epoch))
     groups, left = [], np.array([], int)
     for _, members in self.buckets:

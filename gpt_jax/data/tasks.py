@@ -116,6 +116,14 @@ def _with_split(task: Task, releases: tuple[Release, ...], split: str) -> list[R
   return found
 
 
+def drawn(examples: list[Example], number: int) -> list[Example]:
+  """Returns so many of the examples in their order, always the same; 0 means all."""
+  if not number or number >= len(examples):
+    return examples
+  chosen = np.random.default_rng(0).permutation(len(examples))[:number]
+  return [examples[i] for i in np.sort(chosen)]
+
+
 def _find(task: Task, where: Path, split: str) -> tuple[Path, Release]:
   """Returns the file (RACE: the folder) of a split and how it is written."""
   releases = _with_split(task, task.releases, split)

@@ -21,8 +21,8 @@ class Checkpoints:
   opened without its optimizer. Trees are per layer, as in `model/gpt.py`.
   """
 
-  def __init__(self, folder: str | pathlib.Path, keep: int = 2):
-    """Opens `folder`, made if missing, that keeps `keep` latest and the best one."""
+  def __init__(self, folder: str | pathlib.Path, keep: int = 2, best: bool = True):
+    """Opens `folder`, made if missing: keeps `keep` latest and, if so, the best."""
     self.folder = pathlib.Path(folder).resolve()
     policies = checkpoint_managers
     nll = lambda metrics: metrics['nll']  # noqa: E731
@@ -32,10 +32,8 @@ class Checkpoints:
         best_fn=nll,
         best_mode='min',
         preservation_policy=policies.AnyPreservationPolicy(
-          [
-            policies.LatestN(keep),
-            policies.BestN(get_metric_fn=nll, reverse=True, n=1),
-          ]
+          [policies.LatestN(keep)]
+          + [policies.BestN(get_metric_fn=nll, reverse=True, n=1)] * best
         ),
         keep_checkpoints_without_metrics=False,
       ),
@@ -83,6 +81,12 @@ class Checkpoints:
   def best(self) -> int | None:
     """Returns the number of updates of the checkpoint with the lowest loss, or None."""
     return self.manager.best_step()
+
+  def forget_after(self, step: int) -> None:
+    """Removes the checkpoints of more than `step` updates."""
+    for later in self.steps():
+      if later > step:
+        self.manager.delete(later)
 
   def restore(self, step: int, like: State) -> State:
     """Returns the state saved after `step` updates.

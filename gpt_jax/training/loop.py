@@ -59,7 +59,8 @@ def train(
     state: where to start; donated.
     update: one optimizer update.
     batch: the batch of an update, by number.
-    evaluate: parameters, updates done -> metrics; 'valid_nll' chooses the best.
+    evaluate: parameters, updates done -> metrics; 'valid_nll' chooses the best
+      checkpoint, where there is one.
     sample: parameters -> text for samples.txt.
     record: open at `state.step`; None for a process that writes and shows nothing.
     meter: of the speed.
@@ -147,7 +148,7 @@ def train(
         if evaluated or stop:
           fetch(due=step % run.log_every == 0)
           with meter.paused():
-            checkpoints.save(state, evaluated and evaluated['valid_nll'])
+            checkpoints.save(state, evaluated and evaluated.get('valid_nll'))
         if stop and not last:
           checkpoints.wait()
           raise Interrupted(stop)

@@ -1,6 +1,8 @@
 """How fast a run goes: tokens/s, where an update's time goes, utilisation, memory."""
 
 import contextlib
+import os
+import pathlib
 import resource
 import sys
 import time
@@ -99,6 +101,28 @@ def peak_memory_mib(devices: Sequence[jax.Device]) -> float | None:
   return max(sizes) / 2**20 if sizes else None
 
 
+def free_memory(devices: Sequence[jax.Device]) -> float:
+  """Returns the bytes that each of these devices has left; on a CPU its share of them.
+
+  On a CPU that is what Linux calls available, less where a container has a limit, and
+  half of all memory where neither is known.
+  """
+  stats = devices[0].memory_stats() or {}
+  if 'bytes_limit' in stats:
+    return stats['bytes_limit'] - stats['bytes_in_use']
+  free = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2
+  with contextlib.suppress(OSError):
+    lines = pathlib.Path('/proc/meminfo').read_text().splitlines()
+    free = next(1024 * int(w.split()[1]) for w in lines if w.startswith('MemAvailable'))
+  with contextlib.suppress(OSError, ValueError):  # no cgroup, or no limit: 'max'
+    limit, used = (
+      int(pathlib.Path(f'/sys/fs/cgroup/memory.{name}').read_text())
+      for name in ('max', 'current')
+    )
+    free = min(free, limit - used)
+  return free / len(devices)
+
+
 class Meter:
   """Measures training proper by the loop's own clock, which starts when it is made.
 
@@ -117,7 +141,7 @@ class Meter:
     """Starts the clock.
 
     Args:
-      flops_per_token: of an update, for each of its tokens.
+      flops_per_token: of an update, for each of its tokens; 0: not counted.
       devices: all that the run uses.
       dtype: of the computation.
       clock: seconds.
@@ -178,7 +202,7 @@ class Meter:
       'compute_ms': round(self.compute * each, 3),
       'other_ms': round(other * each, 3),
     }
-    if self.peak:
+    if self.peak and self.flops:
       fields['mfu'] = round(self.flops * rate / self.peak, 4)
     memory = peak_memory_mib(self.local)
     if memory:
@@ -207,7 +231,9 @@ class Meter:
         + ')',
         f'utilisation {100 * middle["mfu"]:.1f} %'
         if 'mfu' in middle
-        else f'utilisation unknown (no peak known for {self.kind})',
+        else f'utilisation unknown (no peak known for {self.kind})'
+        if self.flops
+        else 'utilisation not counted',
         f'peak memory {memory:,.0f} MiB {whose}' if memory else 'peak memory unknown',
       ]
     )

@@ -11,13 +11,12 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from gpt_jax import config
-from gpt_jax.config import UserError
 from gpt_jax.data import task_inputs
 from gpt_jax.data.task_inputs import Inputs, TaskBatch
 from gpt_jax.data.task_table import Task
-from gpt_jax.model.gpt import Shape
+from gpt_jax.model.gpt import Shape, init_params
 from gpt_jax.tokenizers import Tokenizer
-from gpt_jax.training import optim, task_step
+from gpt_jax.training import optim, parallel, task_step
 from gpt_jax.training.step import State
 
 
@@ -29,8 +28,7 @@ class Job:
     run: with everything filled in that data and source say.
     task: of the table.
     shape: of the model without the new tokens.
-    source: parameters of the model that is started from.
-    tokenizer: its tokenizer.
+    tokenizer: of the model that is started from.
     train, dev: examples as sequences.
     labels: of the examples of dev.
     order: of the training examples.
@@ -40,7 +38,6 @@ class Job:
   run: config.Run
   task: Task
   shape: Shape
-  source: dict
   tokenizer: Tokenizer
   train: Inputs
   dev: Inputs
@@ -49,12 +46,9 @@ class Job:
   digests: dict[str, str]
 
 
-def devices(run: config.Run) -> list[jax.Device]:
+def devices(run: config.Run) -> tuple[jax.Device, ...]:
   """Returns those that a run uses."""
-  there = jax.devices()
-  if run.devices > len(there):
-    raise UserError(f'devices={run.devices} must be at most {len(there)}, those here')
-  return there[: run.devices or len(there)]
+  return parallel.Layout.of(run).devices
 
 
 def group_size(run: config.Run) -> int:
@@ -83,18 +77,14 @@ class Group:
     self.each, self.all = place(P('seed')), place(P())
     self.micro, self.rows = place(P('seed', None, 'row')), place(P('row'))
     static = {'run': run, 'shape': job.shape, 'task': job.task}
-    state = State(0, 0, None)
+    self.axes = State(0, 0, None)  # one number of updates for all
 
     def update(state, fixed, batch, hp):
-      step = jax.vmap(
-        partial(task_step.train_step, **static),
-        (state_axes, None, 0, 0),
-        (state_axes, 0),
-      )
+      step = partial(task_step.train_step, **static)
+      step = jax.vmap(step, (self.axes, None, 0, 0), (self.axes, 0))
       state, found = step(state, fixed, batch, hp)
       return state, jax.tree.map(lambda value: value.mean(0), found)
 
-    state_axes = state
     self.state_sharding = State(self.each, self.each, self.all)
     self.update = jax.jit(
       update,
@@ -113,46 +103,49 @@ class Group:
       jax.tree.map(lambda *leaf: np.stack(leaf), *hps), self.each
     )
 
-  def start(self) -> tuple[State, dict]:
-    """Returns the state before the first update, and what is not trained."""
+  def _make(self, source: dict | None, seed: jax.Array) -> State:
+    """Returns the state of one seed before the first update."""
     job, run = self.job, self.run
-    new = partial(task_step.init, run, job.shape, job.task)
-
-    def make(source, seed):
-      trained, _ = new(source, seed)
-      tx = optim.transformation(
-        run.optim, optim.Hyper.of(run), np.int32(0), job.shape.width
-      )
-      return State(trained, tx.init(trained), np.int32(0))
-
-    source = None
-    if run.task.transfer != 'none':
-      source = jax.device_put(job.source, self.all)
-    seeds = np.array(self.seeds, np.uint32)
-    axes = State(0, 0, None)
-    made = jax.jit(jax.vmap(make, (None, 0), axes), out_shardings=self.state_sharding)(
-      source, seeds
+    trained = task_step.init(run, job.shape, job.task, source, seed)
+    tx = optim.transformation(
+      run.optim, optim.Hyper.of(run), np.int32(0), job.shape.width
     )
-    return made, self.fixed()
+    return State(trained, tx.init(trained), np.int32(0))
 
-  def fixed(self) -> dict:
+  def start(self, source: dict | None) -> State:
+    """Returns the state before the first update.
+
+    Args:
+      source: parameters of the model that is started from; None with
+        task.transfer=none.
+    """
+    make = jax.jit(
+      jax.vmap(self._make, (None, 0), self.axes), out_shardings=self.state_sharding
+    )
+    return make(jax.device_put(source, self.all), np.array(self.seeds, np.uint32))
+
+  def fixed(self, source: dict | None) -> dict:
     """Returns what is not trained, on all devices."""
-    if self.run.task.train == 'full':
-      return {}
-    return jax.device_put({'gpt': self.job.source}, self.all)
+    return jax.device_put(task_step.fixed(self.run, source), self.all)
 
-  def shapes(self) -> State:
-    """Returns the shapes of the state, with where its arrays go."""
-    shapes = jax.eval_shape(lambda: self.start()[0])
-    place = lambda sharding: partial(  # noqa: E731
-      jax.tree.map,
-      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+  def shapes(self) -> tuple[State, dict]:
+    """Returns the shapes of the state and of what is not trained, and their places."""
+
+    def placed(tree, sharding):
+      return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        tree,
+      )
+
+    source = jax.eval_shape(lambda: init_params(self.job.shape, 0))
+    seeds = jax.ShapeDtypeStruct((len(self.seeds),), np.uint32)
+    made = jax.eval_shape(jax.vmap(self._make, (None, 0), self.axes), source, seeds)
+    state = State(
+      placed(made.params, self.each),
+      placed(made.opt_state, self.each),
+      placed(made.step, self.all),
     )
-    return State(
-      place(self.each)(shapes.params),
-      place(self.each)(shapes.opt_state),
-      place(self.all)(shapes.step),
-    )
+    return state, placed(task_step.fixed(self.run, source), self.all)
 
   def batch(self, step: int) -> TaskBatch:
     """Returns the batch of the update that follows `step`, [seeds, A, B, ...]."""
@@ -180,9 +173,9 @@ class Group:
 
   def bytes_needed(self) -> int:
     """Returns the bytes that an update of the longest batch takes of a device."""
-    step = int(
-      np.argmax([self.job.order.at(0, i)[1] for i in range(len(self.job.order))])
-    )
-    lowered = self.update.lower(self.shapes(), self.fixed(), self.batch(step), self.hp)
-    memory = lowered.compile().memory_analysis()
+    order = self.job.order
+    longest = max(range(len(order)), key=lambda step: order.at(0, step)[1])
+    batch = self.batch(longest)
+    memory = self.update.lower(*self.shapes(), batch, self.hp).compile()
+    memory = memory.memory_analysis()
     return memory.argument_size_in_bytes + memory.temp_size_in_bytes

@@ -32,12 +32,6 @@ from gpt_jax.model.layers import apply_dropout
 from gpt_jax.training import loss, optim
 from gpt_jax.training.step import State, dropout
 
-_TRAINED = {
-  'full': ('gpt', 'special', 'clf'),
-  'frozen': ('special', 'clf'),
-  'lora': ('special', 'clf', 'lora'),
-}
-
 
 def grown(shape: Shape) -> Shape:
   """Returns the shape of the model with the new tokens."""
@@ -46,8 +40,8 @@ def grown(shape: Shape) -> Shape:
 
 def init(
   run: config.Run, shape: Shape, task: Task, source: dict | None, seed: jax.Array
-) -> tuple[dict, dict]:
-  """Returns (what is trained, what is not) before the first update.
+) -> dict:
+  """Returns what is trained, before the first update.
 
   Args:
     run: its task says what is trained, and how much comes from `source`.
@@ -62,17 +56,25 @@ def init(
     rows = (NEW_TOKENS, shape.D)
     return 0.02 * jax.random.normal(jax.random.fold_in(key, i), rows)
 
-  embeddings = ('wte',) if shape.tied else ('wte', 'lm_head')
   tree = {
-    'gpt': _body(run, shape, source, seed),
-    'special': {name: draw(i) for i, name in enumerate(embeddings)},
+    'special': {name: draw(i) for i, name in enumerate(_embeddings(shape))},
     'clf': new_head(task, shape.D, jax.random.fold_in(key, 2)),
   }
-  if run.task.train == 'lora':
-    tree['lora'] = lora.init(tree['gpt'], run.task.rank, jax.random.fold_in(key, 3))
-  trained = _TRAINED[run.task.train]
-  split = lambda of: {k: v for k, v in tree.items() if (k in trained) == of}  # noqa: E731
-  return split(True), split(False)
+  if run.task.train == 'full':
+    tree['gpt'] = _body(run, shape, source, seed)
+  elif run.task.train == 'lora':
+    tree['lora'] = lora.init(source, run.task.rank, jax.random.fold_in(key, 3))
+  return tree
+
+
+def fixed(run: config.Run, source: dict | None) -> dict:
+  """Returns what is not trained: with a frozen body or LoRA the model."""
+  return {} if run.task.train == 'full' else {'gpt': source}
+
+
+def _embeddings(shape: Shape) -> tuple[str, ...]:
+  """Returns the matrices that have a row for each token."""
+  return ('wte',) if shape.tied else ('wte', 'lm_head')
 
 
 def new_head(task: Task, D: int, key: jax.Array) -> dict:
@@ -84,12 +86,13 @@ def new_head(task: Task, D: int, key: jax.Array) -> dict:
 
 def _body(run: config.Run, shape: Shape, source: dict | None, seed: jax.Array) -> dict:
   """Returns the model's parameters: transferred, or new from some layer on."""
-  if run.task.transfer == 'all':
+  if run.task.transfer in ('all', str(shape.L)):
     return source
   new = init_params(shape, seed)
   if run.task.transfer == 'none':
     return new
-  kept = ['wte', 'wpe', *(f'h_{layer}' for layer in range(int(run.task.transfer)))]
+  layers = [f'h_{layer}' for layer in range(int(run.task.transfer))]
+  kept = [*_embeddings(shape), 'wpe', *layers]
   return new | {name: source[name] for name in kept}
 
 
@@ -216,7 +219,7 @@ def losses(
     return nll, jnp.float32(0)
   y, w = lm_targets(batch)
   T = y.shape[1]
-  chunk = math.gcd(run.loss_chunk, T) or T
+  chunk = math.gcd(run.loss_chunk, T)  # gcd(0, T) = T: all of them
   lm = loss.chunked_nll_sum(x, head_VD, y, w, large.vocab, chunk)
   return nll, lm / C
 
