@@ -23,6 +23,7 @@ import jax
 
 from gpt_jax import config, finetune, papers, runs
 from gpt_jax.training.seeds import Group
+from gpt_jax.workdir import load
 
 SEEDS = 4
 SHAPES = {'6 x 384': (6, 384, 6), '4 x 128': (4, 128, 4)}
@@ -58,7 +59,8 @@ def updates(run: config.Run, rounds: int) -> tuple[float, float, float]:
   sides = []
   for seeds in (range(SEEDS), [0]):
     group = Group(job, seeds)
-    state, fixed = group.start()
+    source = load(run.init_from).params
+    state, fixed = group.start(source), group.fixed(source)
     sides.append([group, state, fixed, group.batch(0)])
 
   def one(side) -> float:
@@ -109,6 +111,7 @@ def launches(run: config.Run) -> tuple[float, float]:
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument('--shapes', nargs='+', choices=SHAPES, default=list(SHAPES))
   parser.add_argument('--rounds', type=int, default=15)
   parser.add_argument('--launches', type=int, default=2)
   args = parser.parse_args()
@@ -119,9 +122,9 @@ def main() -> None:
   )
   print('| GPT-1, V = 8192 | update of 4, ms | of 1, ms | ratio to 4 of 1 ', end='')
   print('| one launch, s | four launches, s | ratio |\n|---|---|---|---|---|---|---|')
-  for name, shape in SHAPES.items():
+  for name in args.shapes:
     with tempfile.TemporaryDirectory() as folder:
-      run = made(Path(folder), *shape)
+      run = made(Path(folder), *SHAPES[name])
       together, alone, ratio = updates(run, args.rounds)
       turns = [launches(run) for _ in range(args.launches)]
     one, four = (statistics.median(side) for side in zip(*turns, strict=True))

@@ -1,6 +1,7 @@
 """Checkpoints of a run by Orbax: written whole in the background, or not at all."""
 
 import contextlib
+import ctypes
 import math
 import pathlib
 import re
@@ -42,6 +43,8 @@ class Checkpoints:
   def save(self, state: State, nll: float | None) -> None:
     """Begins to write the state; a failure of this write or the last is raised.
 
+    On a CPU it returns when the state is written.
+
     Args:
       state: may be donated as soon as this returns.
       nll: held-out loss [nats/token] of these parameters, None where not evaluated
@@ -60,6 +63,11 @@ class Checkpoints:
         ),
         metrics={'nll': math.inf if nll is None else nll},
       )
+    if jax.default_backend() == 'cpu':
+      # The copy that is written would take as much memory as the next update, and the
+      # writing would take its cores.
+      self.wait()
+      _return_freed_memory()
 
   def wait(self) -> None:
     """Returns when the last save is on disk; raises UserError if it failed."""
@@ -122,6 +130,12 @@ class Checkpoints:
     item = 'ema' if averaged else 'params'
     args = ocp.args.Composite(**{item: ocp.args.StandardRestore(_here(like))})
     return self.manager.restore(step, args=args)[item]
+
+
+def _return_freed_memory() -> None:
+  """Gives back to the system what glibc keeps of freed memory (0.7 GB for GPT-1)."""
+  with contextlib.suppress(AttributeError):  # other libraries of C have no such call
+    ctypes.CDLL(None).malloc_trim(0)
 
 
 def _rest(state: State) -> dict:
