@@ -281,6 +281,9 @@ def _train_group(
   like, _ = group.shapes()
   try:
     latest = saved.latest()
+    if latest is not None and latest >= run.steps:
+      report(f'finished: {latest} updates are done (steps={run.steps}).')
+      return
     # Read again, for as long as it is needed: it may be large.
     source = None
     if run.task.train != 'full' or (latest is None and run.task.transfer != 'none'):
@@ -293,9 +296,6 @@ def _train_group(
       state = saved.restore(latest, like)
     del source
     done = int(state.step)
-    if done >= run.steps:
-      report(f'finished: {done} updates are done (steps={run.steps}).')
-      return
     kept = [_Seed(job, workdir / f'seed_{seed}', seed, done) for seed in group.seeds]
 
     def evaluate(trained, step):

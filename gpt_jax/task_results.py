@@ -55,14 +55,10 @@ def evaluate(
   folders = [f for f in seed_folders(workdir) if best_line(f, task)]
   for folder in folders or [workdir]:
     model = load(folder)
-    predicted = _answers(model, examples, report if not seeds else _say_nothing)
+    predicted = _answers(model, examples, report if not seeds else lambda text: None)
     seed = str(read_run(folder).seed)
     seeds[seed] = {'step': model.step} | _judged(task, predicted, labels)
   return _summary(task, len(examples), seeds)
-
-
-def _say_nothing(text: str) -> None:
-  pass
 
 
 def _answers(
