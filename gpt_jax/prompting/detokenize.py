@@ -1,22 +1,22 @@
 """De-tokenizers that can be inverted: tokenized text spaced as people write it.
 
-Language models read text as people write it better than tokens between spaces, and GPT-2
-is judged so (Radford et al. 2019, section 3.1). As nothing of the original is lost, its
-probability is at least that of what the model reads, and may be divided by the words of
-the original.
+Language models predict text as people write it better than tokens between spaces, and
+GPT-2 is judged so (Radford et al. 2019, section 3.1). As nothing of the original is
+lost, its probability is at least that of what the model reads, and may be divided by
+the words of the original.
 
-Rules say which tokens go together. A token that the inverse would cut is followed by two
-spaces, a line that is not tokens between single spaces begins with two: so the inverse
-is exact for every text, not only where the rules are right. OpenAI never released
-theirs; these are ours.
+Rules say which tokens go together. A token that the inverse would cut is followed by
+two spaces, a line that is not tokens between single spaces begins with two: so the
+inverse is exact for every text, not only where the rules are right. OpenAI never
+released theirs; these are ours.
 """
 
 import dataclasses
 import re
 
 _ABBREVIATION = re.compile(
-  r'\.{2,}|(?:[A-Za-z]\.)+|(?:Mr|Mrs|Ms|Dr|St|Jr|Sr|vs|No|Prof|Gen|Col|Lt|Sgt|Capt|Maj|Rev'
-  r'|Gov|Sen|Rep|Inc|Corp|Co|Ltd|Bros|Mt|Ft|Jan|Feb|Aug|Sept|Oct|Nov|Dec)\.'
+  r'\.{2,}|(?:[A-Za-z]\.)+|(?:Mr|Mrs|Ms|Dr|St|Jr|Sr|vs|No|Prof|Gen|Col|Lt|Sgt|Capt'
+  r'|Maj|Rev|Gov|Sen|Rep|Inc|Corp|Co|Ltd|Bros|Mt|Ft|Jan|Feb|Aug|Sept|Oct|Nov|Dec)\.'
 )
 
 

@@ -13,9 +13,16 @@ def _question(row: Row) -> Question:
   choices = text(row, 'choice1'), text(row, 'choice2')
   return Question(
     f'{text(row, "premise").removesuffix(".")} {_CONNECTORS[kind]}',
-    tuple(f' {c[0].lower()}{c[1:]}' for c in choices),
+    tuple(f' {_going_on(each)}' for each in choices),
     (files.choice(row, 'label', '0', '1'),),
   )
+
+
+def _going_on(sentence: str) -> str:
+  """Returns a sentence as the end of another."""
+  if sentence.partition(' ')[0] in ('I', "I'm", "I'd", "I've"):
+    return sentence
+  return f'{sentence[0].lower()}{sentence[1:]}'
 
 
 COPA = PromptedTask(

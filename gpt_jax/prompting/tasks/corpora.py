@@ -1,7 +1,7 @@
 """Texts on which GPT-2's perplexity was measured (Radford et al. 2019, table 3).
 
-WikiText (Merity et al. 2017), the Penn Treebank of Mikolov et al. 2010, enwik8 and text8
-(Mahoney 2006), the One Billion Word benchmark (Chelba et al. 2013).
+WikiText (Merity et al. 2017), the Penn Treebank of Mikolov et al. 2010, enwik8 and
+text8 (Mahoney 2006), the One Billion Word benchmark (Chelba et al. 2013).
 """
 
 from collections.abc import Iterator
@@ -32,10 +32,10 @@ def pages(text: str) -> Iterator[str]:
   page = []
   for line in text.splitlines(keepends=True):
     heading = line.replace('= = =', '===').replace('= =', '==').strip()
-    if heading.startswith('= ') and heading.endswith(' ='):
-      if ''.join(page).strip():
-        yield ''.join(page)
-        page = []
+    begins = heading.startswith('= ') and heading.endswith(' =')
+    if begins and ''.join(page).strip():
+      yield ''.join(page)
+      page = []
     page.append(line)
   yield ''.join(page)
 
@@ -108,8 +108,8 @@ LM1B_SET = TextSet(
   {
     'test': ('news.en.heldout-00000-of-00050', 'heldout-monolingual.tokenized.shuffled')
   },
-  'statmt.org/lm-benchmark: 1-billion-word-language-modeling-benchmark-r13output.tar.gz, '
-  'heldout-monolingual.tokenized.shuffled/news.en.heldout-00000-of-00050',
+  'statmt.org/lm-benchmark: 1-billion-word-language-modeling-benchmark-r13output.tar'
+  '.gz: heldout-monolingual.tokenized.shuffled/news.en.heldout-00000-of-00050',
   _sentences,
 )
 ENWIK8, TEXT8 = (

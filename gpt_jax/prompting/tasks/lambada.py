@@ -2,7 +2,7 @@
 
 Without examples the model goes on with the passage, with examples it fills in a blank.
 Which tokens of the word count, and whether stop words do, is a matter of scoring:
-OpenAI scored the last token (FACTS of GPT-2), others the whole word.
+OpenAI scored the last token, others the whole word.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,9 @@ def _question(row: Row) -> Question:
   before, _, word = exact(row, 'text').rstrip().rpartition(' ')
   if not before.strip():
     raise UserError(f'{row["where"]}: a passage of one word; it takes two')
-  return Question(f'{before} _____. ->', (f' {word}',), (0,), zero_shot=before)
+  kept = before.rstrip(' ')  # more blanks than one belong to the word
+  answer = f'{before[len(kept) :]} {word}'
+  return Question(f'{kept} _____. ->', (answer,), (0,), zero_shot=kept)
 
 
 LAMBADA = PromptedTask(
