@@ -65,40 +65,31 @@ def coqa_f1(written: str, answers: Sequence[str]) -> float:
 
 
 def drop_f1(written: str, answers: Sequence[str]) -> float:
-  """Returns the F1 of words where the numbers agree, else 0 (Dua et al. 2019).
+  """Returns the F1 of sets of words where numbers agree, else 0 (Dua et al. 2019).
 
   An answer with numbers needs one of them written. Differs: an answer of several spans
-  is one bag of words, while the release pairs them.
+  is one set of words, while the release pairs spans.
   """
-  return max(
-    _overlap(words, wanted)
-    if not _numbers(wanted) or _numbers(wanted) & _numbers(words)
-    else 0.0
-    for words in [_drop_words(written)]
-    for wanted in map(_drop_words, _given(answers))
-  )
+  words = _drop_words(written)
+  scores = []
+  for wanted in map(_drop_words, _given(answers)):
+    numbers = {word for word in wanted if _is_number(word)}
+    agree = not numbers or numbers & words
+    scores.append(_overlap(list(words), list(wanted)) if agree else 0.0)
+  return max(scores)
 
 
-def _drop_words(text: str) -> list[str]:
-  """Returns the words of a text: numbers as numbers, others normalized."""
-  found = []
-  for word in re.split(r'[\s-]+(?!\d)|\s+', text):
-    number = _number(word)
-    found += normalized(word).split() if number is None else [str(number)]
+def _drop_words(text: str) -> set[str]:
+  """Returns the words of a text, numbers alike: 4,000 and 4000.0."""
+  found = set()
+  for word in re.split(r'[\s-]+', text.lower()):
+    bare = word if _is_number(word) else normalized(word)
+    found |= {str(float(bare))} if _is_number(bare) else set(bare.split())
   return found
 
 
-def _number(word: str) -> float | None:
-  """Returns a word as a number, if it is one."""
-  bare = word.strip('$%()[]"\'!?;:').rstrip('.,').replace(',', '')
-  try:
-    return float(bare) if re.fullmatch(r'[-+]?\d*\.?\d+', bare) else None
-  except ValueError:
-    return None
-
-
-def _numbers(words: list[str]) -> set[str]:
-  return {word for word in words if re.fullmatch(r'[-+]?\d+\.\d+', word)}
+def _is_number(word: str) -> bool:
+  return bool(re.fullmatch(r'\d+(\.\d*)?|\.\d+', word))
 
 
 def _overlap(words: list[str], wanted: list[str]) -> float:
