@@ -2,11 +2,21 @@
 
 Where appendix G of GPT-3's paper shows a question of a task, it is the first one here.
 Schemas: the tasks' own releases, as `PromptedTask.home` names them.
+
+`python -m tests.prompt_files` writes goldens/prompts.json; compare it with the paper
+before you commit it.
 """
 
 import gzip
 import json
+import tempfile
 from pathlib import Path
+
+from gpt_jax.prompting import files as task_files
+from gpt_jax.prompting.question import draw, prompt
+from gpt_jax.prompting.tasks import TASKS
+
+GOLDEN = Path(__file__).parent / 'goldens/prompts.json'
 
 
 def _lines(*rows: dict) -> str:
@@ -63,9 +73,11 @@ _STORIES = """InputStoryid,InputSentence1,InputSentence2,InputSentence3,InputSen
 RandomFifthSentenceQuiz1,RandomFifthSentenceQuiz2,AnswerRightEnding
 """
 _STORY_TEST = _STORIES + (
-  'a1,Bob went to the gas station to fill up his car.,His tank was completely empty and '
+  'a1,Bob went to the gas station to fill up his car.,His tank '
+  'was completely empty and '
   'so was his wallet.,The cashier offered to pay for his gas if he came back later to '
-  'pay.,Bob felt grateful as he drove home.,Bob believed that there were good people in '
+  'pay.,Bob felt grateful as he drove home.,Bob believed that '
+  'there were good people in '
   'the world.,Bob contemplated how unfriendly the world was.,1\n'
 )
 _STORY_DEV = _STORIES + (
@@ -162,9 +174,11 @@ _COPA = _rows(
 _RTE = _rows(
   'premise hypothesis label idx',
   (
-    'The bet, which won him dinner for four, was regarding the existence and mass of the '
+    'The bet, which won him dinner for four, was regarding the '
+    'existence and mass of the '
     'top quark, an elementary particle discovered in 1995.',
-    'The Top Quark is the last of six flavors of quarks predicted by the standard model '
+    'The Top Quark is the last of six flavors of quarks '
+    'predicted by the standard model '
     'theory of particle physics.',
     'not_entailment',
     0,
@@ -187,8 +201,10 @@ _BOOLQ = _rows(
   'question passage idx label',
   (
     'is the normal force equal to the force of gravity',
-    'Normal force -- In a simple case such as an object resting upon a table, the normal '
-    'force on the object is equal but in opposite direction to the gravitational force.',
+    'Normal force -- In a simple case such as an object resting '
+    'upon a table, the normal '
+    'force on the object is equal but in opposite direction to '
+    'the gravitational force.',
     0,
     True,
   ),
@@ -228,8 +244,10 @@ def _wsc(text: str, noun: str, pronoun: str, index: int, label: bool) -> dict:
 _WSC = [
   _wsc(
     "Mr. Moncrieff visited Chester's luxurious New York apartment, thinking that it "
-    'belonged to his son Edward. The result was that Mr. Moncrieff has decided to cancel '
-    "Edward's allowance on the ground that he no longer requires his financial support.",
+    'belonged to his son Edward. The result was that Mr. '
+    'Moncrieff has decided to cancel '
+    "Edward's allowance on the ground that he no longer requires "
+    'his financial support.',
     'mr. moncrieff',
     'his',
     37,
@@ -263,7 +281,8 @@ def _multirc(passage: str, *questions: tuple) -> dict:
 
 _MULTIRC = [
   _multirc(
-    'President Clinton was scheduled to travel to India. The State Department felt that '
+    'President Clinton was scheduled to travel to India. The '
+    'State Department felt that '
     'he should not visit India without also visiting Pakistan.',
     (
       'Who did The State Department feel should visit both India and Pakistan?',
@@ -293,7 +312,8 @@ def _record(text: str, entities: list[str], query: str, answers: list[str]) -> d
 
 _RECORD = [
   _record(
-    'Yuval Rabin criticized Donald Trump. Trump spoke of Hillary Clinton.\n@highlight\n\n'
+    'Yuval Rabin criticized Donald Trump. Trump spoke of Hillary '
+    'Clinton.\n@highlight\n\n'
     'The son of a former Israeli Prime Minister wrote an op ed.\n@highlight\n\n'
     'Warns of "parallels" between Israel of the 1990s and the U.S. today.',
     ['Donald Trump', 'Hillary Clinton', 'U.S.'],
@@ -406,7 +426,7 @@ def _mctest(story: str, question: str) -> str:
 
 
 def _cbt(*questions: tuple) -> str:
-  story = 'The king had a dog , and it was old .'
+  story = 'It was old .'
   lines = ''
   for question, answer, options in questions:
     lines += ''.join(f'{i} {story}\n' for i in range(1, 21))
@@ -710,8 +730,12 @@ def files() -> dict[str, str]:
       'coqa-dev-v1.0.json': _coqa(
         (
           'Helsinki is the capital and largest city of Finland.',
-          ('what is the most populous municipality in Finland?', 'Helsinki', 'It'),
-          ('how many people live there?', '1.4 million', 'over 1.4 million'),
+          (
+            'what is the most populous municipality in Finland?',
+            'Helsinki',
+            'helsinki.',
+          ),
+          ('how many people live there?', '1.4 million', 'the 1.4 million'),
         )
       ),
       'coqa-train-v1.0.json': _coqa(
@@ -753,7 +777,8 @@ def files() -> dict[str, str]:
     'drop': {
       'drop_dataset_dev.json': _drop(
         a=(
-          'Saint Jean de Brébeuf travelled to New France in 1625, except for a few years '
+          'Saint Jean de Brébeuf travelled to New France in 1625, '
+          'except for a few years '
           'in France from 1629 to 1633.',
           'How many years did Saint Jean de Brébeuf stay in New France before he went '
           'back to France for a few years?',
@@ -808,3 +833,23 @@ def write(folder: Path) -> Path:
     else:
       path.write_text(text, encoding='utf-8')
   return folder
+
+
+def prompts(data: Path) -> dict[str, dict]:
+  """Returns by task what is read before a question at K = 0, 1, 2, and its answers."""
+  found = {}
+  for name, task in TASKS.items():
+    questions = task_files.read(task, data)
+    number = len(questions) - 1 if task.examples == 'train' else 0
+    one, pool = questions[number], task_files.examples(task, data)
+    found[name] = {
+      f'K={shots}': prompt(task, one, draw(task, pool, one, number, shots))
+      for shots in (0, 1, 2)
+    } | {'answers': one.answers, 'gold': one.gold, 'completion': one.completion}
+  return json.loads(json.dumps(found))
+
+
+if __name__ == '__main__':
+  with tempfile.TemporaryDirectory() as _folder:
+    _text = json.dumps(prompts(write(Path(_folder))), indent=1, ensure_ascii=False)
+  GOLDEN.write_text(f'{_text}\n', encoding='utf-8')

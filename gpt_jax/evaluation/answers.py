@@ -55,7 +55,8 @@ def f1(written: str, answers: Sequence[str]) -> float:
 def coqa_f1(written: str, answers: Sequence[str]) -> float:
   """Returns the mean of `f1` over all ways to leave one of several answers out.
 
-  So a model is compared with as many answers as a person can be (Reddy et al. 2019).
+  So a model is compared with as many answers as a person can be (Reddy et al. 2019),
+  and no answer has full marks where the answers differ.
   """
   answers = _given(answers)
   if len(answers) == 1:

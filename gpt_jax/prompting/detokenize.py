@@ -42,7 +42,9 @@ class Detokenizer:
   def read(self, text: str) -> str:
     """Returns a text as people write it."""
     *lines, last = text.split('\n')
-    return '\n'.join([*map(self._line, lines), self._line(last) if last else ''])
+    if last:
+      last = f'  {last}' if last == self.edge else self._line(last)
+    return '\n'.join([*map(self._line, lines), last])
 
   def invert(self, text: str) -> str:
     """Returns the tokens, between spaces, that `read` was given."""
@@ -51,7 +53,7 @@ class Detokenizer:
 
   def _line(self, line: str) -> str:
     """Returns a line as people write it; a blank one is empty."""
-    if self.edge and line == self.edge:
+    if line == self.edge:
       return ''
     tokens = line.removeprefix(self.edge).removesuffix(self.edge).split(' ')
     if '' in tokens or line != f'{self.edge}{" ".join(tokens)}{self.edge}':

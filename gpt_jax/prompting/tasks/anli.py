@@ -22,7 +22,7 @@ ANLI = tuple(
   PromptedTask(
     f'anli_r{number}',
     'choices',
-    'sum',
+    'per_token',
     ('accuracy',),
     files.hub(),
     f'dl.fbaipublicfiles.com/anli/anli_v1.0.zip: R{number}/test.jsonl with context, '

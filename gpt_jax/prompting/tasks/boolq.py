@@ -20,7 +20,7 @@ def _question(row: Row) -> Question:
 BOOLQ = PromptedTask(
   'boolq',
   'choices',
-  'sum',
+  'per_token',
   ('accuracy',),
   {
     'train': ('train.jsonl',),

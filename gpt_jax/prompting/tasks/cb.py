@@ -18,7 +18,7 @@ def _question(row: Row) -> Question:
 CB = PromptedTask(
   'cb',
   'choices',
-  'sum',
+  'per_token',
   ('accuracy', 'macro_f1'),
   files.hub('val'),
   'super.gluebenchmark.com/tasks: val.jsonl with premise, hypothesis, label',

@@ -16,9 +16,9 @@ def _coqa(path: Path) -> Iterator[Row]:
   """Yields the turns of the stories in order."""
   for number, story in enumerate(part(files.whole(path), str(path), 'data'), 1):
     where = f'{path}: story {number}'
+    turns, questions = [], part(story, where, 'questions')
     others = list(story.get('additional_answers', {}).values())
-    turns = []
-    for at, question in enumerate(part(story, where, 'questions')):
+    for at, question in enumerate(questions):
       given = [part(a, where, at) for a in (part(story, where, 'answers'), *others)]
       turns.append(
         (

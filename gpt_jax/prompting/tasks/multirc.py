@@ -58,7 +58,7 @@ def _question(row: Row) -> Question:
 MULTIRC = PromptedTask(
   'multirc',
   'choices',
-  'sum',
+  'per_token',
   ('question_accuracy', 'f1'),
   {'train': ('train.jsonl',), 'dev': ('val.jsonl',)},
   'super.gluebenchmark.com/tasks: val.jsonl with passage: text, questions, answers',

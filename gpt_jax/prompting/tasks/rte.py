@@ -18,7 +18,7 @@ def _question(row: Row) -> Question:
 RTE = PromptedTask(
   'rte',
   'choices',
-  'sum',
+  'per_token',
   ('accuracy',),
   {
     'train': ('train.jsonl', 'train.tsv'),

@@ -21,7 +21,7 @@ def _question(row: Row) -> Question:
 WIC = PromptedTask(
   'wic',
   'choices',
-  'sum',
+  'per_token',
   ('accuracy',),
   files.hub('val'),
   'super.gluebenchmark.com/tasks: val.jsonl with word, sentence1, sentence2, label',
