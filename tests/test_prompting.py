@@ -14,7 +14,7 @@ from gpt_jax.config import UserError
 from gpt_jax.evaluation import answers, metrics
 from gpt_jax.prompting import detokenize, files
 from gpt_jax.prompting.published import published
-from gpt_jax.prompting.question import FORMS, RULES, draw, prompt
+from gpt_jax.prompting.question import draw, prompt
 from gpt_jax.prompting.tasks import TASKS, TEXTS
 
 
@@ -82,12 +82,11 @@ def test_the_right_answer_of_every_question_is_one_of_its_answers(data):
 def test_tasks_are_of_known_forms_rules_and_metrics():
   known = {*answers.METRICS, 'bleu', 'macro_f1', 'question_accuracy', 'perplexity'}
   allowed = {
-    'choices': RULES[:5],
+    'choices': ('sum', 'per_token', 'per_byte', 'per_character', 'unconditional'),
     'partial': ('partial', 'full'),
     'last_word': ('greedy',),
     'free': ('beam', 'greedy', 'top_k_2'),
   }
-  assert set(allowed) == set(FORMS)
   for name, task in TASKS.items():
     assert task.rule in allowed[task.form], name
     assert all(m in known or hasattr(metrics, m) for m in task.metrics), name
@@ -421,6 +420,23 @@ def test_enwik8_is_cut_at_its_last_twentieth(tmp_path):
   (found,) = files.read_documents(TEXTS['enwik8'], path)
   assert (found.bytes, found.characters) == (4_999_999, 2_500_000)
   assert found.text.strip('\u00e9') == '\0'
+
+
+def test_the_page_on_tasks_lists_every_one_with_its_rule_and_published_number():
+  page = (prompt_files.GOLDEN.parents[2] / 'docs/tasks.md').read_text(encoding='utf-8')
+  rows = [[c.strip() for c in r.split('|')[1:-1]] for r in page.splitlines()]
+  rows = {row[0].strip('`'): row for row in rows if len(row) == 6}
+  real = {name for name, _ in REAL} | {'wikitext2'}
+  for name, task in TASKS.items():
+    few = [
+      f'{p.value:g}'
+      for p in published(name)
+      if (p.model, p.shots, p.metric) == ('GPT-3 175B', 'few', task.metrics[0])
+    ]
+    wanted = 'real file' if name in real else 'fixture only'
+    assert rows[name][2:] == [wanted, task.form, task.rule, (few or ['-'])[0]], name
+  assert {n for n, row in rows.items() if row[2] == 'real file'} == real
+  assert set(TEXTS) < set(rows)
 
 
 def test_a_new_task_needs_no_registration_to_be_asked(data):

@@ -14,20 +14,6 @@ import numpy as np
 from gpt_jax.config import UserError
 from gpt_jax.data.rows import Row
 
-FORMS = 'choices', 'partial', 'last_word', 'free'
-RULES = (
-  'sum',
-  'per_token',
-  'per_byte',
-  'per_character',
-  'unconditional',
-  'partial',
-  'full',
-  'beam',
-  'greedy',
-  'top_k_2',
-)
-
 
 class Question(NamedTuple):
   """One question of a task.
