@@ -301,6 +301,8 @@ def test_errors_of_files_say_what_to_do(data, tmp_path):
     ('coqa', '{"data": [1]}', "story 1: no 'questions'"),
     ('triviaqa', '[]', "no 'Data'"),
     ('drop', '{', 'line 1: not JSON'),
+    ('drop', '[1]', 'not an object of passages'),
+    ('wsc', '{"text": "x", "label": 1, "target": 3}', "line 1: no 'span2_text'"),
     ('winograd', '<collection>', 'not XML'),
     ('sat', 'x\ny\n', 'line 1: a question has 8 lines'),
     ('cbt_cn', '2 a\n', "line 1: begins with '2', not 1"),

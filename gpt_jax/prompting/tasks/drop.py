@@ -12,7 +12,10 @@ from gpt_jax.prompting.question import PromptedTask, Question
 
 def _rows(path: Path) -> Iterator[Row]:
   """Yields the questions of all passages."""
-  for key, passage in files.whole(path).items():
+  passages = files.whole(path)
+  if not isinstance(passages, dict):
+    raise UserError(f'{path}: not an object of passages; give the official file')
+  for key, passage in passages.items():
     where = f'{path}: {key}'
     for at, question in enumerate(part(passage, where, 'qa_pairs')):
       answers = part(question, where, 'answer'), *question.get('validated_answers', ())

@@ -20,7 +20,10 @@ _HEADER = (
 
 
 def _question(row: Row) -> Question:
-  target = row if 'target' not in row else row['target'] | {'where': row['where']}
+  target = row
+  if 'target' in row:  # as published; exports of the hub are flat
+    files.part(row, row['where'], 'target', 'span2_text')
+    target = row['target'] | {'where': row['where']}
   rows.need(target, ('span1_text', 'span2_text', 'span2_index'))
   pronoun = text(target, 'span2_text')
   passage = _marked(row, pronoun, target['span2_index'])
