@@ -9,7 +9,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ORDER = (
-  'config files papers tokenizers data model training decoding evaluation '
+  'config files papers tokenizers data prompting model training decoding evaluation '
   'language_model classifier describe hugging_face workdir dry_run task_results '
   'finetune dialogue summaries runs sweep manifest report'
 ).split()
@@ -21,6 +21,8 @@ WITHOUT_JAX = [
   'data.sources',
   'data.tasks',
   'data.tokens',
+  'prompting.tasks',
+  'evaluation.answers',
   'evaluation.metrics',
   'evaluation.ngram',
 ]

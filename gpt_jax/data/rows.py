@@ -6,7 +6,9 @@ RACE).
 """
 
 import csv
+import gzip
 import json
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -73,6 +75,16 @@ def _table(
         'line or take it out'
       )
     yield dict(zip(names, cells, strict=False)) | _place(path, number)
+
+
+def lines(path: Path) -> Iterator[Row]:
+  """Yields the lines of a text as rows of one column, `text`; not the empty ones.
+
+  Raises:
+    UserError: the file can't be read.
+  """
+  for number, text in _lines(path):
+    yield {'text': text} | _place(path, number)
 
 
 def json_lines(path: Path) -> Iterator[Row]:
@@ -255,10 +267,14 @@ def _place(path: Path, number: int) -> Row:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-  """Yields number and text of each line that is not empty, without line end and BOM."""
+  """Yields number and text of each line that is not empty, without line end and BOM.
+
+  A file whose name ends in .gz is unpacked.
+  """
   number = 0
+  unpacked = gzip.open if path.suffix == '.gz' else open
   try:
-    with open(path, 'rb') as stream:
+    with unpacked(path, 'rb') as stream:
       for number, line in enumerate(stream, 1):
         text = line.decode('utf-8').removesuffix('\n').removesuffix('\r')
         text = text.removeprefix('\ufeff') if number == 1 else text
@@ -269,6 +285,8 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
       f'{path}: line {number}, byte {e.start}: not UTF-8 (0x{e.object[e.start]:02x}, '
       f'{e.reason}); convert the file'
     ) from e
+  except (EOFError, zlib.error, gzip.BadGzipFile) as e:
+    raise UserError(f'{path}: damaged or truncated ({e}); fetch it again') from e
   except OSError as e:
     raise UserError(f'{path}: can not be read: {e.strerror or e}') from e
 

@@ -1,0 +1,1 @@
+"""What tasks ask a language model, in the papers' words; without jax."""

@@ -1,0 +1,50 @@
+"""LAMBADA (Paperno et al. 2016): the last word of a passage.
+
+Without examples the model goes on with the passage, with examples it fills in a blank.
+Which tokens of the word count, and whether stop words do, is a matter of scoring:
+OpenAI scored the last token, others the whole word.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from gpt_jax.config import UserError
+from gpt_jax.data import rows
+from gpt_jax.data.rows import Row
+from gpt_jax.prompting import files
+from gpt_jax.prompting.files import exact
+from gpt_jax.prompting.question import PromptedTask, Question
+
+
+def _rows(path: Path) -> Iterator[Row]:
+  return rows.lines(path) if '.txt' in path.suffixes else files.table(path)
+
+
+def _question(row: Row) -> Question:
+  before, _, word = exact(row, 'text').rstrip().rpartition(' ')
+  if not before.strip():
+    raise UserError(f'{row["where"]}: a passage of one word; it takes two')
+  kept = before.rstrip(' ')  # more blanks than one belong to the word
+  answer = f'{before[len(kept) :]} {word}'
+  return Question(f'{kept} _____. ->', (answer,), (0,), zero_shot=kept)
+
+
+LAMBADA = PromptedTask(
+  'lambada',
+  'last_word',
+  'greedy',
+  ('accuracy', 'perplexity'),
+  {
+    'dev': ('lambada_development.jsonl', 'lambada_development_plain_text.txt'),
+    'test': ('lambada_test.jsonl', 'lambada_test_plain_text.txt'),
+  },
+  "OpenAI's lambada_test.jsonl with text (openaipublic.blob.core.windows.net/gpt-2/data"
+  '); development: zenodo.org/records/2630551, lambada_development_plain_text.txt',
+  _rows,
+  ('text',),
+  _question,
+  split='test',
+  examples='dev',
+  shots=15,
+  header='Fill in blank:\n\n',
+)
