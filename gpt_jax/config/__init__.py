@@ -1,0 +1,29 @@
+"""What a run is (`schema`), and what it may be (`rules`): read and changed as one."""
+
+from gpt_jax.config.rules import check
+from gpt_jax.config.schema import (
+  LENGTH_AND_LOGGING,
+  Data,
+  Model,
+  Optim,
+  Run,
+  Task,
+  UserError,
+  flat,
+  from_flat,
+  nearest,
+)
+
+__all__ = [
+  'LENGTH_AND_LOGGING',
+  'Data',
+  'Model',
+  'Optim',
+  'Run',
+  'Task',
+  'UserError',
+  'check',
+  'flat',
+  'from_flat',
+  'nearest',
+]

@@ -1,0 +1,229 @@
+"""The rules of a run: `check` finds everything that is wrong with one, at once."""
+
+from gpt_jax.config.schema import Run, UserError, flat, nearest
+
+_CHOICES = {
+  'data.split': ('auto', 'documents', 'position'),
+  'data.errors': ('strict', 'replace'),
+  'data.bad_lines': ('stop', 'skip'),
+  'data.cleaning': ('auto', 'release', 'basic'),
+  'data.windows': ('epochs', 'random'),
+  'model.norm': ('pre', 'post'),
+  'model.activation': ('gelu', 'gelu_tanh', 'relu'),
+  'model.dtype': ('float32', 'bfloat16'),
+  'model.remat': ('none', 'attention', 'block'),
+  'model.flash': ('auto', 'plain'),
+  'optim.name': ('adamw', 'adam_gpt1', 'muon', 'adafactor', 'lion', 'sgd'),
+  'optim.guard': ('off', 'skip', 'rollback'),
+  'optim.schedule': ('cosine', 'linear', 'rsqrt', 'constant', 'wsd'),
+  'task.train': ('full', 'frozen', 'lora'),
+  'task.batches': ('length', 'random'),
+}
+# Those whose rate for a wider model is known (training/optim.py, `_kernel_rate`).
+_MUP_OPTIMIZERS = 'adamw', 'adam_gpt1', 'muon'
+_TOKENIZERS = 'bpe', 'unigram', 'byte_bpe', 'chars', 'bytes'
+_AT_LEAST_ONE = (
+  'model.L model.D model.N model.T model.band data.vocab steps batch accumulate '
+  'log_every eval_every eval_batch keep seeds task.epochs task.rank'
+).split()
+_SHARES = (
+  'model.dropout optim.muon_momentum optim.beta1 optim.beta2 optim.ema data.sampling '
+  'task.dropout task.warmup'
+).split()
+_NOT_NEGATIVE = (
+  'model.F model.vocab model.mup_base model.mup_base_N optim.lr optim.final_lr '
+  'optim.warmup optim.cooldown optim.eps optim.weight_decay optim.clip '
+  'optim.guard_sigmas seed devices batch_start batch_ramp loss_chunk eval_tokens '
+  'sample_tokens data.processes task.aux task.alpha task.examples task.together'
+).split()
+
+
+def _multiples(number: int, unit: int) -> str:
+  """Returns the multiples of `unit` next to a number, in words."""
+  near = {number // unit * unit, -(-number // unit) * unit} - {0}
+  return ' or '.join(map(str, sorted(near)))
+
+
+def check(config: Run, devices: int = 1) -> None:
+  """Raises one UserError that lists every rule the config breaks.
+
+  Args:
+    config: the run.
+    devices: how many parts the rows of a batch are divided into, each on devices of
+      its own.
+  """
+  if not isinstance(config, Run):
+    raise UserError(f'get_config() returned {type(config).__name__}, not config.Run')
+  values = flat(config)
+  wrong = []
+  for field, kind in flat(Run()).items():
+    value = values[field]
+    if isinstance(kind, tuple):
+      if isinstance(value, str) or not all(isinstance(v, str) for v in value):
+        wrong.append(f'{field}={value!r} must be a tuple of texts, like ("a", "b")')
+    elif isinstance(kind, bool) != isinstance(value, bool) or not isinstance(
+      value, (int, float) if isinstance(kind, float) else type(kind)
+    ):
+      wrong.append(f'{field}={value!r} must be of type {type(kind).__name__}')
+  if wrong:
+    raise UserError('\n'.join(wrong))
+
+  for field, choices in _CHOICES.items():
+    if values[field] not in choices:
+      wrong.append(f'{field}={values[field]!r} must be one of {", ".join(choices)}')
+  for field in _AT_LEAST_ONE:
+    if values[field] < 1:
+      wrong.append(f'{field}={values[field]} must be at least 1')
+  for field in _NOT_NEGATIVE:
+    if not values[field] >= 0:
+      wrong.append(f'{field}={values[field]} must not be negative')
+  for field in _SHARES:
+    if not 0 <= values[field] < 1:
+      wrong.append(f'{field}={values[field]} must be in [0, 1)')
+  if not 0 < config.data.holdout < 1 and not config.data.valid:
+    wrong.append(
+      f'data.holdout={config.data.holdout} must be in (0, 1), or name the held-out '
+      'text in data.valid'
+    )
+  addresses = f'{config.data.source},{config.data.valid}'.count('://')
+  if addresses != len([s for s in config.data.sha256.split(',') if s.strip()]):
+    wrong.append(
+      f'data.sha256={config.data.sha256!r} must name one checksum for each web address '
+      f'in data.source and data.valid, in their order; there are {addresses} (for '
+      'files on this machine alone: --config.data.sha256=)'
+    )
+  name = config.data.tokenizer
+  if name not in _TOKENIZERS and not set(name) & set('./'):
+    wrong.append(
+      f'data.tokenizer={name!r} must be one of {", ".join(_TOKENIZERS)}, or a path, '
+      f'with a / or a dot in it.{nearest(name, _TOKENIZERS)}'
+    )
+  if config.data.sampling and name not in ('bpe', 'unigram'):
+    wrong.append(
+      f'data.sampling={config.data.sampling} must be 0 for data.tokenizer={name}: only '
+      'bpe and unigram, trained here, draw their pieces'
+    )
+
+  m, o = config.model, config.optim
+  if set(m.attention.split(',')) - {'dense', 'banded'}:
+    wrong.append(
+      f"model.attention={m.attention!r} must be 'dense', 'banded' or a comma-separated "
+      "pattern of the two, which the layers repeat, like 'dense,banded'"
+    )
+  if min(m.D, m.N) >= 1 and m.D % m.N:
+    wrong.append(
+      f'model.D={m.D} must be a multiple of model.N={m.N} (D = N * H); '
+      f'use {_multiples(m.D, m.N)}'
+    )
+  if m.mup_base and o.name not in _MUP_OPTIMIZERS:
+    wrong.append(
+      f'optim.name={o.name!r} must be one of {", ".join(_MUP_OPTIMIZERS)} with '
+      f'model.mup_base={m.mup_base}: how its rate changes with the width is not known '
+      'here; choose one of them, or model.mup_base=0'
+    )
+  part = m.mup_base_N or m.D // max(m.N, 1)
+  if m.mup_base_N and not m.mup_base:
+    wrong.append(
+      f'model.mup_base_N={m.mup_base_N} must come with model.mup_base, the width that '
+      'has so many heads'
+    )
+  elif part > 0 and m.mup_base % part:
+    heads = (
+      f'model.mup_base_N={part}' if m.mup_base_N else f'the size of a head, {part}'
+    )
+    wrong.append(
+      f'model.mup_base={m.mup_base} must be a multiple of {heads}; with heads of '
+      'another size at that width, give their number there as model.mup_base_N'
+    )
+  rows = config.accumulate * devices
+  for name in ('batch', 'batch_start') if config.batch_start else ('batch',):
+    number = getattr(config, name)
+    if min(number, rows) >= 1 and number % rows:
+      wrong.append(
+        f'{name}={number} must be a multiple of accumulate * devices = '
+        f'{config.accumulate} * {devices}; use {_multiples(number, rows)}, or choose '
+        'fewer devices with --config.devices'
+      )
+  if bool(config.batch_start) != bool(config.batch_ramp):
+    wrong.append(
+      f'batch_start={config.batch_start} and batch_ramp={config.batch_ramp} belong '
+      'together: set both, or neither'
+    )
+  elif config.batch_start and config.batch % config.batch_start:
+    wrong.append(
+      f'batch={config.batch} must be a multiple of batch_start={config.batch_start}, '
+      'by which it grows'
+    )
+  if config.loss_chunk and m.T % config.loss_chunk:
+    wrong.append(f'loss_chunk={config.loss_chunk} must divide model.T={m.T}')
+  if o.final_lr > o.lr and o.schedule in ('cosine', 'linear', 'wsd'):
+    wrong.append(f'optim.final_lr={o.final_lr} must not exceed optim.lr={o.lr}')
+  if o.schedule != 'constant' and o.warmup > config.steps:
+    wrong.append(
+      f'optim.warmup={o.warmup} must not exceed steps={config.steps} (schedule '
+      f'{o.schedule}); lower it with --config.optim.warmup'
+    )
+  if o.schedule == 'wsd' and not 1 <= o.cooldown <= config.steps - o.warmup:
+    wrong.append(
+      f'optim.cooldown={o.cooldown} must be in 1..steps - warmup = '
+      f'{config.steps - o.warmup} for the wsd schedule'
+    )
+  wrong += _wrong_task(config)
+  if wrong:
+    raise UserError('\n'.join(wrong))
+
+
+def _wrong_task(config: Run) -> list[str]:
+  """Returns the rules that a run breaks in what belongs to labelled tasks."""
+  t, wrong = config.task, []
+  if not t.name:
+    if config.seeds > 1:
+      wrong.append(
+        f'seeds={config.seeds} must be 1 without a task: only fine-tuning trains '
+        'several; start one run for each seed'
+      )
+    return wrong
+  if not config.init_from:
+    wrong.append(
+      "init_from='' must name a workdir or a folder of Hugging Face's, whose tokenizer "
+      'and shape a fine-tuned model has, and whose weights unless task.transfer=none'
+    )
+  if not t.data:
+    wrong.append(
+      f"task.data='' must name the folder with the files of {t.name}, or its data set: "
+      '--config.task.data=FOLDER or hf:NAME:CONFIG@REVISION'
+    )
+  layers = config.model.L
+  if t.transfer not in ('all', 'none') and not (
+    t.transfer.isdigit() and int(t.transfer) <= layers
+  ):
+    wrong.append(
+      f"task.transfer={t.transfer!r} must be 'all', 'none' or a number of layers up to "
+      f'{layers}'
+    )
+  elif t.transfer != 'all' and t.train != 'full':
+    wrong.append(
+      f"task.transfer={t.transfer!r} must be 'all' with task.train={t.train}, which "
+      'leaves the body as it is'
+    )
+  if t.train == 'lora' and config.model.scan:
+    wrong.append(
+      'model.scan=True must be False with task.train=lora, whose changes a loop over '
+      'layers does not have'
+    )
+  if config.optim.warmup:
+    wrong.append(
+      f'optim.warmup={config.optim.warmup} must be 0 with a task: task.warmup, a share '
+      'of the updates, says it'
+    )
+  values = flat(config)
+  for name, off in (
+    ('model.mup_base', 0),
+    ('optim.guard', 'off'),
+    ('optim.ema', 0.0),
+    ('layout', ''),
+    ('batch_start', 0),
+  ):
+    if values[name] != off:
+      wrong.append(f'{name}={values[name]!r} must be {off!r} while a task is trained')
+  return wrong
