@@ -120,11 +120,10 @@ def _profile(text: str | None, run: config.Run) -> tuple[int, int] | None:
   if text is None:
     return None
   first, _, last = text.partition(':')
-  most = run.steps or sys.maxsize  # of a task they follow from the data
+  most = run.steps or sys.maxsize  # of a task they may follow from the data
   if not (first.isdigit() and last.isdigit() and int(first) < int(last) <= most):
-    raise UserError(
-      f'--profile={text} must be START:STOP with 0 <= START < STOP <= {run.steps}'
-    )
+    end = f' <= {run.steps}' if run.steps else ''
+    raise UserError(f'--profile={text} must be START:STOP with 0 <= START < STOP{end}')
   return int(first), int(last)
 
 

@@ -65,12 +65,10 @@ class Classifier(LanguageModel):
     logits = self.task_logits(read)
     if self.task.scores:
       return [Answer(float(s), {}) for s in task_inputs.answers(self.task, logits)]
-    p = np.exp(logits - logits.max(-1, keepdims=True))
-    p /= p.sum(-1, keepdims=True)
     labels = self.task.labels
     return [
       Answer(labels[row.argmax()], dict(zip(labels, row.tolist(), strict=True)))
-      for row in p
+      for row in task_inputs.probabilities(logits)
     ]
 
   def task_logits(
@@ -91,14 +89,11 @@ class Classifier(LanguageModel):
       self.task, examples, self.tokenizer.encode, vocab, self.shape.T
     )
     task_inputs.tell_truncated(self.task.name, data, self.shape.T, tell)
-    logits = np.zeros(data.targets.shape, np.float32)
+    predict = functools.partial(
+      _task_logits, self.params, self.clf, shape=self.shape, task=self.task
+    )
     rows = min(rows, len(examples))
-    for chosen, batch in task_inputs.all_batches(data, rows, self.shape.T):
-      found = _task_logits(
-        self.params, self.clf, batch, shape=self.shape, task=self.task
-      )
-      logits[chosen] = np.asarray(found)[: len(chosen)]
-    return logits
+    return task_inputs.all_logits(data, rows, self.shape.T, predict)
 
   def _example(self, number: int, given) -> Example:
     """Returns what a user gave as an example of the task."""

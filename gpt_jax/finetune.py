@@ -152,20 +152,40 @@ def groups(
       )
   every = list(range(run.seed, run.seed + run.seeds))
   size = group_size(run)
-  while not run.task.together and size > 1:
-    free = free_memory(devices(run))
-    needed = Group(job, every[:size]).bytes_needed()
-    if needed < 0.8 * free:
-      break
-    report(
-      f'{size} seeds together need {needed / 2**30:.1f} GiB of {free / 2**30:.1f} free'
+  if not run.task.together:
+    size = most_together(
+      size,
+      lambda number: Group(job, every[:number]).bytes_needed(),
+      free_memory(devices(run)),
+      report,
     )
-    size = -(-size // 2)
   found = [every[at : at + size] for at in range(0, len(every), size)]
   for group in found:
     config.check(run, row_parts(run, len(group)))
   write_whole(path, json.dumps(found) + '\n')
   return found
+
+
+def most_together(
+  seeds: int,
+  needed: Callable[[int], float],
+  free: float,
+  report: Callable[[str], None],
+) -> int:
+  """Returns how many seeds to train together: all, or a half, a quarter, ... of them.
+
+  Args:
+    seeds: of the run.
+    needed: number of seeds -> bytes that their program takes. One is not asked about.
+    free: bytes there are, of which a fifth is kept.
+    report: is told what does not fit.
+  """
+  while seeds > 1 and (size := needed(seeds)) >= 0.8 * free:
+    report(
+      f'{seeds} seeds together need {size / 2**30:.1f} GiB of {free / 2**30:.1f} free'
+    )
+    seeds = -(-seeds // 2)
+  return seeds
 
 
 def _group_folder(

@@ -195,7 +195,7 @@ def load(
   averaged = bool(run.optim.ema)
   if not task:
     like = jax.eval_shape(lambda: init_params(shape, 0))
-    params, step = _restored(workdir, run.keep, checkpoint_step, like, averaged)
+    params, step = _restored(workdir, checkpoint_step, like, averaged)
     return LanguageModel(params, shape, tokenizer, step)
   shape = task_step.grown(shape)
   like = jax.eval_shape(
@@ -204,7 +204,7 @@ def load(
       'clf': task_step.new_head(task, shape.D, jax.random.key(0)),
     }
   )
-  tree, step = _restored(workdir, 2, checkpoint_step, like, averaged)
+  tree, step = _restored(workdir, checkpoint_step, like, averaged)
   return Classifier(tree['gpt'], shape, tokenizer, step, tree['clf'], task)
 
 
@@ -229,12 +229,12 @@ def _best_seed(workdir: pathlib.Path, task: Task) -> pathlib.Path:
 
 
 def _restored(
-  workdir: pathlib.Path, keep: int, wanted: str | int, like: dict, averaged: bool
+  workdir: pathlib.Path, wanted: str | int, like: dict, averaged: bool
 ) -> tuple[dict, int]:
   """Returns the parameters of a checkpoint, and the number of its updates."""
   if not (workdir / 'checkpoints').is_dir():
     raise UserError(f'{workdir} has no checkpoint yet; train it first')
-  saved = checkpoint.Checkpoints(workdir / 'checkpoints', keep)
+  saved = checkpoint.Checkpoints(workdir / 'checkpoints')  # to read: keeps all
   try:
     kept = saved.steps()
     step = {'best': saved.best(), 'latest': saved.latest()}.get(wanted, wanted)

@@ -6,6 +6,7 @@ import pathlib
 import random
 import shutil
 import signal
+from functools import partial
 
 import jax
 import numpy as np
@@ -217,18 +218,25 @@ def test_a_stopped_run_goes_on_to_the_same_bits(place, finished, monkeypatch):
   assert lines_of(finished[0]) == lines_of(workdir)
 
 
-def test_seeds_that_do_not_fit_train_in_smaller_groups(place, tmp_path, monkeypatch):
-  monkeypatch.setattr(seeds.Group, 'bytes_needed', lambda group: 10 * len(group.seeds))
-  monkeypatch.setattr(finetune, 'free_memory', lambda devices: 30)
-  job, said = finetune.job(make(place, seeds=5), print), []
-  groups = finetune.groups(job, tmp_path, said.append)
-  assert groups == [[0, 1], [2, 3], [4]]
+def test_seeds_that_do_not_fit_train_in_smaller_groups():
+  said = []
+  most = partial(
+    finetune.most_together, 5, lambda seeds: 10 * seeds, report=said.append
+  )
+  assert most(30) == 2
   assert [text.split(' need')[0] for text in said] == [
     '5 seeds together',
     '3 seeds together',
   ]
-  monkeypatch.setattr(finetune, 'free_memory', lambda devices: 10**9)
-  assert finetune.groups(job, tmp_path, said.append) == groups  # as begun
+  assert most(10**9) == 5 and most(1) == 1
+
+
+def test_groups_are_as_asked_for_and_written_down(place, tmp_path):
+  job = finetune.job(make(place, seeds=5, task__together=2), print)
+  groups = finetune.groups(job, tmp_path, print)
+  assert groups == [[0, 1], [2, 3], [4]]
+  again = finetune.job(make(place, seeds=5), print)
+  assert finetune.groups(again, tmp_path, print) == groups  # as begun
 
 
 def test_more_seeds_need_more_memory(place):

@@ -143,10 +143,14 @@ def test_winogrande_is_cut_at_its_blank(tmp_path):
   line = {'sentence': 'a _ was b', 'option1': 'c', 'option2': 'd', 'answer': '2'}
   path.write_text(json.dumps(line) + '\n')
   (found,) = zero_shot.examples('winogrande', tmp_path, 0).dev
-  assert found == Example(('a ', ' was b'), ('c', 'd'), 1, '1')
-  for wrong in ({'sentence': 'a b'}, {'sentence': 'a _'}, {'answer': ''}):
+  assert found == Example(('a', ' was b'), (' c', ' d'), 1, '1')
+  for wrong, text in (
+    ({'sentence': 'a b'}, 'the sentence has no _'),
+    ({'sentence': 'a _'}, 'the sentence has no _'),
+    ({'answer': ''}, "answer '' is none of 1, 2"),
+  ):
     path.write_text(json.dumps(line) + '\n' + json.dumps(line | wrong) + '\n')
-    with pytest.raises(UserError, match='line 2: the sentence must have a blank'):
+    with pytest.raises(UserError, match=f'line 2: {text}'):
       zero_shot.examples('winogrande', tmp_path, 0)
 
 

@@ -8,8 +8,7 @@ experiments/README.md.
 
 WORKDIR is a finished pre-training run with its checkpoints (train with --config.keep=30
 or so). FOLDER has a folder for each task, called as in --tasks, with the files of its
-official distribution; winogrande's is validation.jsonl with sentence, option1, option2
-and answer. Judged are dev splits.
+official distribution. Judged are dev splits.
 
 Written into WORKDIR: zero_shot.jsonl, a line for each checkpoint and task as soon as it
 is measured, which the same command continues, and zero_shot.png.
@@ -49,11 +48,12 @@ import gpt_jax
 from gpt_jax import report
 from gpt_jax.config import Run, UserError, nearest
 from gpt_jax.data import batches, tasks
-from gpt_jax.data.rows import filled, json_lines, need
 from gpt_jax.data.tasks import Example
 from gpt_jax.evaluation import metrics, score
 from gpt_jax.files import write_whole
 from gpt_jax.language_model import LanguageModel
+from gpt_jax.prompting import files
+from gpt_jax.prompting.tasks.winogrande import WINOGRANDE
 from gpt_jax.workdir import read_run
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'of a pre-training run', required=True)
@@ -76,28 +76,17 @@ class Items(NamedTuple):
 def examples(task: str, folder: pathlib.Path, limit: int) -> Items:
   """Returns the examples of a task, at most `limit` of a split unless that is 0."""
   if task == 'winogrande':
-    return Items(tasks.drawn(winogrande(folder / 'validation.jsonl'), limit), [])
+    questions = files.read(WINOGRANDE, folder)
+    every = [
+      Example((each.context, each.completion), each.answers, each.gold[0], each.id)
+      for each in questions
+    ]
+    return Items(tasks.drawn(every, limit), [])
   dev, train = (
     tasks.drawn(tasks.read(task, folder, split), limit) if wanted else []
     for split, wanted in (('dev', True), ('train', task == 'cola'))
   )
   return Items(dev, train)
-
-
-def winogrande(path: pathlib.Path) -> list[Example]:
-  """Returns WinoGrande's (Sakaguchi et al. 2020); texts: before and after the blank."""
-  found = []
-  for row in json_lines(path):
-    need(row, ('sentence', 'option1', 'option2', 'answer'))
-    before, blank, after = filled(row, 'sentence').partition('_')
-    if not blank or not after or row['answer'] not in ('1', '2'):
-      raise UserError(
-        f'{row["where"]}: the sentence must have a blank _ and go on after it, and the '
-        "answer be '1' or '2'; fetch the file again"
-      )
-    options = filled(row, 'option1'), filled(row, 'option2')
-    found.append(Example((before, after), options, int(row['answer']) - 1, row['line']))
-  return found
 
 
 def acceptable(model: LanguageModel, items: Items) -> np.ndarray:

@@ -172,12 +172,17 @@ def _target(task: Task, label: int | float | None) -> np.ndarray:
 
 def answers(task: Task, logits_EK: np.ndarray) -> np.ndarray:
   """Returns what a model's logits say of each example: a label, or a score."""
-  logits = np.asarray(logits_EK, np.float64)
   if not task.scores:
-    return logits.argmax(-1)
-  p = np.exp(logits - logits.max(-1, keepdims=True))
-  p /= p.sum(-1, keepdims=True)
+    return np.argmax(logits_EK, -1)
+  p = probabilities(logits_EK)
   return p @ np.arange(p.shape[-1]) + task.scores[0]
+
+
+def probabilities(logits_EK: np.ndarray) -> np.ndarray:
+  """Returns the softmax of each example's logits, float64."""
+  logits = np.asarray(logits_EK, np.float64)
+  p = np.exp(logits - logits.max(-1, keepdims=True))
+  return p / p.sum(-1, keepdims=True)
 
 
 def padded_length(length: int, T: int) -> int:
@@ -273,3 +278,14 @@ def all_batches(
     chosen = order[at : at + rows]
     size = padded_length(int(data.lengths[chosen].max()), T)
     yield chosen, batch(data, chosen, rows, size)
+
+
+def all_logits(
+  data: Inputs, rows: int, T: int, predict: Callable[[TaskBatch], np.ndarray]
+) -> np.ndarray:
+  """Returns logits [..., examples, K], where `predict` gives [..., B, K] of a batch."""
+  order, found = [], []
+  for chosen, each in all_batches(data, rows, T):
+    order.append(chosen)
+    found.append(np.asarray(predict(each))[..., : len(chosen), :])
+  return np.concatenate(found, axis=-2)[..., np.argsort(np.concatenate(order)), :]

@@ -94,6 +94,14 @@ def read(
   return examples
 
 
+def drawn(examples: list[Example], number: int) -> list[Example]:
+  """Returns so many of the examples in their order, always the same; 0 means all."""
+  if not number or number >= len(examples):
+    return examples
+  chosen = np.random.default_rng(0).permutation(len(examples))[:number]
+  return [examples[i] for i in np.sort(chosen)]
+
+
 def _on_hub(task: Task, split: str) -> Release:
   """Returns how the task is written on the hub, where it has the split."""
   if task.hub is None:
@@ -114,14 +122,6 @@ def _with_split(task: Task, releases: tuple[Release, ...], split: str) -> list[R
       f'{nearest(split, there)}'
     )
   return found
-
-
-def drawn(examples: list[Example], number: int) -> list[Example]:
-  """Returns so many of the examples in their order, always the same; 0 means all."""
-  if not number or number >= len(examples):
-    return examples
-  chosen = np.random.default_rng(0).permutation(len(examples))[:number]
-  return [examples[i] for i in np.sort(chosen)]
 
 
 def _find(task: Task, where: Path, split: str) -> tuple[Path, Release]:

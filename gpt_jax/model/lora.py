@@ -16,14 +16,12 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 def init(params: dict, rank: int, key: jax.Array) -> dict:
   """Returns new changes of every kernel in a model's parameters."""
-  made = {}
-  kernels = [path for path in sorted(flatten_dict(params)) if path[-1] == 'kernel']
-  for i, path in enumerate(kernels):
-    kernel = flatten_dict(params)[path]
-    size = kernel.shape[0] ** -0.5
-    a = size * jax.random.normal(jax.random.fold_in(key, i), (kernel.shape[0], rank))
+  made, flat = {}, flatten_dict(params)
+  for i, path in enumerate(sorted(path for path in flat if path[-1] == 'kernel')):
+    inputs, outputs = flat[path].shape
+    a = inputs**-0.5 * jax.random.normal(jax.random.fold_in(key, i), (inputs, rank))
     made[(*path[:-1], 'a')] = a
-    made[(*path[:-1], 'b')] = jnp.zeros((rank, kernel.shape[1]))
+    made[(*path[:-1], 'b')] = jnp.zeros((rank, outputs))
   return unflatten_dict(made)
 
 

@@ -163,13 +163,12 @@ class Group:
 
   def dev_logits(self, trained: dict, fixed: dict) -> np.ndarray:
     """Returns logits [seeds, examples, K] of the dev split."""
-    data = self.job.dev
-    logits = np.zeros((len(self.seeds), *data.targets.shape), np.float32)
+
+    def predict(batch):
+      return self.predict(trained, fixed, jax.device_put(batch, self.rows))
+
     rows = self.run.eval_batch * row_parts(self.run, len(self.seeds))
-    for chosen, batch in task_inputs.all_batches(data, rows, self.job.shape.T):
-      found = self.predict(trained, fixed, jax.device_put(batch, self.rows))
-      logits[:, chosen] = np.asarray(found)[:, : len(chosen)]
-    return logits
+    return task_inputs.all_logits(self.job.dev, rows, self.job.shape.T, predict)
 
   def bytes_needed(self) -> int:
     """Returns the bytes that an update of the longest batch takes of a device."""

@@ -1,6 +1,8 @@
 """One update of the parameters, the same on one device and on many."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any, TypeVar
 
 import flax.struct
 import jax
@@ -99,6 +101,27 @@ def dropout(hp: optim.Hyper, step: jax.Array, row_B: jax.Array) -> Dropout:
   return Dropout(rows, hp.dropout, jax.random.fold_in(key, _ALL_ROWS))
 
 
+_T = TypeVar('_T')
+
+
+def accumulated(compute: Callable[[Any], _T], batch: Any) -> _T:
+  """Returns the sum of `compute` over micro-batches, one at a time.
+
+  Args:
+    compute: from leaves [B, ...] to a tree of arrays.
+    batch: leaves [A, B, ...].
+  """
+  total = compute(jax.tree.map(lambda leaf: leaf[0], batch))
+  rest = jax.tree.map(lambda leaf: leaf[1:], batch)
+  if not jax.tree.leaves(rest)[0].shape[0]:
+    return total
+
+  def add(total, micro):
+    return jax.tree.map(jnp.add, total, compute(micro)), None
+
+  return jax.lax.scan(add, total, rest)[0]
+
+
 def train_step(
   state: State,
   batch: Batch,
@@ -142,16 +165,8 @@ def train_step(
     # Where no target counts, the loss is zero rather than 0 / 0.
     return nll / jnp.maximum(count, 1)
 
-  def add_micro(total, micro):
-    return jax.tree.map(jnp.add, total, gradient(micro)), None
-
   gradient = partial(jax.value_and_grad(micro_loss), state.params)
-  first = jax.tree.map(lambda leaf: leaf[0], batch)
-  rest = jax.tree.map(lambda leaf: leaf[1:], batch)
-  total = gradient(first)
-  if run.accumulate > 1:
-    total, _ = jax.lax.scan(add_micro, total, rest)
-  nll, grads = sum_devices(total)
+  nll, grads = sum_devices(accumulated(gradient, batch))
 
   tx = optim.transformation(run.optim, hp, state.step, shape.width)
   updates, opt_state = tx.update(grads, state.opt_state, state.params)

@@ -20,17 +20,13 @@ import jax.numpy as jnp
 import optax
 
 from gpt_jax import config
-from gpt_jax.data.task_inputs import (
-  NEW_TOKENS,
-  TaskBatch,
-  classes,
-)
+from gpt_jax.data.task_inputs import NEW_TOKENS, TaskBatch, classes
 from gpt_jax.data.task_table import Task
 from gpt_jax.model import lora
 from gpt_jax.model.gpt import GPT, Shape, init_params
 from gpt_jax.model.layers import apply_dropout
 from gpt_jax.training import loss, optim
-from gpt_jax.training.step import State, dropout
+from gpt_jax.training.step import State, accumulated, dropout
 
 
 def grown(shape: Shape) -> Shape:
@@ -256,16 +252,7 @@ def train_step(
     return (nll + hp.aux * lm) / count, (nll / count, lm / count)
 
   gradient = partial(jax.value_and_grad(objective, has_aux=True), state.params)
-  first = jax.tree.map(lambda leaf: leaf[0], batch)
-  total = gradient(first)
-  if run.accumulate > 1:
-    rest = jax.tree.map(lambda leaf: leaf[1:], batch)
-
-    def add(total, micro):
-      return jax.tree.map(jnp.add, total, gradient(micro)), None
-
-    total, _ = jax.lax.scan(add, total, rest)
-  (_, (nll, lm)), grads = total
+  (_, (nll, lm)), grads = accumulated(gradient, batch)
 
   tx = optim.transformation(run.optim, hp, state.step, shape.width)
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
