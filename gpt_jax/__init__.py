@@ -5,15 +5,18 @@ The rooms, in reading order; each imports only from those before it:
   config       the schema of a run, and `check`
   papers       the published models
   tokenizers   text <-> token ids
-  data         sources of text, token files, batches
+  data         sources of text, token files, batches, labelled tasks
+  prompting    what tasks ask, as prompts
   model        attention, layers, the GPT, weights in and out
   training     loss, optimizer, step, devices, checkpoints, record, the loop
   decoding     rules of sampling, the compiled loop
   evaluation   likelihoods, baselines
+  language_model a trained model with its tokenizer
   classifier   a fine-tuned model
   describe     parameters, FLOPs, memory
   hugging_face folders of weights
   workdir      what a run's folder holds, and how it is opened
+  task_results how good fine-tuned models are
   finetune     puts a fine-tuning together
   runs         puts a run together
   report       plots of finished runs

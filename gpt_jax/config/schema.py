@@ -240,7 +240,8 @@ class Run:
       a folder of Hugging Face's, and `model` then says only what training may choose.
     log_every: updates between lines of metrics.
     eval_every: updates between evaluations on held-out text, each followed by
-      samples and a checkpoint. The last update always has one.
+      samples and a checkpoint. The last update always has one. Of a task, an epoch at
+      most.
     eval_tokens: held-out tokens read by an evaluation during training; 0 means all.
     eval_batch: rows per device of an evaluation step.
     keep: latest checkpoints kept beside the best one.
