@@ -8,7 +8,7 @@ import pytest
 
 from gpt_jax import config
 from gpt_jax.config import UserError
-from gpt_jax.evaluation import score
+from gpt_jax.evaluation import packing, score
 from gpt_jax.model.gpt import GPT, Shape, init_params
 
 VOCAB, T = 11, 16
@@ -56,14 +56,16 @@ PAIRS = pairs_of(
 )
 
 
-@pytest.mark.parametrize('rows', [1, 3])
-def test_many_continuations_score_as_each_by_definition(rows):
-  found = score.score_continuations(params(), SHAPE, PAIRS, rows)
-  assert len(found) == len(PAIRS)
-  for pair, scores in zip(PAIRS, found, strict=True):
+def compare(pairs, found):
+  for pair, scores in zip(pairs, found, strict=True):
     logp, best = by_definition(*pair)
     np.testing.assert_allclose(scores.logp, logp, atol=SAME)
-    assert scores.best == best
+    assert scores.best == scores.best_allowed == best
+
+
+def test_many_continuations_score_as_each_by_definition():
+  found = score.score_continuations(params(), SHAPE, PAIRS)
+  compare(PAIRS, found)
   assert 0 < np.mean([best for scores in found for best in scores.best]) < 0.9
 
 
@@ -73,14 +75,103 @@ def test_one_continuation_scores_as_by_definition():
     np.testing.assert_allclose(found, by_definition(*pair)[0], atol=SAME)
 
 
-def test_texts_of_a_bucket_share_a_program():
-  def programs(lengths):
-    score.score_continuations(params(), SHAPE, pairs_of(lengths), 2)
-    return score._nll_and_best._cache_size()
+def families(T=T):
+  """Returns pairs with much in common: options, some of which begin others."""
+  (a, _), (b, _), (c, _) = pairs_of([(6, 1), (9, 1), (4, 1)], seed=1)
+  options = [[1], [1, 2], [1, 2, 3], [4, 2], [1], [5, 5, 5]]
+  pairs = [(context, option) for context in (a, b, c, a[:3]) for option in options]
+  pairs += [(a + [7], [3, 1]), (a + [8], [3, 1]), (a, a), ([1], [1]), ([1], [1, 1])]
+  return [(x[: T - 1], y) for x, y in pairs]
 
-  before = programs([(5, 1)] * 5)
-  assert programs([(4, 2), (5, 4), (1, 8), (3, 3), (2, 4), (6, 1), (7, 1)]) == before
-  assert programs([(9, 1)] * 4) > before
+
+def test_what_texts_have_in_common_does_not_change_their_scores():
+  compare(families(), score.score_continuations(params(), SHAPE, families()))
+
+
+def test_what_all_have_in_common_is_read_once(monkeypatch):
+  monkeypatch.setattr(score, '_WIDTH', 2)  # so that four tokens are worth it
+  pairs = [([3, 1, 4, 1, 5, *x], y) for x, y in families(T - 5)]
+  assert packing.shared([score._text(*pair, T) for pair in pairs]) == 5
+  seen = []
+  real = score._read
+  monkeypatch.setattr(score, '_read', lambda *a, **k: seen.append(a) or real(*a, **k))
+  compare(pairs, score.score_continuations(params(), SHAPE, pairs))
+  assert len(seen) == 1
+
+
+def test_banned_ids_are_no_rivals():
+  free = score.score_continuations(params(), SHAPE, PAIRS)
+  tokens = [(y, one.best) for (_, y), one in zip(PAIRS, free, strict=True)]
+  best = [
+    t for y, bests in tokens for t, is_best in zip(y, bests, strict=True) if is_best
+  ]
+  banned = np.zeros(SHAPE.V, bool)
+  banned[np.bincount(best).argmax()] = True
+  found = score.score_continuations(params(), SHAPE, PAIRS, banned)
+  for (context, continuation), scores in zip(PAIRS, found, strict=True):
+    for n, token in enumerate(continuation):
+      row = np.array((context + continuation[:n])[-T:], np.int32)
+      if len(context) + len(continuation) > T + 1:
+        continue  # cut at another place
+      row = np.concatenate([row, np.zeros(T - len(row), np.int32)])[None]
+      at = len(context) + n - 1
+      logits = np.asarray(_logits(params(), row))[0, at, :VOCAB]
+      rivals = np.where(banned[:VOCAB], -np.inf, logits)
+      assert scores.best_allowed[n] == (rivals.argmax() == token)
+      assert scores.best[n] == (logits.argmax() == token)
+  assert any(one.best != one.best_allowed for one in found)
+
+
+@pytest.mark.parametrize('norm', ['pre', 'post'])
+def test_banded_layers_see_the_same_band(norm):
+  shape = Shape.of(
+    config.Model(L=2, D=16, N=2, T=T, attention='dense,banded', band=3, norm=norm),
+    VOCAB,
+  )
+  weights = init_params(shape, 0)
+  for (context, continuation), found in zip(
+    families(), score.score_continuations(weights, shape, families()), strict=True
+  ):
+    ids = np.array((context + continuation)[:-1])[None]
+    logits = GPT(shape).apply({'params': weights}, ids)[0][0, -len(continuation) :]
+    logp = np.asarray(jax.nn.log_softmax(logits))
+    expected = logp[np.arange(len(continuation)), continuation]
+    np.testing.assert_allclose(found.logp, expected, atol=SAME)
+
+
+@pytest.mark.parametrize('W', [4, 16, 64])
+@pytest.mark.parametrize('skip', [0, 1])
+def test_rows_hold_every_text_once_and_no_token_twice(W, skip):
+  pairs = [([3, *x], y) for x, y in families()]
+  texts = [score._text(*pair, 99) for pair in pairs]
+  rows = packing.packed(texts, W, skip)
+  asked = [i for row in rows for i, _ in row.asked]
+  assert sorted(asked) == list(range(len(texts)))
+  for row in rows:
+    for i, places in row.asked:
+      text = texts[i]
+      assert len(places) == len(text.ids) - text.known
+      # Walk from the last place to the root: those that the mask lets it see.
+      last = places[-1]
+      way = [s for s in range(last + 1) if row.end[s] > last]
+      assert row.ids[way].tolist() == text.read[skip:].tolist()
+      assert row.pos[way].tolist() == list(range(skip, len(text.read)))
+  used = sum(sum(row.end > np.arange(len(row.ids)) + 1) for row in rows)
+  assert used < sum(len(text.read) for text in texts)
+  assert [len(row.ids) for row in rows] == sorted(
+    (len(row.ids) for row in rows), reverse=True
+  )
+
+
+def test_texts_of_many_lengths_share_a_program():
+  def programs(pairs):
+    score.score_continuations(params(), SHAPE, pairs)
+    return score._states._cache_size()
+
+  before = programs(pairs_of([(8, 9)] * 40))
+  for seed in range(3):
+    lengths = [(1 + n % 8, 1 + n % 9) for n in range(41 + 20 * seed)]
+    assert programs(pairs_of(lengths, seed)) <= before + 1 + seed  # the last row's
 
 
 def test_nothing_to_score_is_nothing():

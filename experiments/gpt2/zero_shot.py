@@ -49,7 +49,6 @@ _WEIGHTS = flags.DEFINE_string(
 _LAMBADA = flags.DEFINE_string('lambada', None, 'lambada_test.jsonl')
 _HELLASWAG = flags.DEFINE_string('hellaswag', None, 'hellaswag_val.jsonl')
 _WIKITEXT = flags.DEFINE_string('wikitext', None, 'wiki.test.raw')
-_ROWS = flags.DEFINE_integer('rows', 4, 'full contexts of a batch', lower_bound=1)
 
 
 class Published(NamedTuple):
@@ -84,7 +83,7 @@ class Measured(NamedTuple):
   other: str = ''
 
 
-def lambada(model: LanguageModel, lines: list[dict], rows: int) -> Measured:
+def lambada(model: LanguageModel, lines: list[dict]) -> Measured:
   """Returns accuracy and perplexity of the last word, of all its tokens together.
 
   More blanks than one before the word belong to it, as in the harness.
@@ -95,7 +94,7 @@ def lambada(model: LanguageModel, lines: list[dict], rows: int) -> Measured:
     kept = context.rstrip()
     ids = model.tokenizer.encode(f'{context[len(kept) :]} {word}')
     pairs.append((model.prompt_ids(kept), ids))
-  found = score.score_continuations(model.params, model.shape, pairs, rows)
+  found = score.score_continuations(model.params, model.shape, pairs)
   values = {
     'accuracy': np.mean([all(scores.best) for scores in found]),
     'perplexity': np.exp(-np.mean([sum(scores.logp) for scores in found])),
@@ -107,7 +106,7 @@ HELLASWAG = 'ctx', 'endings', 'label'
 HARNESS = 'query', 'choices', 'gold'  # the same items, a heading before each context
 
 
-def hellaswag(model: LanguageModel, lines: list[dict], rows: int) -> Measured:
+def hellaswag(model: LanguageModel, lines: list[dict]) -> Measured:
   """Returns how often the right ending has the highest log p, in sum and in mean."""
   names = HELLASWAG if 'ctx' in lines[0] else HARNESS
   items = [[line[name] for name in names] for line in lines]
@@ -116,7 +115,7 @@ def hellaswag(model: LanguageModel, lines: list[dict], rows: int) -> Measured:
     for context, endings, _ in items
     for ending in endings
   ]
-  found = iter(score.score_continuations(model.params, model.shape, pairs, rows))
+  found = iter(score.score_continuations(model.params, model.shape, pairs))
   by_sum, by_mean = [], []
   for _, endings, label in items:
     logp = [next(found).logp for _ in endings]
@@ -126,7 +125,7 @@ def hellaswag(model: LanguageModel, lines: list[dict], rows: int) -> Measured:
   return Measured(values, len(lines), 'other contexts' if names is HARNESS else '')
 
 
-def wikitext(model: LanguageModel, text: str, rows: int) -> Measured:
+def wikitext(model: LanguageModel, text: str) -> Measured:
   """Returns perplexity of a word and bits of a byte, both of the pages as they are.
 
   The model reads them de-tokenized, in windows of its context: every token once, the
@@ -137,7 +136,7 @@ def wikitext(model: LanguageModel, text: str, rows: int) -> Measured:
   for page in every:
     ids = [eot, *model.tokenizer.encode(detokenized(page))]
     pairs += [(ids[max(0, i - T) : i], ids[i : i + T]) for i in range(1, len(ids), T)]
-  found = score.score_continuations(model.params, model.shape, pairs, rows)
+  found = score.score_continuations(model.params, model.shape, pairs)
   nll = -sum(sum(scores.logp) for scores in found)
   words = sum(len(re.split(r'\s+', page)) for page in every)
   size = sum(len(page.encode()) for page in every)
@@ -242,20 +241,19 @@ def verdict(
   return bool(good), f'{"" if good else "NOT "}within {expected.within}'
 
 
-def report(model: LanguageModel, tasks: dict, rows: int) -> int:
+def report(model: LanguageModel, tasks: dict) -> int:
   """Prints the table, a task as soon as it is measured; returns the exit status.
 
   Args:
     model: to measure.
     tasks: by name, a function of this file and its items.
-    rows: full contexts of a batch.
   """
   line = '{:<11} {:<20} {:>9} {:>10} {:>7}  {}'.format
   print(line('task', 'measure', 'published', 'measured', 'items', 'verdict'))
   verdicts = []
   for task, (measure, items) in tasks.items():
     try:
-      found = measure(model, items, rows)
+      found = measure(model, items)
     except UserError as e:
       print(f'{task}: not measured: {e}')
       continue
@@ -298,7 +296,7 @@ def main(argv: list[str]) -> int:
     model = gpt_jax.load(_WEIGHTS.value)
   except UserError as e:
     return nothing_checked(f'{e}\n(--weights={_WEIGHTS.value})')
-  return report(model, tasks, _ROWS.value)
+  return report(model, tasks)
 
 
 if __name__ == '__main__':

@@ -88,6 +88,34 @@ class Cache:
     return cache, pos_BT, seen_BTS
 
 
+@flax.struct.dataclass
+class Tree:
+  """Tokens of many texts in one row, what they have in common only once.
+
+  The row is a tree of tokens, written depth first: a token sees those on the way from
+  the root to it. The slots that can see a token's follow it without a gap, so that one
+  number says which they are.
+
+  Attributes:
+    kv: as in `Cache`; slots before `slot` are filled already.
+    pos_BS: int32, the position of the token in a slot: how many stand above it.
+    end_BS: int32, the first slot from its own on that cannot see it.
+    slot: the first slot to write; the tokens take all the rest.
+  """
+
+  kv: tuple[tuple[jax.Array, jax.Array], ...]
+  pos_BS: jax.Array
+  end_BS: jax.Array
+  slot: int = flax.struct.field(pytree_node=False)
+
+  def written(self, T: int, length_B: None) -> tuple['Tree', jax.Array, jax.Array]:
+    """Returns itself, pos_BT and the mask [B, T, S]; as `Cache.written`."""
+    at_S = jnp.arange(self.pos_BS.shape[1])
+    at_T = at_S[self.slot :, None]
+    seen_BTS = (at_S <= at_T) & (at_T < self.end_BS[:, None])
+    return self, self.pos_BS[:, self.slot :], seen_BTS
+
+
 def in_band(pos_BS: jax.Array, pos_BT: jax.Array, band: int) -> jax.Array:
   """Returns bool [B, T, S]: is slot s among the last `band` positions of t?"""
   return pos_BT[:, :, None] - pos_BS[:, None, :] < band

@@ -29,6 +29,7 @@ import jax.numpy as jnp
 from gpt_jax import config
 from gpt_jax.model.attention import (
   Cache,
+  Tree,
   attend,
   attend_text,
   in_band,
@@ -222,18 +223,18 @@ class GPT(nn.Module):
     ids_BT: jax.Array,
     *,
     drop: Dropout | None = None,
-    cache: Cache | None = None,
+    cache: Cache | Tree | None = None,
     length_B: jax.Array | None = None,
     logits: bool = True,
     spread: Callable[[jax.Array], jax.Array] = _as_it_is,
-  ) -> tuple[jax.Array, Cache | jax.Array | None]:
+  ) -> tuple[jax.Array, Cache | Tree | jax.Array | None]:
     """Returns logits of the next tokens and the cache, extended.
 
     Args:
       ids_BT: tokens. Without a cache they are positions 0 .. T-1; with one they follow
         each row's tokens in it; with one that is branched, they are one for each beam.
       drop: dropout, or None.
-      cache: keys and values of the tokens before.
+      cache: keys and values of the tokens before; or a tree, whose tokens these are.
       length_B: with a cache and no beams: how many of each row's T tokens are real; the
         rest is padding that no later token sees. The logits are then [B, V], of the
         last real token of each row; otherwise they are [B, T, V].
@@ -288,7 +289,7 @@ class GPT(nn.Module):
     x_BTD, head_VD = (x_BTD / c.width).astype(c.dtype), head_VD.astype(c.dtype)
     if not logits:
       return x_BTD, head_VD
-    return without_padding(_logits(x_BTD, head_VD), c.vocab), cache
+    return output(x_BTD, head_VD, c.vocab), cache
 
 
 def _scanned(
@@ -327,17 +328,20 @@ def _scanned(
   return jax.lax.scan(turn, x_BTD, (jnp.arange(0, c.L, period), stacked))[0]
 
 
-def without_padding(logits: jax.Array, vocab: int) -> jax.Array:
-  """Returns logits [..., V] with -inf for the entries from `vocab` on."""
-  return jnp.where(jnp.arange(logits.shape[-1]) < vocab, logits, -jnp.inf)
+def output(x: jax.Array, head_VD: jax.Array, vocab: int) -> jax.Array:
+  """Returns float32 logits x head', [..., V]; -inf for the entries from `vocab` on.
 
-
-def _logits(x: jax.Array, head_VD: jax.Array) -> jax.Array:
-  """Returns x head', float32, for x [..., D]."""
+  Args:
+    x: [..., D], what `GPT` returns where it gives the factors of its logits.
+    head_VD: the other.
+    vocab: entries of V that are real.
+  """
   if x.ndim == 2:
     # Decoding: with the large matrix first, a CPU reads it faster.
-    return jnp.matmul(head_VD, x.T, preferred_element_type=jnp.float32).T
-  return jnp.matmul(x, head_VD.T, preferred_element_type=jnp.float32)
+    logits = jnp.matmul(head_VD, x.T, preferred_element_type=jnp.float32).T
+  else:
+    logits = jnp.matmul(x, head_VD.T, preferred_element_type=jnp.float32)
+  return jnp.where(jnp.arange(logits.shape[-1]) < vocab, logits, -jnp.inf)
 
 
 def init_params(shape: Shape, seed: int) -> dict:

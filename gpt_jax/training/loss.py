@@ -5,7 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from gpt_jax.model.gpt import without_padding
+from gpt_jax.model.gpt import output
 
 
 def nll_BT(logits_BTV: jax.Array, y_BT: jax.Array) -> jax.Array:
@@ -48,14 +48,9 @@ def chunked_nll_sum(
 
   def turn(nll, given):
     x, y, w = given
-    return nll + nll_sum(_logits(x, head_VD, vocab), y, w), None
+    return nll + nll_sum(output(x, head_VD, vocab), y, w), None
 
   return jax.lax.scan(turn, jnp.float32(0), _turns((x_BTD, y_BT, w_BT), chunk))[0]
-
-
-def _logits(x_BTD: jax.Array, head_VD: jax.Array, vocab: int) -> jax.Array:
-  logits_BTV = jnp.matmul(x_BTD, head_VD.T, preferred_element_type=jnp.float32)
-  return without_padding(logits_BTV, vocab)
 
 
 def _turns(arrays: tuple, chunk: int) -> tuple:
@@ -68,7 +63,7 @@ def _turns(arrays: tuple, chunk: int) -> tuple:
 def _chunked_forward(x_BTD, head_VD, y_BT, w_BT, vocab, chunk):
   def turn(sums, given):
     x, y, w = given
-    logits = _logits(x, head_VD, vocab)
+    logits = output(x, head_VD, vocab)
     nll = nll_sum(logits, y, w)
     hit = jnp.arange(logits.shape[-1]) == y[..., None]
     dlogits = ((jax.nn.softmax(logits) - hit) * w[..., None]).astype(x.dtype)
