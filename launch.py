@@ -157,42 +157,72 @@ def describe(values) -> None:
 def eval_flags(values):
   _workdir(values)
   _checkpoint(values)
-  flags.DEFINE_bool(
+  define = lambda kind, *args: kind(*args, flag_values=values)  # noqa: E731
+  define(
+    flags.DEFINE_bool,
     'baselines',
     False,
     'also a Kneser-Ney 5-gram and xz -9 on the same text',
-    flag_values=values,
   )
-  flags.DEFINE_string(
+  define(
+    flags.DEFINE_string,
     'data',
     '',
-    "of a fine-tuned model: a folder of its task's files, a file, or hf:NAME:CONFIG; "
-    "'' is the run's",
-    flag_values=values,
+    'with --tasks: the folder of their folders; of a fine-tuned model: a folder of its '
+    "task's files, a file, or hf:NAME:CONFIG ('': the run's)",
   )
-  flags.DEFINE_string(
+  define(
+    flags.DEFINE_string,
     'split',
-    'dev',
-    'of a fine-tuned model: which split; one without labels is answered in '
-    'WORKDIR/predictions.tsv',
-    flag_values=values,
+    '',
+    "which split of a task; '': of a fine-tuned model dev, with --tasks the paper's. A "
+    'fine-tuned model answers one without labels in WORKDIR/predictions.tsv',
+  )
+  define(
+    flags.DEFINE_list,
+    'tasks',
+    [],
+    'answer tasks without training, as GPT-2 and GPT-3 did: lambada,hellaswag,... of '
+    'docs/tasks.md',
+  )
+  define(flags.DEFINE_list, 'shots', ['0'], 'solved examples before a question: 0,1,16')
+  define(flags.DEFINE_integer, 'seeds', 1, 'draws of those examples')
+  define(flags.DEFINE_integer, 'limit', 0, 'questions of a task at most; 0: all')
+  define(
+    flags.DEFINE_string,
+    'examples',
+    '',
+    "where examples come from: train, dev, test or itself; '': as in the paper",
+  )
+  define(
+    flags.DEFINE_integer,
+    'stride',
+    0,
+    'of texts: tokens that a window scores, after as many as fit; 0: side by side',
   )
   _int8(values)
 
 
+_OF_EXAMS = 'shots', 'seeds', 'limit', 'examples', 'stride'
+
+
 def evaluate(values) -> None:
-  """Prints a model's loss on all held-out text, or its metrics on a task's split."""
+  """Prints a model's loss on held-out text, or its scores on tasks."""
   from gpt_jax import runs, task_results
   from gpt_jax.workdir import read_run
 
+  if values.tasks:
+    _refuse(values, ['baselines'], '`eval --tasks`')
+    _examine(values)
+    return
   fine_tuned = bool(read_run(values.workdir).task.name)
-  of_text, of_task = ('checkpoint', 'int8', 'baselines'), ('data', 'split')
-  for name in of_text if fine_tuned else of_task:
-    if values[name].present:
-      kind = 'a fine-tuned model' if fine_tuned else 'a model that was not fine-tuned'
-      raise UserError(f'--{name} says nothing to `eval` of {kind}; leave it out')
+  of_text, of_task = ['checkpoint', 'int8', 'baselines'], ['data', 'split']
+  kind = 'a fine-tuned model' if fine_tuned else 'a model that was not fine-tuned'
+  refused = [*_OF_EXAMS, *(of_text if fine_tuned else of_task)]
+  _refuse(values, refused, f'`eval` of {kind} without --tasks')
   if fine_tuned:
-    found = task_results.evaluate(values.workdir, values.data, values.split)
+    split = values.split or 'dev'
+    found = task_results.evaluate(values.workdir, values.data, split)
     told = isinstance(found, dict)
     print(task_results.described(found) if told else f'no labels: wrote {found}')
     return
@@ -204,6 +234,37 @@ def evaluate(values) -> None:
     rows |= runs.baselines(values.workdir)
   for name, bits in rows.items():
     print(f'  {bits:.4f} bits/byte  {name}')
+
+
+def _refuse(values, names: list[str], of: str) -> None:
+  """Raises a UserError where a flag was given that says nothing to a command."""
+  for name in names:
+    if values[name].present:
+      raise UserError(f'--{name} says nothing to {of}; leave it out')
+
+
+def _examine(values) -> None:
+  """Has a model answer tasks; WORKDIR/eval holds the answers and results."""
+  from gpt_jax import few_shot
+  from gpt_jax.evaluation import exams
+
+  if not values.data:
+    raise UserError("--tasks needs --data: a folder with each task's folder in it")
+  if not all(text.isdigit() for text in values.shots):
+    raise UserError(f'--shots={",".join(values.shots)} must be numbers: 0,1,16')
+  wanted = exams.exams(
+    values.tasks,
+    values.data,
+    shots=[int(text) for text in values.shots],
+    seeds=values.seeds,
+    limit=values.limit,
+    split=values.split,
+    examples=values.examples,
+    stride=values.stride,
+  )
+  few_shot.evaluate(
+    values.workdir, wanted, checkpoint_step=values.checkpoint, int8=values.int8
+  )
 
 
 def sample_flags(values):

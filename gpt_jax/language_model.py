@@ -178,8 +178,26 @@ class LanguageModel:
       beams=how.searching(),
       num_return=how.num_return,
       constraint=how.constraint(self.tokenizer, self.shape.vocab),
+      ends=self._ends(how),
       **self._limits(how),
     )
+
+  def _ends(self, how: Settings) -> np.ndarray | None:
+    """Returns bool [V], the tokens that hold a stop or end the text; None: no stops."""
+    stops = how.stops()
+    if not stops:
+      return None
+    ends = np.zeros(self.shape.V, bool)
+    ends[how.end(self.tokenizer)] = True
+    for i, text in enumerate(self._texts):
+      ends[i] |= any(stop in text for stop in stops)
+    return ends
+
+  @functools.cached_property
+  def _texts(self) -> list[str]:
+    """The text of each entry of the vocabulary, alone."""
+    known = min(self.shape.vocab, self.tokenizer.vocab)
+    return [self.tokenizer.decode([i]) for i in range(known)]
 
   def _stochastic(self, prompts: list[list[int]], how: Settings) -> list[list[tuple]]:
     """Returns hypotheses of each prompt, drawn without replacement."""

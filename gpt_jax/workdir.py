@@ -142,7 +142,7 @@ def write_run_json(
     'config': config.flat(run),
     'argv': list(argv),
     'vocab': vocab,
-    'git': _git(),
+    'git': git_state(),
     'versions': {'python': platform.python_version()}
     | {name: importlib.metadata.version(name) for name in _PACKAGES},
     'devices': [f'{d.platform}: {d.device_kind}' for d in devices],
@@ -152,7 +152,7 @@ def write_run_json(
   write_whole(workdir / 'run.json', json.dumps(about, indent=1) + '\n')
 
 
-def _git() -> dict[str, str]:
+def git_state() -> dict[str, str]:
   """Returns the commit and uncommitted change of this code; {} outside a checkout."""
   root = pathlib.Path(__file__).resolve().parent.parent
 

@@ -56,13 +56,13 @@ def remembers_two(table_VVV) -> Model:
 
 
 @partial(jax.jit, static_argnames=('K', 'M', 'rules'))
-def _search_table(table_VVV, numbers, *, K, M, rules):
+def _search_table(table_VVV, numbers, ends, *, K, M, rules):
   model = remembers_two(table_VVV)
   ids, length = jnp.array([[1, 2]]), jnp.array([2])
   history = History(jnp.pad(ids, ((0, 0), (0, NEW))), length, length)
   limit = jnp.array([NEW])
   static = {'K': K, 'M': M, 'G': NEW, 'rules': rules, 'eot': EOT}
-  return beam.search(model, ids, length, limit, numbers, None, history, **static)
+  return beam.search(model, ids, length, limit, numbers, None, history, ends, **static)
 
 
 def numbers(alpha=0.6, form='gnmt', stopping=False, diversity=0.0):
@@ -74,9 +74,9 @@ def numbers(alpha=0.6, form='gnmt', stopping=False, diversity=0.0):
   )
 
 
-def search_table(table, K, M=1, rules=NO_RULES, **settings):
+def search_table(table, K, M=1, rules=NO_RULES, ends=None, **settings):
   """Returns (ids, score) of each hypothesis of each group after the prompt 1 2."""
-  found = _search_table(table, numbers(**settings), K=K // M, M=M, rules=rules)
+  found = _search_table(table, numbers(**settings), ends, K=K // M, M=M, rules=rules)
   return [[(x.ids, x.score) for x in found.listed(row)] for row in range(M)]
 
 
@@ -141,6 +141,25 @@ def test_all_beams_are_exhaustive_search_of_random_tables(alpha, form):
     found = search_table(table, V**3, alpha=alpha, form=form, stopping=stopping)[0]
     assert len(found) == V**3
     assert_same(found, wanted[: V**3])
+
+
+def test_any_of_several_tokens_may_end_a_hypothesis():
+  ends = np.arange(V) >= EOT - 1  # end-of-text and another
+  wanted_ids = [
+    ids
+    for n in range(1, NEW + 1)
+    for ids in itertools.product(range(V), repeat=n)
+    if not ends[list(ids[:-1])].any() and (n == NEW or ends[ids[-1]])
+  ]
+  for seed in range(3):
+    table = random_table(seed)
+    wanted = [
+      (ids, score(table_logp(table, ids), len(ids), 0.6, 'gnmt')) for ids in wanted_ids
+    ]
+    wanted.sort(key=lambda x: -x[1])
+    found = search_table(table, V**3, ends=jnp.asarray(ends))[0]
+    assert_same(found, wanted[: len(found)])
+    assert len(found) == min(V**3, len(wanted))
 
 
 @pytest.mark.parametrize('form', ['gnmt', 'hf'])

@@ -239,7 +239,7 @@ def test_everything_wrong_is_told_at_once(model):
     {'forced': [256]},
     {'beams': 2, 'num_return': 3},
     {'beams': 2, 'top_k': 3},
-    {'beams': 2, 'stop': 'x'},
+    {'one_of': ['a'], 'stop': 'x'},
     {'beams': 3, 'groups': 2},
     {'one_of': ['a'], 'including': ['b']},
     {'method': 'minimum_risk', 'num_return': 17},

@@ -147,7 +147,11 @@ def _free_choice(score_RKV: jax.Array) -> Candidates:
 
 
 def _diverse_choice(
-  score_RKV: jax.Array, open_R: jax.Array, diversity: jax.Array, M: int, eot: int
+  score_RKV: jax.Array,
+  open_R: jax.Array,
+  diversity: jax.Array,
+  M: int,
+  ends_V: jax.Array,
 ) -> Candidates:
   """Returns the best candidates of each group, earlier groups' tokens made worse.
 
@@ -165,7 +169,7 @@ def _diverse_choice(
     parent_BC, token_BC = best_tokens(score_BKV - diversity * taken_BV[:, None], 2 * K)
     score_BC = score_BKV[b, parent_BC, token_BC]
     found.append(Candidates(score_BC, parent_BC, token_BC, jnp.zeros_like(token_BC)))
-    i_BK = _survivors(token_BC == eot, K)
+    i_BK = _survivors(ends_V[token_BC], K)
     counts_BK = jnp.isfinite(score_BC[b, i_BK]) & open_BM[:, group, None]
     taken_BV = taken_BV.at[b, token_BC[b, i_BK]].add(counts_BK)
   return jax.tree.map(lambda *x: jnp.stack(x, axis=1).reshape(R, 2 * K), *found)
@@ -177,6 +181,7 @@ def _add(
   limit_R: jax.Array,
   numbers: Numbers,
   automaton: Automaton | None,
+  ends_V: jax.Array,
   *,
   M: int,
   rules: Rules,
@@ -199,7 +204,7 @@ def _add(
     left_R = limit_R - n
     new = constraints.choice(automaton, score_RKV, state.at_RK, left_R, eot)
   elif M > 1:
-    new = _diverse_choice(score_RKV, state.open_R, numbers.diversity, M, eot)
+    new = _diverse_choice(score_RKV, state.open_R, numbers.diversity, M, ends_V)
   else:
     new = _free_choice(score_RKV)
   row_RC = jnp.take_along_axis(row_RK, new.parent_RC, axis=1)
@@ -212,7 +217,7 @@ def _add(
     score_RK=new.score_RC,
   )
 
-  ends_RC = (new.token_RC == eot) | (n >= limit_R)[:, None]
+  ends_RC = ends_V[new.token_RC] | (n >= limit_R)[:, None]
   i_RK = _survivors(ends_RC, K)
   lives_on = grown.replace(score_RK=jnp.where(ends_RC, -jnp.inf, new.score_RC))
   live = lives_on.pick(i_RK)
@@ -256,6 +261,7 @@ def search(
   numbers: Numbers,
   automaton: Automaton | None = None,
   history: History | None = None,
+  ends_V: jax.Array | None = None,
   *,
   K: int,
   M: int = 1,
@@ -273,6 +279,7 @@ def search(
     numbers: penalty, stopping, diversity.
     automaton: what hypotheses must be made of; not together with groups.
     history: of the prompts, with room for G more; needed if any rule is on.
+    ends_V: bool, tokens that end a hypothesis; None: end-of-text alone.
     K: beams of a group.
     M: groups.
     G: tokens to make room for.
@@ -292,6 +299,9 @@ def search(
     eot=eot,
   )
   logits_BV, cache = model.prefill(ids_BP, length_B, P + G * M * K)
+  if ends_V is None:
+    ends_V = jnp.arange(logits_BV.shape[-1]) == eot
+  add = partial(add, ends_V=ends_V)
   none = Hypotheses.none(R, K, G)
   state = Searching(
     cache=model.branch(cache, M * K),
@@ -337,6 +347,7 @@ def generate(
   num_return: int = 1,
   rules: Rules = NO_RULES,
   constraint: Automaton | None = None,
+  ends: np.ndarray | None = None,
   eot: int,
 ) -> list[list[Hypothesis]]:
   """Returns the best hypotheses of each prompt, best first, no two the same.
@@ -353,6 +364,7 @@ def generate(
     num_return: hypotheses of each prompt; there are fewer where fewer were found.
     rules: what is made less likely, or impossible.
     constraint: of `constraints.one_of` or `constraints.including`.
+    ends: bool [V], tokens that end a hypothesis, end-of-text too; None: it alone.
     eot: id of end-of-text.
 
   Raises:
@@ -387,6 +399,7 @@ def generate(
       numbers,
       constraint,
       history,
+      ends,
       shape=shape,
       K=K,
       M=M,

@@ -66,7 +66,9 @@ class Settings:
     eos: id that ends a text; None is the tokenizer's end-of-text.
     truncate: of a prompt longer than the context the last T tokens are read; without
       it, such a prompt is an error.
-    stop: a text or several: a continuation ends before the first of them. Not of beams.
+    stop: a text or several: a continuation ends before the first of them. A hypothesis
+      of beam search ends with the first token that holds one of them; a stop that only
+      several tokens make up is cut off once the search is over.
     banned: texts and sequences of ids that do not come about. A text is banned as the
       tokens that it is encoded to, by itself and after a blank.
     forced: what a continuation begins with, a text or ids.
@@ -240,6 +242,8 @@ class Settings:
       wrong.append('one_of and including do not go together; leave one out')
     if (self.one_of or self.including) and self.groups > 1:
       wrong.append(f'groups={self.groups} must be 1 under a constraint')
+    if (self.one_of or self.including) and self.stops():
+      wrong.append(f'stop={self.stop!r} has no effect under a constraint; leave it out')
     of = 'candidates' if how == 'minimum_risk' else 'beams'
     if how not in ('greedy', 'sample') and self.num_return > getattr(self, of):
       wrong.append(
@@ -253,7 +257,7 @@ def _without_effect(how: str) -> list[str]:
   """Returns the names of settings that a method does not look at."""
   sampling, beams = _names(Sampling), _names(Beams) + ['one_of', 'including']
   if how == 'beam':
-    return [*sampling, 'stop', 'candidates']
+    return [*sampling, 'candidates']
   if how == 'stochastic':
     sampling.remove('temperature')
     beams.remove('beams')

@@ -15,6 +15,20 @@ from gpt_jax.prompting import files
 from gpt_jax.prompting.files import exact
 from gpt_jax.prompting.question import PromptedTask, Question
 
+# What GPT-2 calls stop words and does not list: words that only hold a sentence
+# together. Differs: reproductions took NLTK's list, which has contractions too.
+STOP_WORDS = frozenset(
+  'a an the this that these those such some any no every each all both either neither '
+  'i me my mine myself you your yours yourself yourselves he him his himself she her '
+  'hers herself it its itself we us our ours ourselves they them their theirs '
+  'themselves who whom whose which what when where why how am is are was were be been '
+  'being have has had having do does did doing done will would shall should can could '
+  'may might must and but or nor if because as until while than then though although '
+  'of at by for with about against between among into through during before after '
+  'above below to from up down in out on off over under again further once here there '
+  'more most other few own same so too very not only just now'.split()
+)
+
 
 def _rows(path: Path) -> Iterator[Row]:
   return rows.lines(path) if '.txt' in path.suffixes else files.table(path)
