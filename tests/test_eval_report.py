@@ -183,7 +183,7 @@ def test_of_two_limits_the_larger_is_shown_and_the_other_named(tmp_path):
   assert row[3] == '31.0 [28.0, 34.0]'
   (note,) = [line for line in text.splitlines() if 'not shown' in line]
   assert few.name in note and 'questions 50 instead of 1000' in note
-  assert 'only' not in text.split('## Curves')[0].split('chance |')[1]
+  assert '(limit)' not in text
 
 
 def test_seeds_of_other_questions_are_not_averaged(tmp_path):
@@ -218,8 +218,8 @@ def test_models_that_were_asked_otherwise_and_subsets_are_pointed_out(tmp_path):
   text = written(tmp_path, 'a', 'b')
   assert 'hellaswag, K=0: not all models were asked the same prompts' in text
   assert 'piqa, K' not in text
-  assert 'arc_easy, a: only 100 questions were asked (limit)' in text
-  assert 'arc_easy, a: measured on dev; the papers report test' in text
+  assert 'only 100 questions were asked (limit): arc_easy (a)' in text
+  assert 'measured on dev, where the papers report test: arc_easy (a)' in text
 
 
 def test_models_of_one_name_are_told_apart(tmp_path):
@@ -233,6 +233,35 @@ def test_models_of_one_name_are_told_apart(tmp_path):
     'y/a at 100',
   ]
   assert found.left_out == []
+
+
+def test_a_workdir_that_is_named_twice_is_one_model(tmp_path):
+  save(tmp_path / 'a', 'hellaswag')
+  assert len(results.read([tmp_path / 'a', f'{tmp_path}/b/../a'])) == 1
+
+
+def test_models_of_one_size_are_no_curve_against_size(tmp_path):
+  for name in 'ab':
+    save(tmp_path / name, 'hellaswag')
+  shown = results.choose(results.read([tmp_path / 'a', tmp_path / 'b'])).shown
+  assert curves.against_size(shown) is None
+  save(tmp_path / 'c', 'hellaswag', parameters=10**9)
+  found = results.read([tmp_path / name for name in 'abc'])
+  (panel,) = curves.against_size(results.choose(found).shown).axes
+  (own,) = [box for box in panel.containers if box.get_label() == 'K=0']
+  assert list(own.lines[0].get_xdata()) == [13_890_816, 13_890_816, 10**9]
+
+
+def test_bands_do_not_mix_seeds_with_intervals(tmp_path):
+  for shots in (0, 1, 4):
+    for seed in range(2 if shots else 1):
+      value = accuracy(0.3 + 0.02 * seed)
+      save(tmp_path / 'a', 'hellaswag', shots, seed, metrics=value)
+  shown = results.choose(results.read([tmp_path / 'a'])).shown
+  (panel,) = curves.against_shots(shown).axes
+  band, bar = panel.collections
+  assert {x for x, _ in band.get_paths()[0].vertices} == {1, 4}
+  assert bar.get_paths()[0].vertices[:, 1] == pytest.approx([27, 33])
 
 
 def test_curves_are_drawn_of_what_there_is(tmp_path):

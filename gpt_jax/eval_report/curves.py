@@ -32,15 +32,16 @@ GPT3_PARAMETERS = dict(  # Brown et al. 2020, table 2.1
     strict=True,
   )
 )
-_STYLES = {'zero': ':', 'one': '--', 'few': '-'}
+_STYLES = {'zero': '-.', 'one': '--', 'few': '-'}
 _MARKERS = 'osD^vXP*'
 
 
 def against_shots(shown: Shown) -> Figure | None:
   """Returns a figure as GPT-3's 1.2: a panel for each task with several K, else None.
 
-  A line is a model's first metric by the paper's rule. Its band is the standard
-  deviation over seeds, of one seed the 95 % interval; chance is dotted.
+  A line is a model's first metric by the paper's rule; chance is dotted. A band is the
+  standard deviation over seeds, of one seed the 95 % interval. A band never mixes the
+  two: single points of the one kind have bars beside them.
   """
   names = [task for task in tasks(shown) if len(shots(shown, task)) > 1]
   if not names:
@@ -61,7 +62,9 @@ def against_shots(shown: Shown) -> Figure | None:
         markersize=4,
         label=f'{own[model]}, {million(_parameters(shown, model))}',
       )
-      banded = [(k, found) for k, found in points if found.low is not None]
+      sure = [(k, found) for k, found in points if found.low is not None]
+      over_seeds = [(k, found) for k, found in sure if found.std is not None]
+      banded = over_seeds if len(over_seeds) > 1 else [] if over_seeds else sure
       axes.fill_between(
         [k for k, _ in banded],
         [scale * found.low for _, found in banded],
@@ -70,17 +73,33 @@ def against_shots(shown: Shown) -> Figure | None:
         alpha=0.15,
         linewidth=0,
       )
+      barred = [point for point in sure if point not in banded]
+      # Side by side, as bars of several models at one K would hide each other.
+      beside = 0.06 * (number - (len(own) - 1) / 2)
+      axes.vlines(
+        [k + beside * max(k, 1) for k, _ in barred],
+        [scale * found.low for _, found in barred],
+        [scale * found.high for _, found in barred],
+        color=colour,
+        linewidth=1,
+      )
     _draw_chance(axes, shown, task, metric)
     _scale_of_shots(axes, shots(shown, task))
-  _legend(figure, panels, 'band: standard deviation over seeds; of one seed the 95 %')
+  _legend(
+    figure,
+    panels,
+    'band, bar: standard deviation over seeds;\n'
+    'of one seed, as at K=0, its 95 % interval',
+  )
   return figure
 
 
 def against_size(shown: Shown) -> Figure | None:
   """Returns a figure as GPT-3's 3.x: a panel for each task with several sizes, or None.
 
-  A line is a number of examples, its bars as the bands of `against_shots`. GPT-3's
-  published sizes are grey.
+  A line is a number of examples, of more than four the two least and the largest. Bars
+  are the standard deviation over seeds, or the 95 % interval of one. GPT-3's published
+  sizes are grey.
   """
   sizes = {
     task: {seeds[0].parameters for (_, t, _), seeds in shown.items() if t == task}
@@ -90,21 +109,24 @@ def against_size(shown: Shown) -> Figure | None:
   if not names:
     return None
   figure, panels = _figure(len(names))
-  every_k = sorted({k for task in names for k in shots(shown, task)})
+  drawn = {task: _few(shots(shown, task)) for task in names}
+  every_k = sorted({k for found in drawn.values() for k in found})
   for axes, task in zip(panels, names, strict=True):
     metric, scale = _titled(axes, shown, task)
-    _draw_gpt3(axes, task, metric, {words(k) for k in shots(shown, task)})
-    for number, k in enumerate(every_k):
-      points = sorted(
+    _draw_gpt3(axes, task, metric, {words(k) for k in drawn[task]})
+    for place, k in enumerate(drawn[task]):
+      number = every_k.index(k)
+      points = [
         (_parameters(shown, model), found)
         for model in models(shown)
-        for place, found in _points(shown, model, task, metric)
-        if place == k
-      )
+        for shot, found in _points(shown, model, task, metric)
+        if shot == k
+      ]
+      points.sort(key=lambda point: point[0])
       if not points:
         continue
       # Side by side, as bars of several K at one size would hide each other.
-      beside = 1.09 ** (number - (len(every_k) - 1) / 2)
+      beside = 1.12 ** (place - (len(drawn[task]) - 1) / 2)
       axes.errorbar(
         [beside * size for size, _ in points],
         [scale * found.value for _, found in points],
@@ -127,19 +149,28 @@ def against_size(shown: Shown) -> Figure | None:
       )
     _draw_chance(axes, shown, task, metric)
     axes.set(xscale='log', xlabel='parameters')
-    axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(numticks=6))
+    low, high = axes.get_xlim()
+    subs = (1,) if high > 100 * low else (1, 2, 5)
+    axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=subs, numticks=8))
     axes.xaxis.set_major_formatter(lambda value, _: million(round(value)))
     axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
-  _legend(figure, panels, 'bars: standard deviation over seeds; of one seed the 95 %')
+  _legend(
+    figure, panels, 'bars: standard deviation over seeds,\nor 95 % interval of one seed'
+  )
   return figure
+
+
+def _few(found: list[int]) -> list[int]:
+  return found if len(found) <= 4 else [*found[:2], found[-1]]
 
 
 def _figure(count: int) -> tuple[Figure, list[Axes]]:
   """Returns a figure with so many panels."""
-  columns = min(count, 3)
+  columns = min(count, 3 if count <= 9 else 4)
   rows = math.ceil(count / columns)
   size = max(5, 3.4 * columns), 2.7 * rows + 0.9
   figure = matplotlib.figure.Figure(figsize=size, layout='constrained')
+  figure.get_layout_engine().set(wspace=0.07, hspace=0.07)
   panels = list(figure.subplots(rows, columns, squeeze=False).flat)
   for axes in panels[count:]:
     axes.remove()
@@ -210,8 +241,10 @@ def _draw_gpt3(axes: Axes, task: str, metric: str, kinds: set[str]) -> None:
 
 def _scale_of_shots(axes: Axes, found: Sequence[int]) -> None:
   """Sets an axis that shows 0 and doubles from 1 on, with the K that have room."""
-  axes.set_xscale('symlog', base=2, linthresh=1, linscale=1)
+  axes.set_xscale('symlog', base=2, linthresh=1, linscale=0.5)
   place = lambda k: k if k < 1 else 1 + math.log2(k)  # noqa: E731
+  margin = 0.05 * place(found[-1])
+  axes.set_xlim(found[0] - margin, found[-1] * 2**margin)
   ticks = list(found[:1])
   for k in found[1:]:
     if place(k) - place(ticks[-1]) > place(found[-1]) / 10:
@@ -227,12 +260,17 @@ def _legend(figure: Figure, panels: Sequence[Axes], title: str) -> None:
   for axes in panels:
     for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
       handles.setdefault(label, handle)
+  names = sorted(
+    handles, key=lambda name: int(name[2:]) if name.startswith('K=') else -1
+  )
+  width = 0.9 + 0.075 * max(map(len, names))  # of a column, in inches
   figure.legend(
-    handles.values(),
-    handles.keys(),
+    [handles[name] for name in names],
+    names,
     loc='outside lower center',
-    ncols=max(1, int(figure.get_figwidth() / 2)),
+    ncols=max(1, int(figure.get_figwidth() / width)),
     fontsize=9,
+    handlelength=3,
     title=title,
     title_fontsize=9,
   )

@@ -126,7 +126,8 @@ def read(workdirs: Sequence[str | pathlib.Path]) -> list[Result]:
     UserError: a workdir has none, or a file is damaged.
   """
   found = []
-  for workdir in dict.fromkeys(map(str, workdirs)):
+  once = {pathlib.Path(each).resolve(): str(each) for each in workdirs}
+  for workdir in once.values():
     paths = sorted(pathlib.Path(workdir, 'eval').glob('*.json'))
     if not paths:
       raise UserError(

@@ -1,5 +1,6 @@
 """The report as Markdown: the papers' table, all rules, and how each was made."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from gpt_jax.eval_report.results import (
@@ -139,22 +140,28 @@ def _chance(shown: Shown, task: str, metric: str, k: int) -> str:
 
 def _incomparable(shown: Shown) -> Iterable[str]:
   """Yields what a reader must know before comparing numbers of the main table."""
-  names = labels(shown)
+  names, found = labels(shown), defaultdict(lambda: defaultdict(list))
   for task in tasks(shown):
-    own = {key: seeds for key, seeds in shown.items() if key[1] == task}
     known = TASKS.get(task) or TEXTS.get(task)
     for model, name in names.items():
-      cells = [seeds for (m, _, _), seeds in own.items() if m == model]
-      limits = {seed.questions for seeds in cells for seed in seeds if seed.limit}
+      own = [
+        s
+        for (m, t, _), seeds in shown.items()
+        if (m, t) == (model, task)
+        for s in seeds
+      ]
+      limits = {seed.questions for seed in own if seed.limit}
       if limits:
-        yield f'{task}, {name}: only {_list(limits)} questions were asked (limit)'
-      splits = {seed.split for seeds in cells for seed in seeds}
+        found[f'only {_list(limits)} questions were asked (limit)'][task].append(name)
+      splits = {seed.split for seed in own}
       if known and splits - {known.split}:
-        yield (
-          f'{task}, {name}: measured on {_list(splits)}; the papers report '
-          f'{known.split}'
-        )
-    differing = [k for k in shots(shown, task) if _asked_otherwise(own, task, k)]
+        what = f'measured on {_list(splits)}, where the papers report {known.split}'
+        found[what][task].append(name)
+  for what, by_task in found.items():
+    of_tasks = (f'{task} ({", ".join(own)})' for task, own in by_task.items())
+    yield f'{what}: {", ".join(of_tasks)}'
+  for task in tasks(shown):
+    differing = [k for k in shots(shown, task) if _asked_otherwise(shown, task, k)]
     if differing:
       yield (
         f'{task}, K={_list(differing)}: not all models were asked the same prompts; '
@@ -162,10 +169,10 @@ def _incomparable(shown: Shown) -> Iterable[str]:
       )
 
 
-def _asked_otherwise(own: Shown, task: str, k: int) -> bool:
+def _asked_otherwise(shown: Shown, task: str, k: int) -> bool:
   """Returns whether models differ in the prompts of a seed, or in their setting."""
   cells = [
-    seeds for (_, name, shots), seeds in own.items() if (name, shots) == (task, k)
+    seeds for (_, name, shots), seeds in shown.items() if (name, shots) == (task, k)
   ]
   prompts = {}
   for seeds in cells:
