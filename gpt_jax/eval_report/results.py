@@ -126,7 +126,9 @@ def read(workdirs: Sequence[str | pathlib.Path]) -> list[Result]:
     UserError: a workdir has none, or a file is damaged.
   """
   found = []
-  once = {pathlib.Path(each).resolve(): str(each) for each in workdirs}
+  once = {}
+  for workdir in workdirs:
+    once.setdefault(pathlib.Path(workdir).resolve(), str(workdir))
   for workdir in once.values():
     paths = sorted(pathlib.Path(workdir, 'eval').glob('*.json'))
     if not paths:
