@@ -139,7 +139,9 @@ def against_size(shown: Shown) -> Figure | None:
             for _, f in points
           ],
         ],
-        color=matplotlib.colormaps['plasma'](0.85 * number / max(1, len(every_k) - 1)),
+        color=matplotlib.colormaps['plasma'](
+          0.85 * _place(k) / max(1, _place(every_k[-1]))
+        ),
         marker=_MARKERS[number % len(_MARKERS)],
         markersize=4,
         linewidth=1.2,
@@ -239,15 +241,19 @@ def _draw_gpt3(axes: Axes, task: str, metric: str, kinds: set[str]) -> None:
       )
 
 
+def _place(k: int) -> float:
+  """Returns where a K is on an axis that shows 0 and doubles from 1 on."""
+  return k if k < 1 else 1 + math.log2(k)
+
+
 def _scale_of_shots(axes: Axes, found: Sequence[int]) -> None:
-  """Sets an axis that shows 0 and doubles from 1 on, with the K that have room."""
+  """Sets the axis of `_place`, with the K that have room."""
   axes.set_xscale('symlog', base=2, linthresh=1, linscale=0.5)
-  place = lambda k: k if k < 1 else 1 + math.log2(k)  # noqa: E731
-  margin = 0.05 * place(found[-1])
+  margin = 0.05 * _place(found[-1])
   axes.set_xlim(found[0] - margin, found[-1] * 2**margin)
   ticks = list(found[:1])
   for k in found[1:]:
-    if place(k) - place(ticks[-1]) > place(found[-1]) / 10:
+    if _place(k) - _place(ticks[-1]) > _place(found[-1]) / 10:
       ticks.append(k)
   axes.set_xticks(ticks, list(map(str, ticks)))
   axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
