@@ -30,6 +30,10 @@ the mean over n draws of examples, and ± their standard deviation. Published nu
 of the papers' splits; those beside a K above 1 are few-shot, with the K of GPT-3's
 paper in brackets where it is another. Chance is that of accuracy."""
 
+_CURVES = """\
+The first metric of each task by the paper's rule. Of a task with more than four K,
+`curves_size.png` shows the two least and the largest."""
+
 
 def words(k: int) -> str:
   """Returns what GPT-3's paper calls a number of examples: zero, one or few."""
@@ -48,7 +52,7 @@ def markdown(choice: Choice, plots: dict[str, str]) -> str:
   notes = [*_incomparable(shown), *_left_out(choice)]
   if notes:
     parts.append('\n'.join(f'- {note}' for note in notes))
-  parts.append('## Curves')
+  parts += ['## Curves', _CURVES]
   for name, missing in plots.items():
     parts.append(f'`{name}` is not written: {missing}.' if missing else f'![]({name})')
   parts += ['## All rules', *_rules(shown)]
