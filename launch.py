@@ -421,6 +421,21 @@ def plot(values) -> None:
   print(f'wrote {values.target}')
 
 
+def report_flags(values):
+  flags.DEFINE_multi_string(
+    'workdir', None, 'folder of an evaluated run; may be repeated', flag_values=values
+  )
+  flags.DEFINE_string('target', None, 'folder to write into', flag_values=values)
+  flags.mark_flags_as_required(['workdir', 'target'], flag_values=values)
+
+
+def write_report(values) -> None:
+  """Compares models on prompted tasks with the papers: tables and curves."""
+  from gpt_jax import eval_report
+
+  print(f'wrote {eval_report.write(values.workdir, values.target)}')
+
+
 VERBS = {
   'prepare': (prepare_flags, prepare),
   'train': (train_flags, train),
@@ -431,6 +446,7 @@ VERBS = {
   'export': (export_flags, export),
   'tokenize': (tokenize_flags, tokenize),
   'plot': (plot_flags, plot),
+  'report': (report_flags, write_report),
 }
 
 

@@ -20,6 +20,7 @@ The rooms, in reading order; each imports only from those before it:
   finetune     puts a fine-tuning together
   runs         puts a run together
   report       plots of finished runs
+  eval_report  prompted tasks beside the papers
 
 `gpt_jax.load(path)` opens a trained model:
 

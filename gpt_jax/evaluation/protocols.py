@@ -173,7 +173,7 @@ def _chosen(
     value = answers.question_accuracy(chosen, labels, groups)
     count = len(set(groups))
     return share(round(value * count), count)
-  measure = getattr(answers, metric, None) or getattr(metrics, metric)
+  measure = answers.macro_f1 if metric == 'macro_f1' else getattr(metrics, metric)
   low, high = metrics.interval(measure, np.array(chosen), np.array(labels))
   return {'value': measure(chosen, labels), 'low': low, 'high': high}
 
