@@ -114,7 +114,13 @@ def many(form_of, options, n=400):
 
 @pytest.mark.parametrize(
   ('name', 'options'),
-  [('hellaswag', 4), ('storycloze', 2), ('arc_easy', 4), ('anli_r1', 3), ('winogrande', 2)],
+  [
+    ('hellaswag', 4),
+    ('storycloze', 2),
+    ('arc_easy', 4),
+    ('anli_r1', 3),
+    ('winogrande', 2),
+  ],
 )
 def test_one_who_guesses_is_at_chance_within_the_interval(name, options):
   exam = many(name, options)
