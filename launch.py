@@ -246,13 +246,13 @@ def _refuse(values, names: list[str], of: str) -> None:
 def _examine(values) -> None:
   """Has a model answer tasks; WORKDIR/eval holds the answers and results."""
   from gpt_jax import few_shot
-  from gpt_jax.evaluation import exams
+  from gpt_jax.evaluation.exams import exams
 
   if not values.data:
     raise UserError("--tasks needs --data: a folder with each task's folder in it")
   if not all(text.isdigit() for text in values.shots):
     raise UserError(f'--shots={",".join(values.shots)} must be numbers: 0,1,16')
-  wanted = exams.exams(
+  wanted = exams(
     values.tasks,
     values.data,
     shots=[int(text) for text in values.shots],

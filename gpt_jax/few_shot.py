@@ -14,10 +14,10 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from gpt_jax import tokenizers
+from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
 from gpt_jax.evaluation import metrics, protocols, score
-from gpt_jax.evaluation.exams import Exam, Student, take
+from gpt_jax.evaluation.exams import Exam, Student, exams, take
 from gpt_jax.files import write_whole
 from gpt_jax.language_model import LanguageModel
 from gpt_jax.workdir import git_state, load
@@ -150,6 +150,36 @@ def evaluate(
   for text in spreads(found):
     report(text)
   return found
+
+
+def during(wanted: config.Exams) -> Callable[[LanguageModel], dict[str, float]]:
+  """Returns what examines a model while it is trained; all is read and checked now.
+
+  It returns, for each task and number of examples, the first metric by the paper's own
+  rule, named like 'lambada_0shot_accuracy'.
+
+  Raises:
+    UserError: as `exams`.
+  """
+  if not wanted.tasks:
+    return lambda model: {}
+  every = exams(
+    wanted.tasks.split(','),
+    wanted.data,
+    shots=[int(text) for text in wanted.shots.split(',')],
+    limit=wanted.limit,
+  )
+
+  def examine(model):
+    found = {}
+    for exam in every:
+      metrics_found, _ = take(exam, student(model))
+      metric = next(iter(metrics_found))
+      name = f'{exam.task.name}_{exam.shots}shot_{metric}'
+      found[name] = metrics_found[metric][exam.rule]['value']
+    return found
+
+  return examine
 
 
 def parameters_digest(params: dict) -> str:

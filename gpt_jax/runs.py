@@ -7,7 +7,7 @@ import pathlib
 import shutil
 from collections.abc import Callable, Sequence
 
-from gpt_jax import config, describe, finetune, hugging_face, tokenizers
+from gpt_jax import config, describe, few_shot, finetune, hugging_face, tokenizers
 from gpt_jax.classifier import Classifier
 from gpt_jax.config import UserError
 from gpt_jax.data import batches, tokens
@@ -110,9 +110,15 @@ def train(
         report(f'finished: {done} updates are done (steps={run.steps}). {_best(saved)}')
         return
       eval_step = layout.eval_step(run, shape)
+      asked = few_shot.during(run.exams)
 
-      def evaluate(params, _):
-        return _held_out(eval_step, params, shape, data.valid, run, layout)
+      def evaluate(params, step):
+        found = _held_out(eval_step, params, shape, data.valid, run, layout)
+        if not run.exams.tasks or not _examines(run, step):
+          return found
+        params = layout.gathered(params)
+        model = LanguageModel(params, shape, data.tokenizer)
+        return found | (asked(model) if writes else {})
 
       def draw(params):
         params = layout.gathered(params)
@@ -148,6 +154,11 @@ def train(
       report(f'finished: {run.steps} updates. {_best(saved)}')
     finally:
       saved.close()
+
+
+def _examines(run: config.Run, step: int) -> bool:
+  """Returns whether exams are due after so many updates."""
+  return step == run.steps or (run.exams.every and step % run.exams.every == 0)
 
 
 def _say_nothing(text: str) -> None:

@@ -4,6 +4,7 @@ from gpt_jax.config.rules import check
 from gpt_jax.config.schema import (
   LENGTH_AND_LOGGING,
   Data,
+  Exams,
   Model,
   Optim,
   Run,
@@ -17,6 +18,7 @@ from gpt_jax.config.schema import (
 __all__ = [
   'LENGTH_AND_LOGGING',
   'Data',
+  'Exams',
   'Model',
   'Optim',
   'Run',

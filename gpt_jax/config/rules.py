@@ -34,7 +34,8 @@ _NOT_NEGATIVE = (
   'model.F model.vocab model.mup_base model.mup_base_N optim.lr optim.final_lr '
   'optim.warmup optim.cooldown optim.eps optim.weight_decay optim.clip '
   'optim.guard_sigmas seed devices batch_start batch_ramp loss_chunk eval_tokens '
-  'sample_tokens data.processes task.aux task.alpha task.examples task.together'
+  'sample_tokens data.processes task.aux task.alpha task.examples task.together '
+  'exams.limit exams.every'
 ).split()
 
 
@@ -98,6 +99,7 @@ def check(config: Run, devices: int = 1) -> None:
       f'data.tokenizer={name!r} must be one of {", ".join(_TOKENIZERS)}, or a path, '
       f'with a / or a dot in it.{nearest(name, _TOKENIZERS)}'
     )
+  wrong += _wrong_exams(config)
   if config.data.sampling and name not in ('bpe', 'unigram'):
     wrong.append(
       f'data.sampling={config.data.sampling} must be 0 for data.tokenizer={name}: only '
@@ -171,6 +173,31 @@ def check(config: Run, devices: int = 1) -> None:
   wrong += _wrong_task(config)
   if wrong:
     raise UserError('\n'.join(wrong))
+
+
+def _wrong_exams(config: Run) -> list[str]:
+  """Returns the rules that a run breaks in what is asked while it is trained."""
+  e, wrong = config.exams, []
+  if not e.tasks:
+    return wrong
+  if config.task.name:
+    wrong.append(
+      f"exams.tasks={e.tasks!r} must be '' for the fine-tuning of {config.task.name}: "
+      'only language models answer tasks untrained'
+    )
+  if not e.data:
+    wrong.append(
+      "exams.data='' must name the folder of the folders of tasks: --config.exams.data="
+    )
+  if not all(shots.isdigit() for shots in e.shots.split(',')):
+    wrong.append(f'exams.shots={e.shots!r} must be numbers: 0,1,16')
+  if e.every % config.eval_every:
+    near = _multiples(e.every, config.eval_every)
+    wrong.append(
+      f'exams.every={e.every} must be a multiple of eval_every={config.eval_every}: '
+      f'{near}'
+    )
+  return wrong
 
 
 def _wrong_task(config: Run) -> list[str]:

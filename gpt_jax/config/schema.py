@@ -217,6 +217,26 @@ class Task:
 
 
 @dataclasses.dataclass
+class Exams:
+  """Tasks that a model answers while it is trained, without being trained on them.
+
+  Attributes:
+    tasks: comma-separated, of docs/tasks.md; empty: none.
+    data: the folder of their folders.
+    shots: comma-separated numbers of solved examples before a question.
+    limit: questions of a task at most; 0 means all.
+    every: updates between two times, a multiple of `eval_every`; 0 means at the end
+      only. The last update always has one.
+  """
+
+  tasks: str = ''
+  data: str = ''
+  shots: str = '0'
+  limit: int = 200
+  every: int = 0
+
+
+@dataclasses.dataclass
 class Run:
   """A training run.
 
@@ -271,6 +291,7 @@ class Run:
   model: Model = dataclasses.field(default_factory=Model)
   optim: Optim = dataclasses.field(default_factory=Optim)
   task: Task = dataclasses.field(default_factory=Task)
+  exams: Exams = dataclasses.field(default_factory=Exams)
 
 
 # A run may be continued with other values of these: how long it runs, on which devices,
@@ -293,6 +314,11 @@ LENGTH_AND_LOGGING = (
   'sample_tokens',
   'data.processes',
   'task.together',
+  'exams.tasks',
+  'exams.data',
+  'exams.shots',
+  'exams.limit',
+  'exams.every',
 )
 
 
