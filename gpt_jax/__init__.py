@@ -10,12 +10,13 @@ The rooms, in reading order; each imports only from those before it:
   model        attention, layers, the GPT, weights in and out
   training     loss, optimizer, step, devices, checkpoints, record, the loop
   decoding     rules of sampling, the compiled loop
-  evaluation   likelihoods, baselines
+  evaluation   likelihoods, baselines, exams
   language_model a trained model with its tokenizer
   classifier   a fine-tuned model
   describe     parameters, FLOPs, memory
   hugging_face folders of weights
   workdir      what a run's folder holds, and how it is opened
+  few_shot     a model answers tasks it was not trained on
   task_results how good fine-tuned models are
   finetune     puts a fine-tuning together
   runs         puts a run together
