@@ -318,7 +318,7 @@ def test_what_cannot_be_asked_is_refused(data, names, settings, message):
 
 def test_a_missing_file_says_where_to_get_it(tmp_path):
   for name in [*TASKS, *TEXTS]:
-    with pytest.raises(UserError, match='Get it from'):
+    with pytest.raises(UserError, match='[Gg]et it from'):
       exams.exams([name], tmp_path)
 
 

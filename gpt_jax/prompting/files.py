@@ -86,16 +86,31 @@ def find(task: PromptedTask | TextSet, data: str | Path, split: str) -> Path:
   data = Path(data).expanduser()
   if data.is_file():
     return data
+  there = {each: _there(task, data, each) for each in task.files}
+  if there[split]:
+    return there[split]
+  others = [each for each, path in there.items() if path]
+  raise UserError(
+    f'{data} (from {os.getcwd()}): no {split} split of {task.name}; looked for '
+    f'{", ".join(task.files[split])} (or with .gz) there and in '
+    f'{task.folder or task.name}/. '
+    + (
+      f'There is {" and ".join(others)}: ask for that (--split, --examples), or get '
+      if others
+      else 'Get '
+    )
+    + f'it from {task.home}'
+  )
+
+
+def _there(task: PromptedTask | TextSet, data: Path, split: str) -> Path | None:
+  """Returns the file of a split, if there is one."""
   names = [f'{name}{end}' for name in task.files[split] for end in ('', '.gz')]
   for folder in (data / (task.folder or task.name), data):
     for name in names:
       if (folder / name).exists():
         return folder / name
-  raise UserError(
-    f'{data} (from {os.getcwd()}): no {split} split of {task.name}; looked for '
-    f'{", ".join(task.files[split])} (or with .gz) there and in '
-    f'{task.folder or task.name}/. Get it from {task.home}'
-  )
+  return None
 
 
 def hub(
