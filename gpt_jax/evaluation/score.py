@@ -15,7 +15,6 @@ from gpt_jax.data.batches import Batch
 from gpt_jax.evaluation import packing
 from gpt_jax.model.attention import Tree
 from gpt_jax.model.gpt import GPT, Shape, empty_cache, output
-from gpt_jax.training import loss
 
 
 def held_out_nll(
@@ -114,10 +113,15 @@ def _judged(params, x_BWD, at_BC, y_BC, banned_V, *, shape):
   x_BCD = jnp.take_along_axis(x_BWD, at_BC[..., None], axis=1)
   head_VD = params['wte' if shape.tied else 'lm_head']
   logits_BCV = output(x_BCD, head_VD.astype(shape.dtype), shape.vocab)
-  best_BC = best_allowed_BC = logits_BCV.argmax(-1) == y_BC
+  own_BC = jnp.take_along_axis(logits_BCV, y_BC[..., None], axis=-1)[..., 0]
+  most_BC = logits_BCV.max(-1)
+  # Two passes over the logits, no more: their memory is what takes time on a CPU.
+  sum_BC = jnp.exp(logits_BCV - most_BC[..., None]).sum(-1)
+  best_BC = best_allowed_BC = own_BC == most_BC
   if banned_V is not None:
-    best_allowed_BC = jnp.where(banned_V, -jnp.inf, logits_BCV).argmax(-1) == y_BC
-  return -loss.nll_BT(logits_BCV, y_BC), best_BC, best_allowed_BC
+    rival_BC = jnp.where(banned_V, -jnp.inf, logits_BCV).max(-1)
+    best_allowed_BC = (own_BC == rival_BC) & ~banned_V[y_BC]
+  return own_BC - most_BC - jnp.log(sum_BC), best_BC, best_allowed_BC
 
 
 def score_continuations(
