@@ -10,8 +10,8 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ORDER = (
   'config files papers tokenizers data prompting model training decoding evaluation '
-  'language_model classifier describe hugging_face workdir dry_run task_results '
-  'finetune dialogue summaries runs sweep manifest report'
+  'language_model classifier describe hugging_face workdir harness dry_run '
+  'task_results finetune dialogue summaries runs sweep manifest report'
 ).split()
 WITHOUT_JAX = [
   'config',
