@@ -18,6 +18,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 
+import lm_eval.models  # noqa: F401  or lm-eval would know no model but ours
 import numpy as np
 from lm_eval import utils
 from lm_eval.api.instance import Instance
