@@ -1,7 +1,7 @@
 """Speed of scoring beside lm-eval with its Hugging Face model.
 
   pip install -r benchmarks/requirements.txt
-  python -m benchmarks.eval --gpt2=FOLDER --tasks=FOLDER > benchmarks/results/eval-cpu.md
+  python -m benchmarks.eval --gpt2=FOLDER --tasks=FOLDER
 
 GPT-2 124M with random weights, float32, on HellaSwag (four endings a question) and
 LAMBADA (the last word of a passage), asked as lm-eval asks them. Both score the same
@@ -119,7 +119,7 @@ def run(worker: turns.Worker, job: str, *arguments):
 
 
 def correct(questions: list[Question], found: Found) -> float:
-  """Returns the share answered right: the likeliest answer, or the only one greedily."""
+  """Returns the share whose likeliest answer is right, or whose only one is greedy."""
   right, found = 0, iter(found)
   for question in questions:
     scores = [next(found) for _ in question.answers]
@@ -181,9 +181,7 @@ def measure(
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
   parser.add_argument('--gpt2', required=True, help='folder of vocab.json, merges.txt')
-  parser.add_argument(
-    '--tasks', required=True, type=Path, help="folder of tasks' files"
-  )
+  parser.add_argument('--tasks', required=True, type=Path, help="of the tasks' files")
   parser.add_argument('--questions', type=int, default=200, help='of HellaSwag')
   parser.add_argument('--passages', type=int, default=500, help='of LAMBADA')
   parser.add_argument('--sample', type=int, default=32, help='to choose the batch size')
@@ -200,10 +198,9 @@ def main() -> None:
     theirs = turns.Worker(setup_lm_eval, folder)
     print(f'{platform.machine()}, {os.cpu_count()} cores, Python', end=' ')
     print(platform.python_version(), end='\n\n')
-    print(
-      '| task, questions | texts | gpt_jax, questions/s | lm-eval, questions/s ', end=''
-    )
-    print('| ratio | first turn, with compilation | batch of lm-eval ', end='')
+    print('| task, questions | texts | gpt_jax, questions/s ', end='')
+    print('| lm-eval, questions/s | ratio | first turn, with compilation ', end='')
+    print('| batch of lm-eval ', end='')
     print('| log p apart, at most | accuracy |')
     print(f'|{"---|" * 9}', flush=True)
     lines = []

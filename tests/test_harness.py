@@ -7,10 +7,9 @@ import sys
 import numpy as np
 import pytest
 
-os.environ['HF_HUB_OFFLINE'] = os.environ['HF_DATASETS_OFFLINE'] = '1'
-
 WHY = 'is not installed: pip install -r benchmarks/requirements.txt'
 torch = pytest.importorskip('torch', reason=f'torch {WHY}')
+os.environ['HF_HUB_OFFLINE'] = os.environ['HF_DATASETS_OFFLINE'] = '1'
 transformers = pytest.importorskip('transformers', reason=f'transformers {WHY}')
 lm_eval = pytest.importorskip('lm_eval', reason=f'lm_eval {WHY}')
 pytest.importorskip('accelerate', reason=f'accelerate {WHY}')
