@@ -16,6 +16,7 @@ The rooms, in reading order; each imports only from those before it:
   describe     parameters, FLOPs, memory
   hugging_face folders of weights
   workdir      what a run's folder holds, and how it is opened
+  harness      tasks of lm-eval, an extra
   few_shot     a model answers tasks it was not trained on
   task_results how good fine-tuned models are
   finetune     puts a fine-tuning together

@@ -10,7 +10,7 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ORDER = (
   'config files papers tokenizers data prompting model training decoding evaluation '
-  'language_model classifier describe hugging_face workdir dry_run few_shot '
+  'language_model classifier describe hugging_face workdir harness dry_run few_shot '
   'task_results finetune dialogue summaries runs sweep manifest report eval_report'
 ).split()
 WITHOUT_JAX = [
