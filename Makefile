@@ -33,7 +33,7 @@ parity: .venv/installed-dev
 	.venv/bin/pip install -q -r benchmarks/requirements.txt
 	.venv/bin/python -m pytest -q -rs tests/test_parity.py tests/test_trajectory.py \
 	  tests/test_rules.py tests/test_generate.py tests/test_beam.py \
-	  tests/test_hugging_face_tokenizers.py
+	  tests/test_hugging_face_tokenizers.py tests/test_harness.py
 
 lint: .venv/installed-dev
 	.venv/bin/ruff check .

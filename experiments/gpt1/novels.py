@@ -6,8 +6,12 @@ updates. Cost: see experiments/README.md.
 
   python launch.py train --config=experiments/gpt1/novels.py \
     --config.data.source=FOLDER --workdir=runs/gpt1_novels
+  python launch.py train --config=experiments/gpt1/novels.py:more \
+    --config.data.source=FOLDER --config.init_from=runs/gpt1_novels \
+    --workdir=runs/gpt1_more
 
-FOLDER holds novels as .txt files, one book each.
+FOLDER holds novels as .txt files, one book each. The second goes on with the weights of
+the first and a lower rate.
 
 Differs: GPT-1's BPE is of lower-cased words; this one is GPT-2's kind, of the books.
 """
@@ -15,15 +19,21 @@ Differs: GPT-1's BPE is of lower-cased words; this one is GPT-2's kind, of the b
 from gpt_jax import config, papers
 
 
-def get_config() -> config.Run:
-  """Returns the config."""
+def get_config(length: str = '') -> config.Run:
+  """Returns the config of the first updates, or of 'more'."""
+  more = {'': False, 'more': True}[length]
   model = papers.gpt1()
   model.L, model.D, model.N, model.T, model.vocab = 6, 384, 6, 256, 0
   model.dropout, model.dropout_wte = 0.0, False
+  optim = config.Optim(
+    name='muon', lr=4e-3, final_lr=0.0, schedule='wsd', warmup=50, cooldown=300
+  )
+  if more:
+    optim.lr, optim.schedule, optim.cooldown = 3e-3, 'linear', 0
   return config.Run(
-    steps=2000,
+    steps=3500 if more else 1200,
     batch=16,
-    eval_every=200,
+    eval_every=250 if more else 100,
     eval_batch=16,
     eval_tokens=50_000,
     keep=30,  # for the curves of zero_shot.py
@@ -35,7 +45,5 @@ def get_config() -> config.Run:
       vocab=8192,
     ),
     model=model,
-    optim=config.Optim(
-      name='muon', lr=4e-3, final_lr=0.0, schedule='wsd', warmup=50, cooldown=600
-    ),
+    optim=optim,
   )
