@@ -22,6 +22,7 @@ from gpt_jax.files import write_whole
 from gpt_jax.language_model import LanguageModel
 from gpt_jax.workdir import git_state, load
 
+_REQUESTS = 4096  # that are in memory as ids at once
 _PROMPTS = 16  # whose answers are searched for at once: 64 beams
 
 
@@ -40,7 +41,10 @@ def student(model: LanguageModel) -> Student:
 
   def answer(task, requests):
     banned = protocols.banned(task, model.tokenizer, model.shape.V)
-    return score.scores(model.params, model.shape, ids(requests), banned)
+    for at in range(0, len(requests), _REQUESTS):
+      pairs = ids(requests[at : at + _REQUESTS])
+      for i, found in score.scores(model.params, model.shape, pairs, banned):
+        yield at + i, found
 
   def write(task, prompts):
     settings = {
