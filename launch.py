@@ -250,7 +250,7 @@ def _examine(values) -> None:
 
   if not values.data:
     raise UserError("--tasks needs --data: a folder with each task's folder in it")
-  if not all(text.isdigit() for text in values.shots):
+  if not all(text.isdecimal() for text in values.shots):
     raise UserError(f'--shots={",".join(values.shots)} must be numbers: 0,1,16')
   wanted = exams(
     values.tasks,
@@ -436,6 +436,24 @@ def write_report(values) -> None:
   print(f'wrote {eval_report.write(values.workdir, values.target)}')
 
 
+def explain_flags(values):
+  _workdir(values)
+  _checkpoint(values)
+  flags.DEFINE_string('text', None, 'text to read', flag_values=values)
+  flags.DEFINE_string('target', 'explain.html', 'page to write', flag_values=values)
+  flags.mark_flag_as_required('text', flag_values=values)
+
+
+def explain(values) -> None:
+  """Writes a page that shows what a model does with a text."""
+  from gpt_jax import explain_page
+  from gpt_jax.workdir import load
+
+  model = load(values.workdir, values.checkpoint)
+  explain_page.write(model, values.text, values.target, values.workdir)
+  print(f'wrote {values.target}; open it in a browser')
+
+
 VERBS = {
   'prepare': (prepare_flags, prepare),
   'train': (train_flags, train),
@@ -446,6 +464,7 @@ VERBS = {
   'export': (export_flags, export),
   'tokenize': (tokenize_flags, tokenize),
   'plot': (plot_flags, plot),
+  'explain': (explain_flags, explain),
   'report': (report_flags, write_report),
 }
 

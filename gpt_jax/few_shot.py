@@ -9,6 +9,7 @@ import hashlib
 import importlib.metadata
 import json
 import pathlib
+import zlib
 from collections.abc import Callable, Sequence
 
 import jax
@@ -23,11 +24,15 @@ from gpt_jax.language_model import LanguageModel
 from gpt_jax.workdir import git_state, load
 
 _REQUESTS = 4096  # that are in memory as ids at once
+_WINDOWS = 1024  # likewise
+_NOTHING = score.TokenScores([], [], [])
 _PROMPTS = 16  # whose answers are searched for at once: 64 beams
 
 
 def student(model: LanguageModel) -> Student:
   """Returns a model as one who takes exams."""
+
+  T = model.shape.T
 
   def ids(requests):
     encode = {}
@@ -35,24 +40,32 @@ def student(model: LanguageModel) -> Student:
       if request.context not in encode:
         encode[request.context] = model.prompt_ids(request.context)
     return [
-      (encode[request.context], model.tokenizer.encode(request.continuation))
+      (encode[request.context], model.tokenizer.encode(request.continuation)[-T:])
       for request in requests
     ]
 
   def answer(task, requests):
     banned = protocols.banned(task, model.tokenizer, model.shape.V)
-    for at in range(0, len(requests), _REQUESTS):
-      pairs = ids(requests[at : at + _REQUESTS])
-      for i, found in score.scores(model.params, model.shape, pairs, banned):
-        yield at + i, found
+    # Apart: examples that all questions share are read once if nothing is without.
+    alone = [i for i, r in enumerate(requests) if r.context == task.unconditional]
+    asked = [i for i, r in enumerate(requests) if r.context != task.unconditional]
+    for numbers in (asked, alone):
+      for at in range(0, len(numbers), _REQUESTS):
+        some = numbers[at : at + _REQUESTS]
+        pairs = dict(zip(some, ids([requests[i] for i in some]), strict=True))
+        # Nothing is certain to follow, if that is what is asked.
+        yield from ((i, _NOTHING) for i, (_, after) in pairs.items() if not after)
+        pairs = {i: pair for i, pair in pairs.items() if pair[1]}
+        found = score.scores(model.params, model.shape, list(pairs.values()), banned)
+        known = list(pairs)
+        yield from ((known[i], scores) for i, scores in found)
 
   def write(task, prompts):
     settings = {
       'beam': {'beams': 4, 'length_penalty': 0.6, 'penalty_form': 'gnmt'},
-      'greedy': {'method': 'greedy'},
       'top_k_2': {'top_k': 2},
     }[task.rule]
-    room = max(1, model.shape.T - task.limit)
+    room = max(1, T - task.limit)
     read = [model.prompt_ids(each)[-room:] for each in prompts]
     order = sorted(range(len(read)), key=lambda i: len(read[i]))
     for at in range(0, len(order), _PROMPTS):
@@ -61,15 +74,19 @@ def student(model: LanguageModel) -> Student:
         [read[i] for i in some],
         max_new_tokens=task.limit,
         stop=task.stop,
+        # A draw depends on its prompt, not on what else is asked or known already.
+        seed=[zlib.crc32(prompts[i].encode()) for i in some],
         **settings,
       )
       yield from ((some[one.number], one.text) for one in made)
 
   def window(pairs):
-    for i, found in score.scores(model.params, model.shape, pairs):
-      yield i, -sum(found.logp)
+    for at in range(0, len(pairs), _WINDOWS):
+      some = pairs[at : at + _WINDOWS]
+      for i, found in score.scores(model.params, model.shape, some):
+        yield at + i, -sum(found.logp)
 
-  return Student(answer, write, window, model.prompt_ids, model.shape.T)
+  return Student(answer, write, window, model.prompt_ids, T)
 
 
 def evaluate(
@@ -101,6 +118,7 @@ def evaluate(
       'with `launch.py import`'
     )
   model = load(workdir, checkpoint_step)
+  number = sum(x.size for x in jax.tree.leaves(model.params))
   model = model.int8() if int8 else model
   depends = {
     'parameters_sha256': parameters_digest(model.params),
@@ -141,7 +159,7 @@ def evaluate(
         'step': model.step,
         'checkpoint': str(checkpoint_step),
         'int8': int8,
-        'parameters': sum(x.size for x in jax.tree.leaves(model.params)),
+        'parameters': number,
         **identity,
         'versions': {
           name: importlib.metadata.version(name) for name in ('jax', 'numpy')
@@ -208,8 +226,9 @@ def described(result: dict) -> str:
     + (f'; {cut:,} prompts were cut at their beginning' if cut else '')
   ]
   for metric, rules in result['metrics'].items():
+    own = result['form'] != 'text' or metric == next(iter(result['metrics']))
     for rule, one in rules.items():
-      star = '*' if rule == result['rule'] else ' '
+      star = '*' if own and rule == result['rule'] else ' '
       lines.append(
         f' {star}{metric:12} {rule:20} {one["value"]:9.4f}  '
         f'[{one["low"]:.4f}, {one["high"]:.4f}]'

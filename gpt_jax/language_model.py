@@ -13,7 +13,7 @@ import numpy as np
 from gpt_jax.config import UserError, nearest
 from gpt_jax.decoding import beam, rerank, sample, stochastic
 from gpt_jax.decoding.settings import Settings
-from gpt_jax.evaluation import score
+from gpt_jax.evaluation import explanation, score
 from gpt_jax.model.gpt import GPT, Shape
 from gpt_jax.model.layers import quantized, transposed
 from gpt_jax.tokenizers import Tokenizer
@@ -112,6 +112,16 @@ class LanguageModel:
     before = self.prompt_ids(context)
     logp = score.continuation_logp(self.params, self.shape, before, ids)
     return Score(sum(logp), logp)
+
+  def explain(self, text: str) -> explanation.Explanation:
+    """Returns attention, states and likelihoods of a text that starts a document.
+
+    Raises:
+      UserError: the text is empty, or longer than the context less one.
+    """
+    ids = [self.tokenizer.eot, *self.tokenizer.encode(text)]
+    pieces = ['', *(self._decode([i]) for i in ids[1:])]
+    return explanation.explained(self.params, self.shape, ids, pieces)
 
   def generate(self, prompts: str | Sequence[str], **settings) -> list[Generation]:
     """Returns continuations of texts, `num_return` for each, in order.

@@ -162,6 +162,29 @@ def test_any_of_several_tokens_may_end_a_hypothesis():
     assert len(found) == min(V**3, len(wanted))
 
 
+@pytest.mark.parametrize('K', [1, 2, 3, 4])
+def test_a_set_of_ends_with_end_of_text_alone_changes_nothing(K):
+  for seed in range(4):
+    table = random_table(seed)
+    found = search_table(table, K, ends=jnp.arange(V) == EOT)[0]
+    assert_same(found, search_table(table, K)[0])
+
+
+def test_a_search_lives_on_where_its_likeliest_tokens_all_end_it():
+  table = random_table(0)
+  table[..., :3] += 5  # three ways to end are likelier than to go on
+  ends = jnp.arange(V) != EOT
+  found = search_table(table, 2, ends=ends, alpha=0.0, stopping='never')[0]
+  texts = [
+    ids
+    for n in range(1, NEW + 1)
+    for ids in itertools.product(range(V), repeat=n)
+    if not (np.array(ids[:-1]) != EOT).any() and (n == NEW or ids[-1] != EOT)
+  ]
+  best = sorted(((ids, table_logp(table, ids)) for ids in texts), key=lambda x: -x[1])
+  assert_same(found, best[:2])
+
+
 @pytest.mark.parametrize('form', ['gnmt', 'hf'])
 @pytest.mark.parametrize('alpha', [0.0, 0.6, 1.0])
 def test_all_beams_are_exhaustive_search_of_a_gpt(params, alpha, form):

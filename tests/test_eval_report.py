@@ -162,7 +162,17 @@ def test_how_a_number_was_made_is_told(tmp_path):
   ]
   (row,) = [row for row in rows(text, 'hellaswag', '4') if 'int8' in row[2]]
   assert row[3:] == [
-    *('1', 'dev', '1000', 'none', '3', 'train', '`hellaswag-4-`', f'`{path.name}`')
+    *(
+      '1',
+      'dev',
+      '1000',
+      'none',
+      'none',
+      '3',
+      'train',
+      '`hellaswag-4-`',
+      f'`{path.name}`',
+    )
   ]
 
 

@@ -218,8 +218,11 @@ def test_rules_of_the_last_word():
     'last_word': 0.25,
     'last_word_filtered': 0.5,
     'last_token': 0.75,
-    'last_token_filtered': 1.0,
+    'last_token_filtered': 0.75,  # of several tokens the last is no word
   }
+  one = protocols.record(task, [TokenScores([-1.0], [False], [True])])
+  assert one['last_token_filtered'] and one['last_word_filtered']
+  assert not one['last_token'] and not one['last_word']
   assert results['perplexity']['last_word']['value'] == pytest.approx(math.exp(3))
   assert results['perplexity']['last_token']['value'] == pytest.approx(math.exp(2))
 
@@ -294,6 +297,42 @@ def test_prompts_that_are_too_long_are_counted():
   _, cut = exams.take(exam, who)
   # 6 bytes of an answer, 40 ids with the last, which is not read
   assert cut == sum(10 * n + 5 + len(' 0 of 0') > 40 for n in range(6))
+
+
+def test_a_prompt_that_leaves_no_room_for_an_answer_to_be_written_is_counted():
+  exam = many('triviaqa', 1, 6)
+  exam = exam._replace(prompts=['x' * n for n in (1, 7, 8, 9, 10, 90)])
+  who = exams.Student(None, lambda _, p: enumerate('' for _ in p), None, encode, 0)
+  who = who._replace(longest=exam.task.limit + 8)
+  assert exams.take(exam, who)[1] == 3
+
+
+def test_a_limit_counts_questions_where_several_rows_are_about_one(tmp_path):
+  questions = [
+    {
+      'question': f'q{i}?',
+      'answers': [{'text': f'a{j}', 'label': j % 2} for j in range(3)],
+    }
+    for i in range(5)
+  ]
+  row = {'idx': 0, 'passage': {'text': 'Tea.', 'questions': questions}}
+  (tmp_path / 'multirc').mkdir()
+  (tmp_path / 'multirc/val.jsonl').write_text(json.dumps(row) + '\n')
+  exam = only('multirc', tmp_path, limit=2)
+  assert len(exam.questions) == 6 and exam.limit == 2
+  assert len({question.group for question in exam.questions}) == 2
+  assert only('multirc', tmp_path, limit=9).limit == 0
+
+
+def test_one_file_has_no_examples_of_another_split(data):
+  with pytest.raises(UserError, match='is one file.*split dev'):
+    exams.exams(
+      ['reversed_words'], _file(data, 'reversed_words'), shots=[1], examples='dev'
+    )
+
+
+def _file(data, name):
+  return files.find(TASKS[name], data, TASKS[name].split)
 
 
 def test_exams_are_drawn_by_seed_and_told_apart(data):

@@ -84,8 +84,8 @@ def test_tasks_are_of_known_forms_rules_and_metrics():
   allowed = {
     'choices': ('sum', 'per_token', 'per_byte', 'per_character', 'unconditional'),
     'partial': ('partial', 'full'),
-    'last_word': ('greedy',),
-    'free': ('beam', 'greedy', 'top_k_2'),
+    'last_word': ('last_word',),
+    'free': ('beam', 'top_k_2'),
   }
   for name, task in TASKS.items():
     assert task.rule in allowed[task.form], name

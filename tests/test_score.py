@@ -161,11 +161,21 @@ def test_rows_hold_every_text_once_and_no_token_twice(W, skip):
       way = [s for s in range(last + 1) if row.end[s] > last]
       assert row.ids[way].tolist() == text.read[skip:].tolist()
       assert row.pos[way].tolist() == list(range(skip, len(text.read)))
+  longest = max(text.known for text in texts)
+  assert all(len(row.ids) <= packing.round_up(longest + W) for row in rows)
   used = sum(sum(row.end > np.arange(len(row.ids)) + 1) for row in rows)
   assert used < sum(len(text.read) for text in texts)
   assert [len(row.ids) for row in rows] == sorted(
     (len(row.ids) for row in rows), reverse=True
   )
+
+
+def test_many_texts_behind_one_short_context_make_no_large_tree():
+  pairs = [([5, 7], [i % 11, i // 11, *[i % 7] * 40]) for i in range(121)]
+  texts = [score._text(*pair, 999) for pair in pairs]
+  rows = packing.packed(texts, 256)
+  assert max(len(row.ids) for row in rows) == 256
+  assert len(rows) < 1.1 * sum(len(text.read) for text in texts) / 256
 
 
 def test_texts_of_many_lengths_share_a_program():

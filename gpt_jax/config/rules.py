@@ -189,7 +189,7 @@ def _wrong_exams(config: Run) -> list[str]:
     wrong.append(
       "exams.data='' must name the folder of the folders of tasks: --config.exams.data="
     )
-  if not all(shots.isdigit() for shots in e.shots.split(',')):
+  if not all(shots.isdecimal() for shots in e.shots.split(',')):
     wrong.append(f'exams.shots={e.shots!r} must be numbers: 0,1,16')
   if e.every % config.eval_every:
     near = _multiples(e.every, config.eval_every)

@@ -146,6 +146,30 @@ def _free_choice(score_RKV: jax.Array) -> Candidates:
   return Candidates(score_RC, parent_RC, token_RC, jnp.zeros_like(token_RC))
 
 
+def _choice_of_ends(score_RKV: jax.Array, ends_V: jax.Array) -> Candidates:
+  """Returns the K best candidates that end and the K best that do not, best first.
+
+  Where one token ends a hypothesis, they are the 2 K best as far as it matters; where
+  several do, those could all end, and leave nothing to live on.
+  """
+  R, K, _ = score_RKV.shape
+  parts = []
+  for kind_V in (ends_V, ~ends_V):
+    of_kind_RKV = jnp.where(kind_V, score_RKV, -jnp.inf)
+    parent_RK, token_RK = best_tokens(of_kind_RKV, K)
+    parts.append(
+      (of_kind_RKV[jnp.arange(R)[:, None], parent_RK, token_RK], parent_RK, token_RK)
+    )
+  score_RC, parent_RC, token_RC = (
+    jnp.concatenate(x, 1) for x in zip(*parts, strict=True)
+  )
+  order_RC = jnp.argsort(-score_RC, axis=1)
+  score_RC, parent_RC, token_RC = (
+    jnp.take_along_axis(x, order_RC, axis=1) for x in (score_RC, parent_RC, token_RC)
+  )
+  return Candidates(score_RC, parent_RC, token_RC, jnp.zeros_like(token_RC))
+
+
 def _diverse_choice(
   score_RKV: jax.Array,
   open_R: jax.Array,
@@ -181,7 +205,7 @@ def _add(
   limit_R: jax.Array,
   numbers: Numbers,
   automaton: Automaton | None,
-  ends_V: jax.Array,
+  ends_V: jax.Array | None,
   *,
   M: int,
   rules: Rules,
@@ -200,11 +224,15 @@ def _add(
   score_RKV = state.live.score_RK[..., None] + ruled_RKV
 
   n = state.n + 1
+  several = ends_V is not None
+  ends_V = ends_V if several else jnp.arange(score_RKV.shape[-1]) == eot
   if automaton is not None:
     left_R = limit_R - n
     new = constraints.choice(automaton, score_RKV, state.at_RK, left_R, eot)
   elif M > 1:
     new = _diverse_choice(score_RKV, state.open_R, numbers.diversity, M, ends_V)
+  elif several:
+    new = _choice_of_ends(score_RKV, ends_V)
   else:
     new = _free_choice(score_RKV)
   row_RC = jnp.take_along_axis(row_RK, new.parent_RC, axis=1)
@@ -299,8 +327,6 @@ def search(
     eot=eot,
   )
   logits_BV, cache = model.prefill(ids_BP, length_B, P + G * M * K)
-  if ends_V is None:
-    ends_V = jnp.arange(logits_BV.shape[-1]) == eot
   add = partial(add, ends_V=ends_V)
   none = Hypotheses.none(R, K, G)
   state = Searching(

@@ -50,6 +50,7 @@ class Result:
     split: of the questions.
     examples: the split that examples came from; None where there are none.
     limit: how many questions were asked for; 0: all.
+    stride: of a text, tokens that a window scores; 0: windows side by side.
     questions: how many there were.
     truncated: how many prompts were cut to the model's length.
     metrics: scores by metric and rule.
@@ -70,6 +71,7 @@ class Result:
   split: str
   examples: str | None
   limit: int
+  stride: int
   questions: int
   truncated: int
   metrics: dict[str, dict[str, Score]]
@@ -83,7 +85,8 @@ class Result:
   @property
   def setting(self) -> tuple:
     """Returns in what results must agree before they are seeds of one mean."""
-    return self.split, self.examples, self.limit, self.questions, self.rule
+    own = self.split, self.examples, self.limit, self.questions, self.rule
+    return *own, self.stride
 
 
 Shown = dict[tuple[Model, str, int], list[Result]]  # by model, task and K
@@ -149,7 +152,10 @@ def _read(path: pathlib.Path, workdir: str) -> Result:
   """Returns the result in a file."""
   try:
     fields = json.loads(path.read_text(encoding='utf-8'))
-    get = lambda name, kind: _checked(fields[name], kind, name)  # noqa: E731
+
+    def get(name, kind):
+      return _checked(fields[name], kind, name)
+
     return Result(
       path=path,
       model=Model(workdir, get('parameters_sha256', str), fields.get('int8') is True),
@@ -160,6 +166,7 @@ def _read(path: pathlib.Path, workdir: str) -> Result:
       split=get('split', str),
       examples=fields.get('examples'),
       limit=get('limit', int),
+      stride=fields.get('stride') or 0,
       questions=get('questions', int),
       truncated=fields.get('truncated') or 0,
       metrics={
@@ -201,7 +208,7 @@ def _score(score: dict, name: str) -> Score:
 def choose(results: Iterable[Result]) -> Choice:
   """Returns which results are shown, and which are not, so that none are mixed.
 
-  Of a model, a task and K, results are shown that agree in split, limit and questions:
+  Of a model, a task and K, results are shown that agree in their setting:
   those with the most questions, then with the most seeds, then the newest. Of a seed
   with several (the prompts differ), the newest is. A result with the numbers and the
   prompts of another, as seeds have without examples, is the same one and not counted.

@@ -28,7 +28,8 @@ as they are. All are by the paper's own rule; K is the number of solved examples
 prompt. [low, high] is the 95 % interval over questions. Where n is given, the number is
 the mean over n draws of examples, and ± their standard deviation. Published numbers are
 of the papers' splits; those beside a K above 1 are few-shot, with the K of GPT-3's
-paper in brackets where it is another. Chance is that of accuracy."""
+paper in brackets where it is another. GPT-2's LAMBADA counts the last token, and its
+accuracy leaves stop words out (`last_token_filtered`). Chance is that of accuracy."""
 
 _CURVES = """\
 The first metric of each task by the paper's rule. Of a task with more than four K,
@@ -82,7 +83,10 @@ def _cell(found: Summary | None, metric: str) -> str:
   """Returns a metric of a model with how sure it is."""
   if found is None:
     return '-'
-  number = lambda value: _number(value, metric, found.value)  # noqa: E731
+
+  def number(value):
+    return _number(value, metric, found.value)
+
   if found.std is not None:
     return f'{number(found.value)} ± {number(found.std)} (n={found.seeds})'
   if found.low is None:
@@ -199,6 +203,7 @@ def _left_out(choice: Choice) -> Iterable[str]:
       for what, a, b in (
         ('questions', result.questions, instead.questions),
         ('limit', result.limit or 'none', instead.limit or 'none'),
+        ('stride', result.stride or 'none', instead.stride or 'none'),
         ('split', result.split, instead.split),
         ('examples of', result.examples, instead.examples),
         ('rule', result.rule, instead.rule),
@@ -279,13 +284,16 @@ def _made(shown: Shown) -> str:
       result.split,
       result.questions,
       result.limit or 'none',
+      result.stride or 'none',
       result.truncated,
       result.examples or '-' if result.shots else '-',
       f'`{result.prompts_sha256[:12]}`',
       f'`{result.path.name}`',
     ]
 
-  head = 'task,K,model,seed,split,questions,limit,truncated,examples of,prompts,file'
+  head = (
+    'task,K,model,seed,split,questions,limit,stride,truncated,examples of,prompts,file'
+  )
   return _table(
     head.split(','),
     [

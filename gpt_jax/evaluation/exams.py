@@ -31,6 +31,7 @@ from gpt_jax.prompting.question import (
   prompt,
 )
 from gpt_jax.prompting.tasks import TASKS, TEXTS
+from gpt_jax.prompting.tasks.lambada import STOP_WORDS
 
 Results = dict[str, dict[str, dict[str, float]]]
 
@@ -70,8 +71,6 @@ class Exam(NamedTuple):
   @property
   def rule(self) -> str:
     """The paper's own rule."""
-    if self.form == 'last_word':
-      return 'last_word'
     return self.task.rule if self.form != 'text' else 'windows'
 
   @property
@@ -83,11 +82,15 @@ class Exam(NamedTuple):
     return f'{self.task.name}-{self.shots}shot{seed}'
 
   def digest(self) -> str:
-    """Returns the sha256 of all that is read and asked."""
+    """Returns the sha256 of all that is read and asked, and by which rules."""
     whole = hashlib.sha256()
+    if self.form != 'text':
+      how = [self.form, self.rule, self.task.metrics, self.task.unconditional]
+      how += [self.task.stop, self.task.limit, sorted(STOP_WORDS)]
+      whole.update(json.dumps(how).encode() + b'\n')
     for text, question in zip(self.prompts, self.questions, strict=True):
       asked = [text, question.answers, question.completion, question.gold]
-      whole.update(json.dumps(asked).encode() + b'\n')
+      whole.update(json.dumps([*asked, question.group]).encode() + b'\n')
     for document in self.documents:
       whole.update(json.dumps(document).encode() + b'\n')
     return whole.hexdigest()
@@ -129,8 +132,9 @@ def exams(
     data: folder of the folders of their files.
     shots: numbers of examples; a text has none.
     seeds: how many; without examples there is one exam.
-    limit: most questions of a task (drawn evenly, always the same), or documents of a
-      text; 0: all.
+    limit: most questions of a task, drawn evenly and always the same (where several
+      rows are about one question, with all of them); of a text the first documents. 0:
+      all.
     split: '' means the one on which the paper reports.
     examples: 'train', 'dev', 'test' or 'itself'; '' means what the paper took.
     stride: of texts: tokens that a window scores, after as much text as there is room
@@ -156,10 +160,10 @@ def exams(
   for name in names:
     if name in TEXTS:
       task = TEXTS[name]
-      documents = files.read_documents(task, data, split)
-      documents = documents[: limit or None]
-      exam = Exam(task, split or task.split, 0, 0, limit, '', stride, [], [], documents)
-      found.append(exam)
+      every = files.read_documents(task, data, split)
+      most = limit if limit < len(every) else 0
+      about = task, split or task.split, 0, 0, most, '', stride
+      found.append(Exam(*about, [], [], every[: most or None]))
       continue
     found += _of_task(TASKS[name], data, shots, seeds, limit, split, examples)
   return found
@@ -175,8 +179,19 @@ def _of_task(
   examples: str,
 ) -> Iterator[Exam]:
   """Yields the exams of a task; arguments are those of `exams`."""
+  source = examples or task.examples
+  if any(shots) and pathlib.Path(data).is_file() and source != 'itself':
+    raise UserError(
+      f'data={data} is one file: there is none of the split {source} to take examples '
+      "from; give the folder, or examples='itself'"
+    )
   numbered = list(enumerate(files.read(task, data, split)))
   some = tasks.drawn(numbered, limit)
+  if 'question_accuracy' in task.metrics:
+    groups = tasks.drawn(list(dict.fromkeys(q.group for _, q in numbered)), limit)
+    kept = set(groups)
+    some = [(number, q) for number, q in numbered if q.group in kept]
+  limit = limit if len(some) < len(numbered) else 0
   questions = [question for _, question in some]
   pool = files.examples(task, data, split, examples) if any(shots) else []
   for K in dict.fromkeys(shots):
@@ -185,8 +200,7 @@ def _of_task(
         prompt(task, question, draw(task, pool, question, number, K, seed))
         for number, question in some
       ]
-      source = (examples or task.examples) if K else ''
-      about = task, split or task.split, K, seed, limit, source, 0
+      about = task, split or task.split, K, seed, limit, source if K else '', 0
       yield Exam(*about, questions, prompts, [])
 
 
@@ -246,22 +260,25 @@ def _score(
 def _is_cut(
   exam: Exam, student: Student, number: int, requests: list[protocols.Request]
 ) -> bool:
-  """Returns whether the beginning of a prompt does not fit into the context."""
+  """Returns whether a prompt loses its beginning to make room for an answer."""
   if exam.form == 'free':
     room = max(1, student.longest - exam.task.limit)
     return len(student.encode(exam.prompts[number])) > room
-  texts = {each.context + each.continuation for each in requests}
-  most = max(texts, key=len)
   # Tokens are no shorter than a byte: most texts need not be encoded to be sure.
-  if len(most.encode()) <= student.longest:
+  if max(len(''.join(each).encode()) for each in requests) < student.longest:
     return False
-  return max(len(student.encode(text)) for text in texts) > student.longest + 1
+  contexts = {each.context for each in requests}
+  lengths = {context: len(student.encode(context)) for context in contexts}
+  return any(
+    lengths[each.context] + len(student.encode(each.continuation)) > student.longest + 1
+    for each in requests
+  )
 
 
 def _read_text(
   exam: Exam, student: Student, path: pathlib.Path | None
 ) -> tuple[Results, int]:
-  """Returns perplexities of a text, per unit of the original; nothing is cut.
+  """Returns perplexities of a text, the paper's first, per unit of the original.
 
   Every token of a document counts, the first after end-of-text.
   """
@@ -292,13 +309,18 @@ def _read_text(
   def per(unit, f):
     return {'windows': {k: float(f(v * total / unit)) for k, v in of.items()}}
 
-  return {
-    'word_perplexity': per(units['words'], math.exp),
-    'word_and_line_perplexity': per(units['words'] + units['lines'], math.exp),
-    'token_perplexity': per(total, math.exp),
+  def perplexity(nats):
+    return math.exp(min(nats, 700))
+
+  found = {
+    'word_perplexity': per(units['words'], perplexity),
+    'word_and_line_perplexity': per(units['words'] + units['lines'], perplexity),
+    'token_perplexity': per(total, perplexity),
     'bits_per_byte': per(units['bytes'], lambda nats: nats / math.log(2)),
     'bits_per_character': per(units['characters'], lambda nats: nats / math.log(2)),
-  }, 0
+  }
+  own = exam.task.metric
+  return {own: found.pop(own)} | found, 0
 
 
 class _Answers:
@@ -358,5 +380,5 @@ def _whole_lines(path: pathlib.Path) -> dict[int, protocols.Record]:
   try:
     lines = [json.loads(line) for line in whole.splitlines()]
     return {line.pop('number'): line for line in lines}
-  except (ValueError, KeyError) as error:
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise UserError(f'{path} is damaged: {error}; remove it') from error

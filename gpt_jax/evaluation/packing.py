@@ -93,7 +93,7 @@ def packed(texts: Sequence[Text], W: int, skip: int = 0) -> list[Row]:
 def _trees(texts: Sequence[Text], W: int, skip: int) -> Iterator[Row]:
   """Yields trees of texts of which each shares half of its context with the next.
 
-  One with several of them is no larger than W, unless the contexts are the same.
+  One with several of them is no larger than W, or a context and W if they share it.
   """
   members: list[int] = []
   size = 0
@@ -102,8 +102,9 @@ def _trees(texts: Sequence[Text], W: int, skip: int) -> Iterator[Row]:
     if members:
       alike = _alike(texts[members[-1]].read, texts[i].read)
       new = len(texts[i].read) - alike
-      fits = size + new <= W or alike >= texts[i].known
-      if not fits or 2 * (alike - skip) < texts[i].known - skip:
+      # A context may be long; that many texts have it must not make a tree large.
+      room = W + (texts[i].known - skip if alike >= texts[i].known else 0)
+      if size + new > room or 2 * (alike - skip) < texts[i].known - skip:
         yield _tree(texts, members, skip)
         members, size, new = [], 0, own
     members.append(i)

@@ -69,7 +69,8 @@ def record(task: PromptedTask, found: Sequence[TokenScores]) -> Record:
       'last_word': all(best),
       'last_word_filtered': allowed[0] and all(best[1:]),
       'last_token': best[-1],
-      'last_token_filtered': allowed[-1],
+      # The last token of several is a piece of a word, whatever it looks like.
+      'last_token_filtered': allowed[-1] if len(best) == 1 else best[-1],
     }
   sums = [sum(each.logp) for each in found]
   half = len(sums) // 2
@@ -104,7 +105,7 @@ def option_scores(rule: str, record: Record, question: Question) -> np.ndarray:
     'per_byte': [len(answer.encode()) for answer in question.answers],
     'per_character': [len(answer) for answer in question.answers],
   }[rule]
-  return logp / np.array(lengths)
+  return logp / np.maximum(1, lengths)  # an answer may be empty
 
 
 def results(

@@ -113,14 +113,17 @@ def _judged(params, x_BWD, at_BC, y_BC, banned_V, *, shape):
   x_BCD = jnp.take_along_axis(x_BWD, at_BC[..., None], axis=1)
   head_VD = params['wte' if shape.tied else 'lm_head']
   logits_BCV = output(x_BCD, head_VD.astype(shape.dtype), shape.vocab)
-  own_BC = jnp.take_along_axis(logits_BCV, y_BC[..., None], axis=-1)[..., 0]
-  most_BC = logits_BCV.max(-1)
+
+  def logit(id_BC):
+    return jnp.take_along_axis(logits_BCV, id_BC[..., None], axis=-1)[..., 0]
+
   # Two passes over the logits, no more: their memory is what takes time on a CPU.
+  likeliest_BC = logits_BCV.argmax(-1)
+  own_BC, most_BC = logit(y_BC), logit(likeliest_BC)
   sum_BC = jnp.exp(logits_BCV - most_BC[..., None]).sum(-1)
-  best_BC = best_allowed_BC = own_BC == most_BC
+  best_BC = best_allowed_BC = likeliest_BC == y_BC
   if banned_V is not None:
-    rival_BC = jnp.where(banned_V, -jnp.inf, logits_BCV).max(-1)
-    best_allowed_BC = (own_BC == rival_BC) & ~banned_V[y_BC]
+    best_allowed_BC = jnp.where(banned_V, -jnp.inf, logits_BCV).argmax(-1) == y_BC
   return own_BC - most_BC - jnp.log(sum_BC), best_BC, best_allowed_BC
 
 

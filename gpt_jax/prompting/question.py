@@ -58,8 +58,9 @@ class PromptedTask:
     rule: the paper's own: 'choices': how log P(answer | context) is compared, 'sum',
       'per_token', 'per_byte', 'per_character', or 'unconditional' (less log P(answer |
       `unconditional`)); 'partial': 'partial' compares P(completion | context + option),
-      'full' P(option + completion | context); else how an answer is found: 'beam' (4
-      beams, length penalty 0.6), 'greedy', 'top_k_2' (drawn from the best 2).
+      'full' P(option + completion | context); 'last_word': that name; 'free': how an
+      answer is found: 'beam' (4 beams, length penalty 0.6) or 'top_k_2' (drawn from the
+      best 2).
     metrics: by name, in the order of the paper.
     files: by split ('train', 'dev', 'test'), the names of its file; the first that
       exists is read, as it is or with .gz behind.

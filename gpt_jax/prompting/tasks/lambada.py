@@ -46,7 +46,7 @@ def _question(row: Row) -> Question:
 LAMBADA = PromptedTask(
   'lambada',
   'last_word',
-  'greedy',
+  'last_word',
   ('accuracy', 'perplexity'),
   {
     'dev': ('lambada_development.jsonl', 'lambada_development_plain_text.txt'),

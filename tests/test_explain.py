@@ -1,0 +1,95 @@
+"""Explanations: attention sums to one over what may be seen; log p is that of score."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from gpt_jax import config, tokenizers
+from gpt_jax.config import UserError
+from gpt_jax.language_model import LanguageModel
+from gpt_jax.model.gpt import Shape, init_params
+
+T, BAND = 24, 4
+KINDS = {
+  'pre': {},
+  'post': {'norm': 'post'},
+  'banded': {'attention': 'dense,banded', 'band': BAND},
+  'scan': {'scan': True},
+  'unscaled': {'attention_scale': False, 'tied': False, 'bias': False},
+}
+
+
+@functools.cache
+def model(kind):
+  tokenizer = tokenizers.Characters(' abcdefgh')
+  shape = Shape.of(config.Model(L=2, D=16, N=2, T=T, **KINDS[kind]), tokenizer.vocab)
+  like = jax.eval_shape(lambda: init_params(shape, 0))
+  draw = np.random.default_rng(0).standard_normal
+  params = jax.tree.map(lambda x: 0.5 * draw(x.shape, np.float32), like)
+  return LanguageModel(params, shape, tokenizer)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_attention_is_a_distribution_over_what_may_be_seen(kind):
+  found = model(kind).explain('abc de fgh ab')
+  n = 1 + len('abc de fgh ab')
+  assert found.attention.shape == (2, 2, n, n)
+  np.testing.assert_allclose(found.attention.sum(-1), 1, atol=1e-6)
+  at = np.arange(n)
+  allowed = np.broadcast_to(at[:, None] >= at, found.attention.shape).copy()
+  if kind == 'banded':
+    allowed[1] &= at[:, None] - at < BAND
+  assert (found.attention[~allowed] == 0).all()
+  assert (found.attention[allowed] > 0).all()
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_log_probabilities_are_those_of_score(kind):
+  text = 'abc de fgh ab'
+  found = model(kind).explain(text)
+  expected = model(kind).score('', text).token_logp
+  np.testing.assert_allclose(found.logp, expected, atol=1e-4)
+  np.testing.assert_allclose(np.exp(found.next_logp).sum(-1), 1, atol=1e-5)
+  assert found.pieces == ['', *text] and len(found.ids) == 1 + len(text)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_attention_and_states_are_those_that_the_model_computes_with(kind):
+  """What the last layer adds to its state follows from its attention and values."""
+  one = model(kind)
+  found = one.explain('abcdefgh ab')
+  layer = one.params['h_1']
+  x = found.hidden[1]
+  norm = one.shape.norm
+
+  def layer_norm(x, p):
+    y = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+    return y * p['scale'] + p.get('bias', 0)
+
+  def linear(x, p):
+    return x @ p['kernel'] + p.get('bias', 0)
+
+  read = layer_norm(x, layer['ln_1']) if norm == 'pre' else x
+  v = linear(read, layer['attn']['v']).reshape(len(x), 2, 8)
+  mixed = np.einsum('nts,snh->tnh', found.attention[1], v).reshape(len(x), 16)
+  y = x + linear(mixed, layer['attn']['o'])
+  y = layer_norm(y, layer['ln_1']) if norm == 'post' else y
+
+  def mlp(x):
+    up = linear(x, layer['mlp']['up'])
+    return linear(np.asarray(jax.nn.gelu(up, approximate=True)), layer['mlp']['down'])
+
+  z = y + mlp(layer_norm(y, layer['ln_2']) if norm == 'pre' else y)
+  z = layer_norm(z, layer['ln_2']) if norm == 'post' else z
+  np.testing.assert_allclose(found.hidden[2], z, rtol=1e-3, atol=1e-3)
+  ids = np.array(found.ids)
+  embedded = one.params['wte'][ids] + one.params['wpe'][: len(ids)]
+  np.testing.assert_allclose(found.hidden[0], embedded, atol=1e-6)
+
+
+@pytest.mark.parametrize('length', [0, T, 3 * T])
+def test_a_text_that_does_not_fit_is_refused(length):
+  with pytest.raises(UserError, match=f'a text of {length} tokens .* 1 .. {T - 1}'):
+    model('pre').explain('a' * length)
