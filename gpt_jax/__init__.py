@@ -23,6 +23,7 @@ The rooms, in reading order; each imports only from those before it:
   runs         puts a run together
   report       plots of finished runs
   eval_report  prompted tasks beside the papers
+  explain_page what a model does with a text, as a page
 
 `gpt_jax.load(path)` opens a trained model:
 

@@ -50,7 +50,7 @@ def write(
     **_beams(model, found),
     'curve': _curve(workdir),
   }
-  packed = json.dumps(data, ensure_ascii=False).replace('</', '<\\/')
+  packed = json.dumps(data, ensure_ascii=False).replace('<', '\\u003c')
   page = _TEMPLATE.read_text(encoding='utf-8').replace('/*DATA*/null', packed)
   write_whole(target, page)
 

@@ -1,12 +1,15 @@
 """Explanations: attention sums to one over what may be seen; log p is that of score."""
 
+import base64
 import functools
+import json
+import re
 
 import jax
 import numpy as np
 import pytest
 
-from gpt_jax import config, tokenizers
+from gpt_jax import config, explain_page, tokenizers
 from gpt_jax.config import UserError
 from gpt_jax.language_model import LanguageModel
 from gpt_jax.model.gpt import Shape, init_params
@@ -93,3 +96,48 @@ def test_attention_and_states_are_those_that_the_model_computes_with(kind):
 def test_a_text_that_does_not_fit_is_refused(length):
   with pytest.raises(UserError, match=f'a text of {length} tokens .* 1 .. {T - 1}'):
     model('pre').explain('a' * length)
+
+
+def test_the_page_holds_what_it_shows(tmp_path):
+  one, text = model('pre'), 'abc fgh de'
+  explain_page.write(one, text, tmp_path / 'page.html')
+  page = (tmp_path / 'page.html').read_text()
+  found = one.explain(text)
+  data = json.loads(re.search(r'const D = (\{.*\});', page)[1])
+  n = len(found.ids)
+  assert data['pieces'] == found.pieces and len(data['next']) == n
+  weights = np.frombuffer(base64.b64decode(data['attention']), np.uint8)
+  np.testing.assert_allclose(
+    weights.reshape(2, 2, n, n) / 255, found.attention, atol=0.5 / 255 + 1e-6
+  )
+  np.testing.assert_allclose(data['bits'][1:], -found.logp / np.log(2), atol=1e-3)
+  order = np.argsort(-found.next_logp[:-1], axis=1)
+  ranks = [
+    1 + row.tolist().index(i) for row, i in zip(order, found.ids[1:], strict=True)
+  ]
+  assert data['rank'] == [0, *ranks]
+  for t, rows in enumerate(data['next'][:-1]):
+    came = [(piece, p) for piece, p, came in rows if came]
+    assert came == [(found.pieces[t + 1], pytest.approx(np.exp(found.logp[t])))]
+
+  def ways(nodes, before=()):
+    for node in nodes:
+      own = (*before, node['token'])
+      yield own, node['logp'], node['best']
+      yield from ways(node['children'], own)
+
+  best = [way for way in ways(data['tree']) if way[2]]
+  (beam,) = one.generate_ids(
+    [found.ids], beams=4, max_new_tokens=len(best), length_penalty=0
+  )
+  assert best[-1][0] == tuple(beam.ids)
+  assert best[-1][1] == pytest.approx(beam.logp, abs=1e-4)
+
+
+def test_a_text_cannot_break_out_of_the_page(tmp_path):
+  tokenizer = tokenizers.Bytes()
+  shape = Shape.of(config.Model(L=1, D=16, N=2, T=40), tokenizer.vocab)
+  one = LanguageModel(init_params(shape, 0), shape, tokenizer)
+  explain_page.write(one, '</script><b>x', tmp_path / 'page.html')
+  page = (tmp_path / 'page.html').read_text()
+  assert page.count('</script>') == 1 and '<b>' not in page.split('<script>')[1]
