@@ -223,18 +223,18 @@ def described(result: dict) -> str:
     f'{result["task"]} ({result["split"]}): {result["questions"]:,} '
     f'{"documents" if result["form"] == "text" else "questions"}'
     + (examples if result['shots'] else '')
-    + (f'; {cut:,} prompts were cut at their beginning' if cut else '')
+    + (f'; prompts cut at their beginning: {cut:,}' if cut else '')
   ]
   for metric, rules in result['metrics'].items():
     own = result['form'] != 'text' or metric == next(iter(result['metrics']))
     for rule, one in rules.items():
       star = '*' if own and rule == result['rule'] else ' '
       lines.append(
-        f' {star}{metric:12} {rule:20} {one["value"]:9.4f}  '
+        f' {star}{metric:24} {rule:20} {one["value"]:9.4f}  '
         f'[{one["low"]:.4f}, {one["high"]:.4f}]'
       )
   if result['chance'] is not None:
-    lines.append(f'  {"by chance":33} {result["chance"]:9.4f}')
+    lines.append(f'  {"by chance":45} {result["chance"]:9.4f}')
   return '\n'.join(lines)
 
 

@@ -236,7 +236,9 @@ def test_launch_evaluates_and_reports(run, data, found, tmp_path):
   )
   assert done.returncode == 0, done.stderr
   value = found['hellaswag', 0, 0]['metrics']['accuracy']['per_token']['value']
-  assert f'*accuracy     per_token            {value:9.4f}  [' in done.stdout
+  assert (
+    f'*accuracy                 per_token            {value:9.4f}  [' in done.stdout
+  )
   assert 'over 2 draws of examples' in done.stdout
   assert done.stdout.count('*word_perplexity') == 1 and '*bits' not in done.stdout
   done = launch('report', f'--workdir={run}', f'--target={tmp_path / "report"}')
