@@ -275,6 +275,10 @@ def sample_flags(values):
   define = lambda kind, *args: kind(*args, flag_values=values)  # noqa: E731
   define(flags.DEFINE_multi_string, 'prompt', [], 'text to continue; may be repeated')
   define(flags.DEFINE_string, 'prompts_file', '', 'a text file, one prompt a line')
+  define(
+    flags.DEFINE_string, 'template', '', 'a text file with {fields}, filled by --fields'
+  )
+  define(flags.DEFINE_multi_string, 'fields', [], 'NAME=VALUE, a field of the template')
   define(flags.DEFINE_bool, 'stream', False, 'print text as it is decided')
   _int8(values)
   for name, kind, what in FLAGS:
@@ -309,6 +313,7 @@ def sample(values) -> None:
     except (OSError, UnicodeDecodeError) as error:
       raise UserError(f'--prompts_file={values.prompts_file}: {error}') from error
     prompts += text.splitlines()
+  prompts += _filled(values)
   prompts = prompts or ['']
   settings = _settings(values)
   if values.stream and len(prompts) > 1:
@@ -329,6 +334,24 @@ def sample(values) -> None:
         f'{generation.perplexity:.1f}'
       )
     print(prompts[generation.number] + generation.text)
+
+
+def _filled(values) -> list[str]:
+  """Returns the prompt of --template, if there is one."""
+  from gpt_jax.prompting import template
+
+  pairs = [text.partition('=') for text in values.fields]
+  wrong = [name for name, equals, _ in pairs if not equals]
+  if wrong:
+    raise UserError(f'--fields={wrong[0]} must be NAME=VALUE')
+  if not values.template:
+    if pairs:
+      raise UserError(
+        '--fields needs --template, a file that names them: {like} {this}'
+      )
+    return []
+  given = {name: value for name, _, value in pairs}
+  return [template.read(values.template).fill(given)]
 
 
 def tokenize_flags(values):

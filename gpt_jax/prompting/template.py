@@ -1,0 +1,62 @@
+"""Prompts as files: a text with named fields, {like} {these}."""
+
+import pathlib
+import string
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from gpt_jax.config import UserError, nearest
+
+
+class Template(NamedTuple):
+  """A prompt with fields.
+
+  Attributes:
+    name: of its file.
+    text: with {name} where a field's value stands; {{ and }} are braces.
+    fields: their names, in order.
+  """
+
+  name: str
+  text: str
+  fields: tuple[str, ...]
+
+  def fill(self, values: Mapping[str, str]) -> str:
+    """Returns the prompt with values in place of the fields.
+
+    Raises:
+      UserError: a field has no value, or a value no field.
+    """
+    wrong = [f'no value for {{{f}}}' for f in self.fields if f not in values]
+    wrong += [
+      f'there is no field {{{name}}}.{nearest(name, self.fields)}'
+      for name in values
+      if name not in self.fields
+    ]
+    if wrong:
+      raise UserError(f'{self.name}: {"; ".join(wrong)}')
+    return self.text.format(**values)
+
+
+def read(path: str | pathlib.Path) -> Template:
+  """Returns the template in a text file; the line break at its very end is not read.
+
+  Raises:
+    UserError: the file can't be read, or has braces that are no field's.
+  """
+  try:
+    text = pathlib.Path(path).read_text(encoding='utf-8').removesuffix('\n')
+  except (OSError, UnicodeDecodeError) as error:
+    raise UserError(f'{path}: can not be read as UTF-8 text: {error}') from error
+  try:
+    parts = list(string.Formatter().parse(text))
+  except ValueError as error:
+    raise UserError(f'{path}: {error}; write {{{{ for a brace') from error
+  fields = [(name, form, cast) for _, name, form, cast in parts if name is not None]
+  for name, form, cast in fields:
+    if not name.isidentifier() or form or cast:
+      raise UserError(
+        f'{path}: {{{name}}} is no field: a name of letters, digits and _ between '
+        'braces; write {{ for a brace'
+      )
+  return Template(str(path), text, tuple(dict.fromkeys(name for name, _, _ in fields)))
