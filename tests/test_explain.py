@@ -137,7 +137,9 @@ def test_the_page_holds_what_it_shows(tmp_path):
 def test_a_text_cannot_break_out_of_the_page(tmp_path):
   tokenizer = tokenizers.Bytes()
   shape = Shape.of(config.Model(L=1, D=16, N=2, T=40), tokenizer.vocab)
-  one = LanguageModel(init_params(shape, 0), shape, tokenizer)
+  like = jax.eval_shape(lambda: init_params(shape, 0))
+  params = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), like)
+  one = LanguageModel(params, shape, tokenizer)
   explain_page.write(one, '</script><b>x', tmp_path / 'page.html')
   page = (tmp_path / 'page.html').read_text()
   assert page.count('</script>') == 1 and '<b>' not in page.split('<script>')[1]

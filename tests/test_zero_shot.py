@@ -88,7 +88,7 @@ def test_lambada_scores_the_last_word_whole():
   assert any(any(best) and not all(best) for _, best in each)
 
   lines = [{'text': context + word} for context, word in items]
-  found = zero_shot.lambada(tiny(), lines, 2)
+  found = zero_shot.lambada(tiny(), lines)
   assert found.items == len(items)
   assert found.values['accuracy'] == pytest.approx(np.mean(right))
   nll = -np.mean([sum(logp) for logp, _ in each])
@@ -117,7 +117,7 @@ def test_hellaswag_takes_the_likeliest_ending_in_sum_and_in_mean():
   names = {'': ('ctx', 'endings', 'label'), 'other contexts': zero_shot.HARNESS}
   for other, fields in names.items():
     lines = [dict(zip(fields, item, strict=True)) for item in items]
-    found = zero_shot.hellaswag(tiny(), lines, 3)
+    found = zero_shot.hellaswag(tiny(), lines)
     assert found.values['accuracy'] == pytest.approx(np.mean(by_sum))
     assert found.values['normalised accuracy'] == pytest.approx(np.mean(by_mean))
     assert (found.items, found.other) == (24, other)
@@ -145,7 +145,7 @@ def test_wikitext_reads_every_token_once_and_counts_the_words_of_the_pages():
       end = min(len(ids), 1 + -(-n // T) * T)
       nll -= log_probabilities(ids[max(0, end - 1 - T) : n])[ids[n]]
 
-  found = zero_shot.wikitext(tiny(), text, 2)
+  found = zero_shot.wikitext(tiny(), text)
   # A page begins and ends with a blank, which makes an empty word of each end.
   words = (2 + 3 + 7 + 5 + 3 + 20 + 1) + (2 + 4 + 4)
   values = found.values
@@ -156,7 +156,7 @@ def test_wikitext_reads_every_token_once_and_counts_the_words_of_the_pages():
 
 
 def test_text_with_unknown_words_is_not_the_raw_text():
-  found = zero_shot.wikitext(tiny(' a=\n<unk>'), ' = a = \n <unk> \n', 2)
+  found = zero_shot.wikitext(tiny(' a=\n<unk>'), ' = a = \n <unk> \n')
   assert found.other == 'not the raw text'
 
 
@@ -201,7 +201,7 @@ def test_a_sample_of_another_model_is_reported_without_verdict(capsys):
     'LAMBADA': (zero_shot.lambada, [{'text': 'a b'}]),
     'HellaSwag': (zero_shot.hellaswag, [long]),
   }
-  assert zero_shot.report(tiny(), tasks, 2) == 2
+  assert zero_shot.report(tiny(), tasks) == 2
   out, err = capsys.readouterr()
   rows = [line for line in out.splitlines() if line.startswith('LAMBADA')]
   assert len(rows) == 2
