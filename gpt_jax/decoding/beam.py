@@ -27,6 +27,7 @@ from gpt_jax.decoding.hypotheses import (
   Candidates,
   Hypotheses,
   Hypothesis,
+  best_candidates,
   best_tokens,
   prepare,
   rows_of,
@@ -138,38 +139,6 @@ def _survivors(ends_RC: jax.Array, K: int) -> jax.Array:
   return jnp.argsort(ends_RC, axis=1, stable=True)[:, :K]
 
 
-def _free_choice(score_RKV: jax.Array) -> Candidates:
-  """Returns the best candidates."""
-  R, K, _ = score_RKV.shape
-  parent_RC, token_RC = best_tokens(score_RKV, 2 * K)
-  score_RC = score_RKV[jnp.arange(R)[:, None], parent_RC, token_RC]
-  return Candidates(score_RC, parent_RC, token_RC, jnp.zeros_like(token_RC))
-
-
-def _choice_of_ends(score_RKV: jax.Array, ends_V: jax.Array) -> Candidates:
-  """Returns the K best candidates that end and the K best that do not, best first.
-
-  Where one token ends a hypothesis, they are the 2 K best as far as it matters; where
-  several do, those could all end, and leave nothing to live on.
-  """
-  R, K, _ = score_RKV.shape
-  parts = []
-  for kind_V in (ends_V, ~ends_V):
-    of_kind_RKV = jnp.where(kind_V, score_RKV, -jnp.inf)
-    parent_RK, token_RK = best_tokens(of_kind_RKV, K)
-    parts.append(
-      (of_kind_RKV[jnp.arange(R)[:, None], parent_RK, token_RK], parent_RK, token_RK)
-    )
-  score_RC, parent_RC, token_RC = (
-    jnp.concatenate(x, 1) for x in zip(*parts, strict=True)
-  )
-  order_RC = jnp.argsort(-score_RC, axis=1)
-  score_RC, parent_RC, token_RC = (
-    jnp.take_along_axis(x, order_RC, axis=1) for x in (score_RC, parent_RC, token_RC)
-  )
-  return Candidates(score_RC, parent_RC, token_RC, jnp.zeros_like(token_RC))
-
-
 def _diverse_choice(
   score_RKV: jax.Array,
   open_R: jax.Array,
@@ -231,10 +200,8 @@ def _add(
     new = constraints.choice(automaton, score_RKV, state.at_RK, left_R, eot)
   elif M > 1:
     new = _diverse_choice(score_RKV, state.open_R, numbers.diversity, M, ends_V)
-  elif several:
-    new = _choice_of_ends(score_RKV, ends_V)
   else:
-    new = _free_choice(score_RKV)
+    new = best_candidates(score_RKV, ends_V if several else None)
   row_RC = jnp.take_along_axis(row_RK, new.parent_RC, axis=1)
   put = partial(jax.lax.dynamic_update_slice_in_dim, start_index=state.n, axis=2)
   grown = state.live.pick(new.parent_RC)

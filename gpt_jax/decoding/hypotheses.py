@@ -130,6 +130,38 @@ def best_tokens(score_RKV: jax.Array, C: int) -> tuple[jax.Array, jax.Array]:
   return i_RC // c, jnp.take_along_axis(token_RKc.reshape(R, -1), i_RC, axis=1)
 
 
+def best_candidates(
+  score_RKV: jax.Array, ends_V: jax.Array | None = None
+) -> Candidates:
+  """Returns 2 K candidates, best first.
+
+  They are the best of all; or, where several tokens end a hypothesis, the K best that
+  end and the K best that do not: the best of all could all end, and leave nothing to
+  live on.
+
+  Args:
+    score_RKV: of each beam and next token.
+    ends_V: bool, the tokens that end a hypothesis; None: one does.
+  """
+  R, K, _ = score_RKV.shape
+  r = jnp.arange(R)[:, None]
+  if ends_V is None:
+    parent_RC, token_RC = best_tokens(score_RKV, 2 * K)
+    score_RC = score_RKV[r, parent_RC, token_RC]
+    return Candidates(score_RC, parent_RC, token_RC, jnp.zeros_like(token_RC))
+  parts = []
+  for kind_V in (ends_V, ~ends_V):
+    of_kind_RKV = jnp.where(kind_V, score_RKV, -jnp.inf)
+    parent_RK, token_RK = best_tokens(of_kind_RKV, K)
+    parts.append((of_kind_RKV[r, parent_RK, token_RK], parent_RK, token_RK))
+  both = [jnp.concatenate(x, axis=1) for x in zip(*parts, strict=True)]
+  order_RC = jnp.argsort(-both[0], axis=1)
+  score_RC, parent_RC, token_RC = (
+    jnp.take_along_axis(x, order_RC, axis=1) for x in both
+  )
+  return Candidates(score_RC, parent_RC, token_RC, jnp.zeros_like(token_RC))
+
+
 def prepare(
   prompts: Sequence[Sequence[int]], T: int, max_new_tokens: int, rules: Rules
 ) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray, History | None], int]:
