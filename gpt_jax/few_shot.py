@@ -31,7 +31,6 @@ _PROMPTS = 16  # whose answers are searched for at once: 64 beams
 
 def student(model: LanguageModel) -> Student:
   """Returns a model as one who takes exams."""
-
   T = model.shape.T
 
   def ids(requests):

@@ -114,7 +114,7 @@ def train(
 
       def evaluate(params, step):
         found = _held_out(eval_step, params, shape, data.valid, run, layout)
-        if not run.exams.tasks or not _examines(run, step):
+        if not _examines(run, step):
           return found
         params = layout.gathered(params)
         model = LanguageModel(params, shape, data.tokenizer)
@@ -158,7 +158,9 @@ def train(
 
 def _examines(run: config.Run, step: int) -> bool:
   """Returns whether exams are due after so many updates."""
-  return step == run.steps or (run.exams.every and step % run.exams.every == 0)
+  every = run.exams.every
+  due = step == run.steps or (every and step % every == 0)
+  return bool(run.exams.tasks and due)
 
 
 def _say_nothing(text: str) -> None:

@@ -47,7 +47,7 @@ class Exam(NamedTuple):
     limit: most questions; 0: no limit.
     source: where the examples come from; '' without any.
     stride: of a text: tokens that a window scores; 0: as many as fit.
-    questions: to answer, with their numbers in the file; [] of a text.
+    questions: to answer; [] of a text.
     prompts: what is read before each answer.
     documents: of a text.
   """
