@@ -166,6 +166,12 @@ def eval_flags(values):
   )
   define(
     flags.DEFINE_string,
+    'held_out',
+    '',
+    "on the held-out text of this workdir, which has the same tokenizer; '': its own",
+  )
+  define(
+    flags.DEFINE_string,
     'data',
     '',
     'with --tasks: the folder of their folders; of a fine-tuned model: a folder of its '
@@ -212,11 +218,12 @@ def evaluate(values) -> None:
   from gpt_jax.workdir import read_run
 
   if values.tasks:
-    _refuse(values, ['baselines'], '`eval --tasks`')
+    _refuse(values, ['baselines', 'held_out'], '`eval --tasks`')
     _examine(values)
     return
   fine_tuned = bool(read_run(values.workdir).task.name)
-  of_text, of_task = ['checkpoint', 'int8', 'baselines'], ['data', 'split']
+  of_text = ['checkpoint', 'int8', 'baselines', 'held_out']
+  of_task = ['data', 'split']
   kind = 'a fine-tuned model' if fine_tuned else 'a model that was not fine-tuned'
   refused = [*_OF_EXAMS, *(of_text if fine_tuned else of_task)]
   _refuse(values, refused, f'`eval` of {kind} without --tasks')
@@ -226,12 +233,16 @@ def evaluate(values) -> None:
     told = isinstance(found, dict)
     print(task_results.described(found) if told else f'no labels: wrote {found}')
     return
-  found = runs.evaluate(values.workdir, values.checkpoint, int8=values.int8)
-  print(f'checkpoint of update {found["step"]}, on all held-out text:')
+  text = values.held_out
+  found = runs.evaluate(
+    values.workdir, values.checkpoint, held_out=text, int8=values.int8
+  )
+  of = f' of {text}' if text else ''
+  print(f'checkpoint of update {found["step"]}, on all held-out text{of}:')
   print(f'  {found["valid_nll"]:.4f} nats/token, perplexity {found["valid_ppl"]:.2f}')
   rows = {'this GPT': found['valid_bpb']}
   if values.baselines:
-    rows |= runs.baselines(values.workdir)
+    rows |= runs.baselines(text or values.workdir)
   for name, bits in rows.items():
     print(f'  {bits:.4f} bits/byte  {name}')
 
@@ -276,7 +287,11 @@ def sample_flags(values):
   define(flags.DEFINE_multi_string, 'prompt', [], 'text to continue; may be repeated')
   define(flags.DEFINE_string, 'prompts_file', '', 'a text file, one prompt a line')
   define(
-    flags.DEFINE_string, 'template', '', 'a text file with {fields}, filled by --fields'
+    flags.DEFINE_string,
+    'template',
+    '',
+    'a text file with {fields}, filled by --fields, up to its {answer} if it has one, '
+    'which what follows ends',
   )
   define(flags.DEFINE_multi_string, 'fields', [], 'NAME=VALUE, a field of the template')
   define(flags.DEFINE_bool, 'stream', False, 'print text as it is decided')
@@ -313,9 +328,12 @@ def sample(values) -> None:
     except (OSError, UnicodeDecodeError) as error:
       raise UserError(f'--prompts_file={values.prompts_file}: {error}') from error
     prompts += text.splitlines()
-  prompts += _filled(values)
-  prompts = prompts or ['']
   settings = _settings(values)
+  if template := _template(values):
+    prompts.append(template.fill(dict(text.split('=', 1) for text in values.fields)))
+    if template.stop:
+      settings.setdefault('stop', [template.stop])
+  prompts = prompts or ['']
   if values.stream and len(prompts) > 1:
     raise UserError('--stream shows one continuation of one prompt; leave it out')
   model = load(values.workdir, values.checkpoint)
@@ -336,22 +354,16 @@ def sample(values) -> None:
     print(prompts[generation.number] + generation.text)
 
 
-def _filled(values) -> list[str]:
-  """Returns the prompt of --template, if there is one."""
+def _template(values):
+  """Returns the template of --template, or None; --fields are checked."""
   from gpt_jax.prompting import template
 
-  pairs = [text.partition('=') for text in values.fields]
-  wrong = [name for name, equals, _ in pairs if not equals]
+  wrong = [text for text in values.fields if '=' not in text]
   if wrong:
     raise UserError(f'--fields={wrong[0]} must be NAME=VALUE')
-  if not values.template:
-    if pairs:
-      raise UserError(
-        '--fields needs --template, a file that names them: {like} {this}'
-      )
-    return []
-  given = {name: value for name, _, value in pairs}
-  return [template.read(values.template).fill(given)]
+  if values.fields and not values.template:
+    raise UserError('--fields needs --template, a file that names them: {like} {this}')
+  return template.read(values.template) if values.template else None
 
 
 def tokenize_flags(values):

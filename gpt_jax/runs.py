@@ -311,16 +311,31 @@ def evaluate(
   checkpoint_step: str | int = 'best',
   report: Callable[[str], None] = print,
   *,
+  held_out: str | pathlib.Path = '',
   int8: bool = False,
 ) -> dict[str, float]:
   """Returns the metrics of a workdir's model on all of its held-out text.
 
-  With `int8` those of the model with its linear layers' weights in 8 bits.
+  Args:
+    workdir: of the model.
+    checkpoint_step: 'best', 'latest' or a number of updates.
+    report: is told of the preparation of text.
+    held_out: another workdir, whose held-out text to take instead.
+    int8: the model with its linear layers' weights in 8 bits.
+
+  Raises:
+    UserError: the other workdir has another tokenizer.
   """
   run, model = read_run(workdir), load(workdir, checkpoint_step)
   model = model.int8() if int8 else model
   layout = parallel.Layout.of(config.Run())
-  data = prepared(run, pathlib.Path(workdir), report)
+  folder = pathlib.Path(held_out or workdir)
+  data = prepared(read_run(folder), folder, report)
+  if data.valid.tokenizer != tokenizers.digest(pathlib.Path(workdir) / 'tokenizer'):
+    raise UserError(
+      f'--held_out={held_out} has another tokenizer than {workdir}; name a run that '
+      f'started from it (--config.init_from={workdir}), or the one that it started from'
+    )
   run.eval_tokens = 0
   eval_step = layout.eval_step(run, model.shape)
   metrics = _held_out(eval_step, model.params, model.shape, data.valid, run, layout)
