@@ -5,7 +5,8 @@ import json
 import math
 import pathlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 from gpt_jax import config, describe, few_shot, finetune, hugging_face, tokenizers
 from gpt_jax.classifier import Classifier
@@ -19,6 +20,7 @@ from gpt_jax.model.gpt import Shape, init_params
 from gpt_jax.training import checkpoint, loop, parallel, record, step
 from gpt_jax.training.meter import Meter
 from gpt_jax.workdir import (
+  Prepared,
   alone,
   check_same_run,
   load,
@@ -31,28 +33,58 @@ from gpt_jax.workdir import (
 _NOT_THE_FUNCTION = 'vocab scaled_init dropout_wte dtype remat flash scan'.split()
 
 
-def train(
+class Ready(NamedTuple):
+  """A run with its data, model and checkpoints, ready to be trained.
+
+  Attributes:
+    run: its config.
+    workdir: its folder.
+    layout: how it is spread over devices.
+    shape: of its model.
+    data: its tokens.
+    rows: the number of updates done -> the next batch, numpy rows of this process.
+    saved: its checkpoints.
+  """
+
+  run: config.Run
+  workdir: pathlib.Path
+  layout: parallel.Layout
+  shape: Shape
+  data: Prepared
+  rows: Callable[[int], batches.Batch]
+  saved: checkpoint.Checkpoints
+
+  def start(self, report: Callable[[str], None]) -> step.State:
+    """Returns the latest checkpoint's state, else that of the beginning."""
+    return _start(self.run, self.shape, self.saved, self.layout, report)
+
+  def held_out(self, eval_step: Callable, params: dict) -> dict[str, float]:
+    """Returns the held-out metrics of parameters during the run."""
+    return _held_out(
+      eval_step, params, self.shape, self.data.valid, self.run, self.layout
+    )
+
+  def model(self, params: dict) -> LanguageModel:
+    """Returns parameters as a model to use; all processes must ask."""
+    return LanguageModel(self.layout.gathered(params), self.shape, self.data.tokenizer)
+
+
+@contextlib.contextmanager
+def ready(
   run: config.Run,
   workdir: str | pathlib.Path,
+  layout: parallel.Layout,
   *,
   argv: Sequence[str] = (),
-  profile: tuple[int, int] | None = None,
   report: Callable[[str], None] = print,
-) -> None:
-  """Trains a run to its end, or goes on where its workdir's last checkpoint stands.
+) -> Iterator[Ready]:
+  """Gives a run ready to be trained, its workdir locked and run.json written.
 
   Raises:
-    UserError: the config breaks a rule, the workdir is another run's or is in use, or
-      training can't go on.
-    loop.Interrupted: asked to stop; the state reached is saved.
+    UserError: the config breaks a rule, or the workdir is another run's or is in use.
   """
-  if run.task.name:
-    finetune.train(run, workdir, argv=argv, profile=profile, report=report)
-    return
-  layout = parallel.Layout.of(run)
   config.check(run, layout.parts)
   writes = parallel.first_process()
-  report = report if writes else _say_nothing
   workdir = pathlib.Path(workdir)
   workdir.mkdir(parents=True, exist_ok=True)
   with alone(workdir) if writes else contextlib.nullcontext():
@@ -103,57 +135,82 @@ def train(
 
     saved = checkpoint.Checkpoints(workdir / 'checkpoints', run.keep)
     try:
-      like = layout.state_shapes(run, shape)
-      state = _start(run, shape, saved, layout, report)
-      done = int(state.step)
-      if done >= run.steps:
-        report(f'finished: {done} updates are done (steps={run.steps}). {_best(saved)}')
-        return
-      eval_step = layout.eval_step(run, shape)
-      asked = few_shot.during(run.exams)
-
-      def evaluate(params, step):
-        found = _held_out(eval_step, params, shape, data.valid, run, layout)
-        if not _examines(run, step):
-          return found
-        params = layout.gathered(params)
-        model = LanguageModel(params, shape, data.tokenizer)
-        return found | (asked(model) if writes else {})
-
-      def draw(params):
-        params = layout.gathered(params)
-        return _samples(LanguageModel(params, shape, data.tokenizer), run, writes)
-
-      written = record.Record(workdir, done) if writes else None
-      meter = Meter(
-        flops_per_token=sum(describe.flops_per_token(shape).values()),
-        devices=layout.devices,
-        dtype=shape.dtype,
-      )
-      try:
-        loop.train(
-          run,
-          state,
-          update=layout.train_step(run, shape),
-          batch=lambda step: layout.put(rows(step), run.accumulate),
-          evaluate=evaluate,
-          sample=draw,
-          record=written,
-          meter=meter,
-          checkpoints=saved,
-          restore=lambda step: saved.restore(step, like),
-          anywhere=parallel.anywhere if parallel.several_processes() else None,
-          profile=profile,
-          profile_folder=str(workdir / 'profile'),
-        )
-      finally:
-        if written:
-          written.close()
-      if writes:
-        report(meter.summary())
-      report(f'finished: {run.steps} updates. {_best(saved)}')
+      yield Ready(run, workdir, layout, shape, data, rows, saved)
     finally:
       saved.close()
+
+
+def train(
+  run: config.Run,
+  workdir: str | pathlib.Path,
+  *,
+  argv: Sequence[str] = (),
+  profile: tuple[int, int] | None = None,
+  report: Callable[[str], None] = print,
+) -> None:
+  """Trains a run to its end, or goes on where its workdir's last checkpoint stands.
+
+  Raises:
+    UserError: the config breaks a rule, the workdir is another run's or is in use, or
+      training can't go on.
+    loop.Interrupted: asked to stop; the state reached is saved.
+  """
+  if run.task.name:
+    finetune.train(run, workdir, argv=argv, profile=profile, report=report)
+    return
+  writes = parallel.first_process()
+  report = report if writes else _say_nothing
+  layout = parallel.Layout.of(run)
+  with ready(run, workdir, layout, argv=argv, report=report) as here:
+    shape, saved = here.shape, here.saved
+    state = here.start(report)
+    done = int(state.step)
+    if done >= run.steps:
+      report(f'finished: {done} updates are done (steps={run.steps}). {_best(saved)}')
+      return
+    eval_step = layout.eval_step(run, shape)
+    like = layout.state_shapes(run, shape)
+    asked = few_shot.during(run.exams)
+
+    def evaluate(params, step):
+      found = here.held_out(eval_step, params)
+      if not _examines(run, step):
+        return found
+      model = here.model(params)
+      return found | (asked(model) if writes else {})
+
+    def draw(params):
+      model = here.model(params)
+      return samples(model, run) if writes else ''
+
+    written = record.Record(here.workdir, done) if writes else None
+    meter = Meter(
+      flops_per_token=sum(describe.flops_per_token(shape).values()),
+      devices=layout.devices,
+      dtype=shape.dtype,
+    )
+    try:
+      loop.train(
+        run,
+        state,
+        update=layout.train_step(run, shape),
+        batch=lambda step: layout.put(here.rows(step), run.accumulate),
+        evaluate=evaluate,
+        sample=draw,
+        record=written,
+        meter=meter,
+        checkpoints=saved,
+        restore=lambda step: saved.restore(step, like),
+        anywhere=parallel.anywhere if parallel.several_processes() else None,
+        profile=profile,
+        profile_folder=str(here.workdir / 'profile'),
+      )
+    finally:
+      if written:
+        written.close()
+    if writes:
+      report(meter.summary())
+    report(f'finished: {run.steps} updates. {_best(saved)}')
 
 
 def _examines(run: config.Run, step: int) -> bool:
@@ -228,13 +285,8 @@ def _bytes_per_token(file: tokens.TokenFile) -> float:
   return file.bytes / (len(file.ids) - 1)
 
 
-def _samples(model: LanguageModel, run: config.Run, writes: bool) -> str:
-  """Returns the continuations of the run's fixed prompts, always with one seed.
-
-  A process that does not write draws none.
-  """
-  if not writes:
-    return ''
+def samples(model: LanguageModel, run: config.Run) -> str:
+  """Returns the continuations of the run's fixed prompts, always with one seed."""
   prompts = [_last_tokens(model, prompt) for prompt in run.prompts]
   made = model.generate_ids(
     prompts, max_new_tokens=run.sample_tokens, temperature=0.8, seed=0
