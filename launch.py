@@ -430,6 +430,75 @@ def export(values) -> None:
   print(runs.export_model(values.workdir, values.checkpoint, values.target))
 
 
+def sweep_flags(values):
+  prepare_flags(values)
+  define = lambda kind, *args: kind(*args, flag_values=values)  # noqa: E731
+  define(
+    flags.DEFINE_string, 'sweep', None, 'file with RUNS or SEARCH; see docs/sweeps.md'
+  )
+  flags.mark_flag_as_required('sweep', flag_values=values)
+  define(
+    flags.DEFINE_bool, 'dry_run', False, 'only print the command of each run, or job'
+  )
+  define(
+    flags.DEFINE_integer, 'index', None, 'train only the run of this number, from 0'
+  )
+  define(
+    flags.DEFINE_integer,
+    'workers',
+    0,
+    'runs at a time; 0: one for each GPU or TPU chip, on a CPU one',
+  )
+  define(flags.DEFINE_integer, 'retries', 1, 'times that a crashed run starts again')
+  define(
+    flags.DEFINE_string,
+    'slurm',
+    None,
+    'submit an array of jobs: partition=gpu,time=60,... as submitit takes them',
+  )
+
+
+def sweep(values) -> None:
+  """Trains many runs of one config; the same command again goes on."""
+  from gpt_jax.sweep import plan
+
+  given = config_flags.get_override_values(values['config'])
+  points = plan.read(values.sweep)
+  planned = plan.planned(
+    points,
+    base=values.config,
+    given=given,
+    config_file=config_flags.get_config_filename(values['config']),
+    sweep_file=values.sweep,
+    folder=values.workdir,
+  )
+  if values.index is not None:
+    _refuse(values, ['workers', 'retries', 'slurm'], '`sweep --index`')
+  if values.dry_run:
+    from gpt_jax.sweep.local import chosen
+
+    one = values.index is not None
+    for entry in [chosen(planned, values.index)] if one else planned.entries:
+      print(entry.command)
+    return
+  from gpt_jax.sweep import local
+  from gpt_jax.training import loop
+
+  try:
+    if values.index is not None:
+      local.run_one(planned, values.index, sys.argv)
+    else:
+      local.run(
+        planned,
+        workers_at_once=values.workers,
+        retries=values.retries,
+        argv=sys.argv,
+      )
+  except loop.Interrupted as stop:
+    print(f'stopped and saved; to continue:\n  python {shlex.join(sys.argv)}')
+    sys.exit(128 + stop.args[0])
+
+
 def plot_flags(values):
   _workdir(values)
   flags.DEFINE_string('target', None, 'PNG file to write', flag_values=values)
@@ -486,6 +555,7 @@ VERBS = {
   'import': (import_flags, import_),
   'export': (export_flags, export),
   'tokenize': (tokenize_flags, tokenize),
+  'sweep': (sweep_flags, sweep),
   'plot': (plot_flags, plot),
   'explain': (explain_flags, explain),
   'report': (report_flags, write_report),
