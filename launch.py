@@ -471,6 +471,7 @@ def sweep(values) -> None:
     config_file=config_flags.get_config_filename(values['config']),
     sweep_file=values.sweep,
     folder=values.workdir,
+    argv=sys.argv,
   )
   if values.index is not None:
     _refuse(values, ['workers', 'retries', 'slurm'], '`sweep --index`')
@@ -486,13 +487,12 @@ def sweep(values) -> None:
 
   try:
     if values.index is not None:
-      local.run_one(planned, values.index, sys.argv)
+      local.run_one(planned, values.index)
     else:
       local.run(
         planned,
         workers_at_once=values.workers,
         retries=values.retries,
-        argv=sys.argv,
       )
   except loop.Interrupted as stop:
     print(f'stopped and saved; to continue:\n  python {shlex.join(sys.argv)}')
@@ -515,16 +515,26 @@ def plot(values) -> None:
 
 def report_flags(values):
   flags.DEFINE_multi_string(
-    'workdir', None, 'folder of an evaluated run; may be repeated', flag_values=values
+    'workdir',
+    None,
+    'folder of an evaluated run, may be repeated; or of a sweep',
+    flag_values=values,
   )
   flags.DEFINE_string('target', None, 'folder to write into', flag_values=values)
   flags.mark_flags_as_required(['workdir', 'target'], flag_values=values)
 
 
 def write_report(values) -> None:
-  """Compares models on prompted tasks with the papers: tables and curves."""
-  from gpt_jax import eval_report
+  """Compares models on prompted tasks with the papers, or the runs of a sweep."""
+  from gpt_jax import eval_report, sweep_report
 
+  sweeps = [w for w in values.workdir if (pathlib.Path(w) / 'sweep.json').exists()]
+  if sweeps:
+    if len(values.workdir) > 1:
+      raise UserError(f'--workdir={sweeps[0]} is a sweep; report it alone')
+    for path in sweep_report.write(sweeps[0], values.target):
+      print(f'wrote {path}')
+    return
   print(f'wrote {eval_report.write(values.workdir, values.target)}')
 
 

@@ -15,12 +15,11 @@ from gpt_jax.workdir import alone, git_state, prepared
 
 
 @contextlib.contextmanager
-def opened(sweep: Sweep, argv: Sequence[str], *, shared: bool) -> Iterator[None]:
+def opened(sweep: Sweep, *, shared: bool) -> Iterator[None]:
   """Makes the sweep's folder, or finds it, and keeps other sweeps out meanwhile.
 
   Args:
     sweep: of which.
-    argv: the command, for sweep.json.
     shared: whether jobs of the same sweep may be in it too.
 
   Raises:
@@ -30,7 +29,7 @@ def opened(sweep: Sweep, argv: Sequence[str], *, shared: bool) -> Iterator[None]
   sweep.folder.mkdir(parents=True, exist_ok=True)
   with alone(sweep.folder, shared=shared):
     check_same(sweep)
-    write(sweep, git_state(), argv)
+    write(sweep, git_state())
     yield
 
 
@@ -44,9 +43,7 @@ def prepare(entries: Sequence[Entry], report: Callable[[str], None] = print) -> 
       prepared(entry.run, entry.workdir, report)
 
 
-def run(
-  sweep: Sweep, *, workers_at_once: int, retries: int, argv: Sequence[str] = ()
-) -> None:
+def run(sweep: Sweep, *, workers_at_once: int, retries: int) -> None:
   """Trains all runs of a sweep that are not finished; the same again continues it.
 
   Raises:
@@ -56,7 +53,7 @@ def run(
   """
   # This process trains nothing: it must not take a device from those that do.
   jax.config.update('jax_platforms', 'cpu')
-  with opened(sweep, argv, shared=False):
+  with opened(sweep, shared=False):
     results.check_folders(sweep)
     prepare(sweep.entries)
     free = workers.slots(workers_at_once)
@@ -85,7 +82,7 @@ def run(
       )
 
 
-def run_one(sweep: Sweep, index: int, argv: Sequence[str] = ()) -> None:
+def run_one(sweep: Sweep, index: int) -> None:
   """Trains one run of a sweep in this process, beside other jobs that train others.
 
   Raises:
@@ -93,7 +90,7 @@ def run_one(sweep: Sweep, index: int, argv: Sequence[str] = ()) -> None:
     loop.Interrupted: asked to stop; the run has saved.
   """
   entry = chosen(sweep, index)
-  with opened(sweep, argv, shared=True):
+  with opened(sweep, shared=True):
     results.check_folder(entry)
     prepare([entry])
     try:

@@ -56,6 +56,7 @@ class Sweep:
     base: the config before the sweep's overrides.
     entries: the runs.
     search: where they come from a search, else None.
+    argv: the command.
   """
 
   folder: pathlib.Path
@@ -64,6 +65,7 @@ class Sweep:
   base: config.Run
   entries: list[Entry]
   search: Search | None = None
+  argv: Sequence[str] = ()
 
   @property
   def varied(self) -> list[str]:
@@ -109,6 +111,7 @@ def planned(
   sweep_file: str,
   folder: str | pathlib.Path,
   search: Search | None = None,
+  argv: Sequence[str] = (),
 ) -> Sweep:
   """Returns the sweep of some points.
 
@@ -120,6 +123,7 @@ def planned(
     sweep_file: as --sweep names it.
     folder: of the sweep.
     search: where the points come from one.
+    argv: the command.
 
   Raises:
     UserError: a point names an unknown field, or one that the command line sets, or
@@ -159,7 +163,7 @@ def planned(
       f'--workdir={folder / name}',
     ]
     entries.append(Entry(name, point, run, folder / name, arguments))
-  return Sweep(folder, config_file, sweep_file, base, entries, search)
+  return Sweep(folder, config_file, sweep_file, base, entries, search, argv)
 
 
 def _typed(point: Mapping[str, Any]) -> dict[str, Any]:
@@ -238,15 +242,9 @@ def _token_folders(runs: Sequence[config.Run], folder: pathlib.Path) -> list[str
   ]
 
 
-def write(sweep: Sweep, git: Mapping[str, str], argv: Sequence[str]) -> None:
-  """Writes sweep.json, which says what the sweep is.
-
-  Args:
-    sweep: of which.
-    git: the state of the code.
-    argv: the command.
-  """
-  about = {**_about(sweep), 'argv': list(argv), 'git': dict(git)}
+def write(sweep: Sweep, git: Mapping[str, str]) -> None:
+  """Writes sweep.json, which says what the sweep is, and of which state of the code."""
+  about = {**_about(sweep), 'argv': list(sweep.argv), 'git': dict(git)}
   write_whole(sweep.folder / 'sweep.json', json.dumps(about, indent=1) + '\n')
 
 
@@ -315,7 +313,7 @@ def _load(folder: pathlib.Path) -> dict:
     ) from error
 
 
-_KINDS = {'config': str, 'sweep': str, 'base': dict, 'runs': list}
+_KINDS = {'config': str, 'sweep': str, 'base': dict, 'runs': list, 'argv': list}
 
 
 def load(folder: str | pathlib.Path) -> Sweep:
@@ -336,4 +334,5 @@ def load(folder: str | pathlib.Path) -> Sweep:
     base = config.from_flat(about['base'])
   except (AttributeError, KeyError, TypeError) as error:
     raise UserError(f'{folder / "sweep.json"} is damaged: {error!r}') from error
-  return Sweep(folder, about['config'], about['sweep'], base, entries)
+  argv = tuple(map(str, about['argv']))
+  return Sweep(folder, about['config'], about['sweep'], base, entries, argv=argv)
