@@ -460,40 +460,33 @@ def sweep_flags(values):
 
 def sweep(values) -> None:
   """Trains many runs of one config; the same command again goes on."""
-  from gpt_jax.sweep import plan
-
-  given = config_flags.get_override_values(values['config'])
-  points = plan.read(values.sweep)
-  planned = plan.planned(
-    points,
-    base=values.config,
-    given=given,
-    config_file=config_flags.get_config_filename(values['config']),
-    sweep_file=values.sweep,
-    folder=values.workdir,
-    argv=sys.argv,
-  )
-  if values.index is not None:
-    _refuse(values, ['workers', 'retries', 'slurm'], '`sweep --index`')
-  if values.dry_run:
-    from gpt_jax.sweep.local import chosen
-
-    one = values.index is not None
-    for entry in [chosen(planned, values.index)] if one else planned.entries:
-      print(entry.command)
-    return
   from gpt_jax.sweep import local
   from gpt_jax.training import loop
 
+  refused = ['workers', 'retries']
+  if values.index is not None:
+    _refuse(values, [*refused, 'slurm'], '`sweep --index`')
+  if values.slurm is not None:
+    _refuse(values, refused, '`sweep --slurm`')
+  planned = local.planned(
+    values.sweep,
+    base=values.config,
+    given=config_flags.get_override_values(values['config']),
+    config_file=config_flags.get_config_filename(values['config']),
+    folder=values.workdir,
+    argv=sys.argv,
+  )
+  if values.dry_run:
+    print(local.commands(planned, values.index, values.slurm))
+    return
+  if values.slurm is not None:
+    print(local.submit(planned, values.slurm))
+    return
   try:
     if values.index is not None:
       local.run_one(planned, values.index)
     else:
-      local.run(
-        planned,
-        workers_at_once=values.workers,
-        retries=values.retries,
-      )
+      local.run(planned, workers_at_once=values.workers, retries=values.retries)
   except loop.Interrupted as stop:
     print(f'stopped and saved; to continue:\n  python {shlex.join(sys.argv)}')
     sys.exit(128 + stop.args[0])

@@ -18,6 +18,7 @@ from gpt_jax.files import write_whole
 from gpt_jax.sweep.algebra import Points
 from gpt_jax.sweep.space import Search
 
+LAUNCH = pathlib.Path(__file__).resolve().parents[2] / 'launch.py'
 _LONGEST = 120  # characters of a run's name
 
 
@@ -56,7 +57,8 @@ class Sweep:
     base: the config before the sweep's overrides.
     entries: the runs.
     search: where they come from a search, else None.
-    argv: the command.
+    argv: the command that was given.
+    given: what it changes in the config's file.
   """
 
   folder: pathlib.Path
@@ -66,6 +68,18 @@ class Sweep:
   entries: list[Entry]
   search: Search | None = None
   argv: Sequence[str] = ()
+  given: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  @property
+  def arguments(self) -> list[str]:
+    """Returns the arguments of launch.py that run the sweep."""
+    return [
+      'sweep',
+      f'--config={self.config_file}',
+      *_flags(self.given),
+      f'--sweep={self.sweep_file}',
+      f'--workdir={self.folder}',
+    ]
 
   @property
   def varied(self) -> list[str]:
@@ -159,11 +173,15 @@ def planned(
     arguments = [
       'train',
       f'--config={config_file}',
-      *(f'--config.{field}={_text(value)}' for field, value in fields.items()),
+      *_flags(fields),
       f'--workdir={folder / name}',
     ]
     entries.append(Entry(name, point, run, folder / name, arguments))
-  return Sweep(folder, config_file, sweep_file, base, entries, search, argv)
+  return Sweep(folder, config_file, sweep_file, base, entries, search, argv, given)
+
+
+def _flags(fields: Mapping[str, Any]) -> list[str]:
+  return [f'--config.{name}={_text(value)}' for name, value in fields.items()]
 
 
 def _typed(point: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,12 +12,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from gpt_jax.config import UserError
-from gpt_jax.sweep.plan import Entry, Sweep
+from gpt_jax.sweep.plan import LAUNCH, Entry, Sweep
 from gpt_jax.sweep.results import finished
 from gpt_jax.training.loop import Interrupted
 from gpt_jax.workdir import in_use
 
-_LAUNCH = pathlib.Path(__file__).resolve().parents[2] / 'launch.py'
 _TICK = 0.2  # seconds between two looks at the workers
 _SHOWN = 15  # lines of a failed run's log
 _PROBE = 'import jax; d = jax.local_devices(); print(d[0].platform, len(d))'
@@ -230,7 +229,7 @@ class Pool:
       state = 'stopped'
     elif self.tries[entry.name] > 0 and not _told(said):
       self.tries[entry.name] -= 1
-      self.waiting.append(entry)
+      self.waiting.appendleft(entry)
       state = 'waiting'
     else:
       state = 'failed'
@@ -268,7 +267,7 @@ def _started(entry: Entry, slot: Slot, logs: pathlib.Path) -> _Worker:
       if pinned:  # is handed down, before the worker counts its cores
         os.sched_setaffinity(0, slot.cores)
       process = subprocess.Popen(
-        [*_follower(), sys.executable, str(_LAUNCH), *entry.arguments],
+        [*_follower(), sys.executable, str(LAUNCH), *entry.arguments],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,

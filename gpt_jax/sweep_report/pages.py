@@ -61,7 +61,7 @@ def _markdown(part: Part) -> str:
     case Code(text):
       return f'```\n{text}\n```'
     case Picture(name, text):
-      return f'![{text}]({name}.png)'
+      return f'![{name}]({name}.png)\n\n{text}'
     case Table(head, rows, numbers):
       lines = ['---' if i < numbers else '---:' for i in range(len(head))]
       cells = (

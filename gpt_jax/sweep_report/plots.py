@@ -136,7 +136,7 @@ def loss(sweep: Sweep, found: Sequence[Found]) -> Figure | None:
       linewidth=1.3,
       elinewidth=0.8,
       capsize=3,
-      label=f'{line} = {shown(value)}' if line else 'mean over seeds',
+      label=f'{line} = {shown(value)}',
     )
     for place, each in zip(at, own, strict=True):
       dots += each.best
@@ -149,7 +149,8 @@ def loss(sweep: Sweep, found: Sequence[Found]) -> Figure | None:
   _frame(axes, dots)
   axes.set(xlabel=x, ylabel='best held-out loss [nats/token]')
   axes.grid(alpha=0.3)
-  axes.legend(fontsize=9)
+  if line:
+    figure.legend(loc='outside upper center', ncols=min(len(lines), 4), fontsize=9)
   return figure
 
 

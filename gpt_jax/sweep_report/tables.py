@@ -87,8 +87,9 @@ def parts(sweep: Sweep, found: Sequence[Found], pictures: set[str]) -> list[Part
     Title('The best settings'),
     Words(
       'Held-out loss in nats/token, the mean over seeds, with its 95 % interval by '
-      "Student's t. Best is the lowest of a run's evaluations, so it is a little too "
-      'good; final is the last one. Only finished runs count.'
+      "Student's t (of two seeds 12.7 standard errors to each side). Best is the "
+      "lowest of a run's evaluations, so a little too good; final is the last one. Only "
+      'finished runs count.'
     ),
     _settings(settings(found)),
   ]
@@ -100,7 +101,11 @@ def parts(sweep: Sweep, found: Sequence[Found], pictures: set[str]) -> list[Part
       'bars are their 95 % intervals; one that leaves the frame is cut. Of fields that '
       'are not shown, the best value.',
     ),
-    ('sweep_curves', 'Curves', 'Held-out loss of every run against its updates.'),
+    (
+      'sweep_curves',
+      'Curves',
+      'Held-out loss of every run against its updates; beginnings may leave the frame.',
+    ),
   ):
     if name in pictures:
       made += [Title(title), Picture(name, text)]
