@@ -88,8 +88,8 @@ def parts(sweep: Sweep, found: Sequence[Found], pictures: set[str]) -> list[Part
     Words(
       'Held-out loss in nats/token, the mean over seeds, with its 95 % interval by '
       "Student's t (of two seeds 12.7 standard errors to each side). Best is the "
-      "lowest of a run's evaluations, so a little too good; final is the last one. Only "
-      'finished runs count.'
+      "lowest of a run's evaluations, so a little too good; final is the last one. "
+      'Only finished runs count.'
     ),
     _settings(settings(found)),
   ]
