@@ -338,3 +338,8 @@ def test_seconds_add_up_over_processes_and_unfinished_runs_say_so(sweep_of, tmp_
   assert [results.result(e).state for e in sweep.entries] == [
     *('finished', 'unfinished', 'waiting')
   ]
+  change(sweep.entries[1].workdir / 'run.json', '{', '')
+  rows = list(csv.DictReader(results.write_csv(sweep, {'seed=2': 'failed'}).open()))
+  assert [row['state'] for row in rows] == ['finished', 'unreadable', 'failed']
+  assert [row['best_nats_per_token'] for row in rows] == ['1.0', '', '']
+  assert rows[0]['flops'] == str(found.flops) and rows[0]['commit'] == 'abc'

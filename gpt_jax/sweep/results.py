@@ -208,7 +208,10 @@ def write_csv(sweep: Sweep, states: Mapping[str, str] | None = None) -> pathlib.
     fcntl.flock(lock, fcntl.LOCK_EX)
     rows.writerow(['name', 'state', *fields, *MEASURED])
     for entry in sweep.entries:
-      found = result(entry)
+      try:
+        found = result(entry)
+      except UserError:  # the others' rows are none the worse
+        found = Result('unreadable', 0, entry.run.steps)
       values = config.flat(entry.run)
       rows.writerow(
         [entry.name, (states or {}).get(entry.name, found.state)]
