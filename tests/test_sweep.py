@@ -266,7 +266,8 @@ def change(path, old, new):
     (lambda w: change(w / 'run.json', '"seed"', '"sed"'), 'run.json is damaged'),
     (lambda w: change(w / 'metrics.jsonl', '{', ''), 'metrics.jsonl can not be read'),
     (lambda w: change(w / 'metrics.jsonl', '2.0', '"2"'), 'metrics.jsonl can not be'),
-    (lambda w: (w / 'metrics.jsonl').unlink(), 'nothing in metrics.jsonl'),
+    (lambda w: (w / 'metrics.jsonl').unlink(), 'but not the metrics.jsonl'),
+    (lambda w: (w / 'metrics.jsonl').write_text(''), 'but not the metrics.jsonl'),
   ],
 )
 def test_a_folder_that_was_edited_is_an_error_and_nothing_is_lost(
@@ -283,6 +284,16 @@ def test_a_folder_that_was_edited_is_an_error_and_nothing_is_lost(
     path: text for path, text in tree(tmp_path).items() if path in before
   } == before
   assert set(tree(tmp_path)) - set(before) == {pathlib.Path('sweep/sweep.json')}
+
+
+def test_a_run_that_was_stopped_before_its_first_line_is_no_edited_one(
+  sweep_of, tmp_path
+):
+  (entry,) = sweep_of("RUNS = point({'seed': 1})", tmp_path / 'sweep').entries
+  made_up(entry, (), done=False)
+  (entry.workdir / 'checkpoints/1').mkdir(parents=True)
+  results.check_folder(entry)
+  assert results.result(entry).state == 'waiting'
 
 
 def test_a_folder_of_another_sweep_is_refused_with_what_differs(sweep_of, tmp_path):

@@ -106,9 +106,13 @@ def check_folder(entry: Entry) -> None:
       f'{folder} has {"checkpoints" if saved else "metrics.jsonl"} but no run.json, '
       f'which says of what run; put it back, or {again}'
     )
-  if saved and not found:
+  held = any('valid_nll' in line for line in found)
+  if (saved and not (folder / 'metrics.jsonl').exists()) or (
+    finished(entry) and not held
+  ):
     raise UserError(
-      f'{folder} has checkpoints but nothing in metrics.jsonl; put it back, or {again}'
+      f'{folder} has checkpoints but not the metrics.jsonl that belongs to them; put '
+      f'it back, or {again}'
     )
   try:
     check_same_run(entry.run, folder)

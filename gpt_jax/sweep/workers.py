@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -234,13 +235,22 @@ class Pool:
     else:
       state = 'failed'
       how = f'exit status {code}' if code > 0 else f'signal {-code}'
-      last = '\n'.join(said.rstrip().splitlines()[-_SHOWN:])
-      self.ends[entry.name] = f'{entry.name}: {how}; the end of {worker.log}:\n{last}'
+      self.ends[entry.name] = f'{entry.name}: {how}; {worker.log} ends:\n{_end(said)}'
     self.states[entry.name] = state
 
   def _tell(self, number: int) -> None:
     for worker in self.running:
       worker.process.send_signal(number)
+
+
+def _end(said: str) -> str:
+  """Returns the last lines of a log; before them our message, if it is not among them.
+
+  Where a disk is full, threads of TensorStore print tracebacks behind it.
+  """
+  last = '\n'.join(said.rstrip().splitlines()[-_SHOWN:])
+  message = re.findall(r'error: .*', said)[-1:]
+  return last if not message or message[0] in last else f'{message[0]}\n...\n{last}'
 
 
 def _told(said: str) -> bool:
