@@ -442,6 +442,68 @@ def export(values) -> None:
   print(runs.export_model(values.workdir, values.checkpoint, values.target))
 
 
+def sweep_flags(values):
+  prepare_flags(values)
+  define = lambda kind, *args: kind(*args, flag_values=values)  # noqa: E731
+  define(
+    flags.DEFINE_string, 'sweep', None, 'file with RUNS or SEARCH; see docs/sweeps.md'
+  )
+  flags.mark_flag_as_required('sweep', flag_values=values)
+  define(
+    flags.DEFINE_bool, 'dry_run', False, 'only print the command of each run, or job'
+  )
+  define(
+    flags.DEFINE_integer, 'index', None, 'train only the run of this number, from 0'
+  )
+  define(
+    flags.DEFINE_integer,
+    'workers',
+    0,
+    'runs at a time; 0: one for each GPU or TPU chip, on a CPU one',
+  )
+  define(flags.DEFINE_integer, 'retries', 1, 'times that a crashed run starts again')
+  define(
+    flags.DEFINE_string,
+    'slurm',
+    None,
+    'submit an array of jobs: partition=gpu,time=60,... as submitit takes them',
+  )
+
+
+def sweep(values) -> None:
+  """Trains many runs of one config; the same command again goes on."""
+  from gpt_jax.sweep import local
+  from gpt_jax.training import loop
+
+  refused = ['workers', 'retries']
+  if values.index is not None:
+    _refuse(values, [*refused, 'slurm'], '`sweep --index`')
+  if values.slurm is not None:
+    _refuse(values, refused, '`sweep --slurm`')
+  planned = local.planned(
+    values.sweep,
+    base=values.config,
+    given=config_flags.get_override_values(values['config']),
+    config_file=config_flags.get_config_filename(values['config']),
+    folder=values.workdir,
+    argv=sys.argv,
+  )
+  if values.dry_run:
+    print(local.commands(planned, values.index, values.slurm))
+    return
+  if values.slurm is not None:
+    print(local.submit(planned, values.slurm))
+    return
+  try:
+    if values.index is not None:
+      local.run_one(planned, values.index)
+    else:
+      local.run(planned, workers_at_once=values.workers, retries=values.retries)
+  except loop.Interrupted as stop:
+    print(f'stopped and saved; to continue:\n  python {shlex.join(sys.argv)}')
+    sys.exit(128 + stop.args[0])
+
+
 def plot_flags(values):
   _workdir(values)
   flags.DEFINE_string('target', None, 'PNG file to write', flag_values=values)
@@ -458,16 +520,26 @@ def plot(values) -> None:
 
 def report_flags(values):
   flags.DEFINE_multi_string(
-    'workdir', None, 'folder of an evaluated run; may be repeated', flag_values=values
+    'workdir',
+    None,
+    'folder of an evaluated run, may be repeated; or of a sweep',
+    flag_values=values,
   )
   flags.DEFINE_string('target', None, 'folder to write into', flag_values=values)
   flags.mark_flags_as_required(['workdir', 'target'], flag_values=values)
 
 
 def write_report(values) -> None:
-  """Compares models on prompted tasks with the papers: tables and curves."""
-  from gpt_jax import eval_report
+  """Compares models on prompted tasks with the papers, or the runs of a sweep."""
+  from gpt_jax import eval_report, sweep_report
 
+  sweeps = [w for w in values.workdir if (pathlib.Path(w) / 'sweep.json').exists()]
+  if sweeps:
+    if len(values.workdir) > 1:
+      raise UserError(f'--workdir={sweeps[0]} is a sweep; report it alone')
+    for path in sweep_report.write(sweeps[0], values.target):
+      print(f'wrote {path}')
+    return
   print(f'wrote {eval_report.write(values.workdir, values.target)}')
 
 
@@ -498,6 +570,7 @@ VERBS = {
   'import': (import_flags, import_),
   'export': (export_flags, export),
   'tokenize': (tokenize_flags, tokenize),
+  'sweep': (sweep_flags, sweep),
   'plot': (plot_flags, plot),
   'explain': (explain_flags, explain),
   'report': (report_flags, write_report),
