@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import sys
 
 import pytest
 import sweep_files
@@ -82,6 +83,15 @@ def test_a_sweep_of_texts_has_curves_but_no_plot_by_numbers(sweep_of, tmp_path):
 
 
 # Extras
+
+
+def test_a_missing_extra_is_named_with_what_installs_it(monkeypatch):
+  monkeypatch.setitem(sys.modules, 'submitit', None)
+  monkeypatch.setitem(sys.modules, 'optuna', None)
+  with pytest.raises(UserError, match='--slurm needs submitit: pip install submitit'):
+    slurm.parameters('partition=gpu')
+  with pytest.raises(UserError, match='SEARCH needs optuna: pip install optuna'):
+    draws.points(search({'seed': choice([0, 1])}, runs=1))
 
 
 def test_a_job_of_an_array_trains_its_run(sweep_of, tmp_path):

@@ -1,7 +1,7 @@
 """Learning rate × width × seed on characters of tiny Shakespeare: 12 small runs.
 
 Claim: none; it shows what a sweep is, and what its report looks like (docs/sweep.md).
-Cost: about 10 minutes on 2 CPU cores.
+Cost: 13 minutes of training on 2 CPU cores that had other work to do.
 
   python launch.py sweep --config=experiments/tinyshakespeare/char_cpu.py \
     --sweep=experiments/sweeps/rates.py --workdir=runs/rates \

@@ -45,14 +45,16 @@ def _colours(values: Sequence) -> dict[Any, Any]:
 def curves(sweep: Sweep, found: Sequence[Found]) -> Figure:
   """Returns a figure of held-out loss against updates, a line for each run.
 
-  The first field of the sweep chooses the colour, the second the style of the line.
+  The first field of the sweep chooses the colour, the second, if it has few values, the
+  style of the line.
   """
   figure = matplotlib.figure.Figure(figsize=(7, 4.5), layout='constrained')
   axes = figure.subplots()
   fields = _fields(sweep)
   colours = _colours(_values(found, fields[0])) if fields else {}
   second = _values(found, fields[1]) if len(fields) > 1 else []
-  styles = {value: _STYLES[i] for i, value in enumerate(second[: len(_STYLES)])}
+  few = second if len(second) <= len(_STYLES) else []
+  styles = dict(zip(few, _STYLES, strict=False))
   for each in found:
     if each.result.curve:
       axes.plot(
@@ -67,13 +69,10 @@ def curves(sweep: Sweep, found: Sequence[Found]) -> Figure:
     Line2D([], [], color=colour, label=f'{fields[0]} = {shown(value)}')
     for value, colour in _thinned(colours)
   ]
-  if len(second) <= len(_STYLES):
-    keys += [
-      Line2D(
-        [], [], color='0.3', linestyle=style, label=f'{fields[1]} = {shown(value)}'
-      )
-      for value, style in styles.items()
-    ]
+  keys += [
+    Line2D([], [], color='0.3', linestyle=style, label=f'{fields[1]} = {shown(value)}')
+    for value, style in styles.items()
+  ]
   _frame(axes, [loss for each in found for _, loss in each.result.curve[1:]])
   axes.set(xlabel='updates', ylabel='held-out loss [nats/token]')
   axes.grid(alpha=0.3)
