@@ -463,6 +463,13 @@ def sweep_flags(values):
   )
   define(flags.DEFINE_integer, 'retries', 1, 'times that a crashed run starts again')
   define(
+    flags.DEFINE_integer,
+    'together',
+    0,
+    'runs that train in one program, of those that differ only in seed and numbers; '
+    '0: as many as fit',
+  )
+  define(
     flags.DEFINE_string,
     'slurm',
     None,
@@ -475,7 +482,7 @@ def sweep(values) -> None:
   from gpt_jax.sweep import local
   from gpt_jax.training import loop
 
-  refused = ['workers', 'retries']
+  refused = ['workers', 'retries', 'together']
   if values.index is not None:
     _refuse(values, [*refused, 'slurm'], '`sweep --index`')
   if values.slurm is not None:
@@ -498,7 +505,12 @@ def sweep(values) -> None:
     if values.index is not None:
       local.run_one(planned, values.index)
     else:
-      local.run(planned, workers_at_once=values.workers, retries=values.retries)
+      local.run(
+        planned,
+        workers_at_once=values.workers,
+        retries=values.retries,
+        together=values.together,
+      )
   except loop.Interrupted as stop:
     print(f'stopped and saved; to continue:\n  python {shlex.join(sys.argv)}')
     sys.exit(128 + stop.args[0])
