@@ -109,7 +109,11 @@ def train(values) -> None:
     parallel.start(values.distributed)
   try:
     runs.train(
-      run, values.workdir, argv=sys.argv, profile=_profile(values.profile, run)
+      run,
+      values.workdir,
+      argv=sys.argv,
+      overrides=config_flags.get_override_values(values['config']),
+      profile=_profile(values.profile, run),
     )
   except loop.Interrupted as stop:
     print(f'stopped and saved; to continue:\n  python {shlex.join(sys.argv)}')

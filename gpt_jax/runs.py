@@ -6,6 +6,7 @@ import math
 import pathlib
 import shutil
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from gpt_jax import config, describe, few_shot, finetune, hugging_face, tokenizers
 from gpt_jax.classifier import Classifier
@@ -23,6 +24,7 @@ from gpt_jax.workdir import (
   check_same_run,
   load,
   prepared,
+  read_about,
   read_run,
   write_run_json,
 )
@@ -36,10 +38,19 @@ def train(
   workdir: str | pathlib.Path,
   *,
   argv: Sequence[str] = (),
+  overrides: dict[str, Any] | None = None,
   profile: tuple[int, int] | None = None,
   report: Callable[[str], None] = print,
 ) -> None:
   """Trains a run to its end, or goes on where its workdir's last checkpoint stands.
+
+  Args:
+    run: what to train.
+    workdir: where.
+    argv: the command, for run.json.
+    overrides: the fields that it set, likewise.
+    profile: see `loop.train`.
+    report: takes lines for the user.
 
   Raises:
     UserError: the config breaks a rule, the workdir is another run's or is in use, or
@@ -47,7 +58,9 @@ def train(
     loop.Interrupted: asked to stop; the state reached is saved.
   """
   if run.task.name:
-    finetune.train(run, workdir, argv=argv, profile=profile, report=report)
+    finetune.train(
+      run, workdir, argv=argv, overrides=overrides, profile=profile, report=report
+    )
     return
   layout = parallel.Layout.of(run)
   config.check(run, layout.parts)
@@ -86,29 +99,25 @@ def train(
       )
     )
 
-    if writes:
-      digests = {
-        'train': data.train.digest,
-        'valid': data.valid.digest,
-        'tokenizer': data.train.tokenizer,
-      }
-      write_run_json(
-        run,
-        workdir,
-        vocab=data.tokenizer.vocab,
-        data=digests,
-        devices=layout.devices,
-        argv=argv,
-      )
-
     saved = checkpoint.Checkpoints(workdir / 'checkpoints', run.keep)
     try:
       like = layout.state_shapes(run, shape)
-      state = _start(run, shape, saved, layout, report)
+      state, source = _start(run, shape, saved, layout, report)
       done = int(state.step)
       if done >= run.steps:
         report(f'finished: {done} updates are done (steps={run.steps}). {_best(saved)}')
         return
+      if writes:
+        write_run_json(
+          run,
+          workdir,
+          vocab=data.tokenizer.vocab,
+          data=data.digests() | _source_digest(source, workdir),
+          devices=layout.devices,
+          argv=argv,
+          overrides=overrides,
+          start=done,
+        )
       eval_step = layout.eval_step(run, shape)
       asked = few_shot.during(run.exams)
 
@@ -177,14 +186,17 @@ def _start(
   saved: checkpoint.Checkpoints,
   layout: parallel.Layout,
   report: Callable[[str], None],
-) -> step.State:
-  """Returns the latest checkpoint, else `init_from`'s weights, else new ones."""
+) -> tuple[step.State, dict | None]:
+  """Returns the latest checkpoint, else `init_from`'s weights, else new ones.
+
+  And the parameters of `init_from` as they are there, None where they were not read.
+  """
   latest = saved.latest()
   if latest is not None:
     report(f'going on from the checkpoint of update {latest}')
-    return saved.restore(latest, layout.state_shapes(run, shape))
+    return saved.restore(latest, layout.state_shapes(run, shape)), None
   if not run.init_from:
-    return layout.new_state(run, shape)
+    return layout.new_state(run, shape), None
   source = load(run.init_from)
   theirs, ours = vars(source.shape), vars(shape)
   differing = [
@@ -207,7 +219,20 @@ def _start(
     for name in new.keys() & {'wte', 'lm_head'}:
       params[name] = new[name].at[:known].set(params[name][:known])
     report(f'{shape.vocab - known} entries are new to its vocabulary')
-  return layout.place(step.init_state(run, shape, params))
+  return layout.place(step.init_state(run, shape, params)), source.params
+
+
+def _source_digest(source: dict | None, workdir: pathlib.Path) -> dict[str, str]:
+  """Returns the checksum of the weights a run started from, now or in an earlier session.
+
+  Empty where it started from new ones.
+  """
+  if source is not None:
+    return {'source': few_shot.parameters_digest(source)}
+  if not (workdir / 'run.json').exists():
+    return {}
+  before = read_about(workdir)['data']
+  return {name: before[name] for name in ('source',) if name in before}
 
 
 def _held_out(eval_step, params, shape, file, run, layout) -> dict[str, float]:
