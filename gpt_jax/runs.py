@@ -223,7 +223,7 @@ def _start(
 
 
 def _source_digest(source: dict | None, workdir: pathlib.Path) -> dict[str, str]:
-  """Returns the checksum of the weights a run started from, now or in an earlier session.
+  """Returns the checksum of the weights a run started from, now or once before.
 
   Empty where it started from new ones.
   """

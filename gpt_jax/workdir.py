@@ -191,7 +191,9 @@ def sessions(workdir: str | pathlib.Path) -> list[dict[str, Any]]:
   about = read_about(workdir)
   if 'sessions' in about:
     return about['sessions']
-  known = {name: about[name] for name in ('git', 'versions', 'devices') if name in about}
+  known = {
+    name: about[name] for name in ('git', 'versions', 'devices') if name in about
+  }
   if 'python' in known.get('versions', {}):
     known['python'] = known['versions'].pop('python')
   return [

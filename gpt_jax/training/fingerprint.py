@@ -29,11 +29,16 @@ def of(state: State) -> dict[str, Any]:
 
 def tensors(tree: Any) -> dict[str, str]:
   """Returns the fingerprint of each array of a tree, 16 hex digits, by its name."""
-  made = {
-    '/'.join(str(_part(key)) for key in path): _sums(leaf)
+  made = {name: _sums(leaf) for name, leaf in named(tree).items()}
+  return {name: f'{int(a):08x}{int(b):08x}' for name, (a, b) in made.items()}
+
+
+def named(tree: Any) -> dict[str, jax.Array]:
+  """Returns the arrays of a tree by their names."""
+  return {
+    '/'.join(str(_part(key)) for key in path): leaf
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
   }
-  return {name: f'{int(a):08x}{int(b):08x}' for name, (a, b) in made.items()}
 
 
 def joined(found: dict[str, str]) -> str:
