@@ -473,6 +473,33 @@ def plot(values) -> None:
   print(f'wrote {values.target}')
 
 
+def compare_flags(values):
+  flags.DEFINE_multi_string(
+    'workdir', None, 'folder of a run; to be given twice', flag_values=values
+  )
+  flags.DEFINE_string('target', '', 'PNG file to draw curves into', flag_values=values)
+  flags.mark_flag_as_required('workdir', flag_values=values)
+
+
+def compare(values) -> None:
+  """Compares two runs: configs, curves at equal cost, and a paired test."""
+  import rich
+
+  from gpt_jax import compare_runs
+
+  if len(values.workdir) != 2:
+    raise UserError(
+      f'{len(values.workdir)} --workdir cannot be compared; give two: --workdir=A '
+      '--workdir=B'
+    )
+  found = compare_runs.compare(*values.workdir)
+  for part in compare_runs.tables(found):
+    print(part) if isinstance(part, str) else rich.print(part)
+  if values.target:
+    compare_runs.plot(found, values.target)
+    print(f'wrote {values.target}')
+
+
 def report_flags(values):
   flags.DEFINE_multi_string(
     'workdir', None, 'folder of an evaluated run; may be repeated', flag_values=values
@@ -517,6 +544,7 @@ VERBS = {
   'export': (export_flags, export),
   'tokenize': (tokenize_flags, tokenize),
   'plot': (plot_flags, plot),
+  'compare': (compare_flags, compare),
   'explain': (explain_flags, explain),
   'report': (report_flags, write_report),
 }

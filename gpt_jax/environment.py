@@ -137,7 +137,7 @@ def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
 
 def _words(name: str, old: str | None, new: str | None) -> str:
   """Returns how two values of one thing differ; None: it is missing."""
-  missing = {'versions': 'not installed', 'flags': 'not set', 'sources': 'not there'}
+  missing = {'versions': 'not installed', 'flags': 'not set', 'sources': 'missing'}
   if name == 'sources' and None not in (old, new):
     return f'changed (sha256 {old[:12]} there, {new[:12]} here)'
   old, new = (

@@ -162,14 +162,14 @@ def _stages(
   found = parts(workdir)
   told = [
     f'config {name}: {old!r} when it was trained, {new!r} in run.json now'
-    for name, old, new in _fields(found[-1].session['config'], run)
+    for name, old, new in differing_fields(found[-1].session['config'], run)
   ]
   stages = [run]
   for part in reversed(found[:-1]):
     own = config.from_flat(part.session['config'])
     differing = [
       (name, old, new)
-      for name, old, new in _fields(config.flat(own), stages[0])
+      for name, old, new in differing_fields(config.flat(own), stages[0])
       if name in _NUMBERS
     ]
     if differing and own.steps == part.last:
@@ -189,7 +189,9 @@ def _stages(
   return stages, told
 
 
-def _fields(fields: dict[str, Any], run: config.Run) -> list[tuple[str, Any, Any]]:
+def differing_fields(
+  fields: dict[str, Any], run: config.Run
+) -> list[tuple[str, Any, Any]]:
   """Returns (name, there, here) of the fields in which a run differs from a config."""
   old, new = config.flat(config.from_flat(fields)), config.flat(run)
   return [(name, old[name], new[name]) for name in new if old[name] != new[name]]
