@@ -7,6 +7,7 @@ from typing import NamedTuple
 import matplotlib.figure
 import matplotlib.ticker
 import numpy as np
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -211,7 +212,7 @@ def texts(first: pathlib.Path, second: pathlib.Path) -> Texts | str:
 
 def tables(found: Comparison) -> list[Table | str]:
   """Returns a comparison for the terminal."""
-  a, b = map(Text, found.names)
+  a, b = map(escape, found.names)
   made = Table('field', a, b, title='config: what differs')
   for name, old, new in found.fields:
     made.add_row(name, Text(repr(old)), Text(repr(new)))

@@ -264,16 +264,16 @@ def held_against(a: pathlib.Path, b: pathlib.Path) -> tuple[list[str], list[str]
   first = next((step for step in common if _unlike(ours[step], theirs[step])), None)
   if first is not None:
     old, new = ours[first], theirs[first]
-    values = (f'{n} {old[n]!r} there, {new[n]!r} here' for n in _unlike(old, new))
+    names = sorted(_unlike(old, new), key=lambda name: name != 'loss')
+    values = (f'{n} {old[n]!r} there, {new[n]!r} here' for n in names)
     apart.append(
       f'the first line of metrics that differs is of update {first}: '
       + ', '.join(values)
     )
   elif common:
     losses = sum('loss' in ours[step] for step in common)
-    same.append(
-      f'{losses} logged losses and all other metrics up to update {common[-1]}'
-    )
+    what = f'{losses} logged losses and all other metrics' if losses else 'all metrics'
+    same.append(f'{what} up to update {common[-1]}')
   ours, theirs = _by_step(read_fingerprints(a)), _by_step(read_fingerprints(b))
   common = sorted(ours.keys() & theirs.keys())
   first = next((step for step in common if _unlike(ours[step], theirs[step])), None)

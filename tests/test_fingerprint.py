@@ -22,10 +22,9 @@ def mixed(x):
 def naive(array):
   width = array.dtype.itemsize
   bits = np.ascontiguousarray(array).reshape(-1).view(f'uint{8 * width}').tolist()
-  return ''.join(
-    f'{sum(mixed(b ^ mixed(i ^ salt)) for i, b in enumerate(bits)) % 2**32:08x}'
-    for salt in (0x9E3779B9, 0x7F4A7C15)
-  )
+  one = [mixed(b ^ mixed(i)) for i, b in enumerate(bits)]
+  two = [mixed(m ^ 0x9E3779B9) for m in one]
+  return f'{sum(one) % 2**32:08x}{sum(two) % 2**32:08x}'
 
 
 RNG = np.random.default_rng(0)

@@ -13,7 +13,7 @@ import numpy as np
 
 from gpt_jax.training.step import State
 
-_SALTS = 0x9E3779B9, 0x7F4A7C15
+_SALT = 0x9E3779B9
 
 
 def of(state: State) -> dict[str, Any]:
@@ -73,10 +73,9 @@ def _sums(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     step = np.uint32(stride % 2**32)
     place += jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis) * step
     stride *= x.shape[axis]
-  return tuple(
-    _mixed(bits ^ _mixed(place ^ np.uint32(salt))).sum(dtype=jnp.uint32)
-    for salt in _SALTS
-  )
+  first = _mixed(bits ^ _mixed(place))
+  second = _mixed(first ^ np.uint32(_SALT))
+  return first.sum(dtype=jnp.uint32), second.sum(dtype=jnp.uint32)
 
 
 def _mixed(x: jax.Array) -> jax.Array:
