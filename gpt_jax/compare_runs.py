@@ -20,10 +20,11 @@ from gpt_jax.model.gpt import Shape
 from gpt_jax.training.record import read_metrics
 from gpt_jax.workdir import load, prepared, read_about, read_run
 
+# What runs are compared at equal amounts of: in words, and how an amount is written.
 AXES = {
-  'tokens': 'training tokens',
-  'flops': 'training FLOPs',
-  'seconds': 'seconds of training',
+  'tokens': ('training tokens', ',.0f'),
+  'flops': ('training FLOPs', '.3e'),
+  'seconds': ('seconds of training', ',.1f'),
 }
 _LEAST_DOCUMENTS = 10  # fewer are compared by windows
 _POINTS = 5  # at which curves are told
@@ -235,9 +236,9 @@ def tables(found: Comparison) -> list[Table | str]:
       )
   said.append(held)
   curves = Table('at equal', '', a, b, 'second - first', title='bits/byte held out')
-  for axis, words in AXES.items():
+  for axis, (words, how) in AXES.items():
     for place, x, y in at_equal(found.curves, axis):
-      curves.add_row(words, f'{place:,.4g}', f'{x:.4f}', f'{y:.4f}', f'{y - x:+.4f}')
+      curves.add_row(words, f'{place:{how}}', f'{x:.4f}', f'{y:.4f}', f'{y - x:+.4f}')
     curves.add_section()
   said.append(curves)
   said.append(_tested(found))
@@ -260,7 +261,7 @@ def plot(found: Comparison, target: str | pathlib.Path) -> None:
   """Writes a PNG with the held-out loss of two runs at equal tokens, FLOPs and time."""
   figure = matplotlib.figure.Figure(figsize=(11, 3.8), layout='constrained')
   panels = figure.subplots(1, len(AXES), sharey=True)
-  for axes, (axis, words) in zip(panels, AXES.items(), strict=True):
+  for axes, (axis, (words, _)) in zip(panels, AXES.items(), strict=True):
     for number, (name, each) in enumerate(zip(found.names, found.curves, strict=True)):
       axes.plot(
         getattr(each, axis), each.bpb, marker='os'[number], markersize=4, label=name
