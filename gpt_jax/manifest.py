@@ -138,17 +138,17 @@ def reproduce(
   stages, told = _stages(workdir, run)
   run = stages[-1]
   here = environment.now(parallel.Layout.of(run).devices)
-  told += environment_changes(parts(workdir), [here])
-  for text in told:
+  now = told + environment_changes(parts(workdir), [here])
+  for text in now:
     report(f'differs: {text}')
-  for text in _read_data(run, stages[0], into, about, report):
+  read = _data_read(run, stages[0], into, about, report)
+  for text in read:
     report(f'differs: {text}')
-    told.append(text)
-  if not told:
+  if not now and not read:
     report('code, packages, flags, devices and data are those of the run')
   for stage in stages:
     runs.train(stage, into, argv=argv, report=report)
-  return _judged(workdir, into, told, report)
+  return _judged(workdir, into, told + read, report)
 
 
 def _stages(
@@ -197,7 +197,7 @@ def differing_fields(
   return [(name, old[name], new[name]) for name in new if old[name] != new[name]]
 
 
-def _read_data(
+def _data_read(
   run: config.Run,
   first: config.Run,
   into: pathlib.Path,
@@ -240,7 +240,7 @@ def _judged(
     report('bit for bit the same: ' + '; '.join(equal))
     return True
   here = [part.session['environment'] for part in parts(into)]
-  told = list(dict.fromkeys(told + environment_changes(parts(workdir), here)))
+  told = told + environment_changes(parts(workdir), here)
   report('\n'.join(['not the same', *(f'  {text}' for text in differing)]))
   report(
     '\n'.join(['what differs in what they were made of', *(f'  {t}' for t in told)])
