@@ -22,7 +22,7 @@ from gpt_jax import config, describe, finetune, runs
 from gpt_jax.config import UserError
 from gpt_jax.data.batches import Batch
 from gpt_jax.files import write_whole
-from gpt_jax.training import loop, optim, parallel, step
+from gpt_jax.training import fingerprint, loop, optim, parallel, step
 from gpt_jax.training.meter import Meter, free_memory
 from gpt_jax.training.record import CLOCK_FIELDS, Record
 from gpt_jax.training.step import State
@@ -161,8 +161,14 @@ class _Kept:
     """Saves the state of each run, with its own held-out loss where there is one."""
     now = int(state.step)
     for i in self._alive(now):
+      member = self.group.member(state, i)
+      if nll is not None:  # not of a stop's checkpoint, as in the loop
+        self.records[i].write_fingerprint(now, fingerprint.of(member))
       own = None if nll is None else self.evaluated[i]['valid_nll']
-      self.members[i].saved.save(self.group.member(state, i), own)
+      self.members[i].saved.save(member, own)
+
+  def write_fingerprint(self, step: int, found: dict) -> None:
+    """Writes none: that of the loop is of no run; `save` knows the runs' states."""
 
   def wait(self) -> None:
     """Returns when all saves are on disk."""

@@ -9,11 +9,12 @@ import jax
 
 from gpt_jax import runs
 from gpt_jax.config import UserError
+from gpt_jax.environment import git_state
 from gpt_jax.sweep import plan, results, workers
 from gpt_jax.sweep.board import Board
 from gpt_jax.sweep.plan import Entry, Sweep, check_same, read, write
 from gpt_jax.sweep.space import Search
-from gpt_jax.workdir import alone, git_state, prepared
+from gpt_jax.workdir import alone, prepared
 
 
 def planned(sweep_file: str, **about: Any) -> Sweep:

@@ -16,6 +16,7 @@ from gpt_jax import config
 from gpt_jax.config import UserError
 from gpt_jax.data.batches import Batch, prefetched
 from gpt_jax.data.task_inputs import TaskBatch
+from gpt_jax.training import fingerprint
 from gpt_jax.training.checkpoint import Checkpoints
 from gpt_jax.training.meter import Meter
 from gpt_jax.training.optim import Hyper
@@ -148,6 +149,11 @@ def train(
         if evaluated or stop:
           fetch(due=step % run.log_every == 0)
           with meter.paused():
+            if evaluated:
+              # Not of a stop's checkpoint, which an undisturbed run does not have.
+              found = fingerprint.of(state)
+              if record:
+                record.write_fingerprint(step, found)
             checkpoints.save(state, evaluated and evaluated.get('valid_nll'))
         if stop and not last:
           checkpoints.wait()
