@@ -55,7 +55,7 @@ def kind(run: config.Run) -> tuple:
   return (*map(repr, same.items()), repr(flat) if apart else '')
 
 
-class _Group:
+class Group:
   """The compiled update of several runs, spread over devices as far as they go."""
 
   def __init__(self, members: Sequence[runs.Ready], devices: Sequence[jax.Device]):
@@ -120,7 +120,7 @@ class _Kept:
   It stands where the loop has the record and the checkpoints of one run.
   """
 
-  def __init__(self, members: Sequence[runs.Ready], group: _Group, done: int):
+  def __init__(self, members: Sequence[runs.Ready], group: Group, done: int):
     self.members, self.group = members, group
     for member in members:
       member.saved.forget_after(done)  # about to be done again
@@ -267,7 +267,7 @@ def _train(
   report: Callable[[str], None],
 ) -> dict[pathlib.Path, int]:
   """Trains runs that are not finished; returns those that diverged."""
-  first, group = members[0], _Group(members, devices)
+  first, group = members[0], Group(members, devices)
   done = _common(members)
   states = []
   for member in members:
