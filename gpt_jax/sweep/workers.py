@@ -21,13 +21,19 @@ from gpt_jax.workdir import in_use
 _TICK = 0.2  # seconds between two looks at the workers
 _SHOWN = 15  # lines of a failed run's log
 _PROBE = 'import jax; d = jax.local_devices(); print(d[0].platform, len(d))'
-# Becomes the command behind it, which the kernel sends SIGTERM, at which a run saves,
-# when its parent is gone, be it by kill -9 (PR_SET_PDEATHSIG is 1; Linux only).
+# Becomes the command behind it, and leaves a watcher that sends it SIGTERM, once, when
+# the other end of its stdin is closed: when the sweep has died, be it by kill -9. (What
+# Linux offers for that, PR_SET_PDEATHSIG, comes once for each thread of the sweep.)
 _FOLLOWS = """
-import ctypes, os, signal, sys
-ctypes.CDLL(None).prctl(1, signal.SIGTERM, 0, 0, 0)
-if os.getppid() == int(sys.argv[1]):
-  os.execv(sys.argv[2], sys.argv[2:])
+import os, signal, sys
+worker = os.getpid()
+if os.fork() == 0:
+  os.read(0, 1)
+  if os.getppid() == worker:
+    os.kill(worker, signal.SIGTERM)
+  os._exit(0)
+os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+os.execv(sys.argv[1], sys.argv[1:])
 """
 
 
@@ -219,6 +225,7 @@ class Pool:
         worker.stopped_early = True
         worker.process.send_signal(signal.SIGTERM)
       return
+    worker.process.stdin.close()
     self.running.remove(worker)
     self.free.append(worker.slot)
     said = worker.log.read_bytes()[worker.begin :].decode(errors='replace')
@@ -273,12 +280,13 @@ def _started(entry: Entry, slot: Slot, logs: pathlib.Path) -> _Worker:
     begin = log.tell()
     log.write(f'--- {slot.name}: {entry.command}\n'.encode())
     log.flush()
+    follower = [sys.executable, '-S', '-c', _FOLLOWS]
     try:
       if pinned:  # is handed down, before the worker counts its cores
         os.sched_setaffinity(0, slot.cores)
       process = subprocess.Popen(
-        [*_follower(), sys.executable, str(LAUNCH), *entry.arguments],
-        stdin=subprocess.DEVNULL,
+        [*follower, sys.executable, str(LAUNCH), *entry.arguments],
+        stdin=subprocess.PIPE,
         stdout=log,
         stderr=subprocess.STDOUT,
         env=environment,
@@ -288,13 +296,6 @@ def _started(entry: Entry, slot: Slot, logs: pathlib.Path) -> _Worker:
       if pinned:
         os.sched_setaffinity(0, before)
   return _Worker(entry, slot, process, path, begin)
-
-
-def _follower() -> list[str]:
-  """Returns what stands before a command that is not to outlive this process."""
-  if sys.platform != 'linux':
-    return []
-  return [sys.executable, '-S', '-c', _FOLLOWS, str(os.getpid())]
 
 
 @contextmanager
