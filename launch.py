@@ -1,5 +1,6 @@
 """The one entry: `python launch.py VERB --flags`; without a verb it lists them."""
 
+import contextlib
 import errno
 import os
 import pathlib
@@ -95,7 +96,7 @@ def train_flags(values):
 def train(values) -> None:
   """Trains, or continues: the same command again goes on where it stopped."""
   from gpt_jax import runs
-  from gpt_jax.training import loop, parallel
+  from gpt_jax.training import parallel
 
   run = _overridden(values)
   if values.dry_run:
@@ -107,10 +108,23 @@ def train(values) -> None:
   if values.distributed:
     _without_task(run, 'train --distributed')
     parallel.start(values.distributed)
-  try:
+  with _stopped_and_saved():
     runs.train(
-      run, values.workdir, argv=sys.argv, profile=_profile(values.profile, run)
+      run,
+      values.workdir,
+      argv=sys.argv,
+      overrides=config_flags.get_override_values(values['config']),
+      profile=_profile(values.profile, run),
     )
+
+
+@contextlib.contextmanager
+def _stopped_and_saved():
+  """Prints the command that continues training which was asked to stop, and ends."""
+  from gpt_jax.training import loop
+
+  try:
+    yield
   except loop.Interrupted as stop:
     print(f'stopped and saved; to continue:\n  python {shlex.join(sys.argv)}')
     sys.exit(128 + stop.args[0])
@@ -125,6 +139,21 @@ def _profile(text: str | None, run: config.Run) -> tuple[int, int] | None:
     end = f' <= {run.steps}' if run.steps else ''
     raise UserError(f'--profile={text} must be START:STOP with 0 <= START < STOP{end}')
   return int(first), int(last)
+
+
+def reproduce_flags(values):
+  _workdir(values)
+  flags.DEFINE_string('into', None, 'folder to train it in again', flag_values=values)
+  flags.mark_flag_as_required('into', flag_values=values)
+
+
+def reproduce(values) -> None:
+  """Trains a run again from its run.json, and says whether it is the same."""
+  from gpt_jax import manifest
+
+  with _stopped_and_saved():
+    if not manifest.reproduce(values.workdir, values.into, argv=sys.argv):
+      sys.exit(1)
 
 
 def describe_flags(values):
@@ -463,6 +492,13 @@ def sweep_flags(values):
   )
   define(flags.DEFINE_integer, 'retries', 1, 'times that a crashed run starts again')
   define(
+    flags.DEFINE_integer,
+    'together',
+    0,
+    'runs that train in one program, of those that differ only in seed and numbers; '
+    '0: as many as fit',
+  )
+  define(
     flags.DEFINE_string,
     'slurm',
     None,
@@ -475,7 +511,7 @@ def sweep(values) -> None:
   from gpt_jax.sweep import local
   from gpt_jax.training import loop
 
-  refused = ['workers', 'retries']
+  refused = ['workers', 'retries', 'together']
   if values.index is not None:
     _refuse(values, [*refused, 'slurm'], '`sweep --index`')
   if values.slurm is not None:
@@ -498,7 +534,12 @@ def sweep(values) -> None:
     if values.index is not None:
       local.run_one(planned, values.index)
     else:
-      local.run(planned, workers_at_once=values.workers, retries=values.retries)
+      local.run(
+        planned,
+        workers_at_once=values.workers,
+        retries=values.retries,
+        together=values.together,
+      )
   except loop.Interrupted as stop:
     print(f'stopped and saved; to continue:\n  python {shlex.join(sys.argv)}')
     sys.exit(128 + stop.args[0])
@@ -516,6 +557,33 @@ def plot(values) -> None:
 
   report.loss_curves(values.workdir, values.target)
   print(f'wrote {values.target}')
+
+
+def compare_flags(values):
+  flags.DEFINE_multi_string(
+    'workdir', None, 'folder of a run; to be given twice', flag_values=values
+  )
+  flags.DEFINE_string('target', '', 'PNG file to draw curves into', flag_values=values)
+  flags.mark_flag_as_required('workdir', flag_values=values)
+
+
+def compare(values) -> None:
+  """Compares two runs: configs, curves at equal cost, and a paired test."""
+  import rich
+
+  from gpt_jax import compare_runs
+
+  if len(values.workdir) != 2:
+    raise UserError(
+      f'{len(values.workdir)} --workdir cannot be compared; give two: --workdir=A '
+      '--workdir=B'
+    )
+  found = compare_runs.compare(*values.workdir)
+  for part in compare_runs.tables(found):
+    print(part) if isinstance(part, str) else rich.print(part)
+  if values.target:
+    compare_runs.plot(found, values.target)
+    print(f'wrote {values.target}')
 
 
 def report_flags(values):
@@ -564,6 +632,7 @@ def explain(values) -> None:
 VERBS = {
   'prepare': (prepare_flags, prepare),
   'train': (train_flags, train),
+  'reproduce': (reproduce_flags, reproduce),
   'describe': (describe_flags, describe),
   'eval': (eval_flags, evaluate),
   'sample': (sample_flags, sample),
@@ -572,6 +641,7 @@ VERBS = {
   'tokenize': (tokenize_flags, tokenize),
   'sweep': (sweep_flags, sweep),
   'plot': (plot_flags, plot),
+  'compare': (compare_flags, compare),
   'explain': (explain_flags, explain),
   'report': (report_flags, write_report),
 }

@@ -15,6 +15,7 @@ The rooms, in reading order; each imports only from those before it:
   classifier   a fine-tuned model
   describe     parameters, FLOPs, memory
   hugging_face folders of weights
+  environment  what numbers depend on beside config and data
   workdir      what a run's folder holds, and how it is opened
   harness      tasks of lm-eval, an extra
   few_shot     a model answers tasks it was not trained on
@@ -22,6 +23,8 @@ The rooms, in reading order; each imports only from those before it:
   finetune     puts a fine-tuning together
   runs         puts a run together
   sweep        many runs of one config
+  manifest     a run trained again from its run.json
+  compare_runs two runs side by side
   report       plots of finished runs
   eval_report  prompted tasks beside the papers
   explain_page what a model does with a text, as a page

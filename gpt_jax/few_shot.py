@@ -15,13 +15,13 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from gpt_jax import config, tokenizers
+from gpt_jax import config, environment, tokenizers
 from gpt_jax.config import UserError
 from gpt_jax.evaluation import metrics, protocols, score
 from gpt_jax.evaluation.exams import Exam, Student, exams, take
 from gpt_jax.files import write_whole
 from gpt_jax.language_model import LanguageModel
-from gpt_jax.workdir import git_state, load
+from gpt_jax.workdir import load
 
 _REQUESTS = 4096  # that are in memory as ids at once
 _WINDOWS = 1024  # likewise
@@ -163,7 +163,7 @@ def evaluate(
         'versions': {
           name: importlib.metadata.version(name) for name in ('jax', 'numpy')
         },
-        'git': git_state(),
+        'git': environment.git_state(),
       }
       write_whole(path, json.dumps(result, indent=1) + '\n')
     report(described(result))

@@ -15,6 +15,7 @@ import pathlib
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -171,6 +172,7 @@ def most_together(
   needed: Callable[[int], float],
   free: float,
   report: Callable[[str], None],
+  what: str = 'seeds',
 ) -> int:
   """Returns how many seeds to train together: all, or a half, a quarter, ... of them.
 
@@ -179,10 +181,11 @@ def most_together(
     needed: number of seeds -> bytes that their program takes. One is not asked about.
     free: bytes there are, of which a fifth is kept.
     report: is told what does not fit.
+    what: they are, in what it is told.
   """
   while seeds > 1 and (size := needed(seeds)) >= 0.8 * free:
     report(
-      f'{seeds} seeds together need {size / 2**30:.1f} GiB of {free / 2**30:.1f} free'
+      f'{seeds} {what} together need {size / 2**30:.1f} GiB of {free / 2**30:.1f} free'
     )
     seeds = -(-seeds // 2)
   return seeds
@@ -202,6 +205,7 @@ def train(
   workdir: str | pathlib.Path,
   *,
   argv: Sequence[str] = (),
+  overrides: dict[str, Any] | None = None,
   profile: tuple[int, int] | None = None,
   report: Callable[[str], None] = print,
 ) -> None:
@@ -225,7 +229,10 @@ def train(
     check_same_run(run, workdir)
     _check_same_data(there, workdir)
     found = groups(there, workdir, report)
-    _write_workdir(there, workdir, run, argv)
+    run.task.together = len(found[0])  # by memory, perhaps: run.json says how many
+    done = [_done(_group_folder(workdir, found, group)) for group in found]
+    if min(done) < run.steps:
+      _write_workdir(there, workdir, run, max(done), argv, overrides)
     report(_plan(there))
     for group in found:
       report(f'seeds {", ".join(map(str, group))}, together')
@@ -252,8 +259,19 @@ def _check_same_data(job: Job, workdir: pathlib.Path) -> None:
     )
 
 
+def _done(folder: pathlib.Path) -> int:
+  """Returns the number of updates of a folder's latest checkpoint."""
+  saved = (folder / 'checkpoints').glob('*')
+  return max((int(path.name) for path in saved if path.name.isdigit()), default=0)
+
+
 def _write_workdir(
-  job: Job, folder: pathlib.Path, run: config.Run, argv: Sequence[str]
+  job: Job,
+  folder: pathlib.Path,
+  run: config.Run,
+  start: int,
+  argv: Sequence[str] = (),
+  overrides: dict[str, Any] | None = None,
 ) -> None:
   """Writes the tokenizer and run.json into a folder."""
   folder.mkdir(exist_ok=True)
@@ -269,6 +287,8 @@ def _write_workdir(
     data=job.digests,
     devices=devices(run),
     argv=argv,
+    overrides=overrides,
+    start=start,
   )
 
 
@@ -367,7 +387,7 @@ class _Seed:
     """Opens the folder of a seed that goes on after `done` updates."""
     self.job, self.folder = job, folder
     own = dataclasses.replace(job.run, seed=seed, seeds=1)
-    _write_workdir(job, folder, own, argv=())
+    _write_workdir(job, folder, own, done)
     self.record = record.Record(folder, done)
     self.saved = checkpoint.Checkpoints(folder / 'checkpoints', keep=2)
     self.saved.forget_after(done)  # about to be done again

@@ -6,7 +6,7 @@ import math
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gpt_jax import config, describe, few_shot, finetune, hugging_face, tokenizers
 from gpt_jax.classifier import Classifier
@@ -25,6 +25,7 @@ from gpt_jax.workdir import (
   check_same_run,
   load,
   prepared,
+  read_about,
   read_run,
   write_run_json,
 )
@@ -44,6 +45,8 @@ class Ready(NamedTuple):
     data: its tokens.
     rows: the number of updates done -> the next batch, numpy rows of this process.
     saved: its checkpoints.
+    argv: the command, for run.json.
+    overrides: the fields that it set, likewise.
   """
 
   run: config.Run
@@ -53,10 +56,29 @@ class Ready(NamedTuple):
   data: Prepared
   rows: Callable[[int], batches.Batch]
   saved: checkpoint.Checkpoints
+  argv: Sequence[str]
+  overrides: dict[str, Any]
 
   def start(self, report: Callable[[str], None]) -> step.State:
-    """Returns the latest checkpoint's state, else that of the beginning."""
-    return _start(self.run, self.shape, self.saved, self.layout, report)
+    """Returns the latest checkpoint's state, else that of the beginning.
+
+    Where updates are left to do, run.json is written.
+    """
+    run, shape = self.run, self.shape
+    state, source = _start(run, shape, self.saved, self.layout, report)
+    done = int(state.step)
+    if done < run.steps and parallel.first_process():
+      write_run_json(
+        run,
+        self.workdir,
+        vocab=self.data.tokenizer.vocab,
+        data=self.data.digests() | _source_digest(source, self.workdir),
+        devices=self.layout.devices,
+        argv=self.argv,
+        overrides=self.overrides,
+        start=done,
+      )
+    return state
 
   def held_out(self, eval_step: Callable, params: dict) -> dict[str, float]:
     """Returns the held-out metrics of parameters during the run."""
@@ -76,9 +98,18 @@ def ready(
   layout: parallel.Layout,
   *,
   argv: Sequence[str] = (),
+  overrides: dict[str, Any] | None = None,
   report: Callable[[str], None] = print,
 ) -> Iterator[Ready]:
-  """Gives a run ready to be trained, its workdir locked and run.json written.
+  """Gives a run ready to be trained, its workdir locked.
+
+  Args:
+    run: what to train.
+    workdir: where.
+    layout: over devices.
+    argv: the command, for run.json.
+    overrides: the fields that it set, likewise.
+    report: takes lines for the user.
 
   Raises:
     UserError: the config breaks a rule, or the workdir is another run's or is in use.
@@ -118,24 +149,9 @@ def ready(
       )
     )
 
-    if writes:
-      digests = {
-        'train': data.train.digest,
-        'valid': data.valid.digest,
-        'tokenizer': data.train.tokenizer,
-      }
-      write_run_json(
-        run,
-        workdir,
-        vocab=data.tokenizer.vocab,
-        data=digests,
-        devices=layout.devices,
-        argv=argv,
-      )
-
     saved = checkpoint.Checkpoints(workdir / 'checkpoints', run.keep)
     try:
-      yield Ready(run, workdir, layout, shape, data, rows, saved)
+      yield Ready(run, workdir, layout, shape, data, rows, saved, argv, overrides or {})
     finally:
       saved.close()
 
@@ -145,10 +161,19 @@ def train(
   workdir: str | pathlib.Path,
   *,
   argv: Sequence[str] = (),
+  overrides: dict[str, Any] | None = None,
   profile: tuple[int, int] | None = None,
   report: Callable[[str], None] = print,
 ) -> None:
   """Trains a run to its end, or goes on where its workdir's last checkpoint stands.
+
+  Args:
+    run: what to train.
+    workdir: where.
+    argv: the command, for run.json.
+    overrides: the fields that it set, likewise.
+    profile: see `loop.train`.
+    report: takes lines for the user.
 
   Raises:
     UserError: the config breaks a rule, the workdir is another run's or is in use, or
@@ -156,12 +181,16 @@ def train(
     loop.Interrupted: asked to stop; the state reached is saved.
   """
   if run.task.name:
-    finetune.train(run, workdir, argv=argv, profile=profile, report=report)
+    finetune.train(
+      run, workdir, argv=argv, overrides=overrides, profile=profile, report=report
+    )
     return
   writes = parallel.first_process()
   report = report if writes else _say_nothing
   layout = parallel.Layout.of(run)
-  with ready(run, workdir, layout, argv=argv, report=report) as here:
+  with ready(
+    run, workdir, layout, argv=argv, overrides=overrides, report=report
+  ) as here:
     shape, saved = here.shape, here.saved
     state = here.start(report)
     done = int(state.step)
@@ -234,14 +263,17 @@ def _start(
   saved: checkpoint.Checkpoints,
   layout: parallel.Layout,
   report: Callable[[str], None],
-) -> step.State:
-  """Returns the latest checkpoint, else `init_from`'s weights, else new ones."""
+) -> tuple[step.State, dict | None]:
+  """Returns the latest checkpoint, else `init_from`'s weights, else new ones.
+
+  And the parameters of `init_from` as they are there, None where they were not read.
+  """
   latest = saved.latest()
   if latest is not None:
     report(f'going on from the checkpoint of update {latest}')
-    return saved.restore(latest, layout.state_shapes(run, shape))
+    return saved.restore(latest, layout.state_shapes(run, shape)), None
   if not run.init_from:
-    return layout.new_state(run, shape)
+    return layout.new_state(run, shape), None
   source = load(run.init_from)
   theirs, ours = vars(source.shape), vars(shape)
   differing = [
@@ -264,7 +296,20 @@ def _start(
     for name in new.keys() & {'wte', 'lm_head'}:
       params[name] = new[name].at[:known].set(params[name][:known])
     report(f'{shape.vocab - known} entries are new to its vocabulary')
-  return layout.place(step.init_state(run, shape, params))
+  return layout.place(step.init_state(run, shape, params)), source.params
+
+
+def _source_digest(source: dict | None, workdir: pathlib.Path) -> dict[str, str]:
+  """Returns the checksum of the weights a run started from, now or once before.
+
+  Empty where it started from new ones.
+  """
+  if source is not None:
+    return {'source': few_shot.parameters_digest(source)}
+  if not (workdir / 'run.json').exists():
+    return {}
+  before = read_about(workdir)['data']
+  return {name: before[name] for name in ('source',) if name in before}
 
 
 def _held_out(eval_step, params, shape, file, run, layout) -> dict[str, float]:

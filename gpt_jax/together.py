@@ -18,12 +18,12 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from gpt_jax import config, describe, runs
+from gpt_jax import config, describe, finetune, runs
 from gpt_jax.config import UserError
 from gpt_jax.data.batches import Batch
 from gpt_jax.files import write_whole
-from gpt_jax.training import loop, optim, parallel, step
-from gpt_jax.training.meter import Meter
+from gpt_jax.training import fingerprint, loop, optim, parallel, step
+from gpt_jax.training.meter import Meter, free_memory
 from gpt_jax.training.record import CLOCK_FIELDS, Record
 from gpt_jax.training.step import State
 
@@ -161,8 +161,14 @@ class _Kept:
     """Saves the state of each run, with its own held-out loss where there is one."""
     now = int(state.step)
     for i in self._alive(now):
+      member = self.group.member(state, i)
+      if nll is not None:  # not of a stop's checkpoint, as in the loop
+        self.records[i].write_fingerprint(now, fingerprint.of(member))
       own = None if nll is None else self.evaluated[i]['valid_nll']
-      self.members[i].saved.save(self.group.member(state, i), own)
+      self.members[i].saved.save(member, own)
+
+  def write_fingerprint(self, step: int, found: dict) -> None:
+    """Writes none: that of the loop is of no run; `save` knows the runs' states."""
 
   def wait(self) -> None:
     """Returns when all saves are on disk."""
@@ -216,17 +222,43 @@ def train(
       told = report if not number else lambda text: None
       one = runs.ready(run, workdir, alone, argv=argv, report=told)
       opened.append(stack.enter_context(one))
-    diverged = {m.workdir: at for m in opened if (at := _diverged(m.workdir))}
-    left = [m for m in opened if m.workdir not in diverged]
+    lost = {m.workdir: at for m in opened if (at := diverged(m.workdir))}
+    left = [m for m in opened if m.workdir not in lost]
     left = [m for m in left if (m.saved.latest() or 0) < m.run.steps]
     report(f'{len(left)} of {len(opened)} runs, together')
-    return diverged | (_train(left, devices, report) if left else {})
+    size = _most(left, devices, report)
+    for at in range(0, len(left), size):
+      lost |= _train(left[at : at + size], devices, report)
+    return lost
 
 
-def _diverged(workdir: pathlib.Path) -> int:
+def diverged(workdir: pathlib.Path) -> int:
   """Returns the update at which a run diverged; 0 if it did not."""
   path = workdir / _DIVERGED
   return json.loads(path.read_text(encoding='utf-8'))['step'] if path.exists() else 0
+
+
+def _most(
+  members: list[runs.Ready],
+  devices: Sequence[jax.Device],
+  report: Callable[[str], None],
+) -> int:
+  """Returns how many of the runs fit into memory together, 1 or more."""
+  if not members:
+    return 1
+  run, shape = members[0].run, members[0].shape
+  rows = run.batch // run.accumulate
+  kept = describe.activation_bytes(shape, rows, loss_chunk=run.loss_chunk)
+  each = (
+    sum(describe.state_bytes(run, shape).values()) + kept['layers'] + kept['output']
+  )
+
+  def needed(number):
+    return each * -(-number // math.gcd(len(devices), number))
+
+  return finetune.most_together(
+    len(members), needed, free_memory(devices), report, 'runs'
+  )
 
 
 def _train(

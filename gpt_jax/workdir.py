@@ -1,25 +1,22 @@
 """A workdir: what it holds, and how it is opened.
 
 run.json (the config and all that the run was made of), tokenizer/, tokens/ (unless
-data.tokens names another folder), checkpoints/, metrics.jsonl, tensorboard/ and
-samples.txt.
+data.tokens names another folder), checkpoints/, metrics.jsonl, fingerprints.jsonl,
+tensorboard/ and samples.txt.
 """
 
 import contextlib
 import fcntl
-import importlib.metadata
 import json
 import os
 import pathlib
-import platform
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
-from gpt_jax import config, hugging_face, tokenizers
+from gpt_jax import config, environment, hugging_face, tokenizers
 from gpt_jax.classifier import Classifier
 from gpt_jax.config import UserError
 from gpt_jax.data import prepare, tokens
@@ -30,8 +27,6 @@ from gpt_jax.model.gpt import Shape, init_params
 from gpt_jax.training import checkpoint, task_step
 from gpt_jax.training.record import read_metrics
 
-_PACKAGES = 'jax jaxlib flax optax orbax-checkpoint numpy grain sentencepiece'.split()
-
 
 class Prepared(NamedTuple):
   """The tokens of a run."""
@@ -39,6 +34,17 @@ class Prepared(NamedTuple):
   tokenizer: tokenizers.Tokenizer
   train: tokens.TokenFile
   valid: tokens.TokenFile
+
+  def digests(self) -> dict[str, Any]:
+    """Returns checksums of the tokens, the tokenizer, the text and its files."""
+    return {
+      'train': self.train.digest,
+      'valid': self.valid.digest,
+      'tokenizer': self.train.tokenizer,
+      'text': self.train.text,
+      'valid_text': self.valid.text,
+      'files': self.train.files | self.valid.files,
+    }
 
 
 def prepared(
@@ -108,13 +114,10 @@ def in_use(workdir: pathlib.Path) -> bool:
 
 def read_run(workdir: str | pathlib.Path) -> config.Run:
   """Returns the config in a workdir's run.json."""
-  path = pathlib.Path(workdir) / 'run.json'
-  if not path.exists():
-    raise UserError(f'{workdir} is no workdir: it has no run.json')
   try:
-    fields = json.loads(path.read_text(encoding='utf-8'))['config']
-    return config.from_flat(fields)
-  except (KeyError, TypeError, json.JSONDecodeError) as error:
+    return config.from_flat(read_about(workdir)['config'])
+  except (KeyError, TypeError) as error:
+    path = pathlib.Path(workdir) / 'run.json'
     raise UserError(f'{path} is damaged: {error!r}') from error
 
 
@@ -140,11 +143,17 @@ def write_run_json(
   workdir: pathlib.Path,
   *,
   vocab: int,
-  data: dict[str, str],
+  data: dict[str, Any],
   devices: Sequence[jax.Device],
   argv: Sequence[str],
+  overrides: dict[str, Any] | None = None,
+  start: int = 0,
 ) -> None:
   """Writes what the run is made of.
+
+  Sessions are added to those that the workdir knows, so that a run which went on with
+  another version, or elsewhere, says so. One that is like the last only adds to its
+  `starts`.
 
   Args:
     run: its config.
@@ -153,34 +162,65 @@ def write_run_json(
     data: checksums of what it is trained and judged on.
     devices: that it uses.
     argv: the command.
+    overrides: the fields that the command set.
+    start: updates done when this session begins.
   """
+  path = workdir / 'run.json'
+  before = sessions(workdir) if path.exists() else []
+  session = {
+    'argv': list(argv),
+    'overrides': overrides or {},
+    'config': config.flat(run),
+    'environment': environment.now(devices),
+  }
+  session = json.loads(json.dumps(session))  # as the ones before were read
+  if before and {**before[-1], 'starts': 0} == {**session, 'starts': 0}:
+    before[-1]['starts'].append(start)
+  else:
+    before.append({'starts': [start], **session})
   about = {
     'config': config.flat(run),
-    'argv': list(argv),
     'vocab': vocab,
-    'git': git_state(),
-    'versions': {'python': platform.python_version()}
-    | {name: importlib.metadata.version(name) for name in _PACKAGES},
-    'devices': [f'{d.platform}: {d.device_kind}' for d in devices],
-    'xla_flags': os.environ.get('XLA_FLAGS', ''),
     'data': data,
+    'sessions': before,
   }
-  write_whole(workdir / 'run.json', json.dumps(about, indent=1) + '\n')
+  write_whole(path, json.dumps(about, indent=1) + '\n')
 
 
-def git_state() -> dict[str, str]:
-  """Returns the commit and uncommitted change of this code; {} outside a checkout."""
-  root = pathlib.Path(__file__).resolve().parent.parent
-
-  def git(*command):
-    return subprocess.run(
-      ['git', *command], cwd=root, capture_output=True, text=True, check=True
-    ).stdout
-
+def read_about(workdir: str | pathlib.Path) -> dict[str, Any]:
+  """Returns all that a workdir's run.json says."""
+  path = pathlib.Path(workdir) / 'run.json'
+  if not path.exists():
+    raise UserError(f'{workdir} is no workdir: it has no run.json')
   try:
-    return {'commit': git('rev-parse', 'HEAD').strip(), 'diff': git('diff', 'HEAD')}
-  except (OSError, subprocess.CalledProcessError):
-    return {}
+    return json.loads(path.read_text(encoding='utf-8'))
+  except json.JSONDecodeError as error:
+    raise UserError(f'{path} is damaged: {error!r}') from error
+
+
+def sessions(workdir: str | pathlib.Path) -> list[dict[str, Any]]:
+  """Returns by what a workdir's run was trained, in the order of time.
+
+  Each has `starts`, the numbers of updates from which it began or went on, argv,
+  overrides, config and environment. Of a run.json older than sessions, what it knows.
+  """
+  about = read_about(workdir)
+  if 'sessions' in about:
+    return about['sessions']
+  known = {
+    name: about[name] for name in ('git', 'versions', 'devices') if name in about
+  }
+  if 'python' in known.get('versions', {}):
+    known['python'] = known['versions'].pop('python')
+  return [
+    {
+      'starts': [0],
+      'argv': about.get('argv', []),
+      'overrides': {},
+      'config': about['config'],
+      'environment': known,
+    }
+  ]
 
 
 def load(

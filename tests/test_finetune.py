@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import gpt_jax
-from gpt_jax import config, finetune, papers, runs, task_results
+from gpt_jax import config, finetune, manifest, papers, runs, task_results
 from gpt_jax.config import UserError
 from gpt_jax.data import task_inputs, tasks
 from gpt_jax.data.task_table import TASKS
@@ -346,6 +346,14 @@ def test_a_kill_between_a_seed_and_the_checkpoint_of_all_loses_nothing(
   assert (workdir / 'results.json').read_text() == (
     finished[0] / 'results.json'
   ).read_text()
+
+
+def test_a_fine_tuning_is_trained_again_from_its_run_json(finished, tmp_path):
+  said = []
+  assert manifest.reproduce(finished[0], tmp_path / 'again', report=said.append)
+  assert 'seed_1: all metrics up to update 10' in said[-1]
+  ours, theirs = (f / 'fingerprints.jsonl' for f in (finished[0], tmp_path / 'again'))
+  assert ours.read_text() == theirs.read_text()
 
 
 def test_other_contents_of_source_or_data_are_noticed(place, finished, tmp_path):

@@ -10,9 +10,9 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ORDER = (
   'config files papers tokenizers data prompting model training decoding evaluation '
-  'language_model classifier describe hugging_face workdir harness dry_run few_shot '
-  'task_results finetune dialogue summaries runs together sweep manifest report '
-  'eval_report explain_page sweep_report'
+  'language_model classifier describe hugging_face environment workdir harness dry_run '
+  'few_shot task_results finetune dialogue summaries runs together sweep manifest '
+  'compare_runs report eval_report explain_page sweep_report'
 ).split()
 WITHOUT_JAX = [
   'config',

@@ -117,8 +117,17 @@ def test_a_run_records_every_due_step_once(undisturbed):
   samples = (undisturbed / 'samples.txt').read_text()
   assert samples.count('=== step') == 6 and '\n[the]' in samples
   about = json.loads((undisturbed / 'run.json').read_text())
-  assert about['versions']['jax'] == jax.__version__
-  assert set(about['data']) == {'train', 'valid', 'tokenizer'}
+  (session,) = about['sessions']
+  assert session['environment']['versions']['jax'] == jax.__version__
+  assert 'model/gpt.py' in session['environment']['sources']
+  assert set(about['data']) == {
+    'train',
+    'valid',
+    'tokenizer',
+    'text',
+    'valid_text',
+    'files',
+  }
   assert list((undisturbed / 'tensorboard').iterdir())
   clock = set(record.CLOCK_FIELDS) - {'mfu'}  # a CPU's peak is unknown
   for line in record.read_metrics(undisturbed):
@@ -287,7 +296,7 @@ def test_a_full_disk_during_a_save_keeps_the_last_checkpoint(place):
   before = state_of(place / 'full')
 
   def little_room():
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
 
   done = train(place, 'full', wide, preexec_fn=little_room)
   assert done.returncode == 1

@@ -16,7 +16,17 @@ from sweep_files import made_up
 import launch
 from gpt_jax import config
 from gpt_jax.config import UserError
-from gpt_jax.sweep import algebra, chain, grid, local, point, results, workers, zipped
+from gpt_jax.sweep import (
+  algebra,
+  chain,
+  grid,
+  group,
+  local,
+  point,
+  results,
+  workers,
+  zipped,
+)
 from gpt_jax.training.loop import Interrupted
 from gpt_jax.workdir import alone, in_use
 
@@ -195,8 +205,8 @@ def test_a_sweep_goes_on_after_every_kind_of_kill(tmp_path, sweep_of):
   while in_use(good.workdir) and time.monotonic() < deadline:
     time.sleep(0.05)
   assert not in_use(good.workdir)
-  saved = [path.name for path in (good.workdir / 'checkpoints').iterdir()]
-  assert any(map(str.isdigit, saved)), saved
+  saved = [p for p in (good.workdir / 'checkpoints').iterdir() if p.name.isdigit()]
+  assert saved
   assert not results.finished(good)
 
   # kill -9 of a worker: it starts again, and finishes. Ctrl-C then stops the next one.
@@ -204,7 +214,7 @@ def test_a_sweep_goes_on_after_every_kind_of_kill(tmp_path, sweep_of):
   told = []
 
   def show():
-    name = pool.running[0].entry.name if pool.running else ''
+    name = pool.running[0].entries[0].name if pool.running else ''
     if name == good.name and not told:
       pool.running[0].process.kill()
       told.append('killed')
@@ -236,6 +246,34 @@ def test_a_sweep_goes_on_after_every_kind_of_kill(tmp_path, sweep_of):
   before = (good.workdir / 'metrics.jsonl').read_bytes()
   local.run_one(sweep, 0)
   assert (good.workdir / 'metrics.jsonl').read_bytes() == before
+
+
+def test_runs_of_one_kind_train_together_and_a_lost_one_is_told(sweep_of, tmp_path):
+  sweep = sweep_of(
+    "RUNS = point({'steps': 8, 'eval_every': 4}) * (grid({'optim.lr': [1e-3, 1e30], "
+    "'seed': [0, 1]}) + point({'model.T': 4}))",
+    tmp_path / 'sweep',
+  )
+  names = [entry.name for entry in sweep.entries]
+  assert [len(g) for g in group.groups(sweep.entries, 0, 1)] == [4, 1]
+  assert [len(g) for g in group.groups(sweep.entries, 0, 2)] == [2, 2, 1]
+  assert [len(g) for g in group.groups(sweep.entries, 3, 1)] == [3, 1, 1]
+  assert [len(g) for g in group.groups(sweep.entries, 1, 1)] == [1] * 5
+  with pytest.raises(UserError, match='2 of 5 runs failed') as failure:
+    local.run(sweep, workers_at_once=1, retries=1)
+  wild = [name for name in names if 'lr=1e+30' in name]
+  assert all(f'{name}: the loss of update' in str(failure.value) for name in wild)
+  for entry in sweep.entries:
+    assert results.finished(entry) == (entry.name not in wild)
+  logs = sorted(path.name for path in (tmp_path / 'sweep/logs').iterdir())
+  assert logs == sorted([f'{names[0]}_and_3.log', f'{names[4]}.log'])
+  rows = list(csv.DictReader((tmp_path / 'sweep/sweep.csv').open()))
+  assert [row['state'] == 'failed' for row in rows] == [n in wild for n in names]
+  # Known, so that the same again trains nothing.
+  with pytest.raises(UserError, match='2 of 5 runs failed'):
+    local.run(sweep, workers_at_once=1, retries=1)
+  log = (tmp_path / 'sweep/logs' / f'{wild[0]}_and_1.log').read_text()
+  assert '0 of 2 runs, together' in log
 
 
 # Folders

@@ -14,7 +14,7 @@ import rich.progress
 
 from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
-from gpt_jax.data import encoding, split
+from gpt_jax.data import encoding, sources, split
 from gpt_jax.data.tokens import FORMAT, Writer
 from gpt_jax.files import sync, write_whole
 
@@ -211,6 +211,7 @@ def _fill(
       about = {
         'tokenizer': tokenizers.digest(stage / 'tokenizer'),
         'source': text.digests[name],
+        'files': sources.checksums(data.valid if name == 'valid' else data.source),
         'recipe': wanted,
       }
       file.finish(about)

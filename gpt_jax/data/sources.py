@@ -115,6 +115,20 @@ def parts(
         yield from read_file(path, how)
 
 
+def checksums(source: str) -> dict[str, str]:
+  """Returns the sha256 of each local file of a source, by its path.
+
+  Raises:
+    UserError: a path, folder or glob matches no file.
+  """
+  return {
+    str(path): _sha256(path)
+    for entry in split_list(source)
+    if entry != 'python:docs' and not entry.startswith('hf:') and '://' not in entry
+    for path in _matches(entry)
+  }
+
+
 def split_list(source: str) -> list[str]:
   """Returns the entries of a comma-separated list, blanks around them removed."""
   if os.path.exists(source):  # a path with a comma in it

@@ -37,6 +37,9 @@ class TokenFile:
     bytes: of the text in UTF-8; eot counts nothing.
     tokenizer: digest of the tokenizer that made the ids.
     digest: sha256 of `ids`.
+    text: sha256 of the text of their source.
+    files: sha256 of each local file of that source, by its path; of a folder that is
+      older than this, none.
   """
 
   ids: np.ndarray
@@ -45,6 +48,8 @@ class TokenFile:
   bytes: int
   tokenizer: str
   digest: str
+  text: str
+  files: dict[str, str]
 
 
 def open_tokens(prefix: str | Path) -> TokenFile:
@@ -72,6 +77,8 @@ def open_tokens(prefix: str | Path) -> TokenFile:
       header['bytes'],
       header['tokenizer'],
       header['bin']['sha256'],
+      header.get('source', ''),
+      header.get('files', {}),
     )
   except FileNotFoundError as e:
     raise UserError(f'{e.filename}: missing; {again}') from e

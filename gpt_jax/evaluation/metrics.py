@@ -12,6 +12,7 @@ labels, or a number that is not finite.
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import scipy.special
@@ -126,6 +127,57 @@ def spread(values: list[float]) -> dict[str, float]:
     'low': mean - half,
     'high': mean + half,
   }
+
+
+class Paired(NamedTuple):
+  """What two models differ by on the same texts.
+
+  Attributes:
+    difference: of the second from the first, for each unit of size.
+    low, high: its 95 % interval.
+    p: of a difference as large or larger if there were none, two-sided.
+    count: of texts.
+  """
+
+  difference: float
+  low: float
+  high: float
+  p: float
+  count: int
+
+
+def paired(first: np.ndarray, second: np.ndarray, size: np.ndarray) -> Paired:
+  """Returns the paired test of two models' losses on the same texts.
+
+  The difference is that of sums, sum(second - first) / sum(size): long texts count for
+  more, as in bits per byte. Its standard error is that of a ratio (Cochran 1977,
+  chapter 6), its interval and p are Student's. Where all sizes are equal this is the
+  paired t test. Texts are taken to be independent.
+
+  Args:
+    first: [texts], losses of the first model, such as bits.
+    second: [texts], of the second.
+    size: [texts], such as bytes.
+
+  Raises:
+    UserError: there are fewer than two texts, or not as many of each.
+  """
+  first, second = _pairs(first, second)
+  gap, size = second - first, np.asarray(size, np.float64)
+  count = len(gap)
+  if count < 2 or len(size) != count:
+    raise UserError(
+      f'{count} texts with {len(size)} sizes cannot be compared in pairs; there must '
+      'be two or more, with a size for each'
+    )
+  mean = float(gap.sum() / size.sum())
+  left = gap - mean * size
+  error = math.sqrt(count / (count - 1) * float(left @ left)) / float(size.sum())
+  half = float(scipy.special.stdtrit(count - 1, 0.975)) * error
+  p = float(mean == 0)
+  if error:
+    p = 2 * float(scipy.special.stdtr(count - 1, -abs(mean) / error))
+  return Paired(mean, mean - half, mean + half, p, count)
 
 
 def wilson(right: int, count: int) -> tuple[float, float]:

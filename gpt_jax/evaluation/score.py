@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from gpt_jax.config import UserError
-from gpt_jax.data.batches import Batch
+from gpt_jax.data.batches import Batch, held_out_batches
 from gpt_jax.evaluation import packing
 from gpt_jax.model.attention import Tree
 from gpt_jax.model.gpt import GPT, Shape, empty_cache, output
+from gpt_jax.training import loss
 
 
 def held_out_nll(
@@ -24,6 +25,32 @@ def held_out_nll(
   sums = [eval_step(params, batch) for batch in batches]
   nll, count = np.sum(np.array(sums, np.float64), axis=0)
   return float(nll), int(count)
+
+
+def held_out_token_nll(
+  params: dict, shape: Shape, ids: np.ndarray, rows: int
+) -> np.ndarray:
+  """Returns -log p of each target of a held-out text [nats], float64 [tokens - 1].
+
+  It is read in the windows whose mean is `held_out_metrics`' valid_nll.
+
+  Args:
+    params: the parameters.
+    shape: of the model.
+    ids: all of the held-out tokens.
+    rows: windows of a batch.
+  """
+  found = []
+  for batch in held_out_batches(ids, T=shape.T, rows=rows):
+    nll_BT = np.asarray(_window_nll(params, batch, shape=shape), np.float64)
+    found.append(nll_BT[batch.w_BT > 0])
+  return np.concatenate(found)
+
+
+@partial(jax.jit, static_argnames='shape')
+def _window_nll(params, batch, *, shape):
+  logits_BTV = GPT(shape).apply({'params': params}, batch.ids_BT)[0]
+  return loss.nll_BT(logits_BTV, batch.y_BT)
 
 
 def held_out_metrics(nll: float, count: int, bytes_per_token: float) -> dict:

@@ -9,11 +9,12 @@ import jax
 
 from gpt_jax import runs
 from gpt_jax.config import UserError
+from gpt_jax.environment import git_state
 from gpt_jax.sweep import plan, results, workers
 from gpt_jax.sweep.board import Board
 from gpt_jax.sweep.plan import Entry, Sweep, check_same, read, write
 from gpt_jax.sweep.space import Search
-from gpt_jax.workdir import alone, git_state, prepared
+from gpt_jax.workdir import alone, prepared
 
 
 def planned(sweep_file: str, **about: Any) -> Sweep:
@@ -60,8 +61,14 @@ def prepare(entries: Sequence[Entry], report: Callable[[str], None] = print) -> 
       prepared(entry.run, entry.workdir, report)
 
 
-def run(sweep: Sweep, *, workers_at_once: int, retries: int) -> None:
+def run(sweep: Sweep, *, workers_at_once: int, retries: int, together: int = 0) -> None:
   """Trains all runs of a sweep that are not finished; the same again continues it.
+
+  Args:
+    sweep: the runs.
+    workers_at_once: see `workers.slots`.
+    retries: how often a crashed run is started again.
+    together: most runs in one program; 0: all of a kind, but where halving stops some.
 
   Raises:
     UserError: the folder is in use, or of another sweep, or was edited; or runs have
@@ -74,7 +81,11 @@ def run(sweep: Sweep, *, workers_at_once: int, retries: int) -> None:
     results.check_folders(sweep)
     prepare(sweep.entries)
     free = workers.slots(workers_at_once)
-    pool = workers.Pool(sweep, free, retries=retries, early=_early(sweep))
+    if sweep.search and sweep.search.halving:
+      together = 1
+    pool = workers.Pool(
+      sweep, free, retries=retries, together=together, early=_early(sweep)
+    )
     written = dict(pool.states)
 
     def show() -> None:

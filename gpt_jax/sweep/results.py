@@ -5,7 +5,6 @@ import csv
 import dataclasses
 import fcntl
 import io
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +15,7 @@ from gpt_jax.files import write_whole
 from gpt_jax.model.gpt import Shape
 from gpt_jax.sweep.plan import Entry, Sweep
 from gpt_jax.training.record import read_metrics
-from gpt_jax.workdir import check_same_run
+from gpt_jax.workdir import check_same_run, read_about, sessions
 
 MEASURED = {  # columns of sweep.csv behind those of the overrides
   'final_nats_per_token': 'final_nll',
@@ -147,7 +146,8 @@ def result(entry: Entry) -> Result:
   held = [line for line in found if 'valid_nll' in line]
   best = min(held, key=lambda line: line['valid_nll'], default={})
   final = held[-1] if held else {}
-  about = _about(entry)
+  about = read_about(entry.workdir)
+  environment = sessions(entry.workdir)[-1]['environment']
   run = copy.deepcopy(entry.run)
   run.steps = step
   shape = Shape.of(run.model, about.get('vocab') or run.model.vocab)
@@ -165,18 +165,9 @@ def result(entry: Entry) -> Result:
     flops=tokens * sum(describe.flops_per_token(shape).values()),
     seconds=_seconds(trained),
     left=_left(trained, steps),
-    commit=about.get('git', {}).get('commit', ''),
+    commit=environment.get('git', {}).get('commit', ''),
     curve=tuple((line['step'], line['valid_nll']) for line in held),
   )
-
-
-def _about(entry: Entry) -> dict:
-  """Returns a run's run.json."""
-  path = entry.workdir / 'run.json'
-  try:
-    return json.loads(path.read_text(encoding='utf-8'))
-  except (OSError, ValueError) as error:
-    raise UserError(f'{path} can not be read: {error}') from error
 
 
 def _seconds(trained: list[dict]) -> float:

@@ -1,4 +1,4 @@
-"""Local workers: each trains one run in a process of its own, on its own devices."""
+"""Local workers: each trains a run, or several together, in a process of its own."""
 
 import collections
 import dataclasses
@@ -13,27 +13,25 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from gpt_jax.config import UserError
+from gpt_jax.sweep import group
 from gpt_jax.sweep.plan import LAUNCH, Entry, Sweep
 from gpt_jax.sweep.results import finished
+from gpt_jax.together import diverged
 from gpt_jax.training.loop import Interrupted
 from gpt_jax.workdir import in_use
 
 _TICK = 0.2  # seconds between two looks at the workers
 _SHOWN = 15  # lines of a failed run's log
 _PROBE = 'import jax; d = jax.local_devices(); print(d[0].platform, len(d))'
-# Becomes the command behind it, and leaves a watcher that sends it SIGTERM, once, when
-# the other end of its stdin is closed: when the sweep has died, be it by kill -9. (What
-# Linux offers for that, PR_SET_PDEATHSIG, comes once for each thread of the sweep.)
+# Becomes the command behind it, to which the kernel sends SIGUSR1, at which a run
+# saves, when its parent is gone, be it by kill -9 (PR_SET_PDEATHSIG is 1; Linux only).
+# It comes once for each thread of the parent that it is handed on to; a second
+# SIGTERM would end a run before it has saved.
 _FOLLOWS = """
-import os, signal, sys
-worker = os.getpid()
-if os.fork() == 0:
-  os.read(0, 1)
-  if os.getppid() == worker:
-    os.kill(worker, signal.SIGTERM)
-  os._exit(0)
-os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-os.execv(sys.argv[1], sys.argv[1:])
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGUSR1, 0, 0, 0)
+if os.getppid() == int(sys.argv[1]):
+  os.execv(sys.argv[2], sys.argv[2:])
 """
 
 
@@ -125,9 +123,9 @@ def device_slots(
 
 @dataclasses.dataclass
 class _Worker:
-  """A process at work on a run; `begin` is where its part of the log begins."""
+  """A process at work on some runs; `begin` is where its part of the log begins."""
 
-  entry: Entry
+  entries: Sequence[Entry]
   slot: Slot
   process: subprocess.Popen
   log: pathlib.Path
@@ -150,6 +148,7 @@ class Pool:
     free: Sequence[Slot],
     *,
     retries: int,
+    together: int = 1,
     early: Callable[[Entry], bool] = lambda entry: False,
   ):
     """Finds out what is left to do.
@@ -158,21 +157,25 @@ class Pool:
       sweep: whose runs are trained.
       free: what the workers have.
       retries: how often a crashed run is started again.
-      early: whether a run that is not finished is to be stopped for good.
+      together: most runs of one kind that a worker trains in one program; 0: as many
+        as there are, shared out among the workers.
+      early: whether a run that is not finished is to be stopped for good; only where
+        each run is trained by itself.
     """
     self.sweep, self.free, self.early = sweep, collections.deque(free), early
     self.states = {e.name: 'waiting' for e in sweep.entries}
     self.ends: dict[str, str] = {}
     self.tries = dict.fromkeys(self.states, retries)
-    self.waiting: collections.deque[Entry] = collections.deque()
     self.running: list[_Worker] = []
+    left = []
     for entry in sweep.entries:
       if finished(entry):
         self.states[entry.name] = 'finished'
       elif early(entry):
         self.states[entry.name] = 'stopped early'
       else:
-        self.waiting.append(entry)
+        left.append(entry)
+    self.waiting = collections.deque(group.groups(left, together, len(free)))
 
   def work(self, show: Callable[[], None]) -> None:
     """Trains what is left, and returns when all that can be done is.
@@ -206,44 +209,63 @@ class Pool:
       raise Interrupted(asked[0])
 
   def _start(self) -> bool:
-    """Starts the first run that is free, and returns whether there was one."""
+    """Starts the first runs that are free, and returns whether there were any."""
     for _ in range(len(self.waiting)):
-      entry = self.waiting.popleft()
-      if not in_use(entry.workdir):
+      entries = self.waiting.popleft()
+      used = [entry for entry in entries if in_use(entry.workdir)]
+      if not used:
         slot = self.free.popleft()
-        self.running.append(_started(entry, slot, self.sweep.folder / 'logs'))
-        self.states[entry.name] = 'running'
+        self.running.append(_started(entries, slot, self.sweep.folder))
+        self.states.update({entry.name: 'running' for entry in entries})
         return True
-      self.states[entry.name] = 'in use'  # left by a sweep that was killed: it saves
-      self.waiting.append(entry)
+      for entry in used:
+        self.states[entry.name] = 'in use'  # left by a sweep that was killed: it saves
+      self.waiting.append(entries)
     return False
 
   def _look(self, worker: _Worker, stopping: bool) -> None:
-    code, entry = worker.process.poll(), worker.entry
+    code = worker.process.poll()
     if code is None:
-      if not worker.stopped_early and not stopping and self.early(entry):
+      if (
+        not (worker.stopped_early or stopping)
+        and len(worker.entries) == 1
+        and self.early(worker.entries[0])
+      ):
         worker.stopped_early = True
         worker.process.send_signal(signal.SIGTERM)
       return
-    worker.process.stdin.close()
     self.running.remove(worker)
     self.free.append(worker.slot)
     said = worker.log.read_bytes()[worker.begin :].decode(errors='replace')
-    if code == 0 and finished(entry):
-      state = 'finished'
-    elif worker.stopped_early:
-      state = 'stopped early'
-    elif stopping:
-      state = 'stopped'
-    elif self.tries[entry.name] > 0 and not _told(said):
+    again = []
+    for entry in worker.entries:
+      self.states[entry.name] = self._ended(worker, entry, code, said, stopping)
+      if self.states[entry.name] == 'waiting':
+        again.append(entry)
+    if again:
+      self.waiting.appendleft(again)
+
+  def _ended(
+    self, worker: _Worker, entry: Entry, code: int, said: str, stopping: bool
+  ) -> str:
+    """Returns the state of a run whose worker has ended."""
+    if finished(entry) and (code == 0 or len(worker.entries) > 1):
+      return 'finished'
+    if worker.stopped_early:
+      return 'stopped early'
+    if at := diverged(entry.workdir):
+      self.ends[entry.name] = (
+        f'{entry.name}: the loss of update {at} is not finite; lower its rate'
+      )
+      return 'failed'
+    if stopping:
+      return 'stopped'
+    if self.tries[entry.name] > 0 and not _told(said):
       self.tries[entry.name] -= 1
-      self.waiting.appendleft(entry)
-      state = 'waiting'
-    else:
-      state = 'failed'
-      how = f'exit status {code}' if code > 0 else f'signal {-code}'
-      self.ends[entry.name] = f'{entry.name}: {how}; {worker.log} ends:\n{_end(said)}'
-    self.states[entry.name] = state
+      return 'waiting'
+    how = f'exit status {code}' if code > 0 else f'signal {-code}'
+    self.ends[entry.name] = f'{entry.name}: {how}; {worker.log} ends:\n{_end(said)}'
+    return 'failed'
 
   def _tell(self, number: int) -> None:
     for worker in self.running:
@@ -269,24 +291,30 @@ def _told(said: str) -> bool:
   return mended and 'Traceback (most recent call last)' not in said
 
 
-def _started(entry: Entry, slot: Slot, logs: pathlib.Path) -> _Worker:
-  """Returns a worker at its run."""
+def _started(entries: Sequence[Entry], slot: Slot, folder: pathlib.Path) -> _Worker:
+  """Returns a worker at its runs."""
+  logs, first = folder / 'logs', entries[0]
   logs.mkdir(exist_ok=True)
-  path = logs / f'{entry.name}.log'
+  if len(entries) == 1:
+    path, what = logs / f'{first.name}.log', first.command
+    arguments = [str(LAUNCH), *first.arguments]
+  else:
+    path = logs / f'{first.name}_and_{len(entries) - 1}.log'
+    what = f'together: {", ".join(entry.name for entry in entries)}'
+    arguments = group.arguments(folder, entries)
   environment = {**os.environ, **slot.environment}
   pinned = bool(slot.cores)
   before = os.sched_getaffinity(0) if pinned else ()
   with open(path, 'ab') as log:
     begin = log.tell()
-    log.write(f'--- {slot.name}: {entry.command}\n'.encode())
+    log.write(f'--- {slot.name}: {what}\n'.encode())
     log.flush()
-    follower = [sys.executable, '-S', '-c', _FOLLOWS]
     try:
       if pinned:  # is handed down, before the worker counts its cores
         os.sched_setaffinity(0, slot.cores)
       process = subprocess.Popen(
-        [*follower, sys.executable, str(LAUNCH), *entry.arguments],
-        stdin=subprocess.PIPE,
+        [*_follower(), sys.executable, *arguments],
+        stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,
         env=environment,
@@ -295,7 +323,14 @@ def _started(entry: Entry, slot: Slot, logs: pathlib.Path) -> _Worker:
     finally:
       if pinned:
         os.sched_setaffinity(0, before)
-  return _Worker(entry, slot, process, path, begin)
+  return _Worker(entries, slot, process, path, begin)
+
+
+def _follower() -> list[str]:
+  """Returns what stands before a command that is not to outlive this process."""
+  if sys.platform != 'linux':
+    return []
+  return [sys.executable, '-S', '-c', _FOLLOWS, str(os.getpid())]
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from gpt_jax import config
 from gpt_jax.config import UserError
 from gpt_jax.data.batches import Batch, prefetched
 from gpt_jax.data.task_inputs import TaskBatch
+from gpt_jax.training import fingerprint
 from gpt_jax.training.checkpoint import Checkpoints
 from gpt_jax.training.meter import Meter
 from gpt_jax.training.optim import Hyper
@@ -148,6 +149,11 @@ def train(
         if evaluated or stop:
           fetch(due=step % run.log_every == 0)
           with meter.paused():
+            if evaluated:
+              # Not of a stop's checkpoint, which an undisturbed run does not have.
+              found = fingerprint.of(state)
+              if record:
+                record.write_fingerprint(step, found)
             checkpoints.save(state, evaluated and evaluated.get('valid_nll'))
         if stop and not last:
           checkpoints.wait()
@@ -240,16 +246,23 @@ class _Shown:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[list[int]]:
-  """Gives a list that a first SIGINT or SIGTERM is added to; a second one kills."""
+  """Gives a list that a first SIGINT or SIGTERM is added to; a second one kills.
+
+  SIGUSR1 asks too, and any number of them is one: the kernel may send several where a
+  sweep is killed whose worker this is.
+  """
   asked = []
+  killing = signal.SIGINT, signal.SIGTERM
 
   def ask(number, _):
+    if asked:
+      return
     asked.append(number)
-    for each in previous:
+    for each in killing:
       signal.signal(each, signal.SIG_DFL)
     os.write(2, b'\nstopping: saving first (once more to stop at once)\n')
 
-  previous = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+  previous = {s: signal.signal(s, ask) for s in (*killing, signal.SIGUSR1)}
   try:
     yield asked
   finally:

@@ -1,11 +1,13 @@
-"""What a run writes down: metrics.jsonl, TensorBoard events and samples.txt.
+"""What a run writes down: metrics.jsonl, fingerprints.jsonl, TensorBoard, samples.txt.
 
 Every line is written when its step is done and before that step's checkpoint begins,
 so that cutting off what follows a checkpoint gives back the record as it was then.
 """
 
+import hashlib
 import json
 import pathlib
+import struct
 from typing import Any
 
 from tensorboard.compat.proto import event_pb2, summary_pb2
@@ -29,7 +31,19 @@ _SAMPLE_MARK = '=== step '
 
 def read_metrics(workdir: str | pathlib.Path) -> list[dict[str, Any]]:
   """Returns the lines of metrics.jsonl, without a last one that was cut off."""
-  path = pathlib.Path(workdir) / 'metrics.jsonl'
+  return _lines(pathlib.Path(workdir) / 'metrics.jsonl')
+
+
+def read_fingerprints(workdir: str | pathlib.Path) -> list[dict[str, Any]]:
+  """Returns the lines of fingerprints.jsonl, without a last one that was cut off.
+
+  Each has `step`; `losses`, a running hash of the losses logged so far; and what
+  `fingerprint.of` returns.
+  """
+  return _lines(pathlib.Path(workdir) / 'fingerprints.jsonl')
+
+
+def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
   if not path.exists():
     return []
   lines = path.read_text(encoding='utf-8').split('\n')[:-1]
@@ -53,10 +67,11 @@ class Record:
     self._open(step)
 
   def _open(self, step: int) -> None:
-    kept = [line for line in read_metrics(self.workdir) if line['step'] <= step]
-    write_whole(
-      self.workdir / 'metrics.jsonl', ''.join(json.dumps(k) + '\n' for k in kept)
-    )
+    kept = self._cut('metrics.jsonl', step)
+    self._losses = hashlib.sha256()
+    for line in kept:
+      self._count(line)
+    self._cut('fingerprints.jsonl', step)
     self._cut_samples(step)
     self._metrics = open(self.workdir / 'metrics.jsonl', 'a', encoding='utf-8')  # noqa: SIM115
     self._events = EventFileWriter(str(self.workdir / 'tensorboard'))
@@ -66,14 +81,22 @@ class Record:
 
   def write(self, step: int, values: dict[str, float]) -> None:
     """Appends one line {"step": step, **values} and the same to TensorBoard."""
-    self._metrics.write(json.dumps({'step': step, **values}) + '\n')
+    line = {'step': step, **values}
+    self._metrics.write(json.dumps(line) + '\n')
     self._metrics.flush()
+    self._count(line)
     scalars = [
       summary_pb2.Summary.Value(tag=tag, simple_value=value)
       for tag, value in values.items()
     ]
     summary = summary_pb2.Summary(value=scalars)
     self._events.add_event(event_pb2.Event(step=step, summary=summary))
+
+  def write_fingerprint(self, step: int, found: dict[str, Any]) -> None:
+    """Appends the fingerprints of the state after `step` updates, and of the losses."""
+    line = {'step': step, 'losses': self._losses.hexdigest()[:16], **found}
+    with open(self.workdir / 'fingerprints.jsonl', 'a', encoding='utf-8') as file:
+      file.write(json.dumps(line) + '\n')
 
   def write_samples(self, step: int, text: str) -> None:
     """Appends the samples drawn after `step` updates to samples.txt."""
@@ -84,6 +107,19 @@ class Record:
     """Writes out what is buffered."""
     self._metrics.close()
     self._events.close()
+
+  def _count(self, line: dict[str, Any]) -> None:
+    """Adds a line's loss, its bits, to the hash of losses."""
+    if 'loss' in line:
+      self._losses.update(struct.pack('<qd', line['step'], line['loss']))
+
+  def _cut(self, name: str, step: int) -> list[dict[str, Any]]:
+    """Cuts off a file's lines of later updates, and returns those that it keeps."""
+    path = self.workdir / name
+    kept = [line for line in _lines(path) if line['step'] <= step]
+    if path.exists():
+      write_whole(path, ''.join(json.dumps(line) + '\n' for line in kept))
+    return kept
 
   def _cut_samples(self, step: int) -> None:
     path = self.workdir / 'samples.txt'

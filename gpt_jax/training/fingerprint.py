@@ -1,0 +1,85 @@
+"""Fingerprints of a state: a short number for each tensor, the same in every layout.
+
+Two tensors with one fingerprint are equal bit for bit, but for an accident of chance of
+2^-64. It finds what differs by mistake; it is no protection against forgery.
+"""
+
+import hashlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gpt_jax.training.step import State
+
+_SALT = 0x9E3779B9
+
+
+def of(state: State) -> dict[str, Any]:
+  """Returns the fingerprints of a state as JSON; of several processes all must ask.
+
+  `params`: that of each parameter, by its name like h_0/attn/q/kernel; `rest`: one of
+  the optimizer's state, the average of weights and the guard.
+  """
+  params = tensors(state.params)
+  rest = tensors((state.opt_state, state.ema, state.guard))
+  return {'rest': joined(rest), 'params': params}
+
+
+def tensors(tree: Any) -> dict[str, str]:
+  """Returns the fingerprint of each array of a tree, 16 hex digits, by its name."""
+  made = {name: _sums(leaf) for name, leaf in named(tree).items()}
+  return {name: f'{int(a):08x}{int(b):08x}' for name, (a, b) in made.items()}
+
+
+def named(tree: Any) -> dict[str, jax.Array]:
+  """Returns the arrays of a tree by their names."""
+  return {
+    '/'.join(str(_part(key)) for key in path): leaf
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }
+
+
+def joined(found: dict[str, str]) -> str:
+  """Returns one fingerprint of several."""
+  text = ''.join(f'{name} {value}\n' for name, value in found.items())
+  return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _part(key: Any) -> Any:
+  """Returns what a step of a path is called."""
+  for name in ('key', 'name', 'idx'):
+    if hasattr(key, name):
+      return getattr(key, name)
+  return key
+
+
+@jax.jit
+def _sums(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Returns two sums over the elements of an array, each modulo 2^32.
+
+  Of each element its bits and its place are mixed. A sum modulo 2^32 does not depend
+  on its order, so parts of an array may be on any devices; and as each mix is one to
+  one, a single element that differs changes both.
+  """
+  x = jnp.asarray(x)
+  if x.dtype == bool:
+    x = x.astype(jnp.uint8)
+  unsigned = np.dtype(f'uint{8 * x.dtype.itemsize}')
+  bits = jax.lax.bitcast_convert_type(x, unsigned).astype(jnp.uint32)
+  place, stride = jnp.zeros(x.shape, jnp.uint32), 1
+  for axis in reversed(range(x.ndim)):
+    step = np.uint32(stride % 2**32)
+    place += jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis) * step
+    stride *= x.shape[axis]
+  first = _mixed(bits ^ _mixed(place))
+  second = _mixed(first ^ np.uint32(_SALT))
+  return first.sum(dtype=jnp.uint32), second.sum(dtype=jnp.uint32)
+
+
+def _mixed(x: jax.Array) -> jax.Array:
+  """Returns a one-to-one map of 32 bits, MurmurHash3's finalizer (Appleby 2011)."""
+  x = (x ^ (x >> 16)) * np.uint32(0x85EBCA6B)
+  x = (x ^ (x >> 13)) * np.uint32(0xC2B2AE35)
+  return x ^ (x >> 16)
