@@ -85,12 +85,8 @@ class Sweep:
   def varied(self) -> list[str]:
     """Returns the fields that not all runs have alike, in the order of the file."""
     names = dict.fromkeys(name for each in self.entries for name in each.overrides)
-    values = {name: {_value(each, name) for each in self.entries} for name in names}
-    return [name for name in names if len(values[name]) > 1]
-
-
-def _value(entry: Entry, name: str) -> Any:
-  return config.flat(entry.run)[name]
+    flats = [config.flat(each.run) for each in self.entries]
+    return [name for name in names if len({flat[name] for flat in flats}) > 1]
 
 
 def read(path: str | pathlib.Path) -> Points | Search:

@@ -61,7 +61,7 @@ def curves(sweep: Sweep, found: Sequence[Found]) -> Figure:
         *zip(*each.result.curve, strict=True),
         color=colours[each.values[fields[0]]] if fields else 'C0',
         linestyle=styles.get(each.values[fields[1]], '-') if styles else '-',
-        linewidth=1.2,
+        linewidth=1.2 if len(found) <= 50 else 0.6,
         alpha=0.8,
         marker='.' if len(each.result.curve) == 1 else '',
       )
@@ -118,7 +118,8 @@ def loss(sweep: Sweep, found: Sequence[Found]) -> Figure | None:
         best.setdefault(each.values[x], each)
     own = [best[place] for place in sorted(best)]
     # Side by side, as bars of several lines at one place would hide each other.
-    shift = (number - (len(lines) - 1) / 2) * 0.025
+    apart = min(0.025, 0.3 / (len(places) - 1) / len(lines))
+    shift = (number - (len(lines) - 1) / 2) * apart
     at = [_moved(each.values[x], shift, places, logarithmic) for each in own]
     over = [spread(each.best) for each in own]
     mean = [each['mean'] for each in over]

@@ -126,14 +126,15 @@ def shown(value: Any) -> str:
 def _about(sweep: Sweep, found: Sequence[Found]) -> str:
   count = Counter(each.state for each in found)
   states = ', '.join(f'{number} {state}' for state, number in count.items())
+  varied = sweep.varied
   fixed = {
     name: value
     for each in sweep.entries
     for name, value in each.overrides.items()
-    if name not in sweep.varied
+    if name not in varied
   }
   told = f'{len(found)} runs of `{sweep.config_file}`: {states}. '
-  for name in sweep.varied:
+  for name in varied:
     values = list(dict.fromkeys(shown(each.values[name]) for each in found))
     more = f' ... ({len(values)} values)' if len(values) > 8 else ''
     told += f'`{name}` is {", ".join(values[:8])}{more}. '
