@@ -21,23 +21,6 @@ def shown(piece: str) -> str:
   return piece.replace(' ', '·').replace('\n', '⏎') or '⊢'
 
 
-def readable(tokenizer, ids: Sequence[int]) -> list[str]:
-  """Returns the text of each id of a byte-level tokenizer; of half a character its hex.
-
-  Args:
-    tokenizer: a `tokenizers.ByteLevel`.
-    ids: tokens.
-  """
-  found = []
-  for token in ids:
-    content = tokenizer.decode_bytes([token])
-    try:
-      found.append(content.decode())
-    except UnicodeDecodeError:
-      found.append(content.hex().upper())
-  return found
-
-
 def _text(x: float, y: float, text: str, *, size=_SIZE, color=_INK, more='') -> str:
   return (
     f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" fill="{color}" {more}>'

@@ -225,7 +225,7 @@ def main(argv: list[str]) -> int:
   begun, failed = time.monotonic(), False
   os.chdir(ROOT)
   os.environ.setdefault('JAX_PLATFORMS', 'cpu')  # what the pages were written on
-  compiled = ROOT / 'runs/tutorial/compiled'  # programs, for both pages and the commands
+  compiled = ROOT / 'runs/tutorial/compiled'  # programs, for pages and commands
   os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(compiled))
   PICTURES.mkdir(parents=True, exist_ok=True)
   for page in pages:
