@@ -1,11 +1,12 @@
-# `make quickstart` trains a small GPT here; `make test` runs the whole suite.
-# Both make .venv if it is missing. PYTHON=python3.12 chooses another Python.
+# `make quickstart` trains a small GPT here; `make tutorial` walks through one;
+# `make test` runs the whole suite. Each makes .venv if it is missing.
+# PYTHON=python3.12 chooses another Python.
 PYTHON ?= python3
 RUN = runs/quickstart
 # Large memory pages, where glibc has them: about 10 % more tokens a second on a CPU.
 export GLIBC_TUNABLES = glibc.malloc.hugetlb=1
 
-.PHONY: quickstart test layouts parity lint
+.PHONY: quickstart tutorial test layouts parity lint
 
 .venv/installed: requirements.txt
 	$(PYTHON) -m venv .venv
@@ -20,6 +21,12 @@ quickstart: .venv/installed
 	.venv/bin/python launch.py train --config=experiments/quickstart.py --workdir=$(RUN) $(FLAGS)
 	.venv/bin/python launch.py sample --workdir=$(RUN) --prompt='The function returns' --num_return=3 --max_new_tokens=60
 	.venv/bin/python launch.py eval --workdir=$(RUN) --baselines
+
+# Runs the code of both tutorials, from nothing, and compares all that it prints.
+# FLAGS=--update writes what it prints, and its pictures, into docs/ instead.
+tutorial: .venv/installed
+	rm -rf runs/tutorial
+	.venv/bin/python experiments/tutorial/run.py $(FLAGS) docs/tutorial.md docs/tutorial.ru.md
 
 test: .venv/installed-dev
 	.venv/bin/python -m pytest -q -n 2 --dist loadfile

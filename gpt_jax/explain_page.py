@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gpt_jax import report
+from gpt_jax import report, tokenizers
 from gpt_jax.config import UserError
 from gpt_jax.evaluation.explanation import Explanation
 from gpt_jax.files import write_whole
@@ -40,7 +40,7 @@ def write(
     'about': f'{text[:80]!r}: {len(found.ids) - 1} tokens, read by a model of '
     f'{model.shape.L} layers of {model.shape.N} heads, width {model.shape.D}, after '
     f'{model.step:,} updates. Perplexity {np.exp(-found.logp.mean()):.2f}.',
-    'pieces': found.pieces,
+    'pieces': [_text(model, token) for token in found.ids],
     'bits': [0.0, *(-found.logp / np.log(2)).round(3).tolist()],
     'rank': _ranks(found),
     'next': _next(model, found),
@@ -75,7 +75,8 @@ def _next(model: LanguageModel, found: Explanation) -> list[list]:
 def _text(model: LanguageModel, token: int) -> str:
   if token == model.tokenizer.eot:
     return ''
-  return model.tokenizer.decode([token]) if token < model.tokenizer.vocab else '?'
+  known = token < model.tokenizer.vocab
+  return tokenizers.text_of(model.tokenizer, token) if known else '?'
 
 
 def _packed(attention: np.ndarray) -> str:

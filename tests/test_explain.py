@@ -143,3 +143,15 @@ def test_a_text_cannot_break_out_of_the_page(tmp_path):
   explain_page.write(one, '</script><b>x', tmp_path / 'page.html')
   page = (tmp_path / 'page.html').read_text()
   assert page.count('</script>') == 1 and '<b>' not in page.split('<script>')[1]
+
+
+def test_half_a_character_is_shown_in_hex(tmp_path):
+  tokenizer = tokenizers.Bytes()
+  shape = Shape.of(config.Model(L=1, D=16, N=2, T=40), tokenizer.vocab)
+  like = jax.eval_shape(lambda: init_params(shape, 0))
+  params = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), like)
+  one = LanguageModel(params, shape, tokenizer)
+  explain_page.write(one, 'aя', tmp_path / 'page.html')
+  page = (tmp_path / 'page.html').read_text(encoding='utf-8')
+  data = json.loads(re.search(r'const D = (\{.*\});', page)[1])
+  assert data['pieces'] == ['', 'a', 'D1', '8F']

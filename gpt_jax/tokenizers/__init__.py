@@ -298,6 +298,16 @@ def load(folder: str | Path) -> Tokenizer:
   raise UserError(f'{folder / KIND}: kind={kind!r} is unknown to this version')
 
 
+def text_of(tokenizer: Tokenizer, token: int) -> str:
+  """Returns the text of a token by itself; where it is part of a character, in hex."""
+  text = tokenizer.decode([token])
+  if '\ufffd' not in text:
+    return text
+  if hasattr(tokenizer, 'decode_bytes'):
+    return tokenizer.decode_bytes([token]).hex().upper()
+  return tokenizer.pieces([token])[0]
+
+
 def digest(folder: str | Path) -> str:
   """Returns the sha256 of the names and contents of a tokenizer's files."""
   whole = hashlib.sha256()
