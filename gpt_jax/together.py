@@ -141,7 +141,9 @@ class _Kept:
     own = self.evaluated
     if 'loss' in values:
       clock = {k: v for k, v in values.items() if k in CLOCK_FIELDS}
+      # A run's own rate, and its share of the time, so that times of runs add up.
       clock['tokens_per_s'] = round(clock['tokens_per_s'] / len(self.records), 1)
+      clock['seconds'] = round(clock['seconds'] / len(self.records), 3)
       found = jax.device_get(self.found[step])
       own = [
         {name: float(value[i]) for name, value in found.items()} | clock
