@@ -236,6 +236,8 @@ def _judged(
     raise UserError(
       f'{workdir} has logged nothing that could be compared; train it further'
     )
+  if not any(read_fingerprints(workdir / folder) for folder in folders):
+    equal.append('its tensors are not compared, as it has no fingerprints')
   if not differing:
     report('bit for bit the same: ' + '; '.join(equal))
     return True

@@ -284,6 +284,23 @@ def test_what_can_not_be_repeated_is_refused(first, tmp_path):
     reproduced(tmp_path, tmp_path / 'into')
 
 
+def test_a_run_older_than_sessions_and_fingerprints_is_held_against_by_its_losses(
+  copied,
+):
+  def change(about):
+    (session,) = about.pop('sessions')
+    there = session['environment']
+    about['versions'] = {'jax': '0.1', 'python': there['python']}
+    about['git'], about['devices'] = there['git'], there['devices']
+    about['data'].pop('files')
+
+  alter(copied[0], change)
+  (copied[0] / 'fingerprints.jsonl').unlink()
+  same, said = reproduced(*copied)
+  assert same and 'package jax: 0.1 there' in said and said.count('differs:') == 1
+  assert 'its tensors are not compared, as it has no fingerprints' in said
+
+
 def test_another_run_s_folder_is_refused(first, copied):
   def change(about):
     about['config']['seed'] = 5
