@@ -195,6 +195,12 @@ def eval_flags(values):
   )
   define(
     flags.DEFINE_string,
+    'held_out',
+    '',
+    "on the held-out text of this workdir, which has the same tokenizer; '': its own",
+  )
+  define(
+    flags.DEFINE_string,
     'data',
     '',
     'with --tasks: the folder of their folders; of a fine-tuned model: a folder of its '
@@ -241,11 +247,12 @@ def evaluate(values) -> None:
   from gpt_jax.workdir import read_run
 
   if values.tasks:
-    _refuse(values, ['baselines'], '`eval --tasks`')
+    _refuse(values, ['baselines', 'held_out'], '`eval --tasks`')
     _examine(values)
     return
   fine_tuned = bool(read_run(values.workdir).task.name)
-  of_text, of_task = ['checkpoint', 'int8', 'baselines'], ['data', 'split']
+  of_text = ['checkpoint', 'int8', 'baselines', 'held_out']
+  of_task = ['data', 'split']
   kind = 'a fine-tuned model' if fine_tuned else 'a model that was not fine-tuned'
   refused = [*_OF_EXAMS, *(of_text if fine_tuned else of_task)]
   _refuse(values, refused, f'`eval` of {kind} without --tasks')
@@ -255,12 +262,16 @@ def evaluate(values) -> None:
     told = isinstance(found, dict)
     print(task_results.described(found) if told else f'no labels: wrote {found}')
     return
-  found = runs.evaluate(values.workdir, values.checkpoint, int8=values.int8)
-  print(f'checkpoint of update {found["step"]}, on all held-out text:')
+  text = values.held_out
+  found = runs.evaluate(
+    values.workdir, values.checkpoint, held_out=text, int8=values.int8
+  )
+  of = f' of {text}' if text else ''
+  print(f'checkpoint of update {found["step"]}, on all held-out text{of}:')
   print(f'  {found["valid_nll"]:.4f} nats/token, perplexity {found["valid_ppl"]:.2f}')
   rows = {'this GPT': found['valid_bpb']}
   if values.baselines:
-    rows |= runs.baselines(values.workdir)
+    rows |= runs.baselines(text or values.workdir)
   for name, bits in rows.items():
     print(f'  {bits:.4f} bits/byte  {name}')
 
@@ -305,7 +316,11 @@ def sample_flags(values):
   define(flags.DEFINE_multi_string, 'prompt', [], 'text to continue; may be repeated')
   define(flags.DEFINE_string, 'prompts_file', '', 'a text file, one prompt a line')
   define(
-    flags.DEFINE_string, 'template', '', 'a text file with {fields}, filled by --fields'
+    flags.DEFINE_string,
+    'template',
+    '',
+    'a text file with {fields}, filled by --fields, up to its {answer} if it has one, '
+    'which what follows ends',
   )
   define(flags.DEFINE_multi_string, 'fields', [], 'NAME=VALUE, a field of the template')
   define(flags.DEFINE_bool, 'stream', False, 'print text as it is decided')
@@ -342,9 +357,12 @@ def sample(values) -> None:
     except (OSError, UnicodeDecodeError) as error:
       raise UserError(f'--prompts_file={values.prompts_file}: {error}') from error
     prompts += text.splitlines()
-  prompts += _filled(values)
-  prompts = prompts or ['']
   settings = _settings(values)
+  if template := _template(values):
+    prompts.append(template.fill(dict(text.split('=', 1) for text in values.fields)))
+    if template.stop:
+      settings.setdefault('stop', [template.stop])
+  prompts = prompts or ['']
   if values.stream and len(prompts) > 1:
     raise UserError('--stream shows one continuation of one prompt; leave it out')
   model = load(values.workdir, values.checkpoint)
@@ -365,22 +383,16 @@ def sample(values) -> None:
     print(prompts[generation.number] + generation.text)
 
 
-def _filled(values) -> list[str]:
-  """Returns the prompt of --template, if there is one."""
+def _template(values):
+  """Returns the template of --template, or None; --fields are checked."""
   from gpt_jax.prompting import template
 
-  pairs = [text.partition('=') for text in values.fields]
-  wrong = [name for name, equals, _ in pairs if not equals]
+  wrong = [text for text in values.fields if '=' not in text]
   if wrong:
     raise UserError(f'--fields={wrong[0]} must be NAME=VALUE')
-  if not values.template:
-    if pairs:
-      raise UserError(
-        '--fields needs --template, a file that names them: {like} {this}'
-      )
-    return []
-  given = {name: value for name, _, value in pairs}
-  return [template.read(values.template).fill(given)]
+  if values.fields and not values.template:
+    raise UserError('--fields needs --template, a file that names them: {like} {this}')
+  return template.read(values.template) if values.template else None
 
 
 def tokenize_flags(values):
@@ -459,6 +471,80 @@ def export(values) -> None:
   print(runs.export_model(values.workdir, values.checkpoint, values.target))
 
 
+def sweep_flags(values):
+  prepare_flags(values)
+  define = lambda kind, *args: kind(*args, flag_values=values)  # noqa: E731
+  define(
+    flags.DEFINE_string, 'sweep', None, 'file with RUNS or SEARCH; see docs/sweeps.md'
+  )
+  flags.mark_flag_as_required('sweep', flag_values=values)
+  define(
+    flags.DEFINE_bool, 'dry_run', False, 'only print the command of each run, or job'
+  )
+  define(
+    flags.DEFINE_integer, 'index', None, 'train only the run of this number, from 0'
+  )
+  define(
+    flags.DEFINE_integer,
+    'workers',
+    0,
+    'runs at a time; 0: one for each GPU or TPU chip, on a CPU one',
+  )
+  define(flags.DEFINE_integer, 'retries', 1, 'times that a crashed run starts again')
+  define(
+    flags.DEFINE_integer,
+    'together',
+    0,
+    'runs that train in one program, of those that differ only in seed and numbers; '
+    '0: as many as fit',
+  )
+  define(
+    flags.DEFINE_string,
+    'slurm',
+    None,
+    'submit an array of jobs: partition=gpu,time=60,... as submitit takes them',
+  )
+
+
+def sweep(values) -> None:
+  """Trains many runs of one config; the same command again goes on."""
+  from gpt_jax.sweep import local
+  from gpt_jax.training import loop
+
+  refused = ['workers', 'retries', 'together']
+  if values.index is not None:
+    _refuse(values, [*refused, 'slurm'], '`sweep --index`')
+  if values.slurm is not None:
+    _refuse(values, refused, '`sweep --slurm`')
+  planned = local.planned(
+    values.sweep,
+    base=values.config,
+    given=config_flags.get_override_values(values['config']),
+    config_file=config_flags.get_config_filename(values['config']),
+    folder=values.workdir,
+    argv=sys.argv,
+  )
+  if values.dry_run:
+    print(local.commands(planned, values.index, values.slurm))
+    return
+  if values.slurm is not None:
+    print(local.submit(planned, values.slurm))
+    return
+  try:
+    if values.index is not None:
+      local.run_one(planned, values.index)
+    else:
+      local.run(
+        planned,
+        workers_at_once=values.workers,
+        retries=values.retries,
+        together=values.together,
+      )
+  except loop.Interrupted as stop:
+    print(f'stopped and saved; to continue:\n  python {shlex.join(sys.argv)}')
+    sys.exit(128 + stop.args[0])
+
+
 def plot_flags(values):
   _workdir(values)
   flags.DEFINE_string('target', None, 'PNG file to write', flag_values=values)
@@ -502,16 +588,26 @@ def compare(values) -> None:
 
 def report_flags(values):
   flags.DEFINE_multi_string(
-    'workdir', None, 'folder of an evaluated run; may be repeated', flag_values=values
+    'workdir',
+    None,
+    'folder of an evaluated run, may be repeated; or of a sweep',
+    flag_values=values,
   )
   flags.DEFINE_string('target', None, 'folder to write into', flag_values=values)
   flags.mark_flags_as_required(['workdir', 'target'], flag_values=values)
 
 
 def write_report(values) -> None:
-  """Compares models on prompted tasks with the papers: tables and curves."""
-  from gpt_jax import eval_report
+  """Compares models on prompted tasks with the papers, or the runs of a sweep."""
+  from gpt_jax import eval_report, sweep_report
 
+  sweeps = [w for w in values.workdir if (pathlib.Path(w) / 'sweep.json').exists()]
+  if sweeps:
+    if len(values.workdir) > 1:
+      raise UserError(f'--workdir={sweeps[0]} is a sweep; report it alone')
+    for path in sweep_report.write(sweeps[0], values.target):
+      print(f'wrote {path}')
+    return
   print(f'wrote {eval_report.write(values.workdir, values.target)}')
 
 
@@ -543,6 +639,7 @@ VERBS = {
   'import': (import_flags, import_),
   'export': (export_flags, export),
   'tokenize': (tokenize_flags, tokenize),
+  'sweep': (sweep_flags, sweep),
   'plot': (plot_flags, plot),
   'compare': (compare_flags, compare),
   'explain': (explain_flags, explain),

@@ -22,11 +22,13 @@ The rooms, in reading order; each imports only from those before it:
   task_results how good fine-tuned models are
   finetune     puts a fine-tuning together
   runs         puts a run together
+  sweep        many runs of one config
   manifest     a run trained again from its run.json
   compare_runs two runs side by side
   report       plots of finished runs
   eval_report  prompted tasks beside the papers
   explain_page what a model does with a text, as a page
+  sweep_report the runs of a sweep, compared
 
 `gpt_jax.load(path)` opens a trained model:
 

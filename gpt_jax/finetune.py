@@ -172,6 +172,7 @@ def most_together(
   needed: Callable[[int], float],
   free: float,
   report: Callable[[str], None],
+  what: str = 'seeds',
 ) -> int:
   """Returns how many seeds to train together: all, or a half, a quarter, ... of them.
 
@@ -180,10 +181,11 @@ def most_together(
     needed: number of seeds -> bytes that their program takes. One is not asked about.
     free: bytes there are, of which a fifth is kept.
     report: is told what does not fit.
+    what: they are, in what it is told.
   """
   while seeds > 1 and (size := needed(seeds)) >= 0.8 * free:
     report(
-      f'{seeds} seeds together need {size / 2**30:.1f} GiB of {free / 2**30:.1f} free'
+      f'{seeds} {what} together need {size / 2**30:.1f} GiB of {free / 2**30:.1f} free'
     )
     seeds = -(-seeds // 2)
   return seeds

@@ -5,8 +5,8 @@ import json
 import math
 import pathlib
 import shutil
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 from gpt_jax import config, describe, few_shot, finetune, hugging_face, tokenizers
 from gpt_jax.classifier import Classifier
@@ -20,6 +20,7 @@ from gpt_jax.model.gpt import Shape, init_params
 from gpt_jax.training import checkpoint, loop, parallel, record, step
 from gpt_jax.training.meter import Meter
 from gpt_jax.workdir import (
+  Prepared,
   alone,
   check_same_run,
   load,
@@ -33,39 +34,88 @@ from gpt_jax.workdir import (
 _NOT_THE_FUNCTION = 'vocab scaled_init dropout_wte dtype remat flash scan'.split()
 
 
-def train(
+class Ready(NamedTuple):
+  """A run with its data, model and checkpoints, ready to be trained.
+
+  Attributes:
+    run: its config.
+    workdir: its folder.
+    layout: how it is spread over devices.
+    shape: of its model.
+    data: its tokens.
+    rows: the number of updates done -> the next batch, numpy rows of this process.
+    saved: its checkpoints.
+    argv: the command, for run.json.
+    overrides: the fields that it set, likewise.
+  """
+
+  run: config.Run
+  workdir: pathlib.Path
+  layout: parallel.Layout
+  shape: Shape
+  data: Prepared
+  rows: Callable[[int], batches.Batch]
+  saved: checkpoint.Checkpoints
+  argv: Sequence[str]
+  overrides: dict[str, Any]
+
+  def start(self, report: Callable[[str], None]) -> step.State:
+    """Returns the latest checkpoint's state, else that of the beginning.
+
+    Where updates are left to do, run.json is written.
+    """
+    run, shape = self.run, self.shape
+    state, source = _start(run, shape, self.saved, self.layout, report)
+    done = int(state.step)
+    if done < run.steps and parallel.first_process():
+      write_run_json(
+        run,
+        self.workdir,
+        vocab=self.data.tokenizer.vocab,
+        data=self.data.digests() | _source_digest(source, self.workdir),
+        devices=self.layout.devices,
+        argv=self.argv,
+        overrides=self.overrides,
+        start=done,
+      )
+    return state
+
+  def held_out(self, eval_step: Callable, params: dict) -> dict[str, float]:
+    """Returns the held-out metrics of parameters during the run."""
+    return _held_out(
+      eval_step, params, self.shape, self.data.valid, self.run, self.layout
+    )
+
+  def model(self, params: dict) -> LanguageModel:
+    """Returns parameters as a model to use; all processes must ask."""
+    return LanguageModel(self.layout.gathered(params), self.shape, self.data.tokenizer)
+
+
+@contextlib.contextmanager
+def ready(
   run: config.Run,
   workdir: str | pathlib.Path,
+  layout: parallel.Layout,
   *,
   argv: Sequence[str] = (),
   overrides: dict[str, Any] | None = None,
-  profile: tuple[int, int] | None = None,
   report: Callable[[str], None] = print,
-) -> None:
-  """Trains a run to its end, or goes on where its workdir's last checkpoint stands.
+) -> Iterator[Ready]:
+  """Gives a run ready to be trained, its workdir locked.
 
   Args:
     run: what to train.
     workdir: where.
+    layout: over devices.
     argv: the command, for run.json.
     overrides: the fields that it set, likewise.
-    profile: see `loop.train`.
     report: takes lines for the user.
 
   Raises:
-    UserError: the config breaks a rule, the workdir is another run's or is in use, or
-      training can't go on.
-    loop.Interrupted: asked to stop; the state reached is saved.
+    UserError: the config breaks a rule, or the workdir is another run's or is in use.
   """
-  if run.task.name:
-    finetune.train(
-      run, workdir, argv=argv, overrides=overrides, profile=profile, report=report
-    )
-    return
-  layout = parallel.Layout.of(run)
   config.check(run, layout.parts)
   writes = parallel.first_process()
-  report = report if writes else _say_nothing
   workdir = pathlib.Path(workdir)
   workdir.mkdir(parents=True, exist_ok=True)
   with alone(workdir) if writes else contextlib.nullcontext():
@@ -101,68 +151,95 @@ def train(
 
     saved = checkpoint.Checkpoints(workdir / 'checkpoints', run.keep)
     try:
-      like = layout.state_shapes(run, shape)
-      state, source = _start(run, shape, saved, layout, report)
-      done = int(state.step)
-      if done >= run.steps:
-        report(f'finished: {done} updates are done (steps={run.steps}). {_best(saved)}')
-        return
-      if writes:
-        write_run_json(
-          run,
-          workdir,
-          vocab=data.tokenizer.vocab,
-          data=data.digests() | _source_digest(source, workdir),
-          devices=layout.devices,
-          argv=argv,
-          overrides=overrides,
-          start=done,
-        )
-      eval_step = layout.eval_step(run, shape)
-      asked = few_shot.during(run.exams)
-
-      def evaluate(params, step):
-        found = _held_out(eval_step, params, shape, data.valid, run, layout)
-        if not _examines(run, step):
-          return found
-        params = layout.gathered(params)
-        model = LanguageModel(params, shape, data.tokenizer)
-        return found | (asked(model) if writes else {})
-
-      def draw(params):
-        params = layout.gathered(params)
-        return _samples(LanguageModel(params, shape, data.tokenizer), run, writes)
-
-      written = record.Record(workdir, done) if writes else None
-      meter = Meter(
-        flops_per_token=sum(describe.flops_per_token(shape).values()),
-        devices=layout.devices,
-        dtype=shape.dtype,
-      )
-      try:
-        loop.train(
-          run,
-          state,
-          update=layout.train_step(run, shape),
-          batch=lambda step: layout.put(rows(step), run.accumulate),
-          evaluate=evaluate,
-          sample=draw,
-          record=written,
-          meter=meter,
-          checkpoints=saved,
-          restore=lambda step: saved.restore(step, like),
-          anywhere=parallel.anywhere if parallel.several_processes() else None,
-          profile=profile,
-          profile_folder=str(workdir / 'profile'),
-        )
-      finally:
-        if written:
-          written.close()
-      if writes:
-        report(meter.summary())
-      report(f'finished: {run.steps} updates. {_best(saved)}')
+      yield Ready(run, workdir, layout, shape, data, rows, saved, argv, overrides or {})
     finally:
       saved.close()
+
+
+def train(
+  run: config.Run,
+  workdir: str | pathlib.Path,
+  *,
+  argv: Sequence[str] = (),
+  overrides: dict[str, Any] | None = None,
+  profile: tuple[int, int] | None = None,
+  report: Callable[[str], None] = print,
+) -> None:
+  """Trains a run to its end, or goes on where its workdir's last checkpoint stands.
+
+  Args:
+    run: what to train.
+    workdir: where.
+    argv: the command, for run.json.
+    overrides: the fields that it set, likewise.
+    profile: see `loop.train`.
+    report: takes lines for the user.
+
+  Raises:
+    UserError: the config breaks a rule, the workdir is another run's or is in use, or
+      training can't go on.
+    loop.Interrupted: asked to stop; the state reached is saved.
+  """
+  if run.task.name:
+    finetune.train(
+      run, workdir, argv=argv, overrides=overrides, profile=profile, report=report
+    )
+    return
+  writes = parallel.first_process()
+  report = report if writes else _say_nothing
+  layout = parallel.Layout.of(run)
+  with ready(
+    run, workdir, layout, argv=argv, overrides=overrides, report=report
+  ) as here:
+    shape, saved = here.shape, here.saved
+    state = here.start(report)
+    done = int(state.step)
+    if done >= run.steps:
+      report(f'finished: {done} updates are done (steps={run.steps}). {_best(saved)}')
+      return
+    eval_step = layout.eval_step(run, shape)
+    like = layout.state_shapes(run, shape)
+    asked = few_shot.during(run.exams)
+
+    def evaluate(params, step):
+      found = here.held_out(eval_step, params)
+      if not _examines(run, step):
+        return found
+      model = here.model(params)
+      return found | (asked(model) if writes else {})
+
+    def draw(params):
+      model = here.model(params)
+      return samples(model, run) if writes else ''
+
+    written = record.Record(here.workdir, done) if writes else None
+    meter = Meter(
+      flops_per_token=sum(describe.flops_per_token(shape).values()),
+      devices=layout.devices,
+      dtype=shape.dtype,
+    )
+    try:
+      loop.train(
+        run,
+        state,
+        update=layout.train_step(run, shape),
+        batch=lambda step: layout.put(here.rows(step), run.accumulate),
+        evaluate=evaluate,
+        sample=draw,
+        record=written,
+        meter=meter,
+        checkpoints=saved,
+        restore=lambda step: saved.restore(step, like),
+        anywhere=parallel.anywhere if parallel.several_processes() else None,
+        profile=profile,
+        profile_folder=str(here.workdir / 'profile'),
+      )
+    finally:
+      if written:
+        written.close()
+    if writes:
+      report(meter.summary())
+    report(f'finished: {run.steps} updates. {_best(saved)}')
 
 
 def _examines(run: config.Run, step: int) -> bool:
@@ -253,13 +330,8 @@ def _bytes_per_token(file: tokens.TokenFile) -> float:
   return file.bytes / (len(file.ids) - 1)
 
 
-def _samples(model: LanguageModel, run: config.Run, writes: bool) -> str:
-  """Returns the continuations of the run's fixed prompts, always with one seed.
-
-  A process that does not write draws none.
-  """
-  if not writes:
-    return ''
+def samples(model: LanguageModel, run: config.Run) -> str:
+  """Returns the continuations of the run's fixed prompts, always with one seed."""
   prompts = [_last_tokens(model, prompt) for prompt in run.prompts]
   made = model.generate_ids(
     prompts, max_new_tokens=run.sample_tokens, temperature=0.8, seed=0
@@ -336,16 +408,31 @@ def evaluate(
   checkpoint_step: str | int = 'best',
   report: Callable[[str], None] = print,
   *,
+  held_out: str | pathlib.Path = '',
   int8: bool = False,
 ) -> dict[str, float]:
   """Returns the metrics of a workdir's model on all of its held-out text.
 
-  With `int8` those of the model with its linear layers' weights in 8 bits.
+  Args:
+    workdir: of the model.
+    checkpoint_step: 'best', 'latest' or a number of updates.
+    report: is told of the preparation of text.
+    held_out: another workdir, whose held-out text to take instead.
+    int8: the model with its linear layers' weights in 8 bits.
+
+  Raises:
+    UserError: the other workdir has another tokenizer.
   """
   run, model = read_run(workdir), load(workdir, checkpoint_step)
   model = model.int8() if int8 else model
   layout = parallel.Layout.of(config.Run())
-  data = prepared(run, pathlib.Path(workdir), report)
+  folder = pathlib.Path(held_out or workdir)
+  data = prepared(read_run(folder), folder, report)
+  if data.valid.tokenizer != tokenizers.digest(pathlib.Path(workdir) / 'tokenizer'):
+    raise UserError(
+      f'--held_out={held_out} has another tokenizer than {workdir}; name a run that '
+      f'started from it (--config.init_from={workdir}), or the one that it started from'
+    )
   run.eval_tokens = 0
   eval_step = layout.eval_step(run, model.shape)
   metrics = _held_out(eval_step, model.params, model.shape, data.valid, run, layout)

@@ -83,17 +83,33 @@ def prepared(
 
 
 @contextlib.contextmanager
-def alone(workdir: pathlib.Path) -> Iterator[None]:
-  """Keeps a second process from training in the same workdir."""
+def alone(workdir: pathlib.Path, *, shared: bool = False) -> Iterator[None]:
+  """Keeps a second process from training in the same workdir.
+
+  Args:
+    workdir: is there.
+    shared: whether others that share it too may be in it: jobs of one sweep.
+  """
   with open(workdir / '.lock', 'w') as lock:
     try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
       raise UserError(
         f'workdir={workdir} is in use by another training process; wait for it or '
         'choose another workdir'
       ) from None
     yield
+
+
+def in_use(workdir: pathlib.Path) -> bool:
+  """Returns whether a process trains in a workdir, which need not be there yet."""
+  if not workdir.exists():
+    return False
+  try:
+    with alone(workdir):
+      return False
+  except UserError:
+    return True
 
 
 def read_run(workdir: str | pathlib.Path) -> config.Run:

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import gpt_jax
-from gpt_jax import config
+from gpt_jax import config, runs
 from gpt_jax.config import UserError
 from gpt_jax.model.gpt import Shape
 from gpt_jax.training import checkpoint, record, step
@@ -239,6 +239,13 @@ def test_init_from_starts_with_the_weights_and_tokenizer_of_another_run(
   finally:
     (place / 'gone').rename(place / 'undisturbed')
   assert done.returncode == 0, done.stderr
+  crossed = runs.evaluate(place / 'undisturbed', held_out=place / 'tuned')
+  own = runs.evaluate(place / 'undisturbed')
+  assert crossed == own  # the same text, in tokens of their own
+  other = shutil.copytree(place / 'tuned', place / 'other', dirs_exist_ok=True)
+  (other / 'tokenizer' / 'extra').write_text('of another make')
+  with pytest.raises(UserError, match='held_out=.*tuned has another tokenizer than'):
+    runs.evaluate(other, held_out=place / 'tuned')
   done = train(place, 'tuned2', '--config.init_from=undisturbed', '--config.model.D=32')
   assert 'model.D: 16 there, 32 here' in done.stderr
 

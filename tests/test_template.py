@@ -44,6 +44,21 @@ def test_braces_that_are_no_field_are_refused(tmp_path, text):
     written(tmp_path, text)
 
 
+def test_an_answer_ends_the_prompt_and_what_follows_ends_the_answer(tmp_path):
+  found = written(tmp_path, "'{word}' is  '{answer}' {{.\n")
+  assert found.fields == ('word',) and found.fill({'word': 'x'}) == "'x' is  '"
+  assert (found.gap, found.stop) == ('', "' {.")
+  found = written(tmp_path, 'Q: {word}\nA:  {answer}')
+  assert found.fill({'word': 'x'}) == 'Q: x\nA:' and found.gap == '  '
+  assert found.stop == '' and written(tmp_path, 'Q: {word}').gap == ' '
+
+
+@pytest.mark.parametrize('text', ['{answer} {word}', '{answer} or {answer}'])
+def test_an_answer_is_the_last_field_and_one(tmp_path, text):
+  with pytest.raises(UserError, match='prompt.txt: {answer} must be the last field'):
+    written(tmp_path, text)
+
+
 def test_a_file_that_is_not_there_is_refused(tmp_path):
   with pytest.raises(UserError, match='nowhere.txt: can not be read'):
     template.read(tmp_path / 'nowhere.txt')

@@ -1,6 +1,12 @@
-"""Prompts as files: a text with named fields, {like} {these}."""
+"""Prompts as files: a text with named fields, {like} {these}.
+
+A file may say where the model is to write: at {answer}. The prompt is what comes before
+it, without blanks at the end, since a token begins with the blank before its word; what
+comes after it ends the answer.
+"""
 
 import pathlib
+import re
 import string
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -15,11 +21,15 @@ class Template(NamedTuple):
     name: of its file.
     text: with {name} where a field's value stands; {{ and }} are braces.
     fields: their names, in order.
+    gap: what stands between the prompt and an answer.
+    stop: what ends an answer; '': nothing.
   """
 
   name: str
   text: str
   fields: tuple[str, ...]
+  gap: str
+  stop: str
 
   def fill(self, values: Mapping[str, str]) -> str:
     """Returns the prompt with values in place of the fields.
@@ -59,4 +69,16 @@ def read(path: str | pathlib.Path) -> Template:
         f'{path}: {{{name}}} is no field: a name of letters, digits and _ between '
         'braces; write {{ for a brace'
       )
-  return Template(str(path), text, tuple(dict.fromkeys(name for name, _, _ in fields)))
+  names = [name for name, _, _ in fields]
+  if 'answer' not in names:
+    return Template(str(path), text, tuple(dict.fromkeys(names)), ' ', '')
+  head, *tails = re.split(r'(?<!\{)\{answer\}', text)
+  if names.index('answer') != len(names) - 1 or len(tails) != 1:
+    raise UserError(
+      f'{path}: {{answer}} must be the last field, once; the prompt is what comes '
+      'before it'
+    )
+  kept = head.rstrip(' ')
+  known = tuple(dict.fromkeys(names[:-1]))
+  stop = tails[0].replace('{{', '{').replace('}}', '}')
+  return Template(str(path), kept, known, head[len(kept) :], stop)

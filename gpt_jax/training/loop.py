@@ -246,16 +246,23 @@ class _Shown:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[list[int]]:
-  """Gives a list that a first SIGINT or SIGTERM is added to; a second one kills."""
+  """Gives a list that a first SIGINT or SIGTERM is added to; a second one kills.
+
+  SIGUSR1 asks too, and any number of them is one: the kernel may send several where a
+  sweep is killed whose worker this is.
+  """
   asked = []
+  killing = signal.SIGINT, signal.SIGTERM
 
   def ask(number, _):
+    if asked:
+      return
     asked.append(number)
-    for each in previous:
+    for each in killing:
       signal.signal(each, signal.SIG_DFL)
     os.write(2, b'\nstopping: saving first (once more to stop at once)\n')
 
-  previous = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+  previous = {s: signal.signal(s, ask) for s in (*killing, signal.SIGUSR1)}
   try:
     yield asked
   finally:

@@ -1,0 +1,353 @@
+"""Several runs in one program: those that differ only in seeds and numbers.
+
+What has to be compiled is the same for runs that share their choices, so under `vmap`
+one program updates them all, each with its own parameters, batches and numbers. Each
+has a workdir like that of a run by itself, and `train` can go on with it.
+"""
+
+import contextlib
+import json
+import math
+import pathlib
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from gpt_jax import config, describe, finetune, runs
+from gpt_jax.config import UserError
+from gpt_jax.data.batches import Batch
+from gpt_jax.files import write_whole
+from gpt_jax.training import fingerprint, loop, optim, parallel, step
+from gpt_jax.training.meter import Meter, free_memory
+from gpt_jax.training.record import CLOCK_FIELDS, Record
+from gpt_jax.training.step import State
+
+# Numbers that programs take as arguments; what they switch on or off is compiled.
+_NUMBERS = (
+  'seed',
+  'model.dropout',
+  *(
+    f'optim.{name}'
+    for name in optim.Hyper.__annotations__
+    if hasattr(config.Optim(), name)
+  ),
+)
+_DIVERGED = 'diverged.json'
+
+
+def kind(run: config.Run) -> tuple:
+  """Returns what a run has in common with those that it can be trained together with.
+
+  Equal for runs that differ only in their seed and in numbers, each of which must be
+  zero in both or in neither. A run that can't be trained with others has a kind of its
+  own: a fine-tuning (its seeds train together in their own way), one that is spread by
+  a layout, guarded against spikes, or takes exams on the way.
+  """
+  flat = config.flat(run)
+  same = {k: bool(v) if k in _NUMBERS[1:] else v for k, v in flat.items()}
+  del same['seed']
+  apart = run.task.name or run.layout or run.optim.guard != 'off' or run.exams.tasks
+  return (*map(repr, same.items()), repr(flat) if apart else '')
+
+
+class Group:
+  """The compiled update of several runs, spread over devices as far as they go."""
+
+  def __init__(self, members: Sequence[runs.Ready], devices: Sequence[jax.Device]):
+    first = members[0]
+    self.run = first.run
+    self.devices = devices[: math.gcd(len(devices), len(members))]
+    mesh = Mesh(np.array(self.devices), ('run',))
+    self.each, self.all = NamedSharding(mesh, P('run')), NamedSharding(mesh, P())
+    ema = 0 if self.run.optim.ema else None
+    self.axes = State(0, 0, None, ema)  # one number of updates for all
+    self.places = State(
+      self.each, self.each, self.all, self.each if self.run.optim.ema else None
+    )
+    hps = [optim.Hyper.of(member.run) for member in members]
+    self.hp = jax.device_put(
+      jax.tree.map(lambda *leaf: np.stack(leaf), *hps), self.each
+    )
+
+    def update(state, batch, hp, lost_R):
+      one = partial(step.train_step, run=first.run, shape=first.shape)
+      state, found = jax.vmap(one, (self.axes, 0, 0), (self.axes, 0))(state, batch, hp)
+      lost_R = jnp.where(
+        (lost_R == 0) & ~jnp.isfinite(found['loss']), state.step, lost_R
+      )
+      return state, found, lost_R
+
+    self.update = jax.jit(
+      update,
+      in_shardings=(self.places, self.each, self.each, self.each),
+      out_shardings=(self.places, self.each, self.each),
+      donate_argnums=0,
+    )
+
+  def stack(self, states: Sequence[State]) -> State:
+    """Returns the states of all runs, after as many updates, as one."""
+    host = jax.tree.map(lambda *leaf: np.stack(leaf), *map(jax.device_get, states))
+    return jax.device_put(host.replace(step=host.step[0]), self.places)
+
+  def member(self, state: State, i: int) -> State:
+    """Returns the state of one run."""
+    one = lambda leaf: leaf[i]  # noqa: E731
+    return State(
+      jax.tree.map(one, state.params),
+      jax.tree.map(one, state.opt_state),
+      state.step,
+      state.ema and jax.tree.map(one, state.ema),
+    )
+
+  def put(self, rows: Sequence[Batch]) -> Batch:
+    """Returns the batches of all runs on their devices, [runs, A, B, ...]."""
+
+    def split(*leaf):
+      whole = np.stack(leaf)
+      return whole.reshape(len(leaf), self.run.accumulate, -1, *whole.shape[2:])
+
+    return jax.device_put(jax.tree.map(split, *rows), self.each)
+
+
+class _Kept:
+  """What the loop writes and saves, told apart into the workdirs of the runs.
+
+  It stands where the loop has the record and the checkpoints of one run.
+  """
+
+  def __init__(self, members: Sequence[runs.Ready], group: Group, done: int):
+    self.members, self.group = members, group
+    for member in members:
+      member.saved.forget_after(done)  # about to be done again
+    self.records = [Record(member.workdir, done) for member in members]
+    self.folder = members[0].saved.folder
+    self.found: dict[int, dict] = {}  # of updates whose metrics were not written yet
+    self.lost_R = np.zeros(len(members), np.int32)
+    self.evaluated: list[dict[str, float]] = []
+    self.texts: list[str] = []
+
+  def _alive(self, step: int) -> list[int]:
+    """Returns the runs whose loss was finite up to an update."""
+    lost = np.asarray(self.lost_R)
+    return [i for i in range(len(lost)) if not 0 < lost[i] <= step]
+
+  def write(self, step: int, values: dict[str, float]) -> None:
+    """Writes an update, or an evaluation, into each run's record."""
+    own = self.evaluated
+    if 'loss' in values:
+      clock = {k: v for k, v in values.items() if k in CLOCK_FIELDS}
+      clock['tokens_per_s'] = round(clock['tokens_per_s'] / len(self.records), 1)
+      found = jax.device_get(self.found[step])
+      own = [
+        {name: float(value[i]) for name, value in found.items()} | clock
+        for i in range(len(self.records))
+      ]
+    for i in self._alive(step):
+      finite = {k: v for k, v in own[i].items() if math.isfinite(v)}
+      self.records[i].write(step, finite)
+
+  def write_samples(self, step: int, text: str) -> None:
+    """Writes each run's samples; those of the loop are of no run."""
+    del text
+    for i in self._alive(step):
+      self.records[i].write_samples(step, self.texts[i])
+
+  def save(self, state: State, nll: float | None) -> None:
+    """Saves the state of each run, with its own held-out loss where there is one."""
+    now = int(state.step)
+    for i in self._alive(now):
+      member = self.group.member(state, i)
+      if nll is not None:  # not of a stop's checkpoint, as in the loop
+        self.records[i].write_fingerprint(now, fingerprint.of(member))
+      own = None if nll is None else self.evaluated[i]['valid_nll']
+      self.members[i].saved.save(member, own)
+
+  def write_fingerprint(self, step: int, found: dict) -> None:
+    """Writes none: that of the loop is of no run; `save` knows the runs' states."""
+
+  def wait(self) -> None:
+    """Returns when all saves are on disk."""
+    for member in self.members:
+      member.saved.wait()
+
+  def latest(self) -> int | None:
+    """Returns the number of updates of the first run's latest checkpoint."""
+    return self.members[0].saved.latest()
+
+  def close(self) -> None:
+    """Writes out what is buffered."""
+    for each in self.records:
+      each.close()
+
+
+def train(
+  members: Sequence[tuple[config.Run, str | pathlib.Path]],
+  *,
+  argv: Sequence[str] = (),
+  report: Callable[[str], None] = print,
+) -> dict[pathlib.Path, int]:
+  """Trains runs of one kind to their end, or goes on where their workdirs stand.
+
+  Each gives what it gives by itself, but for rounding: products over several runs may
+  add in another order. A run whose loss is no longer finite is left where it was, and
+  the others go on.
+
+  Args:
+    members: runs, each with its workdir.
+    argv: the command, for run.json.
+    report: is told how it goes.
+
+  Returns:
+    The workdirs of the runs that diverged, with the number of the update at which.
+
+  Raises:
+    UserError: runs are of several kinds, or what `runs.train` raises of any of them.
+    loop.Interrupted: asked to stop; the states reached are saved.
+  """
+  if len({kind(run) for run, _ in members}) != 1:
+    raise UserError(
+      'these runs can not be trained together: they differ in more than their seed and '
+      'numbers, or need a program of their own; train them one by one'
+    )
+  devices = parallel.Layout.of(members[0][0]).devices
+  alone = parallel.Layout(devices[:1])  # for what is done run by run
+  with contextlib.ExitStack() as stack:
+    opened = []
+    for number, (run, workdir) in enumerate(members):
+      told = report if not number else lambda text: None
+      one = runs.ready(run, workdir, alone, argv=argv, report=told)
+      opened.append(stack.enter_context(one))
+    lost = {m.workdir: at for m in opened if (at := diverged(m.workdir))}
+    left = [m for m in opened if m.workdir not in lost]
+    left = [m for m in left if (m.saved.latest() or 0) < m.run.steps]
+    report(f'{len(left)} of {len(opened)} runs, together')
+    size = _most(left, devices, report)
+    for at in range(0, len(left), size):
+      lost |= _train(left[at : at + size], devices, report)
+    return lost
+
+
+def diverged(workdir: pathlib.Path) -> int:
+  """Returns the update at which a run diverged; 0 if it did not."""
+  path = workdir / _DIVERGED
+  return json.loads(path.read_text(encoding='utf-8'))['step'] if path.exists() else 0
+
+
+def _most(
+  members: list[runs.Ready],
+  devices: Sequence[jax.Device],
+  report: Callable[[str], None],
+) -> int:
+  """Returns how many of the runs fit into memory together, 1 or more."""
+  if not members:
+    return 1
+  run, shape = members[0].run, members[0].shape
+  rows = run.batch // run.accumulate
+  kept = describe.activation_bytes(shape, rows, loss_chunk=run.loss_chunk)
+  each = (
+    sum(describe.state_bytes(run, shape).values()) + kept['layers'] + kept['output']
+  )
+
+  def needed(number):
+    return each * -(-number // math.gcd(len(devices), number))
+
+  return finetune.most_together(
+    len(members), needed, free_memory(devices), report, 'runs'
+  )
+
+
+def _train(
+  members: list[runs.Ready],
+  devices: Sequence[jax.Device],
+  report: Callable[[str], None],
+) -> dict[pathlib.Path, int]:
+  """Trains runs that are not finished; returns those that diverged."""
+  first, group = members[0], Group(members, devices)
+  done = _common(members)
+  states = []
+  for member in members:
+    member.saved.forget_after(done)
+    states.append(member.start(lambda text: None))
+  state = group.stack(states)
+  del states
+  if done:
+    report(f'going on from the checkpoints of update {done}')
+  kept = _Kept(members, group, done)
+  eval_step = first.layout.eval_step(first.run, first.shape)
+  steps = iter(range(done + 1, first.run.steps + 1))
+
+  def update(state, rows, _):
+    now = next(steps)
+    state, found, kept.lost_R = group.update(state, rows, group.hp, kept.lost_R)
+    kept.found = {now - 1: kept.found.get(now - 1), now: found}
+    finite = jnp.where(jnp.isfinite(found['loss']), found['loss'], jnp.nan)
+    return state, {'loss': jnp.nanmean(finite)}
+
+  def own(params, i):
+    mine = jax.tree.map(lambda leaf: leaf[i], params)
+    return jax.device_put(mine, devices[0])
+
+  def evaluate(params, _):
+    kept.evaluated = [
+      member.held_out(eval_step, own(params, i)) for i, member in enumerate(members)
+    ]
+    known = [e for e in kept.evaluated if math.isfinite(e['valid_nll'])]
+    return {k: float(np.mean([e[k] for e in known])) for k in kept.evaluated[0]}
+
+  def draw(params):
+    kept.texts = [
+      runs.samples(member.model(own(params, i)), member.run)
+      for i, member in enumerate(members)
+    ]
+    return kept.texts[0]
+
+  meter = Meter(
+    flops_per_token=sum(describe.flops_per_token(first.shape).values()),
+    devices=group.devices,
+    dtype=first.shape.dtype,
+  )
+  try:
+    loop.train(
+      first.run,
+      state,
+      update=update,
+      batch=lambda step: group.put([member.rows(step) for member in members]),
+      evaluate=evaluate,
+      sample=draw,
+      record=kept,
+      meter=meter,
+      checkpoints=kept,
+      restore=lambda step: state,
+    )
+    report(meter.summary())
+  except UserError:
+    if not np.all(kept.lost_R):  # else it says that no loss is finite
+      raise
+  finally:
+    kept.close()
+    ends = zip(members, np.asarray(kept.lost_R).tolist(), strict=True)
+    lost = {member.workdir: end for member, end in ends if end}
+    for workdir, number in lost.items():
+      write_whole(workdir / _DIVERGED, json.dumps({'step': number}) + '\n')
+  return lost
+
+
+def _common(members: list[runs.Ready]) -> int:
+  """Returns the number of updates after which all runs have a checkpoint, or 0.
+
+  Raises:
+    UserError: some are further, and keep no checkpoint of where the others are.
+  """
+  done = min(member.saved.latest() or 0 for member in members)
+  behind = [m for m in members if done and done not in m.saved.steps()]
+  if behind:
+    raise UserError(
+      f'{behind[0].workdir} has no checkpoint of update {done}, where another of the '
+      'runs stands; train them one by one with `train`, or raise keep in new workdirs'
+    )
+  return done
