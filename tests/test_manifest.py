@@ -144,12 +144,14 @@ def test_packages_flags_and_devices_that_differ_are_named(copied):
     there['versions']['optax'] = '0.0.1'
     there['flags']['XLA_FLAGS'] = '--other'
     there['devices'] = ['tpu: TPU v4'] * 2
+    about['sessions'][0]['together'] = 3
 
   alter(copied[0], change)
   same, said = reproduced(*copied)
   assert same  # as nothing was changed in truth
   assert 'differs: package optax: 0.0.1 there' in said
   assert 'differs: flag XLA_FLAGS: --other there' in said
+  assert 'from 1 on were trained in one program with 2 other runs' in said
   assert 'differs: devices: 2 (tpu: TPU v4) there, 1 (cpu: cpu) here' in said
 
 
