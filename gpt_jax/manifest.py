@@ -164,12 +164,13 @@ def _stages(
     f'config {name}: {old!r} when it was trained, {new!r} in run.json now'
     for name, old, new in differing_fields(found[-1].session['config'], run)
   ]
-  told += [
-    f'updates from {part.first + 1} on were trained in one program with '
-    f'{part.session["together"] - 1} other runs: alone they may round otherwise'
-    for part in found
-    if part.session['together'] > 1
-  ]
+  for part in found:
+    others = part.session.get('together', 1) - 1
+    if others:
+      told.append(
+        f'updates from {part.first + 1} on were trained in one program with {others} '
+        'other runs: alone they may round otherwise'
+      )
   stages = [run]
   for part in reversed(found[:-1]):
     own = config.from_flat(part.session['config'])

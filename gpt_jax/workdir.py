@@ -222,7 +222,6 @@ def sessions(workdir: str | pathlib.Path) -> list[dict[str, Any]]:
       'argv': about.get('argv', []),
       'overrides': {},
       'config': about['config'],
-      'together': 1,
       'environment': known,
     }
   ]
