@@ -117,6 +117,9 @@ def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
       continue
     for key in sorted(there[name].keys() | here[name].keys()):
       old, new = there[name].get(key), here[name].get(key)
+      known_to_both = key in there[name] and key in here[name]
+      if key in PACKAGES and not known_to_both:
+        continue  # all of these are listed, but by an older run
       if old != new:
         found.append(f'{kind} {key}: {_words(name, old, new)}')
   for name in ('python', 'platform', 'cpu', 'backend'):

@@ -164,6 +164,13 @@ def _stages(
     f'config {name}: {old!r} when it was trained, {new!r} in run.json now'
     for name, old, new in differing_fields(found[-1].session['config'], run)
   ]
+  for part in found:
+    others = part.session.get('together', 1) - 1
+    if others:
+      told.append(
+        f'updates from {part.first + 1} on were trained in one program with {others} '
+        'other runs: alone they may round otherwise'
+      )
   stages = [run]
   for part in reversed(found[:-1]):
     own = config.from_flat(part.session['config'])
@@ -236,6 +243,8 @@ def _judged(
     raise UserError(
       f'{workdir} has logged nothing that could be compared; train it further'
     )
+  if not any(read_fingerprints(workdir / folder) for folder in folders):
+    equal.append('its tensors are not compared, as it has no fingerprints')
   if not differing:
     report('bit for bit the same: ' + '; '.join(equal))
     return True

@@ -59,10 +59,10 @@ class Ready(NamedTuple):
   argv: Sequence[str]
   overrides: dict[str, Any]
 
-  def start(self, report: Callable[[str], None]) -> step.State:
+  def start(self, report: Callable[[str], None], together: int = 1) -> step.State:
     """Returns the latest checkpoint's state, else that of the beginning.
 
-    Where updates are left to do, run.json is written.
+    Where updates are left to do, run.json is written; `together` is for that.
     """
     run, shape = self.run, self.shape
     state, source = _start(run, shape, self.saved, self.layout, report)
@@ -77,6 +77,7 @@ class Ready(NamedTuple):
         argv=self.argv,
         overrides=self.overrides,
         start=done,
+        together=together,
       )
     return state
 

@@ -274,7 +274,7 @@ def _train(
   states = []
   for member in members:
     member.saved.forget_after(done)
-    states.append(member.start(lambda text: None))
+    states.append(member.start(lambda text: None, together=len(members)))
   state = group.stack(states)
   del states
   if done:

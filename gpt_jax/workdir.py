@@ -148,6 +148,7 @@ def write_run_json(
   argv: Sequence[str],
   overrides: dict[str, Any] | None = None,
   start: int = 0,
+  together: int = 1,
 ) -> None:
   """Writes what the run is made of.
 
@@ -164,6 +165,7 @@ def write_run_json(
     argv: the command.
     overrides: the fields that the command set.
     start: updates done when this session begins.
+    together: runs that one program trains, this one with others.
   """
   path = workdir / 'run.json'
   before = sessions(workdir) if path.exists() else []
@@ -171,6 +173,7 @@ def write_run_json(
     'argv': list(argv),
     'overrides': overrides or {},
     'config': config.flat(run),
+    'together': together,
     'environment': environment.now(devices),
   }
   session = json.loads(json.dumps(session))  # as the ones before were read
@@ -202,7 +205,8 @@ def sessions(workdir: str | pathlib.Path) -> list[dict[str, Any]]:
   """Returns by what a workdir's run was trained, in the order of time.
 
   Each has `starts`, the numbers of updates from which it began or went on, argv,
-  overrides, config and environment. Of a run.json older than sessions, what it knows.
+  overrides, config, together (runs in one program) and environment. Of a run.json
+  older than sessions, what it knows.
   """
   about = read_about(workdir)
   if 'sessions' in about:

@@ -144,12 +144,14 @@ def test_packages_flags_and_devices_that_differ_are_named(copied):
     there['versions']['optax'] = '0.0.1'
     there['flags']['XLA_FLAGS'] = '--other'
     there['devices'] = ['tpu: TPU v4'] * 2
+    about['sessions'][0]['together'] = 3
 
   alter(copied[0], change)
   same, said = reproduced(*copied)
   assert same  # as nothing was changed in truth
   assert 'differs: package optax: 0.0.1 there' in said
   assert 'differs: flag XLA_FLAGS: --other there' in said
+  assert 'from 1 on were trained in one program with 2 other runs' in said
   assert 'differs: devices: 2 (tpu: TPU v4) there, 1 (cpu: cpu) here' in said
 
 
@@ -282,6 +284,23 @@ def test_what_can_not_be_repeated_is_refused(first, tmp_path):
   (tmp_path / 'run.json').write_text('{"config": {}, "imported": "hf:gpt2"}')
   with pytest.raises(UserError, match='was not trained: .*hf:gpt2'):
     reproduced(tmp_path, tmp_path / 'into')
+
+
+def test_a_run_older_than_sessions_and_fingerprints_is_held_against_by_its_losses(
+  copied,
+):
+  def change(about):
+    (session,) = about.pop('sessions')
+    there = session['environment']
+    about['versions'] = {'jax': '0.1', 'python': there['python']}
+    about['git'], about['devices'] = there['git'], there['devices']
+    about['data'].pop('files')
+
+  alter(copied[0], change)
+  (copied[0] / 'fingerprints.jsonl').unlink()
+  same, said = reproduced(*copied)
+  assert same and 'package jax: 0.1 there' in said and said.count('differs:') == 1
+  assert 'its tensors are not compared, as it has no fingerprints' in said
 
 
 def test_another_run_s_folder_is_refused(first, copied):

@@ -96,7 +96,8 @@ def metrics_of(workdir):
 def assert_same_runs(a, b):
   jax.tree.map(np.testing.assert_array_equal, state_of(a), state_of(b))
   assert metrics_of(a) == metrics_of(b)
-  assert (a / 'samples.txt').read_text() == (b / 'samples.txt').read_text()
+  for name in ('samples.txt', 'fingerprints.jsonl'):
+    assert (a / name).read_text() == (b / name).read_text()
 
 
 @pytest.fixture(scope='module')
