@@ -21,7 +21,7 @@ from pathlib import Path
 
 import jax
 
-from gpt_jax import runs, together
+from gpt_jax import ready, together
 from gpt_jax.training import optim, parallel
 
 RUNS = 8
@@ -54,7 +54,7 @@ def updates(folder: Path, rounds: int) -> tuple[float, float, float]:
     for seed in range(RUNS):
       run = names['get_config']()
       run.seed, run.optim.lr = seed, 1e-3 * (seed + 1)
-      one = runs.ready(run, folder / f'{seed}', layout, report=lambda text: None)
+      one = ready.ready(run, folder / f'{seed}', layout, report=lambda text: None)
       members.append(stack.enter_context(one))
     group = together.Group(members, layout.devices)
     states = [member.start(lambda text: None) for member in members]

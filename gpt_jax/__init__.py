@@ -21,7 +21,9 @@ The rooms, in reading order; each imports only from those before it:
   few_shot     a model answers tasks it was not trained on
   task_results how good fine-tuned models are
   finetune     puts a fine-tuning together
+  ready        a run made ready to be trained
   runs         puts a run together
+  together     several runs in one program
   sweep        many runs of one config
   manifest     a run trained again from its run.json
   compare_runs two runs side by side

@@ -18,10 +18,11 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from gpt_jax import config, describe, finetune, runs
+from gpt_jax import config, describe, finetune
 from gpt_jax.config import UserError
 from gpt_jax.data.batches import Batch
 from gpt_jax.files import write_whole
+from gpt_jax.ready import Ready, ready, samples
 from gpt_jax.training import fingerprint, loop, optim, parallel, step
 from gpt_jax.training.meter import Meter, free_memory
 from gpt_jax.training.record import CLOCK_FIELDS, Record
@@ -58,7 +59,7 @@ def kind(run: config.Run) -> tuple:
 class Group:
   """The compiled update of several runs, spread over devices as far as they go."""
 
-  def __init__(self, members: Sequence[runs.Ready], devices: Sequence[jax.Device]):
+  def __init__(self, members: Sequence[Ready], devices: Sequence[jax.Device]):
     first = members[0]
     self.run = first.run
     self.devices = devices[: math.gcd(len(devices), len(members))]
@@ -120,7 +121,7 @@ class _Kept:
   It stands where the loop has the record and the checkpoints of one run.
   """
 
-  def __init__(self, members: Sequence[runs.Ready], group: Group, done: int):
+  def __init__(self, members: Sequence[Ready], group: Group, done: int):
     self.members, self.group = members, group
     for member in members:
       member.saved.forget_after(done)  # about to be done again
@@ -222,7 +223,7 @@ def train(
     opened = []
     for number, (run, workdir) in enumerate(members):
       told = report if not number else lambda text: None
-      one = runs.ready(run, workdir, alone, argv=argv, report=told)
+      one = ready(run, workdir, alone, argv=argv, report=told)
       opened.append(stack.enter_context(one))
     lost = {m.workdir: at for m in opened if (at := diverged(m.workdir))}
     left = [m for m in opened if m.workdir not in lost]
@@ -241,7 +242,7 @@ def diverged(workdir: pathlib.Path) -> int:
 
 
 def _most(
-  members: list[runs.Ready],
+  members: list[Ready],
   devices: Sequence[jax.Device],
   report: Callable[[str], None],
 ) -> int:
@@ -264,7 +265,7 @@ def _most(
 
 
 def _train(
-  members: list[runs.Ready],
+  members: list[Ready],
   devices: Sequence[jax.Device],
   report: Callable[[str], None],
 ) -> dict[pathlib.Path, int]:
@@ -303,7 +304,7 @@ def _train(
 
   def draw(params):
     kept.texts = [
-      runs.samples(member.model(own(params, i)), member.run)
+      samples(member.model(own(params, i)), member.run)
       for i, member in enumerate(members)
     ]
     return kept.texts[0]
@@ -339,7 +340,7 @@ def _train(
   return lost
 
 
-def _common(members: list[runs.Ready]) -> int:
+def _common(members: list[Ready]) -> int:
   """Returns the number of updates after which all runs have a checkpoint, or 0.
 
   Raises:

@@ -11,8 +11,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 ORDER = (
   'config files papers tokenizers data prompting model training decoding evaluation '
   'language_model classifier describe hugging_face environment workdir harness dry_run '
-  'few_shot task_results finetune dialogue summaries runs together sweep manifest '
-  'compare_runs report eval_report explain_page sweep_report'
+  'few_shot task_results finetune dialogue summaries ready runs together sweep '
+  'manifest compare_runs report eval_report explain_page sweep_report'
 ).split()
 WITHOUT_JAX = [
   'config',
