@@ -359,8 +359,13 @@ def sample(values) -> None:
     prompts += text.splitlines()
   settings = _settings(values)
   if template := _template(values):
+    if prompts and template.stop:
+      raise UserError(
+        f'--template={values.template} ends its answer by {template.stop!r}, which '
+        'would end those to --prompt and --prompts_file too; leave them out'
+      )
     prompts.append(template.fill(dict(text.split('=', 1) for text in values.fields)))
-    if template.stop:
+    if template.stop and not settings.keys() & {'one_of', 'including'}:
       settings.setdefault('stop', [template.stop])
   prompts = prompts or ['']
   if values.stream and len(prompts) > 1:
@@ -473,7 +478,9 @@ def export(values) -> None:
 
 def sweep_flags(values):
   prepare_flags(values)
-  define = lambda kind, *args: kind(*args, flag_values=values)  # noqa: E731
+  define = lambda kind, *args, **more: kind(  # noqa: E731
+    *args, flag_values=values, **more
+  )
   define(
     flags.DEFINE_string, 'sweep', None, 'file with RUNS or SEARCH; see docs/sweeps.md'
   )
@@ -489,14 +496,22 @@ def sweep_flags(values):
     'workers',
     0,
     'runs at a time; 0: one for each GPU or TPU chip, on a CPU one',
+    lower_bound=0,
   )
-  define(flags.DEFINE_integer, 'retries', 1, 'times that a crashed run starts again')
+  define(
+    flags.DEFINE_integer,
+    'retries',
+    1,
+    'times that a crashed run starts again',
+    lower_bound=0,
+  )
   define(
     flags.DEFINE_integer,
     'together',
     0,
     'runs that train in one program, of those that differ only in seed and numbers; '
     '0: as many as fit',
+    lower_bound=0,
   )
   define(
     flags.DEFINE_string,

@@ -205,6 +205,7 @@ def texts(first: pathlib.Path, second: pathlib.Path) -> Texts | str:
       for start, end in zip(a.starts, ends, strict=True)
     ]
     size = np.array([len(text.encode()) for text in documents])
+    size = size * (a.bytes / size.sum())  # some tokenizers change a text a little
     return Texts('documents', np.array(bits), size)
   begin = np.arange(0, len(a.ids) - 1, T)
   size = np.diff([*begin, len(a.ids) - 1]) * a.bytes / (len(a.ids) - 1)

@@ -158,11 +158,17 @@ def _commit(git: dict[str, str]) -> str:
 
 
 def _cpu() -> str:
-  """Returns the processor's model and the number of cores."""
+  """Returns the processor's model and the number of cores that may be used.
+
+  Sums over several threads add in another order than those of one.
+  """
+  cores = os.cpu_count()
+  if hasattr(os, 'sched_getaffinity'):
+    cores = len(os.sched_getaffinity(0))
   model = platform.processor() or platform.machine()
   try:
     lines = pathlib.Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines()
   except OSError:  # not Linux
     lines = []
   names = [line.partition(':')[2].strip() for line in lines if 'model name' in line]
-  return f'{next(iter(names), model)}, {os.cpu_count()} cores'
+  return f'{next(iter(names), model)}, {cores} cores'

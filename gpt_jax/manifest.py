@@ -10,7 +10,7 @@ import numpy as np
 
 from gpt_jax import config, environment, few_shot, finetune, runs
 from gpt_jax.config import UserError
-from gpt_jax.training import fingerprint, parallel
+from gpt_jax.training import checkpoint, fingerprint, parallel
 from gpt_jax.training.record import CLOCK_FIELDS, read_fingerprints, read_metrics
 from gpt_jax.workdir import (
   check_same_run,
@@ -109,7 +109,7 @@ def reproduce(
   argv: Sequence[str] = (),
   report: Callable[[str], None] = print,
 ) -> bool:
-  """Returns whether a run that is trained again is the same, bit for bit.
+  """Returns whether a run that is trained again is known to be the same, bit for bit.
 
   It is trained from its run.json: the same config, with the data where that says. What
   differs in code, packages, devices, flags and data is told before it is trained. The
@@ -146,6 +146,8 @@ def reproduce(
     report(f'differs: {text}')
   if not now and not read:
     report('code, packages, flags, devices and data are those of the run')
+  if (into / 'run.json').exists() and checkpoint.done(into) >= run.steps:
+    report(f'{into} was finished before: nothing is trained now')
   for stage in stages:
     runs.train(stage, into, argv=argv, report=report)
   return _judged(workdir, into, told + read, report)
@@ -243,8 +245,15 @@ def _judged(
     raise UserError(
       f'{workdir} has logged nothing that could be compared; train it further'
     )
-  if not any(read_fingerprints(workdir / folder) for folder in folders):
-    equal.append('its tensors are not compared, as it has no fingerprints')
+  both = [
+    [_by_step(read_fingerprints(w / f)) for w in (workdir, into)] for f in folders
+  ]
+  if not differing and not any(ours.keys() & theirs.keys() for ours, theirs in both):
+    report(
+      'the same as far as is known, ' + '; '.join(equal) + '; its tensors are not '
+      'compared, as the two have no fingerprints of the same update'
+    )
+    return False
   if not differing:
     report('bit for bit the same: ' + '; '.join(equal))
     return True
@@ -342,7 +351,8 @@ def _tensors_apart(
     for each in (a, b)
   ]
   later = [number for number in sorted(kept[0] & kept[1]) if number >= step]
-  if read_run(a).task.name or not later:
+  # A fine-tuning's groups have no run.json, and its checkpoints are no plain models.
+  if not (a / 'run.json').exists() or read_run(a).task.name or not later:
     return apart
   (old, new) = (fingerprint.named(load(each, later[0]).params) for each in (a, b))
   distance = {

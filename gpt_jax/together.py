@@ -11,6 +11,7 @@ import math
 import pathlib
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ from gpt_jax.config import UserError
 from gpt_jax.data.batches import Batch
 from gpt_jax.files import write_whole
 from gpt_jax.ready import Ready, ready, samples
-from gpt_jax.training import fingerprint, loop, optim, parallel, step
+from gpt_jax.training import checkpoint, fingerprint, loop, optim, parallel, step
 from gpt_jax.training.meter import Meter, free_memory
 from gpt_jax.training.record import CLOCK_FIELDS, Record
 from gpt_jax.training.step import State
@@ -39,6 +40,7 @@ _NUMBERS = (
   ),
 )
 _DIVERGED = 'diverged.json'
+_MOST = 64  # runs of a program: each has files open, and more gain no more
 
 
 def kind(run: config.Run) -> tuple:
@@ -91,8 +93,8 @@ class Group:
     )
 
   def stack(self, states: Sequence[State]) -> State:
-    """Returns the states of all runs, after as many updates, as one."""
-    host = jax.tree.map(lambda *leaf: np.stack(leaf), *map(jax.device_get, states))
+    """Returns the states of all runs, on the host after as many updates, as one."""
+    host = jax.tree.map(lambda *leaf: np.stack(leaf), *states)
     return jax.device_put(host.replace(step=host.step[0]), self.places)
 
   def member(self, state: State, i: int) -> State:
@@ -123,8 +125,6 @@ class _Kept:
 
   def __init__(self, members: Sequence[Ready], group: Group, done: int):
     self.members, self.group = members, group
-    for member in members:
-      member.saved.forget_after(done)  # about to be done again
     self.records = [Record(member.workdir, done) for member in members]
     self.folder = members[0].saved.folder
     self.found: dict[int, dict] = {}  # of updates whose metrics were not written yet
@@ -132,18 +132,27 @@ class _Kept:
     self.evaluated: list[dict[str, float]] = []
     self.texts: list[str] = []
 
+  def lost(self) -> dict[pathlib.Path, int]:
+    """Returns the runs that diverged and the updates at which; marks their workdirs."""
+    ends = zip(self.members, np.asarray(self.lost_R).tolist(), strict=True)
+    found = {member.workdir: end for member, end in ends if end}
+    for workdir, end in found.items():
+      if not diverged(workdir):
+        write_whole(workdir / _DIVERGED, json.dumps({'step': end}) + '\n')
+    return found
+
   def _alive(self, step: int) -> list[int]:
     """Returns the runs whose loss was finite up to an update."""
-    lost = np.asarray(self.lost_R)
-    return [i for i in range(len(lost)) if not 0 < lost[i] <= step]
+    lost = self.lost()
+    at = [lost.get(member.workdir, 0) for member in self.members]
+    return [i for i in range(len(at)) if not 0 < at[i] <= step]
 
   def write(self, step: int, values: dict[str, float]) -> None:
     """Writes an update, or an evaluation, into each run's record."""
     own = self.evaluated
     if 'loss' in values:
       clock = {k: v for k, v in values.items() if k in CLOCK_FIELDS}
-      # A run's own rate, and its share of the time, so that times of runs add up.
-      clock['tokens_per_s'] = round(clock['tokens_per_s'] / len(self.records), 1)
+      # The program's rate, and a run's share of the time, so that times add up.
       clock['seconds'] = round(clock['seconds'] / len(self.records), 3)
       found = jax.device_get(self.found[step])
       own = [
@@ -188,21 +197,38 @@ class _Kept:
       each.close()
 
 
+class Member(NamedTuple):
+  """A run of a group.
+
+  Attributes:
+    run: its config.
+    workdir: its folder.
+    overrides: what a sweep sets in the config, for run.json.
+  """
+
+  run: config.Run
+  workdir: pathlib.Path
+  overrides: dict[str, Any] = {}
+
+
 def train(
-  members: Sequence[tuple[config.Run, str | pathlib.Path]],
+  members: Sequence[Member],
   *,
   argv: Sequence[str] = (),
+  sharing: int = 1,
   report: Callable[[str], None] = print,
 ) -> dict[pathlib.Path, int]:
   """Trains runs of one kind to their end, or goes on where their workdirs stand.
 
   Each gives what it gives by itself, but for rounding: products over several runs may
-  add in another order. A run whose loss is no longer finite is left where it was, and
-  the others go on.
+  add in another order. Runs that stand at different updates, after a kill, go on in a
+  program for each update. A run whose loss is no longer finite is left where it was,
+  marked in its workdir, and the others go on.
 
   Args:
-    members: runs, each with its workdir.
+    members: the runs.
     argv: the command, for run.json.
+    sharing: programs like this one that share this machine's memory.
     report: is told how it goes.
 
   Returns:
@@ -212,27 +238,44 @@ def train(
     UserError: runs are of several kinds, or what `runs.train` raises of any of them.
     loop.Interrupted: asked to stop; the states reached are saved.
   """
-  if len({kind(run) for run, _ in members}) != 1:
+  if len({kind(member.run) for member in members}) != 1:
     raise UserError(
       'these runs can not be trained together: they differ in more than their seed and '
       'numbers, or need a program of their own; train them one by one'
     )
-  devices = parallel.Layout.of(members[0][0]).devices
-  alone = parallel.Layout(devices[:1])  # for what is done run by run
-  with contextlib.ExitStack() as stack:
-    opened = []
-    for number, (run, workdir) in enumerate(members):
-      told = report if not number else lambda text: None
-      one = ready(run, workdir, alone, argv=argv, report=told)
-      opened.append(stack.enter_context(one))
-    lost = {m.workdir: at for m in opened if (at := diverged(m.workdir))}
-    left = [m for m in opened if m.workdir not in lost]
-    left = [m for m in left if (m.saved.latest() or 0) < m.run.steps]
-    report(f'{len(left)} of {len(opened)} runs, together')
-    size = _most(left, devices, report)
-    for at in range(0, len(left), size):
-      lost |= _train(left[at : at + size], devices, report)
-    return lost
+  devices = parallel.Layout.of(members[0].run).devices
+  lost = {m.workdir: at for m in members if (at := diverged(m.workdir))}
+  standing: dict[int, list[Member]] = {}
+  for member in members:
+    done = checkpoint.done(member.workdir)
+    if member.workdir not in lost and done < member.run.steps:
+      standing.setdefault(done, []).append(member)
+  left = sum(map(len, standing.values()))
+  report(f'{left} of {len(members)} runs, together')
+  for _, alike in sorted(standing.items()):
+    size = _most(alike, devices, sharing, argv, report)
+    for at in range(0, len(alike), size):
+      with contextlib.ExitStack() as stack:
+        opened = []
+        for number, member in enumerate(alike[at : at + size]):
+          told = report if not number else lambda text: None
+          opened.append(stack.enter_context(_ready(member, devices, argv, told)))
+        lost |= _train(opened, devices, report)
+  return lost
+
+
+def _ready(
+  member: Member,
+  devices: Sequence[jax.Device],
+  argv: Sequence[str],
+  report: Callable[[str], None],
+) -> contextlib.AbstractContextManager[Ready]:
+  """Gives a run on the first device, for what is done run by run."""
+  layout = parallel.Layout(tuple(devices[:1]))
+  overrides = member.overrides
+  return ready(
+    member.run, member.workdir, layout, argv=argv, overrides=overrides, report=report
+  )
 
 
 def diverged(workdir: pathlib.Path) -> int:
@@ -242,26 +285,26 @@ def diverged(workdir: pathlib.Path) -> int:
 
 
 def _most(
-  members: list[Ready],
+  alike: list[Member],
   devices: Sequence[jax.Device],
+  sharing: int,
+  argv: Sequence[str],
   report: Callable[[str], None],
 ) -> int:
-  """Returns how many of the runs fit into memory together, 1 or more."""
-  if not members:
-    return 1
-  run, shape = members[0].run, members[0].shape
+  """Returns how many of the runs to train together: as many as fit, 1 or more."""
+  with _ready(alike[0], devices, argv, lambda text: None) as first:
+    run, shape = first.run, first.shape
   rows = run.batch // run.accumulate
   kept = describe.activation_bytes(shape, rows, loss_chunk=run.loss_chunk)
-  each = (
-    sum(describe.state_bytes(run, shape).values()) + kept['layers'] + kept['output']
-  )
+  each = kept['layers'] + kept['output']
+  each += sum(describe.state_bytes(run, shape).values())
 
   def needed(number):
     return each * -(-number // math.gcd(len(devices), number))
 
-  return finetune.most_together(
-    len(members), needed, free_memory(devices), report, 'runs'
-  )
+  free = free_memory(devices) / (sharing if devices[0].platform == 'cpu' else 1)
+  most = min(len(alike), _MOST)
+  return finetune.most_together(most, needed, free, report, 'runs')
 
 
 def _train(
@@ -271,13 +314,10 @@ def _train(
 ) -> dict[pathlib.Path, int]:
   """Trains runs that are not finished; returns those that diverged."""
   first, group = members[0], Group(members, devices)
-  done = _common(members)
-  states = []
-  for member in members:
-    member.saved.forget_after(done)
-    states.append(member.start(lambda text: None, together=len(members)))
-  state = group.stack(states)
-  del states
+  # On the host, as they may not fit on a device beside their stack.
+  starts = (m.start(lambda text: None, together=len(members)) for m in members)
+  state = group.stack([jax.device_get(start) for start in starts])
+  done = int(state.step)
   if done:
     report(f'going on from the checkpoints of update {done}')
   kept = _Kept(members, group, done)
@@ -300,6 +340,7 @@ def _train(
       member.held_out(eval_step, own(params, i)) for i, member in enumerate(members)
     ]
     known = [e for e in kept.evaluated if math.isfinite(e['valid_nll'])]
+    known = known or kept.evaluated[:1]
     return {k: float(np.mean([e[k] for e in known])) for k in kept.evaluated[0]}
 
   def draw(params):
@@ -332,25 +373,6 @@ def _train(
     if not np.all(kept.lost_R):  # else it says that no loss is finite
       raise
   finally:
+    lost = kept.lost()
     kept.close()
-    ends = zip(members, np.asarray(kept.lost_R).tolist(), strict=True)
-    lost = {member.workdir: end for member, end in ends if end}
-    for workdir, number in lost.items():
-      write_whole(workdir / _DIVERGED, json.dumps({'step': number}) + '\n')
   return lost
-
-
-def _common(members: list[Ready]) -> int:
-  """Returns the number of updates after which all runs have a checkpoint, or 0.
-
-  Raises:
-    UserError: some are further, and keep no checkpoint of where the others are.
-  """
-  done = min(member.saved.latest() or 0 for member in members)
-  behind = [m for m in members if done and done not in m.saved.steps()]
-  if behind:
-    raise UserError(
-      f'{behind[0].workdir} has no checkpoint of update {done}, where another of the '
-      'runs stands; train them one by one with `train`, or raise keep in new workdirs'
-    )
-  return done

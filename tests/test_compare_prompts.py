@@ -48,7 +48,7 @@ def test_right_answers_are_scored_after_the_prompt(model, tmp_path):
   assert compare.byte_perplexity(model, wording, questions) == pytest.approx(want)
 
   blank = template.read(written(tmp_path, '{word}: {answer}'))
-  want = math.exp(-model.score('ab:', ' e').logp / 2)
+  want = math.exp(-model.score('ab:', ' e').logp)  # a byte of the answer itself
   found = compare.byte_perplexity(model, blank, [{'word': 'ab', 'answer': ['e']}])
   assert found == pytest.approx(want)
 

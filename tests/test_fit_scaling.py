@@ -6,7 +6,9 @@ import pathlib
 import numpy as np
 import pytest
 
+from gpt_jax import config, runs
 from gpt_jax.config import UserError
+from gpt_jax.training import record
 
 PATH = pathlib.Path(__file__).resolve().parent.parent
 PATH = PATH / 'experiments/sweeps/fit_scaling.py'
@@ -56,11 +58,45 @@ def test_a_larger_run_lies_in_the_interval():
   assert (high - low) / value < 0.3
 
 
-def test_too_few_runs_are_refused(tmp_path):
-  with pytest.raises(UserError, match='4 runs are too few for 5 constants'):
-    scaling.fit(points(0)[:4])
+def test_a_folder_without_runs_is_refused(tmp_path):
   with pytest.raises(UserError, match='holds no workdir'):
     scaling.read(str(tmp_path / '*'))
+
+
+def test_runs_are_read_as_they_were_trained(tmp_path):
+  (tmp_path / 'text').mkdir()
+  (tmp_path / 'text/a.txt').write_text(
+    'the cat sees a bird and the dog hears it. ' * 40
+  )
+  run = config.Run(
+    steps=2,
+    batch=4,
+    devices=1,
+    sample_tokens=0,
+    data=config.Data(source=str(tmp_path / 'text'), tokenizer='bytes', holdout=0.2),
+    model=config.Model(L=2, D=16, N=2, T=8, bias=False),
+    optim=config.Optim(warmup=0),
+  )
+  runs.train(run, tmp_path / 'run', report=lambda text: None)
+  (point,) = scaling.read(str(tmp_path / 'run*'))
+  kernels = 2 * 12 * 16 * 16  # of attention and MLP
+  scales = (2 * 2 + 1) * 16  # of LayerNorms
+  N, D, C, L, _ = point
+  assert (kernels + scales, 2 * 4 * 8) == (N, D)
+  assert D * (6 * (kernels + 257 * 16) + 12 * 2 * 16 * 8) == C
+  (*_, last) = record.read_metrics(tmp_path / 'run')
+  assert last['valid_nll'] == L
+  (tmp_path / 'run/run.json').write_text(
+    (tmp_path / 'run/run.json').read_text().replace('"steps": 2', '"steps": 9')
+  )
+  with pytest.raises(UserError, match='is not finished: no held-out loss of 9'):
+    scaling.read(str(tmp_path / 'run*'))
+
+
+def test_too_few_different_runs_are_refused():
+  scaling.check(points(0)[:8])
+  with pytest.raises(UserError, match='7 different sizes and lengths; give at least 8'):
+    scaling.check(3 * points(0)[:7])
 
 
 def test_the_plot_is_drawn(tmp_path):

@@ -257,7 +257,7 @@ def test_runs_of_one_kind_train_together_and_a_lost_one_is_told(sweep_of, tmp_pa
   names = [entry.name for entry in sweep.entries]
   assert [len(g) for g in group.groups(sweep.entries, 0, 1)] == [4, 1]
   assert [len(g) for g in group.groups(sweep.entries, 0, 2)] == [2, 2, 1]
-  assert [len(g) for g in group.groups(sweep.entries, 3, 1)] == [3, 1, 1]
+  assert [len(g) for g in group.groups(sweep.entries, 3, 1)] == [2, 2, 1]
   assert [len(g) for g in group.groups(sweep.entries, 1, 1)] == [1] * 5
   with pytest.raises(UserError, match='2 of 5 runs failed') as failure:
     local.run(sweep, workers_at_once=1, retries=1)

@@ -51,6 +51,8 @@ def test_an_answer_ends_the_prompt_and_what_follows_ends_the_answer(tmp_path):
   found = written(tmp_path, 'Q: {word}\nA:  {answer}')
   assert found.fill({'word': 'x'}) == 'Q: x\nA:' and found.gap == '  '
   assert found.stop == '' and written(tmp_path, 'Q: {word}').gap == ' '
+  found = written(tmp_path, '{{{word}}} {{{answer}}}!')
+  assert found.fill({'word': 'x'}) == '{x} {' and found.stop == '}!'
 
 
 @pytest.mark.parametrize('text', ['{answer} {word}', '{answer} or {answer}'])

@@ -23,6 +23,14 @@ def say_nothing(text):
   pass
 
 
+def alike(found, want):
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **TOLERANCE), found, want)
+
+
+def paired(some, folders):
+  return [together.Member(*pair) for pair in zip(some, folders, strict=True)]
+
+
 @pytest.fixture(scope='module')
 def place(tmp_path_factory):
   """A folder with a text, and its tokens once they are made."""
@@ -79,9 +87,7 @@ def members(place):
 @pytest.fixture(scope='module')
 def trained(place, members):
   folders = [place / f'together_{i}' for i in range(3)]
-  assert (
-    together.train(list(zip(members, folders, strict=True)), report=say_nothing) == {}
-  )
+  assert together.train(paired(members, folders), report=say_nothing) == {}
   return folders
 
 
@@ -127,16 +133,15 @@ def test_each_run_is_what_it_is_by_itself(members, trained, separate):
 def test_a_run_goes_on_together_and_by_itself(place, members, trained):
   half = [dataclasses.replace(run, steps=8) for run in members]
   folders = [place / f'half_{i}' for i in range(3)]
-  together.train(list(zip(half, folders, strict=True)), report=say_nothing)
+  together.train(paired(half, folders), report=say_nothing)
   runs.train(members[1], folders[1], report=say_nothing)
   alone = state_of(members[1], folders[1], 12)
   whole = state_of(members[1], trained[1], 12)
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **TOLERANCE), alone, whole)
+  alike(alone, whole)
 
   told = []
   two = [0, 2]
-  left = [(members[i], folders[i]) for i in two]
-  together.train([*left, (members[1], folders[1])], report=told.append)
+  together.train(paired(members, folders), report=told.append)
   assert '2 of 3 runs, together' in told
   assert 'going on from the checkpoints of update 8' in told
   for i in two:
@@ -153,10 +158,35 @@ def test_a_run_goes_on_together_and_by_itself(place, members, trained):
     )
 
 
+def test_runs_that_stand_at_different_updates_go_on_and_lose_nothing(
+  place, members, trained
+):
+  folders = [place / f'apart_{i}' for i in range(3)]
+  for steps, some in ((8, [0]), (4, [1])):
+    runs.train(
+      dataclasses.replace(members[some[0]], steps=steps),
+      folders[some[0]],
+      report=say_nothing,
+    )
+  told = []
+  together.train(paired(members, folders), report=told.append)
+  assert [t for t in told if t.startswith('going on')] == [
+    'going on from the checkpoints of update 4',
+    'going on from the checkpoints of update 8',
+  ]
+  for i, folder in enumerate(folders):
+    found, want = (state_of(members[i], f, 12) for f in (folder, trained[i]))
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, **TOLERANCE), found, want
+    )
+  sessions = json.loads((folders[0] / 'run.json').read_text())['sessions']
+  assert [s['starts'] for s in sessions][-1] == [8]
+
+
 def test_a_run_that_diverges_leaves_the_others_alone(place, members, trained):
   wild = changed(members[0], seed=5, optim__lr=1e30)
   folders = [place / 'calm', place / 'wild']
-  pairs = list(zip([members[0], wild], folders, strict=True))
+  pairs = paired([members[0], wild], folders)
   found = together.train(pairs, report=say_nothing)
   assert found == {folders[1]: found[folders[1]]} and 1 < found[folders[1]] < 12
   assert all(line['step'] < found[folders[1]] for line in read_metrics(folders[1]))
@@ -168,7 +198,7 @@ def test_a_run_that_diverges_leaves_the_others_alone(place, members, trained):
   told = []
   assert together.train(pairs, report=told.append) == found
   assert '0 of 2 runs, together' in told
-  assert together.train([(wild, place / 'wild2')], report=say_nothing)
+  assert together.train(paired([wild], [place / 'wild2']), report=say_nothing)
 
 
 def test_runs_of_several_kinds_are_refused(place):
@@ -182,7 +212,8 @@ def test_runs_of_several_kinds_are_refused(place):
   ):
     assert together.kind(run) != together.kind(changed(run, **fields)), fields
     with pytest.raises(UserError, match='differ in more than their seed and numbers'):
-      together.train([(run, place / 'a'), (changed(run, **fields), place / 'b')])
+      both = [run, changed(run, **fields)]
+      together.train(paired(both, [place / 'a', place / 'b']))
   same = changed(run, seed=9, optim__lr=1.0, optim__clip=3.0, optim__beta1=0.5)
   assert together.kind(run) == together.kind(same)
   assert not (place / 'a').exists()

@@ -99,8 +99,10 @@ def byte_perplexity(
   """Returns the perplexity a byte of the likeliest right answer of each question."""
   logp, size = 0.0, 0
   for prompt, question in zip(prompts_of(wording, questions), questions, strict=True):
-    texts = [wording.gap + right for right in question['answer']]
-    likely = [(model.score(prompt, text).logp, len(text.encode())) for text in texts]
+    likely = [
+      (model.score(prompt, wording.gap + right).logp, len(right.encode()))
+      for right in question['answer']
+    ]
     best = max(likely, key=lambda found: found[0] / found[1])
     logp, size = logp + best[0], size + best[1]
   return float(np.exp(-logp / size))
@@ -110,7 +112,9 @@ def answered(
   model: LanguageModel, wording: Template, questions: list[dict], settings: dict
 ) -> list[str]:
   """Returns the best answer that a model writes to each question."""
-  asked = {'max_new_tokens': _NEW_TOKENS, 'stop': wording.stop or '\n', **settings}
+  asked = {'max_new_tokens': _NEW_TOKENS, **settings}
+  if not asked.keys() & {'one_of', 'including'}:
+    asked.setdefault('stop', wording.stop or '\n')
   made = model.generate(prompts_of(wording, questions), **asked)
   firsts = {}
   for one in made:

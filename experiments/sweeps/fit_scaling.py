@@ -43,6 +43,8 @@ _TARGET = flags.DEFINE_string('target', None, 'PNG of loss against compute')
 _DRAWS = flags.DEFINE_integer('draws', 200, 'of the bootstrap', lower_bound=20)
 
 _DELTA = 1e-3
+_EMBEDDINGS = 'wte', 'wpe', 'lm_head'
+_LEAST = 8  # different sizes and lengths: of fewer a bootstrap would say nothing
 _NAMES = 'E', 'A', 'B', 'alpha', 'beta'
 
 
@@ -71,7 +73,7 @@ class Law(NamedTuple):
 
 
 def read(pattern: str) -> list[Point]:
-  """Returns the finished runs among the folders of a glob.
+  """Returns the finished runs among the folders of a glob, those to fit or to predict.
 
   Raises:
     UserError: there is none, or one is not finished.
@@ -86,27 +88,35 @@ def read(pattern: str) -> list[Point]:
       raise UserError(f'{folder} is not finished: no held-out loss of {run.steps}')
     shape = Shape.of(run.model, workdir.load(folder).shape.vocab)
     parts = describe.parameters_by_part(shape)
-    N = sum(size for part, size in parts.items() if 'embedding' not in part)
+    N = sum(size for part, size in parts.items() if part not in _EMBEDDINGS)
     D = describe.tokens_read(run, shape)
     C = D * sum(describe.flops_per_token(shape).values())
     found.append(Point(N, D, C, ends[-1]['valid_nll'], folder.name))
   if not found:
-    raise UserError(f'--runs={pattern} holds no workdir')
+    raise UserError(f'{pattern} holds no workdir')
   return found
+
+
+def check(points: list[Point]) -> None:
+  """Raises UserError where there are too few runs for a fit and its intervals."""
+  different = len({(p.N, p.D) for p in points})
+  if different < _LEAST:
+    raise UserError(
+      f'the runs have {different} different sizes and lengths; give at least {_LEAST} '
+      f'for {len(_NAMES)} constants and their intervals'
+    )
 
 
 def fit(points: list[Point], starts: list[np.ndarray] | None = None) -> Law:
   """Returns the law of least Huber loss.
 
   Args:
-    points: the runs, at least as many as there are constants.
+    points: the runs, of at least 8 different sizes and lengths.
     starts: where to look from, (log E, log A, log B, alpha, beta) each; None: a grid.
 
-  Raises:
-    UserError: there are too few runs.
+  Returns:
+    The law.
   """
-  if len(points) < len(_NAMES):
-    raise UserError(f'{len(points)} runs are too few for {len(_NAMES)} constants')
   N, D, _, L, *_ = (np.array(x) for x in zip(*(p[:4] for p in points), strict=True))
   log_N, log_D, log_L = np.log(N), np.log(D), np.log(L)
 
@@ -216,6 +226,7 @@ def main(argv: list[str]) -> int:
   try:
     points = read(_RUNS.value)
     unseen = read(_PREDICT.value) if _PREDICT.value else []
+    check(points)
     law = fit(points)
   except UserError as e:
     print(f'error: {e}', file=sys.stderr)

@@ -6,7 +6,6 @@ comes after it ends the answer.
 """
 
 import pathlib
-import re
 import string
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -72,13 +71,14 @@ def read(path: str | pathlib.Path) -> Template:
   names = [name for name, _, _ in fields]
   if 'answer' not in names:
     return Template(str(path), text, tuple(dict.fromkeys(names)), ' ', '')
-  head, *tails = re.split(r'(?<!\{)\{answer\}', text)
-  if names.index('answer') != len(names) - 1 or len(tails) != 1:
+  if names.index('answer') != len(names) - 1:
     raise UserError(
       f'{path}: {{answer}} must be the last field, once; the prompt is what comes '
       'before it'
     )
+  last = next(i for i, part in enumerate(parts) if part[1] == 'answer')
+  head = text[: text.rindex('{answer}')]
   kept = head.rstrip(' ')
   known = tuple(dict.fromkeys(names[:-1]))
-  stop = tails[0].replace('{{', '{').replace('}}', '}')
+  stop = ''.join(literal for literal, *_ in parts[last + 1 :])
   return Template(str(path), kept, known, head[len(kept) :], stop)

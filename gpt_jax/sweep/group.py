@@ -16,7 +16,7 @@ _MAIN = """
 import sys
 sys.path.insert(0, sys.argv.pop(1))
 from gpt_jax.sweep import group
-sys.exit(group.main(sys.argv[1], sys.argv[2:]))
+sys.exit(group.main(sys.argv[1], sys.argv[2], sys.argv[3:]))
 """
 
 
@@ -33,23 +33,35 @@ def groups(entries: Sequence[Entry], most: int, workers: int) -> list[list[Entry
     kinds.setdefault(together.kind(entry.run), []).append(entry)
   found = []
   for alike in kinds.values():
-    size = most or -(-len(alike) // workers)
-    found += [alike[at : at + size] for at in range(0, len(alike), size)]
+    number = -(-len(alike) // most) if most else min(workers, len(alike))
+    bounds = [len(alike) * i // number for i in range(number + 1)]
+    found += [alike[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
   return found
 
 
-def arguments(folder: pathlib.Path, entries: Sequence[Entry]) -> list[str]:
-  """Returns the arguments of Python that train runs of the sweep in a folder."""
-  return ['-c', _MAIN, str(LAUNCH.parent), str(folder), *(e.name for e in entries)]
+def arguments(
+  folder: pathlib.Path, entries: Sequence[Entry], workers: int
+) -> list[str]:
+  """Returns the arguments of Python that train runs of the sweep in a folder.
+
+  Args:
+    folder: of the sweep.
+    entries: the runs.
+    workers: that are at work at a time.
+  """
+  names = [entry.name for entry in entries]
+  return ['-c', _MAIN, str(LAUNCH.parent), str(folder), str(workers), *names]
 
 
-def main(folder: str, names: Sequence[str]) -> int:
+def main(folder: str, workers: str, names: Sequence[str]) -> int:
   """Trains runs of the sweep in a folder together; returns the exit status."""
   logging.set_verbosity(logging.FATAL)  # as launch.py does
   try:
-    known = {entry.name: entry for entry in plan.load(folder).entries}
+    sweep = plan.load(folder)
+    known = {entry.name: entry for entry in sweep.entries}
     chosen = [known[name] for name in names]
-    lost = together.train([(e.run, e.workdir) for e in chosen], argv=sys.argv)
+    members = [together.Member(e.run, e.workdir, e.overrides) for e in chosen]
+    lost = together.train(members, argv=sweep.argv, sharing=int(workers))
   except UserError as error:
     print(f'error: {error}', file=sys.stderr)
     return 1

@@ -82,6 +82,11 @@ def run(sweep: Sweep, *, workers_at_once: int, retries: int, together: int = 0) 
     prepare(sweep.entries)
     free = workers.slots(workers_at_once)
     if sweep.search and sweep.search.halving:
+      if together > 1:
+        raise UserError(
+          f'--together={together} must be 1 or left out: halving='
+          f'{sweep.search.halving} stops runs one by one'
+        )
       together = 1
     pool = workers.Pool(
       sweep, free, retries=retries, together=together, early=_early(sweep)

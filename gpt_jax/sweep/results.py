@@ -14,6 +14,7 @@ from gpt_jax.config import UserError
 from gpt_jax.files import write_whole
 from gpt_jax.model.gpt import Shape
 from gpt_jax.sweep.plan import Entry, Sweep
+from gpt_jax.training import checkpoint
 from gpt_jax.training.record import read_metrics
 from gpt_jax.workdir import check_same_run, read_about, sessions
 
@@ -69,10 +70,7 @@ class Result:
 
 def finished(entry: Entry) -> bool:
   """Returns whether the run's last checkpoint is on disk."""
-  return any(
-    path.name.isdigit() and int(path.name) >= entry.run.steps
-    for path in (entry.workdir / 'checkpoints').glob('*')
-  )
+  return checkpoint.done(entry.workdir) >= entry.run.steps
 
 
 def lines(entry: Entry) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from typing import Any
 
 from gpt_jax.config import UserError, nearest
@@ -27,7 +28,9 @@ class Job:
       RuntimeError: it failed; the job's log says why.
     """
     self.process = subprocess.Popen([*self.command, f'--index={index}'])
-    code = self.process.wait()
+    # Not `wait`, which would keep `checkpoint`, a signal's handler, from waiting too.
+    while (code := self.process.poll()) is None:
+      time.sleep(0.5)
     if code:
       raise RuntimeError(f'run {index} ended with exit status {code}')
     return 0

@@ -163,6 +163,7 @@ class Pool:
         each run is trained by itself.
     """
     self.sweep, self.free, self.early = sweep, collections.deque(free), early
+    self.workers = len(free)
     self.states = {e.name: 'waiting' for e in sweep.entries}
     self.ends: dict[str, str] = {}
     self.tries = dict.fromkeys(self.states, retries)
@@ -215,7 +216,7 @@ class Pool:
       used = [entry for entry in entries if in_use(entry.workdir)]
       if not used:
         slot = self.free.popleft()
-        self.running.append(_started(entries, slot, self.sweep.folder))
+        self.running.append(self._started(entries, slot))
         self.states.update({entry.name: 'running' for entry in entries})
         return True
       for entry in used:
@@ -242,8 +243,8 @@ class Pool:
       self.states[entry.name] = self._ended(worker, entry, code, said, stopping)
       if self.states[entry.name] == 'waiting':
         again.append(entry)
-    if again:
-      self.waiting.appendleft(again)
+    # One by one, so that none of a group fails for another's sake.
+    self.waiting.extendleft([entry] for entry in reversed(again))
 
   def _ended(
     self, worker: _Worker, entry: Entry, code: int, said: str, stopping: bool
@@ -255,17 +256,55 @@ class Pool:
       return 'stopped early'
     if at := diverged(entry.workdir):
       self.ends[entry.name] = (
-        f'{entry.name}: the loss of update {at} is not finite; lower its rate'
+        f'{entry.name}: the loss of update {at} is not finite; lower its rate, or '
+        f'remove {entry.workdir / "diverged.json"} to have it tried again'
       )
       return 'failed'
     if stopping:
       return 'stopped'
+    if len(worker.entries) > 1:
+      return 'waiting'
     if self.tries[entry.name] > 0 and not _told(said):
       self.tries[entry.name] -= 1
       return 'waiting'
     how = f'exit status {code}' if code > 0 else f'signal {-code}'
     self.ends[entry.name] = f'{entry.name}: {how}; {worker.log} ends:\n{_end(said)}'
     return 'failed'
+
+  def _started(self, entries: Sequence[Entry], slot: Slot) -> _Worker:
+    """Returns a worker at its runs."""
+    folder, first = self.sweep.folder, entries[0]
+    logs = folder / 'logs'
+    logs.mkdir(exist_ok=True)
+    if len(entries) == 1:
+      path, what = logs / f'{first.name}.log', first.command
+      arguments = [str(LAUNCH), *first.arguments]
+    else:
+      path = logs / f'{first.name}_and_{len(entries) - 1}.log'
+      what = f'together: {", ".join(entry.name for entry in entries)}'
+      arguments = group.arguments(folder, entries, self.workers)
+    environment = {**os.environ, **slot.environment}
+    pinned = bool(slot.cores)
+    before = os.sched_getaffinity(0) if pinned else ()
+    with open(path, 'ab') as log:
+      begin = log.tell()
+      log.write(f'--- {slot.name}: {what}\n'.encode())
+      log.flush()
+      try:
+        if pinned:  # is handed down, before the worker counts its cores
+          os.sched_setaffinity(0, slot.cores)
+        process = subprocess.Popen(
+          [*_follower(), sys.executable, *arguments],
+          stdin=subprocess.DEVNULL,
+          stdout=log,
+          stderr=subprocess.STDOUT,
+          env=environment,
+          process_group=0,  # so that Ctrl-C reaches it once, from us
+        )
+      finally:
+        if pinned:
+          os.sched_setaffinity(0, before)
+    return _Worker(entries, slot, process, path, begin)
 
   def _tell(self, number: int) -> None:
     for worker in self.running:
@@ -289,41 +328,6 @@ def _told(said: str) -> bool:
   """
   mended = any(line.startswith('error: ') for line in said.splitlines())
   return mended and 'Traceback (most recent call last)' not in said
-
-
-def _started(entries: Sequence[Entry], slot: Slot, folder: pathlib.Path) -> _Worker:
-  """Returns a worker at its runs."""
-  logs, first = folder / 'logs', entries[0]
-  logs.mkdir(exist_ok=True)
-  if len(entries) == 1:
-    path, what = logs / f'{first.name}.log', first.command
-    arguments = [str(LAUNCH), *first.arguments]
-  else:
-    path = logs / f'{first.name}_and_{len(entries) - 1}.log'
-    what = f'together: {", ".join(entry.name for entry in entries)}'
-    arguments = group.arguments(folder, entries)
-  environment = {**os.environ, **slot.environment}
-  pinned = bool(slot.cores)
-  before = os.sched_getaffinity(0) if pinned else ()
-  with open(path, 'ab') as log:
-    begin = log.tell()
-    log.write(f'--- {slot.name}: {what}\n'.encode())
-    log.flush()
-    try:
-      if pinned:  # is handed down, before the worker counts its cores
-        os.sched_setaffinity(0, slot.cores)
-      process = subprocess.Popen(
-        [*_follower(), sys.executable, *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        env=environment,
-        process_group=0,  # so that Ctrl-C reaches it once, from us
-      )
-    finally:
-      if pinned:
-        os.sched_setaffinity(0, before)
-  return _Worker(entries, slot, process, path, begin)
 
 
 def _follower() -> list[str]:

@@ -132,6 +132,12 @@ class Checkpoints:
     return self.manager.restore(step, args=args)[item]
 
 
+def done(workdir: str | pathlib.Path) -> int:
+  """Returns the updates of the latest checkpoint of a workdir; 0 if there is none."""
+  names = [path.name for path in (pathlib.Path(workdir) / 'checkpoints').glob('*')]
+  return max((int(name) for name in names if name.isdigit()), default=0)
+
+
 def _return_freed_memory() -> None:
   """Gives back to the system what glibc keeps of freed memory (0.7 GB for GPT-1)."""
   with contextlib.suppress(AttributeError):  # other libraries of C have no such call
