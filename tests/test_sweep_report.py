@@ -2,8 +2,11 @@
 
 import json
 import math
+import os
 import re
+import signal
 import sys
+import threading
 
 import pytest
 import sweep_files
@@ -158,3 +161,26 @@ def test_halving_stops_the_worse_runs_at_rungs_and_remembers_it(sweep_of, tmp_pa
   assert [again.early(entry) for entry in sweep.entries] == [False, True, False, False]
   made_up(new, (1.9, 1.8, 1.7, 1.6), done=False)
   assert again.early(new)
+
+
+def test_a_job_whose_time_runs_out_has_its_run_save_and_is_queued_again():
+  pytest.importorskip('submitit')
+  saves = 'import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: '
+  saves += 'sys.exit(143)); print("ready", flush=True); time.sleep(60)'
+  job = slurm.Job([sys.executable, '-c', saves])
+  again = []
+
+  def time_is_out(*_):  # submitit asks in a handler, in the midst of the call
+    again.append(job.checkpoint(3))
+
+  before = signal.signal(signal.SIGUSR2, time_is_out)
+  timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGUSR2))
+  timer.start()
+  try:
+    with pytest.raises(RuntimeError, match='run 3 ended with exit status'):
+      job(3)
+  finally:
+    timer.join()
+    signal.signal(signal.SIGUSR2, before)
+  (submission,) = again
+  assert submission.args == (3,) and submission.function.command == job.command
