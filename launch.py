@@ -614,15 +614,17 @@ def report_flags(values):
 
 def write_report(values) -> None:
   """Compares models on prompted tasks with the papers, or the runs of a sweep."""
-  from gpt_jax import eval_report, sweep_report
-
   sweeps = [w for w in values.workdir if (pathlib.Path(w) / 'sweep.json').exists()]
   if sweeps:
     if len(values.workdir) > 1:
       raise UserError(f'--workdir={sweeps[0]} is a sweep; report it alone')
+    from gpt_jax import sweep_report
+
     for path in sweep_report.write(sweeps[0], values.target):
       print(f'wrote {path}')
     return
+  from gpt_jax import eval_report  # without jax, and so at once
+
   print(f'wrote {eval_report.write(values.workdir, values.target)}')
 
 

@@ -1,13 +1,12 @@
 """experiments/prompts/compare.py and experiments/ru/dialogues.py."""
 
-import importlib.util
 import json
 import math
-import pathlib
 import subprocess
 import sys
 
 import pytest
+from scripts import EXPERIMENTS, opened
 
 from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
@@ -15,17 +14,7 @@ from gpt_jax.language_model import LanguageModel
 from gpt_jax.model.gpt import Shape, init_params
 from gpt_jax.prompting import template
 
-EXPERIMENTS = pathlib.Path(__file__).resolve().parent.parent / 'experiments'
-
-
-def opened(path):
-  spec = importlib.util.spec_from_file_location(path.stem, path)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
-
-
-compare = opened(EXPERIMENTS / 'prompts/compare.py')
+compare = opened('prompts/compare.py')
 
 
 @pytest.fixture(scope='module')

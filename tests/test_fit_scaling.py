@@ -1,27 +1,14 @@
 """experiments/sweeps/fit_scaling.py: a law is found again, and predicts."""
 
-import importlib.util
-import pathlib
-
 import numpy as np
 import pytest
+from scripts import opened
 
 from gpt_jax import config, runs
 from gpt_jax.config import UserError
 from gpt_jax.training import record
 
-PATH = pathlib.Path(__file__).resolve().parent.parent
-PATH = PATH / 'experiments/sweeps/fit_scaling.py'
-
-
-def opened():
-  spec = importlib.util.spec_from_file_location('fit_scaling', PATH)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
-
-
-scaling = opened()
+scaling = opened('sweeps/fit_scaling.py')
 TRUE = scaling.Law(E=1.2, A=30.0, B=200.0, alpha=0.35, beta=0.4)
 
 

@@ -1,13 +1,13 @@
 """The maximal update parametrisation: the base model is untouched, wider ones scale."""
 
 import functools
-import importlib.util
 import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scripts import opened
 
 from gpt_jax import config
 from gpt_jax.data.batches import Batch
@@ -17,14 +17,6 @@ from gpt_jax.training import optim, parallel, step
 # Compiled as a whole: one program instead of one for each operation.
 initial = jax.jit(init_params, static_argnums=(0, 1))
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-
-
-def coordinate_check():
-  path = ROOT / 'experiments/mup/coordinate_check.py'
-  spec = importlib.util.spec_from_file_location('coordinate_check', path)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
 
 
 def outcome(**base):
@@ -107,7 +99,7 @@ def test_kernels_of_a_wider_model_move_less_and_decay_the_same(name, rate):
 
 
 def test_a_few_updates_change_activations_alike_at_every_width():
-  check = coordinate_check()
+  check = opened('mup/coordinate_check.py')
   check.LAYERS = 1  # half of the time is compilation
   widths = [32, 96, 256]
   slopes = {}

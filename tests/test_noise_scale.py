@@ -1,31 +1,18 @@
 """experiments/gpt3/noise_scale.py: estimates against sums over all rows there are."""
 
-import importlib.util
 import math
-import pathlib
 
 import jax
 import numpy as np
 import pytest
+from scripts import opened
 
 from gpt_jax import config
 from gpt_jax.data import batches
 from gpt_jax.model.gpt import Shape, init_params
 from gpt_jax.training import step
 
-PATH = (
-  pathlib.Path(__file__).resolve().parent.parent / 'experiments/gpt3/noise_scale.py'
-)
-
-
-def opened():
-  spec = importlib.util.spec_from_file_location('noise_scale', PATH)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
-
-
-noise_scale = opened()
+noise_scale = opened('gpt3/noise_scale.py')
 
 
 def test_estimates_are_unbiased_and_their_ratio_has_an_interval():

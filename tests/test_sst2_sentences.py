@@ -1,12 +1,13 @@
 """experiments/gpt1/sst2_sentences.py: sentences are held out with their phrases."""
 
-import importlib.util
 import pathlib
 import subprocess
 import sys
 
+from scripts import EXPERIMENTS, opened
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-PATH = ROOT / 'experiments/gpt1/sst2_sentences.py'
+PATH = EXPERIMENTS / 'gpt1/sst2_sentences.py'
 
 SENTENCES = [
   'a gripping and funny film .',
@@ -14,13 +15,6 @@ SENTENCES = [
   'the cast makes it a funny film .',
   'nothing here but tired jokes , sadly .',
 ]
-
-
-def opened():
-  spec = importlib.util.spec_from_file_location('sst2_sentences', PATH)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
 
 
 def phrases():
@@ -39,7 +33,7 @@ def inside(part, whole):
 
 def test_what_is_held_out_is_whole_sentences_and_their_phrases():
   labels = phrases()
-  train, dev = opened().split(labels, 2)
+  train, dev = opened('gpt1/sst2_sentences.py').split(labels, 2)
   sentences = {tuple(s.split()) for s in SENTENCES}
   assert len(dev) == 2 and dev.keys() <= sentences
   trained = (sentences - dev.keys()) | {('well',), ('so', 'so')}

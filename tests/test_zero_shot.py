@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import importlib.util
 import itertools
 import json
 import math
@@ -13,6 +12,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from scripts import opened
 
 from gpt_jax import config, papers, tokenizers
 from gpt_jax.config import UserError
@@ -25,14 +25,7 @@ T = 16
 RELEASED = Shape.of(papers.gpt2('124M'), papers.GPT2_VOCAB)
 
 
-def opened():
-  spec = importlib.util.spec_from_file_location('zero_shot', SCRIPT)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
-
-
-zero_shot = opened()
+zero_shot = opened('gpt2/zero_shot.py')
 
 
 @functools.cache

@@ -1,12 +1,12 @@
 """experiments/gpt1/zero_shot.py, layers.py and their plots: GPT-1's figure 2."""
 
-import importlib.util
 import json
 import pathlib
 
 import jax
 import numpy as np
 import pytest
+from scripts import opened
 
 from gpt_jax import config, report, tokenizers, workdir
 from gpt_jax.config import UserError
@@ -22,15 +22,7 @@ T = 32
 LETTERS = 'abcdefghijklmnopqrstuvwxyz '
 
 
-def opened():
-  path = ROOT / 'experiments/gpt1/zero_shot.py'
-  spec = importlib.util.spec_from_file_location('zero_shot_gpt1', path)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
-
-
-zero_shot = opened()
+zero_shot = opened('gpt1/zero_shot.py')
 TOKENIZER = tokenizers.Characters(LETTERS)
 RUN = config.Run(batch=8, batch_start=4, batch_ramp=256)
 RUN.model = config.Model(L=1, D=16, N=2, T=T)

@@ -1,7 +1,8 @@
 """The tutorial's GPT: one small bilingual model, in minutes on a laptop.
 
-Claim: none published; docs/tutorial.md shows what it learns. Cost: 271 CPU seconds. Its
-text is made by experiments/tutorial/corpus.py, its recipe is the quickstart's.
+Claim: none published; docs/tutorial.md shows what it learns. Source: none; its text is
+made by experiments/tutorial/corpus.py, its recipe is the quickstart's. Cost: 271 CPU
+seconds.
 
   python experiments/tutorial/corpus.py --target=runs/tutorial/corpus.jsonl
   python launch.py train --config=experiments/tutorial/model.py \
