@@ -130,57 +130,31 @@ def test_each_run_is_what_it_is_by_itself(members, trained, separate):
   assert len(set(losses)) == 3  # runs that are alike would prove nothing
 
 
-def test_a_run_goes_on_together_and_by_itself(place, members, trained):
-  half = [dataclasses.replace(run, steps=8) for run in members]
-  folders = [place / f'half_{i}' for i in range(3)]
-  together.train(paired(half, folders), report=say_nothing)
-  runs.train(members[1], folders[1], report=say_nothing)
-  alone = state_of(members[1], folders[1], 12)
-  whole = state_of(members[1], trained[1], 12)
-  alike(alone, whole)
-
-  told = []
-  two = [0, 2]
-  together.train(paired(members, folders), report=told.append)
-  assert '2 of 3 runs, together' in told
-  assert 'going on from the checkpoints of update 8' in told
-  for i in two:
-    lines = read_metrics(folders[i])
-    assert [line['step'] for line in lines] == [
-      line['step'] for line in read_metrics(trained[i])
-    ]
-    found, want = (
-      state_of(members[i], folders[i], 12),
-      state_of(members[i], trained[i], 12),
-    )
-    jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(a, b, **TOLERANCE), found, want
-    )
-
-
-def test_runs_that_stand_at_different_updates_go_on_and_lose_nothing(
+def test_runs_go_on_together_and_by_themselves_and_lose_nothing(
   place, members, trained
 ):
-  folders = [place / f'apart_{i}' for i in range(3)]
-  for steps, some in ((8, [0]), (4, [1])):
-    runs.train(
-      dataclasses.replace(members[some[0]], steps=steps),
-      folders[some[0]],
-      report=say_nothing,
-    )
+  some = [dataclasses.replace(run, steps=4) for run in members]
+  folders = [place / f'some_{i}' for i in range(3)]
+  together.train(paired(some, folders), report=say_nothing)
+  ahead = dataclasses.replace(members[0], steps=8)
+  runs.train(ahead, folders[0], report=say_nothing)
+
+  # Now they stand at different updates, as after a kill in the midst of saving.
   told = []
   together.train(paired(members, folders), report=told.append)
-  assert [t for t in told if t.startswith('going on')] == [
+  assert '3 of 3 runs, together' in told
+  assert [text for text in told if text.startswith('going on')] == [
     'going on from the checkpoints of update 4',
     'going on from the checkpoints of update 8',
   ]
-  for i, folder in enumerate(folders):
-    found, want = (state_of(members[i], f, 12) for f in (folder, trained[i]))
-    jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(a, b, **TOLERANCE), found, want
-    )
+  for run, folder, whole in zip(members, folders, trained, strict=True):
+    steps = [[line['step'] for line in read_metrics(each)] for each in (folder, whole)]
+    assert steps[0] == steps[1]
+    alike(state_of(run, folder, 12), state_of(run, whole, 12))
   sessions = json.loads((folders[0] / 'run.json').read_text())['sessions']
-  assert [s['starts'] for s in sessions][-1] == [8]
+  assert [each['starts'] for each in sessions] == [[0], [4], [8]]
+  assert together.train(paired(members, folders), report=told.append) == {}
+  assert '0 of 3 runs, together' in told
 
 
 def test_a_run_that_diverges_leaves_the_others_alone(place, members, trained):
