@@ -1,8 +1,9 @@
 """Several runs in one program: those that differ only in seeds and numbers.
 
-What has to be compiled is the same for runs that share their choices, so under `vmap`
-one program updates them all, each with its own parameters, batches and numbers. Each
-has a workdir like that of a run by itself, and `train` can go on with it.
+What has to be compiled is the same for runs that share their choices, so one program
+updates them all, under `vmap` or on a CPU in turn, each with its own parameters,
+batches and numbers. Each has a workdir like that of a run by itself, and `train` can go
+on with it.
 """
 
 import contextlib
@@ -77,9 +78,25 @@ class Group:
       jax.tree.map(lambda *leaf: np.stack(leaf), *hps), self.each
     )
 
+    one = partial(step.train_step, run=first.run, shape=first.shape)
+    at_once = jax.vmap(one, (self.axes, 0, 0), (self.axes, 0))
+
+    def in_turn(state, batch, hp):
+      def each(given):
+        params, opt_state, ema, rows, numbers = given
+        new, found = one(State(params, opt_state, state.step, ema), rows, numbers)
+        return (new.params, new.opt_state, new.ema), found
+
+      whole = state.params, state.opt_state, state.ema, batch, hp
+      (params, opt_state, ema), found = jax.lax.map(each, whole)
+      return State(params, opt_state, state.step + 1, ema), found
+
+    # One run keeps the cores of a CPU busy, and its arrays in their caches.
+    turns = len(self.devices) == 1 and self.devices[0].platform == 'cpu'
+    updated = in_turn if turns else at_once
+
     def update(state, batch, hp, lost_R):
-      one = partial(step.train_step, run=first.run, shape=first.shape)
-      state, found = jax.vmap(one, (self.axes, 0, 0), (self.axes, 0))(state, batch, hp)
+      state, found = updated(state, batch, hp)
       lost_R = jnp.where(
         (lost_R == 0) & ~jnp.isfinite(found['loss']), state.step, lost_R
       )
@@ -220,10 +237,10 @@ def train(
 ) -> dict[pathlib.Path, int]:
   """Trains runs of one kind to their end, or goes on where their workdirs stand.
 
-  Each gives what it gives by itself, but for rounding: products over several runs may
-  add in another order. Runs that stand at different updates, after a kill, go on in a
-  program for each update. A run whose loss is no longer finite is left where it was,
-  marked in its workdir, and the others go on.
+  Each gives what it gives by itself, but for rounding: another program, and under
+  `vmap` products over several runs, may add in another order. Runs that stand at
+  different updates, after a kill, go on in a program for each update. A run whose loss
+  is no longer finite is left where it was, marked in its workdir, and the others go on.
 
   Args:
     members: the runs.

@@ -157,6 +157,14 @@ def test_runs_go_on_together_and_by_themselves_and_lose_nothing(
   assert '0 of 3 runs, together' in told
 
 
+def test_on_several_devices_all_runs_are_updated_at_once(place, members, trained):
+  folders = [place / f'spread_{i}' for i in range(3)]
+  spread = [changed(run, devices=3) for run in members]
+  together.train(paired(spread, folders), report=say_nothing)
+  for run, folder, whole in zip(members, folders, trained, strict=True):
+    alike(state_of(run, folder, 12), state_of(run, whole, 12))
+
+
 def test_a_run_that_diverges_leaves_the_others_alone(place, members, trained):
   wild = changed(members[0], seed=5, optim__lr=1e30)
   folders = [place / 'calm', place / 'wild']
