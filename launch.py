@@ -738,7 +738,7 @@ def main() -> None:
   verb, *arguments = sys.argv[1:] or ['--help']
   if verb not in VERBS:
     lines = [
-      f'  {name:9}{call.__doc__.splitlines()[0]}' for name, (_, call) in VERBS.items()
+      f'  {name:10}{call.__doc__.splitlines()[0]}' for name, (_, call) in VERBS.items()
     ]
     print('python launch.py VERB --help, where VERB is\n' + '\n'.join(lines))
     if verb not in ('--help', '-h', 'help'):
