@@ -31,6 +31,7 @@ The rooms, in reading order; each imports only from those before it:
   eval_report  prompted tasks beside the papers
   explain_page what a model does with a text, as a page
   sweep_report the runs of a sweep, compared
+  verbs        what launch.py can be asked for
 
 `gpt_jax.load(path)` opens a trained model:
 

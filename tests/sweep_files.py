@@ -4,6 +4,8 @@ import json
 import random
 import sys
 
+from ml_collections import config_flags
+
 import launch
 from gpt_jax import config
 from gpt_jax.sweep import local
@@ -42,7 +44,7 @@ def planned(monkeypatch, text, folder='sweep', *overrides):
   return local.planned(
     'sweep.py',
     base=values.config,
-    given=launch.config_flags.get_override_values(values['config']),
+    given=config_flags.get_override_values(values['config']),
     config_file='tiny.py',
     folder=folder,
     argv=sys.argv,

@@ -1,0 +1,112 @@
+"""Verbs of finished runs: import, export, plot, compare, report."""
+
+import pathlib
+
+from absl import flags
+
+from gpt_jax.config import UserError
+from gpt_jax.verbs.shared import checkpoint, workdir
+
+
+def import_flags(values):
+  flags.DEFINE_string(
+    'source',
+    None,
+    'folder of weights (Hugging Face gpt2, openai-gpt or gpt_neo, or as OpenAI '
+    'released them), or hf:NAME@REVISION',
+    flag_values=values,
+  )
+  flags.mark_flag_as_required('source', flag_values=values)
+  flags.DEFINE_string(
+    'tokenizer', '', 'path of one, where the weights come without', flag_values=values
+  )
+  workdir(values)
+
+
+def import_(values) -> None:
+  """Makes a workdir of other people's weights."""
+  from gpt_jax import runs
+
+  print(runs.import_model(values.source, values.workdir, values.tokenizer))
+
+
+def export_flags(values):
+  workdir(values)
+  checkpoint(values)
+  flags.DEFINE_string('target', None, 'folder to make', flag_values=values)
+  flags.mark_flag_as_required('target', flag_values=values)
+
+
+def export(values) -> None:
+  """Writes a model as a Hugging Face folder, and compares what it wrote."""
+  from gpt_jax import runs
+
+  print(runs.export_model(values.workdir, values.checkpoint, values.target))
+
+
+def plot_flags(values):
+  workdir(values)
+  flags.DEFINE_string('target', None, 'PNG file to write', flag_values=values)
+  flags.mark_flag_as_required('target', flag_values=values)
+
+
+def plot(values) -> None:
+  """Draws the loss curves of a run."""
+  from gpt_jax import report
+
+  report.loss_curves(values.workdir, values.target)
+  print(f'wrote {values.target}')
+
+
+def compare_flags(values):
+  flags.DEFINE_multi_string(
+    'workdir', None, 'folder of a run; to be given twice', flag_values=values
+  )
+  flags.DEFINE_string('target', '', 'PNG file to draw curves into', flag_values=values)
+  flags.mark_flag_as_required('workdir', flag_values=values)
+
+
+def compare(values) -> None:
+  """Compares two runs: configs, curves at equal cost, and a paired test."""
+  import rich
+
+  from gpt_jax import compare_runs
+
+  if len(values.workdir) != 2:
+    raise UserError(
+      f'{len(values.workdir)} --workdir cannot be compared; give two: --workdir=A '
+      '--workdir=B'
+    )
+  found = compare_runs.compare(*values.workdir)
+  for part in compare_runs.tables(found):
+    print(part) if isinstance(part, str) else rich.print(part)
+  if values.target:
+    compare_runs.plot(found, values.target)
+    print(f'wrote {values.target}')
+
+
+def report_flags(values):
+  flags.DEFINE_multi_string(
+    'workdir',
+    None,
+    'folder of an evaluated run, may be repeated; or of a sweep',
+    flag_values=values,
+  )
+  flags.DEFINE_string('target', None, 'folder to write into', flag_values=values)
+  flags.mark_flags_as_required(['workdir', 'target'], flag_values=values)
+
+
+def write_report(values) -> None:
+  """Compares models on prompted tasks with the papers, or the runs of a sweep."""
+  sweeps = [w for w in values.workdir if (pathlib.Path(w) / 'sweep.json').exists()]
+  if sweeps:
+    if len(values.workdir) > 1:
+      raise UserError(f'--workdir={sweeps[0]} is a sweep; report it alone')
+    from gpt_jax import sweep_report
+
+    for path in sweep_report.write(sweeps[0], values.target):
+      print(f'wrote {path}')
+    return
+  from gpt_jax import eval_report  # without jax, and so at once
+
+  print(f'wrote {eval_report.write(values.workdir, values.target)}')

@@ -1,0 +1,59 @@
+"""What flags of several verbs have in common."""
+
+from absl import flags
+from ml_collections import config_flags
+
+from gpt_jax import config
+from gpt_jax.config import UserError
+
+
+def workdir(values):
+  flags.DEFINE_string('workdir', None, 'folder of the run', flag_values=values)
+  flags.mark_flag_as_required('workdir', flag_values=values)
+
+
+def experiment(values):
+  config_flags.DEFINE_config_file(
+    'config',
+    None,
+    'experiment file, with an argument for its get_config after a colon; '
+    '--config.FIELD=VALUE sets a field',
+    flag_values=values,
+  )
+  flags.mark_flag_as_required('config', flag_values=values)
+
+
+def checkpoint(values):
+  flags.DEFINE_string(
+    'checkpoint', 'best', "'best', 'latest' or a number of updates", flag_values=values
+  )
+
+
+def int8(values):
+  flags.DEFINE_bool(
+    'int8', False, "with the linear layers' weights in 8 bits", flag_values=values
+  )
+
+
+def overridden(values: flags.FlagValues) -> config.Run:
+  """Returns the config, and prints what the command line changed in it."""
+  changed = config_flags.get_override_values(values['config'])
+  for name, value in changed.items():
+    print(f'--config.{name}={value!r}')
+  return values.config
+
+
+def without_task(run: config.Run, command: str) -> None:
+  """Raises a UserError where a command that knows no tasks is given one."""
+  if run.task.name:
+    raise UserError(
+      f'`{command}` is for language modelling, and this config is of the task '
+      f'{run.task.name}; `train` prints what it will do before it begins'
+    )
+
+
+def refuse(values, names: list[str], of: str) -> None:
+  """Raises a UserError where a flag was given that says nothing to a command."""
+  for name in names:
+    if values[name].present:
+      raise UserError(f'--{name} says nothing to {of}; leave it out')
