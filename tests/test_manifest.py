@@ -3,13 +3,13 @@
 import json
 import os
 import pathlib
-import random
 import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import tiny_text
 
 from gpt_jax import config, environment, manifest, runs, workdir
 from gpt_jax.config import UserError
@@ -44,12 +44,7 @@ def say_nothing(text):
 def place(tmp_path_factory):
   """A folder with a text of random words."""
   folder = tmp_path_factory.mktemp('place')
-  (folder / 'text').mkdir()
-  rng = random.Random(0)
-  words = ['the', 'cat', 'dog', 'sees', 'hears', 'a', 'bird', 'and', 'then']
-  for i in range(12):
-    text = ' '.join(rng.choice(words) for _ in range(80))
-    (folder / f'text/{i:02}.txt').write_text(text)
+  tiny_text.write(folder)
   return folder
 
 

@@ -15,6 +15,7 @@ import time
 import jax
 import numpy as np
 import pytest
+import tiny_text
 
 import gpt_jax
 from gpt_jax import config, runs
@@ -42,12 +43,7 @@ def place(tmp_path_factory):
   """A folder with an experiment and a text of random words."""
   folder = tmp_path_factory.mktemp('place')
   (folder / 'tiny.py').write_text(EXPERIMENT)
-  (folder / 'text').mkdir()
-  rng = random.Random(0)
-  words = ['the', 'cat', 'dog', 'sees', 'hears', 'a', 'bird', 'and', 'then']
-  for i in range(12):
-    text = ' '.join(rng.choice(words) for _ in range(80))
-    (folder / f'text/{i:02}.txt').write_text(text)
+  tiny_text.write(folder)
   return folder
 
 

@@ -3,11 +3,11 @@
 import copy
 import dataclasses
 import json
-import random
 
 import jax
 import numpy as np
 import pytest
+import tiny_text
 
 from gpt_jax import config, runs, together
 from gpt_jax.config import UserError
@@ -35,12 +35,7 @@ def paired(some, folders):
 def place(tmp_path_factory):
   """A folder with a text, and its tokens once they are made."""
   folder = tmp_path_factory.mktemp('together')
-  rng = random.Random(0)
-  words = ['the', 'cat', 'dog', 'sees', 'hears', 'a', 'bird', 'and', 'then']
-  (folder / 'text').mkdir()
-  for i in range(12):
-    text = ' '.join(rng.choice(words) for _ in range(80))
-    (folder / f'text/{i:02}.txt').write_text(text)
+  tiny_text.write(folder)
   return folder
 
 
