@@ -15,7 +15,12 @@ from gpt_jax.workdir import read_run
 
 
 def loss_curves(workdir: str | pathlib.Path, target: str | pathlib.Path) -> None:
-  """Writes a PNG with the training and held-out loss of a run against its updates.
+  """Writes `loss_figure` as a PNG."""
+  loss_figure(workdir).savefig(target, dpi=130)
+
+
+def loss_figure(workdir: str | pathlib.Path) -> matplotlib.figure.Figure:
+  """Returns a figure of a run's training and held-out loss against its updates.
 
   Raises:
     UserError: the workdir has no metrics.
@@ -60,7 +65,7 @@ def loss_curves(workdir: str | pathlib.Path, target: str | pathlib.Path) -> None
   axes.set_title(pathlib.Path(workdir).name)
   axes.grid(alpha=0.3)
   axes.legend()
-  figure.savefig(target, dpi=130)
+  return figure
 
 
 def normalised(line: dict, value: float) -> float:

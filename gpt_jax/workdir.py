@@ -2,7 +2,7 @@
 
 run.json (the config and all that the run was made of), tokenizer/, tokens/ (unless
 data.tokens names another folder), checkpoints/, metrics.jsonl, fingerprints.jsonl,
-tensorboard/ and samples.txt.
+tensorboard/ and samples.txt; held_out.json and eval/ once it was evaluated.
 """
 
 import contextlib
@@ -225,6 +225,34 @@ def sessions(workdir: str | pathlib.Path) -> list[dict[str, Any]]:
       'environment': known,
     }
   ]
+
+
+def keep_held_out(workdir: str | pathlib.Path, line: dict[str, Any]) -> None:
+  """Adds what a model was found to lose on held-out text to held_out.json.
+
+  What it says already of the same text, update and weights is replaced, but for
+  baselines that were not measured again.
+
+  Args:
+    workdir: of the model.
+    line: text (the workdir that holds it out; '': its own), text_sha256, step, int8,
+      valid_nll, valid_ppl, valid_bpb and baselines (bits/byte by name).
+  """
+  same = lambda other: all(  # noqa: E731
+    other[name] == line[name] for name in ('text_sha256', 'step', 'int8')
+  )
+  before = read_held_out(workdir)
+  kept = [other for other in before if not same(other)]
+  for other in filter(same, before):
+    line = line | {'baselines': other['baselines'] | line['baselines']}
+  text = json.dumps([*kept, line], indent=1) + '\n'
+  write_whole(pathlib.Path(workdir) / 'held_out.json', text)
+
+
+def read_held_out(workdir: str | pathlib.Path) -> list[dict[str, Any]]:
+  """Returns what `keep_held_out` was told, in the order of time."""
+  path = pathlib.Path(workdir) / 'held_out.json'
+  return json.loads(path.read_text(encoding='utf-8')) if path.exists() else []
 
 
 def load(

@@ -283,7 +283,7 @@ def test_curves_are_drawn_of_what_there_is(tmp_path):
   text = written(tmp_path, 'a', 'b')
   for name in ('curves_K.png', 'curves_size.png'):
     assert (tmp_path / 'report' / name).read_bytes().startswith(PNG)
-    assert f'![]({name})' in text
+    assert f']({name})' in text
   shown = results.choose(results.read([tmp_path / 'a', tmp_path / 'b'])).shown
   by_shots = curves.against_shots(shown)
   assert [a.get_title() for a in by_shots.axes] == ['lambada', 'hellaswag', 'piqa']
@@ -300,7 +300,8 @@ def test_a_plot_with_nothing_to_show_is_not_written_nor_an_old_one_kept(tmp_path
   (tmp_path / 'report').mkdir()
   (tmp_path / 'report/curves_K.png').write_bytes(PNG)
   text = written(tmp_path, 'a')
-  assert [path.name for path in (tmp_path / 'report').iterdir()] == ['report.md']
+  names = {path.name for path in (tmp_path / 'report').iterdir()}
+  assert names == {'report.md', 'report.html'}
   assert '`curves_K.png` is not written: no task was evaluated with two' in text
   assert '`curves_size.png` is not written: no task has models of two sizes' in text
 
@@ -367,4 +368,6 @@ def test_the_verb_writes_it_without_jax(tmp_path):
     [sys.executable, '-c', code, 'report', *flags], capture_output=True, text=True
   )
   assert run.returncode == 0, run.stderr
-  assert run.stdout == f'wrote {tmp_path / "report/report.md"}\n'
+  assert run.stdout.splitlines() == [
+    f'wrote {tmp_path / "report" / name}' for name in ('report.md', 'report.html')
+  ]

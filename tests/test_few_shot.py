@@ -243,7 +243,8 @@ def test_launch_evaluates_and_reports(run, data, found, tmp_path):
   assert done.stdout.count('*word_perplexity') == 1 and '*bits' not in done.stdout
   done = launch('report', f'--workdir={run}', f'--target={tmp_path / "report"}')
   assert done.returncode == 0, done.stderr
-  assert 'hellaswag' in (tmp_path / 'report/report.md').read_text()
+  text = (tmp_path / 'report/run.md').read_text()
+  assert '## Prompted tasks' in text and '| hellaswag | accuracy |' in text
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import gpt_jax
-from gpt_jax import config, finetune, manifest, papers, runs, task_results
+from gpt_jax import config, finetune, manifest, papers, run_report, runs, task_results
 from gpt_jax.config import UserError
 from gpt_jax.data import task_inputs, tasks
 from gpt_jax.data.task_table import TASKS
@@ -86,7 +86,7 @@ def finished(place):
   return place / 'done', train(make(place), place / 'done')
 
 
-def test_two_seeds_train_at_once_and_are_told_with_their_intervals(finished):
+def test_two_seeds_train_at_once_and_are_told_with_their_intervals(finished, tmp_path):
   workdir, said = finished
   assert 'training  10 updates of 8 examples, 2 epochs, 2 seeds' in said
   assert 'seeds 0, 1, together' in said
@@ -100,6 +100,9 @@ def test_two_seeds_train_at_once_and_are_told_with_their_intervals(finished):
     low, high = seed['intervals']['accuracy']
     assert low <= seed['accuracy'] <= high
   assert 'sst2 accuracy mean' in said and 'over 2 seeds' in said
+  text = run_report.write(workdir, tmp_path)[0].read_text()
+  assert f'| accuracy | **mean of seeds** | - | {over["mean"]:.4f} [' in text
+  assert 'finished' in text and 'not finished' not in text
 
 
 def test_dev_is_judged_each_epoch_and_the_best_is_kept(finished):

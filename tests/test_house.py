@@ -12,7 +12,8 @@ ORDER = (
   'config files papers tokenizers data prompting model training decoding evaluation '
   'language_model classifier describe hugging_face environment workdir harness dry_run '
   'few_shot task_results finetune dialogue summaries ready runs together sweep '
-  'manifest compare_runs report eval_report explain_page sweep_report verbs'
+  'manifest compare_runs pages report eval_report run_report explain_page '
+  'sweep_report verbs'
 ).split()
 WITHOUT_JAX = [
   'config',

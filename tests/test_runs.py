@@ -22,6 +22,7 @@ from gpt_jax import config, runs
 from gpt_jax.config import UserError
 from gpt_jax.model.gpt import Shape
 from gpt_jax.training import checkpoint, record, step
+from gpt_jax.workdir import read_held_out
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 EXPERIMENT = """
@@ -314,6 +315,13 @@ def test_eval_sample_and_plot_need_only_the_workdir(place, undisturbed):
   assert done.returncode == 0, done.stderr
   for part in ('nats/token', 'this GPT', '5-gram', 'xz -9'):
     assert part in done.stdout
+  (kept,) = read_held_out(place / 'undisturbed')
+  assert f'{kept["valid_nll"]:.4f} nats/token' in done.stdout
+  assert f'{kept["baselines"]["xz -9 (held-out text alone)"]:.4f}' in done.stdout
+  done = launch(place, 'report', '--workdir=undisturbed', '--target=report')
+  assert done.returncode == 0, done.stderr
+  report = (place / 'report/run.md').read_text()
+  assert f'| all of it | {kept["step"]} | {kept["valid_nll"]:.4f} |' in report
   (place / 'prompts').write_text('the cat\nthe dog\n')
   sample = ['sample', '--workdir=undisturbed', '--max_new_tokens=9', '--temperature=0']
   done = launch(place, *sample, '--prompts_file=prompts', '--num_return=2')

@@ -3,39 +3,40 @@
 import pathlib
 from collections.abc import Sequence
 
-from gpt_jax.config import UserError
+from matplotlib.figure import Figure
+
+from gpt_jax import pages
 from gpt_jax.eval_report import curves, results, tables
-from gpt_jax.files import write_whole
 
 
 def write(
   workdirs: Sequence[str | pathlib.Path], target: str | pathlib.Path
-) -> pathlib.Path:
-  """Writes report.md, and the curves that there are, and returns the report's path.
+) -> tuple[pathlib.Path, pathlib.Path]:
+  """Writes report.md, the curves that there are, and report.html; returns both paths.
 
   Args:
     workdirs: of evaluated models, in the order of the columns.
-    target: a folder, made where it is missing; an older report in it is replaced.
+    target: see `pages.write`.
 
   Raises:
     UserError: a workdir has no results, or a damaged one, or the target is a file.
   """
+  parts, figures = report(workdirs)
+  return pages.write(target, 'report', parts, figures)
+
+
+def report(
+  workdirs: Sequence[str | pathlib.Path],
+) -> tuple[list[pages.Part], dict[str, Figure | None]]:
+  """Returns the parts of such a report, and its pictures by name.
+
+  Raises:
+    UserError: a workdir has no results, or a damaged one.
+  """
   choice = results.choose(results.read(workdirs))
-  target = pathlib.Path(target)
-  if target.exists() and not target.is_dir():
-    raise UserError(f'target={target} is a file and must be a folder; choose another')
-  target.mkdir(parents=True, exist_ok=True)
-  plots = {}
-  for name, draw, missing in (
-    ('curves_K.png', curves.against_shots, 'no task was evaluated with two numbers K'),
-    ('curves_size.png', curves.against_size, 'no task has models of two sizes'),
-  ):
-    figure = draw(choice.shown)
-    plots[name] = '' if figure else missing
-    if figure:
-      figure.savefig(target / f'.{name}', dpi=130, format='png')
-      (target / f'.{name}').replace(target / name)
-    else:
-      (target / name).unlink(missing_ok=True)
-  write_whole(target / 'report.md', tables.markdown(choice, plots))
-  return target / 'report.md'
+  figures = {
+    'curves_K': curves.against_shots(choice.shown),
+    'curves_size': curves.against_size(choice.shown),
+  }
+  drawn = {name for name, figure in figures.items() if figure is not None}
+  return tables.parts(choice, drawn), figures

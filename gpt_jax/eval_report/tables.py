@@ -1,7 +1,7 @@
-"""The report as Markdown: the papers' table, all rules, and how each was made."""
+"""The report as parts: the papers' table, all rules, and how each was made."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from gpt_jax.eval_report.results import (
   Choice,
@@ -18,6 +18,7 @@ from gpt_jax.eval_report.results import (
   summary,
   tasks,
 )
+from gpt_jax.pages import Notes, Part, Picture, Table, Title, Words
 from gpt_jax.prompting.published import published
 from gpt_jax.prompting.tasks import TASKS, TEXTS
 
@@ -31,6 +32,18 @@ of the papers' splits; those beside a K above 1 are few-shot, with the K of GPT-
 paper in brackets where it is another. GPT-2's LAMBADA counts the last token, and its
 accuracy leaves stop words out (`last_token_filtered`). Chance is that of accuracy."""
 
+_PLOTS = (  # name, what it shows, why it may be missing
+  (
+    'curves_K',
+    'Scores against the number of examples K.',
+    'no task was evaluated with two numbers K',
+  ),
+  (
+    'curves_size',
+    "Scores against parameters, beside GPT-3's sizes.",
+    'no task has models of two sizes',
+  ),
+)
 _CURVES = """\
 The first metric of each task by the paper's rule. Of a task with more than four K,
 `curves_size.png` shows the two least and the largest."""
@@ -41,31 +54,32 @@ def words(k: int) -> str:
   return ('zero', 'one')[k] if k < 2 else 'few'
 
 
-def markdown(choice: Choice, plots: dict[str, str]) -> str:
+def parts(choice: Choice, drawn: set[str]) -> list[Part]:
   """Returns the whole report.
 
   Args:
     choice: of results.
-    plots: by the name of a plot's file, why it was not drawn; '' where it was.
+    drawn: names of the plots there are.
   """
   shown = choice.shown
-  parts = ['# Evaluation of prompted tasks', _LEGEND, _main(shown)]
   notes = [*_incomparable(shown), *_left_out(choice)]
+  made = [Title('Evaluation of prompted tasks', 1), Words(_LEGEND), _main(shown)]
   if notes:
-    parts.append('\n'.join(f'- {note}' for note in notes))
-  parts += ['## Curves', _CURVES]
-  for name, missing in plots.items():
-    parts.append(f'`{name}` is not written: {missing}.' if missing else f'![]({name})')
-  parts += ['## All rules', *_rules(shown)]
-  parts += ['## How they were made', _models(shown), _made(shown)]
-  return '\n\n'.join(parts) + '\n'
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence]) -> str:
-  """Returns a Markdown table."""
-  lines = [head, ['---'] * len(head), *rows]
-  cells = ([str(cell).replace('|', r'\|') for cell in line] for line in lines)
-  return '\n'.join(f'| {" | ".join(line)} |' for line in cells)
+    made.append(Notes(notes))
+  made += [Title('Curves'), Words(_CURVES)]
+  for name, what, missing in _PLOTS:
+    if name in drawn:
+      made.append(Picture(name, what))
+    else:
+      made.append(Words(f'`{name}.png` is not written: {missing}.'))
+  return [
+    *made,
+    Title('All rules'),
+    *_rules(shown),
+    Title('How they were made'),
+    _models(shown),
+    _made(shown),
+  ]
 
 
 def _number(value: float, metric: str, like: float | None = None) -> str:
@@ -94,7 +108,7 @@ def _cell(found: Summary | None, metric: str) -> str:
   return f'{number(found.value)} [{number(found.low)}, {number(found.high)}]'
 
 
-def _main(shown: Shown) -> str:
+def _main(shown: Shown) -> Table:
   """Returns the table shaped as the papers'."""
   names, sizes = labels(shown), {m: s[0].parameters for (m, _, _), s in shown.items()}
   printed = {
@@ -130,7 +144,7 @@ def _main(shown: Shown) -> str:
     *PUBLISHED,
     'chance',
   ]
-  return _table([head[i] for i in kept], ([row[i] for i in kept] for row in rows))
+  return Table([head[i] for i in kept], [[row[i] for i in kept] for row in rows], 2)
 
 
 def _chance(shown: Shown, task: str, metric: str, k: int) -> str:
@@ -218,7 +232,7 @@ def _left_out(choice: Choice) -> Iterable[str]:
     )
 
 
-def _rules(shown: Shown) -> Iterable[str]:
+def _rules(shown: Shown) -> Iterable[Part]:
   """Yields a table of every task that was scored by several rules."""
   names, single = labels(shown), []
   for task in tasks(shown):
@@ -245,13 +259,13 @@ def _rules(shown: Shown) -> Iterable[str]:
       if (model, task, k) in own
     ]
     head = [f"**{rule}** (the paper's)" if rule in papers else rule for rule in rules]
-    yield f'### {task}'
-    yield _table(['metric', 'K', 'model', *head], rows)
+    yield Title(task, 3)
+    yield Table(['metric', 'K', 'model', *head], rows, 3)
   if single:
-    yield f'By one rule only: {", ".join(single)}.'
+    yield Words(f'By one rule only: {", ".join(single)}.')
 
 
-def _models(shown: Shown) -> str:
+def _models(shown: Shown) -> Table:
   """Returns the table of models."""
 
   def row(model: Model, name: str) -> list:
@@ -268,10 +282,10 @@ def _models(shown: Shown) -> str:
     ]
 
   head = 'model,workdir,checkpoint,step,parameters,their sha256,tokenizer,weights'
-  return _table(head.split(','), [row(*each) for each in labels(shown).items()])
+  return Table(head.split(','), [row(*each) for each in labels(shown).items()], 8)
 
 
-def _made(shown: Shown) -> str:
+def _made(shown: Shown) -> Table:
   """Returns the table of results: what each was measured on."""
   names = labels(shown)
 
@@ -294,7 +308,7 @@ def _made(shown: Shown) -> str:
   head = (
     'task,K,model,seed,split,questions,limit,stride,truncated,examples of,prompts,file'
   )
-  return _table(
+  return Table(
     head.split(','),
     [
       row(result)
@@ -303,4 +317,5 @@ def _made(shown: Shown) -> str:
       for model in names
       for result in shown.get((model, task, k), [])
     ],
+    12,
   )

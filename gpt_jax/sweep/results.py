@@ -15,7 +15,7 @@ from gpt_jax.files import write_whole
 from gpt_jax.model.gpt import Shape
 from gpt_jax.sweep.plan import Entry, Sweep
 from gpt_jax.training import checkpoint
-from gpt_jax.training.record import read_metrics
+from gpt_jax.training.record import read_metrics, seconds_trained
 from gpt_jax.workdir import check_same_run, read_about, sessions
 
 MEASURED = {  # columns of sweep.csv behind those of the overrides
@@ -161,21 +161,11 @@ def result(entry: Entry) -> Result:
     best_bpb=best.get('valid_bpb'),
     tokens=tokens,
     flops=tokens * sum(describe.flops_per_token(shape).values()),
-    seconds=_seconds(trained),
+    seconds=seconds_trained(trained),
     left=_left(trained, steps),
     commit=environment.get('git', {}).get('commit', ''),
     curve=tuple((line['step'], line['valid_nll']) for line in held),
   )
-
-
-def _seconds(trained: list[dict]) -> float:
-  """Returns the seconds of all processes, each of which counted from 0."""
-  total = last = 0.0
-  for line in trained:
-    now = line['seconds']
-    total += last if now < last else 0.0
-    last = now
-  return total + last
 
 
 def _left(trained: list[dict], steps: int) -> float | None:

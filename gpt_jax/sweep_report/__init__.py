@@ -1,12 +1,11 @@
 """The report of a sweep: Markdown with plots, and one page for any browser."""
 
-import io
 import pathlib
 
+from gpt_jax import pages
 from gpt_jax.config import UserError
-from gpt_jax.files import write_whole
 from gpt_jax.sweep import plan
-from gpt_jax.sweep_report import pages, plots, tables
+from gpt_jax.sweep_report import plots, tables
 
 
 def write(
@@ -16,7 +15,7 @@ def write(
 
   Args:
     folder: of the sweep, which need not be finished.
-    target: a folder, made where it is missing; an older report in it is replaced.
+    target: see `pages.write`.
 
   Raises:
     UserError: the folder holds no sweep, a run of it can't be read, no run has a
@@ -26,23 +25,9 @@ def write(
   found = tables.collected(sweep)
   if not any(each.result.curve for each in found):
     raise UserError(f'{folder}: no run has a held-out loss yet; run the sweep first')
-  target = pathlib.Path(target)
-  if target.exists() and not target.is_dir():
-    raise UserError(f'target={target} is a file and must be a folder; choose another')
-  target.mkdir(parents=True, exist_ok=True)
-  pictures = {}
-  for name, draw in (('sweep_curves', plots.curves), ('sweep_loss', plots.loss)):
-    figure, path = draw(sweep, found), target / f'{name}.png'
-    if figure is None:
-      path.unlink(missing_ok=True)
-      continue
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=130, format='png')
-    pictures[name] = buffer.getvalue()
-    staged = target / f'.{name}.png'
-    staged.write_bytes(buffer.getvalue())
-    staged.replace(path)
-  parts = tables.parts(sweep, found, set(pictures))
-  write_whole(target / 'sweep.md', pages.markdown(parts))
-  write_whole(target / 'sweep.html', pages.html(parts, pictures))
-  return target / 'sweep.md', target / 'sweep.html'
+  figures = {
+    'sweep_curves': plots.curves(sweep, found),
+    'sweep_loss': plots.loss(sweep, found),
+  }
+  drawn = {name for name, figure in figures.items() if figure is not None}
+  return pages.write(target, 'sweep', tables.parts(sweep, found, drawn), figures)

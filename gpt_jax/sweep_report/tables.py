@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from gpt_jax import config
 from gpt_jax.evaluation.metrics import spread
+from gpt_jax.pages import Code, Part, Picture, Table, Title, Words
 from gpt_jax.sweep.plan import Entry, Sweep
 from gpt_jax.sweep.results import Result, result
-from gpt_jax.sweep_report.pages import Code, Part, Picture, Table, Title, Words
 
 SEED = 'seed'
 _MOST = 20  # settings in the table of the best

@@ -8,6 +8,7 @@ import hashlib
 import json
 import pathlib
 import struct
+from collections.abc import Iterable
 from typing import Any
 
 from tensorboard.compat.proto import event_pb2, summary_pb2
@@ -41,6 +42,32 @@ def read_fingerprints(workdir: str | pathlib.Path) -> list[dict[str, Any]]:
   `fingerprint.of` returns.
   """
   return _lines(pathlib.Path(workdir) / 'fingerprints.jsonl')
+
+
+def seconds_trained(lines: Iterable[dict[str, Any]]) -> float:
+  """Returns the seconds of all processes that trained a run, each counting from 0.
+
+  Args:
+    lines: of its metrics, those of updates.
+  """
+  total = last = 0.0
+  for line in lines:
+    now = line['seconds']
+    total += last if now < last else 0.0
+    last = now
+  return total + last
+
+
+def last_samples(workdir: str | pathlib.Path) -> tuple[int, str]:
+  """Returns the samples drawn last, after how many updates first; (0, ''): none."""
+  path = pathlib.Path(workdir) / 'samples.txt'
+  text = path.read_text(encoding='utf-8') if path.exists() else ''
+  # A sample may hold the mark, but then not at the beginning of a line: most likely.
+  head, mark, last = f'\n{text}'.rpartition(f'\n{_SAMPLE_MARK}')
+  if not mark:
+    return 0, ''
+  step, _, drawn = last.partition(' ===\n')
+  return int(step), drawn.rstrip('\n')
 
 
 def _lines(path: pathlib.Path) -> list[dict[str, Any]]:

@@ -69,7 +69,7 @@ _OF_EXAMS = 'shots', 'seeds', 'limit', 'examples', 'stride'
 def evaluate(values) -> None:
   """Prints a model's loss on held-out text, or its scores on tasks."""
   from gpt_jax import runs, task_results
-  from gpt_jax.workdir import read_run
+  from gpt_jax.workdir import keep_held_out, read_about, read_run
 
   if values.tasks:
     refuse(values, ['baselines', 'held_out'], '`eval --tasks`')
@@ -94,10 +94,18 @@ def evaluate(values) -> None:
   of = f' of {text}' if text else ''
   print(f'checkpoint of update {found["step"]}, on all held-out text{of}:')
   print(f'  {found["valid_nll"]:.4f} nats/token, perplexity {found["valid_ppl"]:.2f}')
-  rows = {'this GPT': found['valid_bpb']}
-  if values.baselines:
-    rows |= runs.baselines(text or values.workdir)
-  for name, bits in rows.items():
+  others = runs.baselines(text or values.workdir) if values.baselines else {}
+  keep_held_out(
+    values.workdir,
+    {
+      'text': text and pathlib.Path(text).absolute().name,
+      'text_sha256': read_about(text or values.workdir)['data']['valid_text'],
+      'int8': values.int8,
+      **found,
+      'baselines': others,
+    },
+  )
+  for name, bits in ({'this GPT': found['valid_bpb']} | others).items():
     print(f'  {bits:.4f} bits/byte  {name}')
 
 

@@ -89,7 +89,7 @@ def report_flags(values):
   flags.DEFINE_multi_string(
     'workdir',
     None,
-    'folder of an evaluated run, may be repeated; or of a sweep',
+    'folder of a run or a sweep; or several, of evaluated models, to be compared',
     flag_values=values,
   )
   flags.DEFINE_string('target', None, 'folder to write into', flag_values=values)
@@ -97,16 +97,25 @@ def report_flags(values):
 
 
 def write_report(values) -> None:
-  """Compares models on prompted tasks with the papers, or the runs of a sweep."""
-  sweeps = [w for w in values.workdir if (pathlib.Path(w) / 'sweep.json').exists()]
+  """Writes a page about a run, a sweep, or models on prompted tasks."""
+  for path in _reported(values.workdir, values.target):
+    print(f'wrote {path}')
+
+
+def _reported(workdirs: list[str], target: str) -> tuple[pathlib.Path, pathlib.Path]:
+  """Writes the report of what the folders hold."""
+  sweeps = [w for w in workdirs if (pathlib.Path(w) / 'sweep.json').exists()]
+  if sweeps and len(workdirs) > 1:
+    raise UserError(f'--workdir={sweeps[0]} is a sweep; report it alone')
   if sweeps:
-    if len(values.workdir) > 1:
-      raise UserError(f'--workdir={sweeps[0]} is a sweep; report it alone')
     from gpt_jax import sweep_report
 
-    for path in sweep_report.write(sweeps[0], values.target):
-      print(f'wrote {path}')
-    return
+    return sweep_report.write(sweeps[0], target)
+  trained = next(pathlib.Path(workdirs[0]).glob('**/metrics.jsonl'), None)
+  if len(workdirs) == 1 and trained:
+    from gpt_jax import run_report
+
+    return run_report.write(workdirs[0], target)
   from gpt_jax import eval_report  # without jax, and so at once
 
-  print(f'wrote {eval_report.write(values.workdir, values.target)}')
+  return eval_report.write(workdirs, target)

@@ -2,12 +2,18 @@
 
 import base64
 import html as escape
+import io
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-_TEMPLATE = pathlib.Path(__file__).with_name('page.html')
+from matplotlib.figure import Figure
+
+from gpt_jax.config import UserError
+from gpt_jax.files import write_whole
+
+_TEMPLATE = pathlib.Path(__file__).with_name('pages.html')
 
 
 class Title(NamedTuple):
@@ -18,13 +24,19 @@ class Title(NamedTuple):
 
 
 class Words(NamedTuple):
-  """A paragraph; `code` in backticks."""
+  """A paragraph; `code` in backticks, **strong** words."""
 
   text: str
 
 
+class Notes(NamedTuple):
+  """A list, each item as `Words`."""
+
+  items: Sequence[str]
+
+
 class Code(NamedTuple):
-  """A command."""
+  """A command, or a text whose lines are to stay; those too long for a page wrap."""
 
   text: str
 
@@ -44,7 +56,53 @@ class Picture(NamedTuple):
   text: str
 
 
-Part = Title | Words | Code | Table | Picture
+Part = Title | Words | Notes | Code | Table | Picture
+
+
+def folder(target: str | pathlib.Path) -> pathlib.Path:
+  """Returns the folder of a report, made where it is missing.
+
+  Raises:
+    UserError: it is a file.
+  """
+  target = pathlib.Path(target)
+  if target.exists() and not target.is_dir():
+    raise UserError(f'target={target} is a file and must be a folder; choose another')
+  target.mkdir(parents=True, exist_ok=True)
+  return target
+
+
+def write(
+  target: str | pathlib.Path,
+  name: str,
+  parts: Sequence[Part],
+  figures: Mapping[str, Figure | None],
+) -> tuple[pathlib.Path, pathlib.Path]:
+  """Writes NAME.md with its pictures, and NAME.html, and returns the paths of the two.
+
+  Args:
+    target: a folder, made where it is missing; an older report in it is replaced.
+    name: of the report.
+    parts: of it.
+    figures: the pictures by name; an older one is removed where there is None.
+
+  Raises:
+    UserError: the target is a file.
+  """
+  target, pictures = folder(target), {}
+  for title, figure in figures.items():
+    path, staged = target / f'{title}.png', target / f'.{title}.png'
+    if figure is None:
+      path.unlink(missing_ok=True)
+      continue
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=130, format='png')
+    pictures[title] = buffer.getvalue()
+    staged.write_bytes(buffer.getvalue())
+    staged.replace(path)
+  write_whole(target / f'{name}.md', markdown(parts))
+  write_whole(target / f'{name}.html', html(parts, pictures))
+  return target / f'{name}.md', target / f'{name}.html'
 
 
 def markdown(parts: Sequence[Part]) -> str:
@@ -58,8 +116,11 @@ def _markdown(part: Part) -> str:
       return f'{"#" * level} {text}'
     case Words(text):
       return text
+    case Notes(items):
+      return '\n'.join(f'- {item}' for item in items)
     case Code(text):
-      return f'```\n{text}\n```'
+      fence = '`' * max(3, *(len(run) + 1 for run in re.findall('`+', text)), 0)
+      return f'{fence}\n{text}\n{fence}'
     case Picture(name, text):
       return f'![{name}]({name}.png)\n\n{text}'
     case Table(head, rows, numbers):
@@ -89,6 +150,8 @@ def _html(part: Part, pictures: Mapping[str, bytes]) -> str:
       return f'<h{level}>{_inline(text)}</h{level}>'
     case Words(text):
       return f'<p>{_inline(text)}</p>'
+    case Notes(items):
+      return f'<ul>{"".join(f"<li>{_inline(item)}</li>" for item in items)}</ul>'
     case Code(text):
       return f'<pre>{escape.escape(text)}</pre>'
     case Picture(name, text):
@@ -115,4 +178,5 @@ def _html(part: Part, pictures: Mapping[str, bytes]) -> str:
 
 
 def _inline(text: str) -> str:
-  return re.sub(r'`([^`]*)`', r'<code>\1</code>', escape.escape(text))
+  text = re.sub(r'`([^`]*)`', r'<code>\1</code>', escape.escape(text))
+  return re.sub(r'\*\*([^*]+)\*\*', r'<strong>\1</strong>', text)
