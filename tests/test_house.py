@@ -12,7 +12,7 @@ ORDER = (
   'config files papers tokenizers data prompting model training decoding evaluation '
   'language_model classifier describe hugging_face environment workdir harness dry_run '
   'few_shot task_results finetune dialogue summaries ready runs together sweep '
-  'manifest compare_runs pages report eval_report run_report explain_page '
+  'manifest compare_runs pages result_file report eval_report run_report explain_page '
   'sweep_report verbs'
 ).split()
 WITHOUT_JAX = [

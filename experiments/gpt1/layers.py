@@ -23,9 +23,11 @@ import sys
 from absl import app, flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
-from gpt_jax import report
+from gpt_jax import report, result_file
 from gpt_jax.config import UserError
+from gpt_jax.result_file import Measured
 
+_RESULT = flags.DEFINE_string('result', '', 'file for experiments/table.py')
 _TARGET = flags.DEFINE_string('target', None, 'PNG of the metric against the layers')
 
 
@@ -53,6 +55,17 @@ def main(argv: list[str]) -> int:
       )
     if _TARGET.value:
       report.transfer_curve(found, _TARGET.value)
+    if _RESULT.value:
+      measured = [
+        Measured(
+          f'{each.task} {each.metric}, '
+          + ('nothing' if each.layers is None else f'{each.layers} layers')
+          + f' transferred, mean of {len(each.values)} seeds',
+          *(each.over_seeds[name] for name in ('mean', 'low', 'high')),
+        )
+        for each in found
+      ]
+      result_file.of_script(_RESULT.value, __file__, measured)
   except UserError as e:
     print(f'error: {e}', file=sys.stderr)
     return 1

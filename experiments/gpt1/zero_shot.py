@@ -45,7 +45,7 @@ from absl import app, flags, logging
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 import gpt_jax
-from gpt_jax import report
+from gpt_jax import report, result_file
 from gpt_jax.config import Run, UserError, nearest
 from gpt_jax.data import batches, tasks
 from gpt_jax.data.tasks import Example
@@ -54,12 +54,14 @@ from gpt_jax.files import write_whole
 from gpt_jax.language_model import LanguageModel
 from gpt_jax.prompting import files
 from gpt_jax.prompting.tasks.winogrande import WINOGRANDE
+from gpt_jax.result_file import Measured
 from gpt_jax.workdir import read_run
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'of a pre-training run', required=True)
 _DATA = flags.DEFINE_string(
   'data', None, 'folder of the folders of tasks', required=True
 )
+_RESULT = flags.DEFINE_string('result', '', 'file for experiments/table.py')
 _TASKS = flags.DEFINE_list('tasks', 'cola,sst2,storycloze,mctest,winogrande', 'which')
 _LIMIT = flags.DEFINE_integer(
   'limit', 0, 'examples of a split, drawn evenly from all; 0 means all', lower_bound=0
@@ -284,6 +286,17 @@ def measure(workdir: pathlib.Path, data: dict[str, Items]) -> list[dict]:
   return list(there.values())
 
 
+def ends(lines: list[dict]) -> list[Measured]:
+  """Returns each task's value after the fewest and the most updates."""
+  found = []
+  for task in dict.fromkeys(line['task'] for line in lines):
+    own = sorted((w for w in lines if w['task'] == task), key=lambda w: w['step'])
+    for line in (own[0], own[-1]):
+      what = f'{task} {line["metric"]} after {line["step"]} updates'
+      found.append(Measured(what, line['value'], line['low'], line['high']))
+  return found
+
+
 def main(argv: list[str]) -> int:
   """Measures what the flags say; returns the exit status."""
   if len(argv) > 1:
@@ -301,6 +314,8 @@ def main(argv: list[str]) -> int:
       data[task] = examples(task, folder / task, _LIMIT.value)
     lines = measure(workdir, data)
     report.zero_shot_curves(lines, workdir / 'zero_shot.png')
+    if _RESULT.value:
+      result_file.of_script(_RESULT.value, __file__, ends(lines))
   except UserError as e:
     print(f'error: {e}', file=sys.stderr)
     return 1

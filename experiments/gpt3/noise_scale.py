@@ -30,14 +30,16 @@ import scipy.special
 from absl import app, flags, logging
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
-from gpt_jax import workdir
+from gpt_jax import result_file, workdir
 from gpt_jax.config import UserError
 from gpt_jax.data import batches
 from gpt_jax.data.batches import Batch
 from gpt_jax.model.gpt import Shape
+from gpt_jax.result_file import Measured
 from gpt_jax.training import checkpoint, step
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'folder of the run', required=True)
+_RESULT = flags.DEFINE_string('result', '', 'file for experiments/table.py')
 _ROWS = flags.DEFINE_integer('rows', 4, 'of a batch, b', lower_bound=1)
 _BATCHES = flags.DEFINE_integer('batches', 16, 'of a group, n', lower_bound=2)
 _GROUPS = flags.DEFINE_integer('groups', 16, 'that are averaged', lower_bound=2)
@@ -136,6 +138,7 @@ def main(argv: list[str]) -> int:
     print(f'the run has {run.batch} rows, {run.batch * T:,} tokens, an update')
     row = '{:>8} {:>11} {:>11} {:>13} {:>21}'.format
     print(row('update', '|G|^2', 'tr(Sigma)', 'scale, tokens', '95 %'))
+    measured = []
     for number in steps:
       model = workdir.load(_WORKDIR.value, number)
       groups = [
@@ -145,10 +148,14 @@ def main(argv: list[str]) -> int:
       found, low, high = (T * value for value in scale(groups))
       signal, noise = np.mean(groups, 0)
       between = f'[{low:,.0f}, {high:,.0f}]'
+      of = f'tokens, noise scale after {number} updates'
+      measured.append(Measured(of, float(found), float(low), float(high)))
       print(row(number, f'{signal:.3g}', f'{noise:.3g}', f'{found:,.0f}', between))
   except UserError as e:
     print(f'error: {e}', file=sys.stderr)
     return 1
+  if _RESULT.value:
+    result_file.of_script(_RESULT.value, __file__, measured)
   return 0
 
 

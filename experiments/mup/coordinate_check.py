@@ -22,15 +22,17 @@ import numpy as np
 from absl import app, flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
-from gpt_jax import config
+from gpt_jax import config, result_file
 from gpt_jax.data.batches import Batch
 from gpt_jax.model.gpt import GPT, Block, Shape
+from gpt_jax.result_file import Measured
 from gpt_jax.training import optim, parallel, step
 
 LAYERS, HEAD, VOCAB, T, ROWS = 2, 16, 128, 32, 8
 BASE, UPDATES = 64, 5
 PARTS = 'residual stream', 'logits'
 
+_RESULT = flags.DEFINE_string('result', '', 'file for experiments/table.py')
 _WIDTHS = flags.DEFINE_list('widths', '64,128,256,512,1024', 'multiples of 64')
 _LR = flags.DEFINE_float('lr', 3e-3, 'learning rate of all updates')
 _OPTIMIZER = flags.DEFINE_enum('optimizer', 'adamw', ['adamw', 'muon'], 'of kernels')
@@ -141,14 +143,21 @@ def main(argv: list[str]) -> None:
   tables = {mup: measured(widths, mup, _SEEDS.value, **fields) for mup in (False, True)}
   line = '{:<16} {:<9} {:>8}' + ' {:>9}' * len(widths) + ' {:>7}'
   print(line.format('mean |change|', 'form', 'updates', *widths, 'slope'))
+  slopes = []
   for part in PARTS:
     for mup, table in tables.items():
       for t in (1, UPDATES):
         sizes = table[part][t - 1]
         numbers = [f'{size:.3g}' for size in sizes] + [f'{slope(widths, sizes):+.2f}']
-        print(line.format(part, 'muP' if mup else 'standard', t, *numbers))
+        form = 'muP' if mup else 'standard'
+        print(line.format(part, form, t, *numbers))
+        if t == UPDATES:
+          what = f'slope of {part}, {form}, after {t} updates'
+          slopes.append(Measured(what, slope(widths, sizes)))
   if _TARGET.value:
     plot(widths, tables, _TARGET.value)
+  if _RESULT.value:
+    result_file.of_script(_RESULT.value, __file__, slopes)
 
 
 if __name__ == '__main__':

@@ -32,14 +32,16 @@ import scipy.optimize
 from absl import app, flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
-from gpt_jax import describe, workdir
+from gpt_jax import describe, result_file, workdir
 from gpt_jax.config import UserError
 from gpt_jax.model.gpt import Shape
+from gpt_jax.result_file import Measured
 from gpt_jax.training.record import read_metrics
 
 _RUNS = flags.DEFINE_string('runs', None, 'glob of the workdirs', required=True)
 _PREDICT = flags.DEFINE_string('predict', '', 'glob of workdirs left out of the fit')
 _TARGET = flags.DEFINE_string('target', None, 'PNG of loss against compute')
+_RESULT = flags.DEFINE_string('result', '', 'file for experiments/table.py')
 _DRAWS = flags.DEFINE_integer('draws', 200, 'of the bootstrap', lower_bound=20)
 
 _DELTA = 1e-3
@@ -234,8 +236,10 @@ def main(argv: list[str]) -> int:
   laws = bootstrap(points, law, _DRAWS.value)
   print(f'{len(points)} runs, {min(p.C for p in points):.2e} .. '
         f'{max(p.C for p in points):.2e} FLOPs')  # fmt: skip
+  measured = []
   for name, value, drawn in zip(_NAMES, law, zip(*laws, strict=True), strict=True):
     low, high = interval(np.array(drawn))
+    measured.append(Measured(name, value, low, high))
     print(f'{name:6} {value:.4g} [{low:.4g}, {high:.4g}]')
   off = [abs(math.log(law.loss(p.N, p.D) / p.L)) for p in points]
   print(
@@ -244,12 +248,17 @@ def main(argv: list[str]) -> int:
   for p in unseen:
     value, low, high = predicted(law, laws, points, p.N, p.D)
     inside = 'inside' if low <= p.L <= high else 'outside'
+    of = f'nats/token of a run of {p.C:.2e} FLOPs'
+    measured.append(Measured(f'{of} predicted', value, low, high))
+    measured.append(Measured(f'{of} measured ({inside} the interval)', p.L))
     print(
       f'{p.name}: N {p.N:,.0f}, D {p.D:,.0f}, {p.C:.2e} FLOPs: predicted {value:.4f} '
       f'[{low:.4f}, {high:.4f}], measured {p.L:.4f}, {inside}'
     )
   if _TARGET.value:
     plot(points, law, unseen, _TARGET.value)
+  if _RESULT.value:
+    result_file.of_script(_RESULT.value, __file__, measured)
   return 0
 
 

@@ -1,6 +1,6 @@
 """One run of the scaling laws: bytes of novels, by a GPT as small as the sweep says.
 
-Claim: none by itself; see scaling.py. Source: as there. Cost: as there.
+Claim: none. Source: see scaling.py. Cost: as there.
 
   python launch.py train --config=experiments/sweeps/scaling_run.py \
     --config.data.source=FOLDER --workdir=runs/scaling_run

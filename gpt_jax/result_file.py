@@ -1,0 +1,110 @@
+"""What an experiment gave, as a file that can be committed: no paths, no arrays.
+
+`experiments/table.py` makes a table of such files.
+"""
+
+import dataclasses
+import json
+import pathlib
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+from gpt_jax import environment
+from gpt_jax.config import UserError
+from gpt_jax.files import write_whole
+
+
+class Measured(NamedTuple):
+  """One number; low and high are its 95 % interval, where there is one."""
+
+  what: str
+  value: float
+  low: float | None = None
+  high: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+  """What an experiment gave.
+
+  Attributes:
+    experiment: its file, below experiments/.
+    variant: what stands behind a colon of its name, or ''.
+    command: that made it, with placeholders for paths.
+    measured: numbers.
+    fields: of the experiment's config as it was; {} of a script.
+    cost: updates, tokens, flops and seconds, those that are known.
+    made_of: commit, python, jax and device.
+  """
+
+  experiment: str
+  variant: str
+  command: str
+  measured: Sequence[Measured]
+  fields: dict[str, Any]
+  cost: dict[str, float]
+  made_of: dict[str, str]
+
+
+def command(argv: Sequence[str]) -> str:
+  """Returns a command as a table may show it: of absolute paths only the last part."""
+  words = []
+  for word in argv:
+    flag, equals, value = word.rpartition('=')
+    if value.startswith(('/', '~', '..')):
+      value = f'PATH/{pathlib.PurePath(value).name}'
+    words.append(flag + equals + value)
+  return f'python {shlex.join(words)}'
+
+
+def of_script(
+  path: str | pathlib.Path, script: str, measured: Sequence[Measured]
+) -> None:
+  """Writes what a script of experiments/ measured, run by this process's command.
+
+  Args:
+    path: of the file to write.
+    script: its `__file__`.
+    measured: numbers.
+  """
+  parts = pathlib.Path(script).resolve().parts
+  below = '/'.join(parts[parts.index('experiments') + 1 :])
+  here = environment.now(jax.devices())
+  shown = command([f'experiments/{below}', *sys.argv[1:]])
+  write(path, Result(below, '', shown, measured, {}, {}, made_of(here)))
+
+
+def made_of(known: dict[str, Any]) -> dict[str, str]:
+  """Returns what a reader of a table wants to know of `environment.now`."""
+  git, devices = known.get('git', {}), known.get('devices', [])
+  commit = git.get('commit', 'unknown')[:12] + '+' * bool(git.get('diff'))
+  return {
+    'commit': commit,  # a + says that there were uncommitted changes
+    'python': known.get('python', 'unknown'),
+    'jax': known.get('versions', {}).get('jax') or 'unknown',
+    'device': f'{len(devices)} x {devices[0]}' if devices else 'unknown',
+  }
+
+
+def write(path: str | pathlib.Path, result: Result) -> None:
+  """Writes a result, whole or not at all."""
+  text = json.dumps(dataclasses.asdict(result), indent=1, ensure_ascii=False)
+  write_whole(pathlib.Path(path), text + '\n')
+
+
+def read(path: str | pathlib.Path) -> Result:
+  """Returns the result in a file.
+
+  Raises:
+    UserError: it holds none.
+  """
+  try:
+    found = json.loads(pathlib.Path(path).read_text(encoding='utf-8'))
+    found['measured'] = [Measured(*each) for each in found['measured']]
+    return Result(**found)
+  except (KeyError, TypeError, ValueError) as error:
+    raise UserError(f'{path} is no result: {error!r}; record it again') from error
