@@ -124,6 +124,11 @@ def read_run(workdir: str | pathlib.Path) -> config.Run:
 def check_same_run(run: config.Run, workdir: pathlib.Path) -> None:
   """Raises UserError where the workdir holds a run that this one does not continue."""
   if not (workdir / 'run.json').exists():
+    if checkpoint.done(workdir):
+      raise UserError(
+        f'workdir={workdir} has checkpoints but no run.json, which says of what run; '
+        'put it back, or choose another workdir'
+      )
     return
   old, new = config.flat(read_run(workdir)), config.flat(run)
   differing = [

@@ -22,7 +22,7 @@ from gpt_jax import config, runs
 from gpt_jax.config import UserError
 from gpt_jax.model.gpt import Shape
 from gpt_jax.training import checkpoint, record, step
-from gpt_jax.workdir import read_held_out
+from gpt_jax.workdir import read_held_out, read_run
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 EXPERIMENT = """
@@ -220,6 +220,16 @@ def test_another_run_is_refused_with_the_differing_fields(place, undisturbed):
   assert 'optim.lr: 0.01 there, 0.5 now' in done.stderr
   assert 'log_every' not in done.stderr and 'Traceback' not in done.stderr
   assert (undisturbed / 'run.json').read_bytes() == before
+
+
+def test_checkpoints_of_an_unknown_run_are_refused(undisturbed, tmp_path):
+  (tmp_path / 'run/checkpoints/10').mkdir(parents=True)
+  with pytest.raises(UserError, match='has checkpoints but no run.json'):
+    runs.train(read_run(undisturbed), tmp_path / 'run')
+  assert {path.name for path in (tmp_path / 'run').iterdir()} == {
+    'checkpoints',
+    '.lock',
+  }
 
 
 def test_init_from_starts_with_the_weights_and_tokenizer_of_another_run(
