@@ -1,7 +1,7 @@
 """Speed of our tokenizers beside `tokenizers` and `sentencepiece` alone.
 
-  python -m benchmarks.tokenize --novels=../shared/data/text/novels \
-    --gpt2=../shared/data/vocab/gpt2 > benchmarks/results/tokenize.md
+  python -m benchmarks.tokenize --novels=NOVELS \
+    --gpt2=GPT2_VOCABULARY > benchmarks/results/tokenize.md
   python -m benchmarks.tokenize --memory --novels=... --gpt2=...
 
 The text is 10 MB of the novels and 10 MB of Python's standard library, in documents

@@ -27,7 +27,7 @@ from typing import Any
 from absl import app, flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-from gpt_jax import config, describe, result_file, workdir
+from gpt_jax import config, describe, finetune, result_file, workdir
 from gpt_jax.config import UserError
 from gpt_jax.eval_report import results
 from gpt_jax.evaluation.metrics import spread
@@ -36,7 +36,7 @@ from gpt_jax.model.gpt import Shape
 from gpt_jax.pages import Table, markdown
 from gpt_jax.result_file import Measured, Result
 from gpt_jax.task_results import results as of_task
-from gpt_jax.training.record import read_metrics, seconds_trained
+from gpt_jax.training.record import read_metrics
 
 _WORKDIR = flags.DEFINE_multi_string('workdir', [], 'run to keep; seeds of one config')
 _NAME = flags.DEFINE_string('name', '', 'of its result file')
@@ -72,21 +72,18 @@ def claim(docstring: str) -> str:
 
 
 def base(experiment: str, variant: str, root: pathlib.Path) -> dict[str, Any] | None:
-  """Returns an experiment's config by dotted name, without places; None: no config.
+  """Returns an experiment's config by dotted name, as JSON; None: it has none.
 
-  Raises:
-    UserError: there is no such experiment.
+  Of `PLACES` those are left out that the experiment leaves empty.
   """
   path = root / experiment
-  if not path.exists():
-    raise UserError(f'{path} is not there any more')
-  spec = importlib.util.spec_from_file_location(path.stem, path)
-  module = importlib.util.module_from_spec(spec)
   if 'def get_config' not in path.read_text(encoding='utf-8'):
     return None
+  spec = importlib.util.spec_from_file_location(path.stem, path)
+  module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   run = module.get_config(*([variant] if variant else []))
-  return {n: v for n, v in _plain(run).items() if n not in PLACES}
+  return {n: v for n, v in _plain(run).items() if v or n not in PLACES}
 
 
 def _plain(run: config.Run) -> dict[str, Any]:
@@ -96,17 +93,20 @@ def _plain(run: config.Run) -> dict[str, Any]:
 
 def stale(result: Result, root: pathlib.Path = EXPERIMENTS) -> list[str]:
   """Returns in what an experiment's config is not what it was, in words."""
+  if not (root / result.experiment).exists():
+    return ['the experiment is gone']
   try:
     now = base(result.experiment, result.variant, root)
-  except UserError:
-    return ['the experiment is gone']
+  except Exception as error:  # whatever the file does: the row says so
+    return [f'get_config({result.variant!r}) fails: {error}']
   if now is None:
-    return []
-  before = _plain(config.Run()) | result.fields  # a newer field had its default
+    return [] if not result.fields else ['the experiment has no config any more']
+  usual = _plain(config.Run())  # a field that only one of them knows has its default
+  before, now = usual | result.fields, usual | now
   return [
-    f'{name} was {before[name]!r} and is {value!r}'
-    for name, value in now.items()
-    if before[name] != value
+    f'{name} was {then!r} and is {now.get(name, "no field any more")!r}'
+    for name, then in before.items()
+    if then != now.get(name)
   ]
 
 
@@ -115,30 +115,39 @@ def kept(folders: Sequence[str], name: str = '') -> tuple[str, Result]:
 
   Raises:
     UserError: a run is of no experiment here, not finished, or not the experiment's
-      config with the overrides of its command; or runs differ in more than their seed.
+      config with the overrides of its command; or runs differ in more than their seed,
+      or not in that.
   """
   found = [pathlib.Path(folder) for folder in folders]
   runs = [workdir.read_run(folder) for folder in found]
-  session = workdir.sessions(found[0])[-1]
-  experiment, _, variant = _flag(session['argv'], 'config').partition(':')
-  path = pathlib.Path(experiment)
-  if 'experiments' not in path.parts:
-    raise UserError(
-      f'{found[0]} was trained by {experiment or "no file"}; keep runs of experiments/'
-    )
-  below = '/'.join(path.parts[path.parts.index('experiments') + 1 :])
+  sessions = workdir.sessions(found[0])
+  last, commits = sessions[-1], []
+  for session in [s for folder in found for s in workdir.sessions(folder)]:
+    if session['config']['steps'] != last['config']['steps']:
+      raise UserError(
+        f'{found[0]} was made longer after it had ended, so that no one command makes '
+        'it; train it in one go'
+      )
+    commits.append(result_file.made_of(session['environment'])['commit'])
+  path, _, variant = _flag(last['argv'], 'config').partition(':')
+  below = result_file.experiment(path)
   fields = base(below, variant, EXPERIMENTS)
-  _check_same(found, runs, fields, session['overrides'])
+  _check_same(found, runs, fields, last['overrides'])
+  command = result_file.command(last['argv'])
+  if last['argv'][1:2] == ['sweep']:
+    command += f' (its run {found[0].name})'
+  data = workdir.read_about(found[0]).get('data', {})
   name = name or below.removesuffix('.py') + (f'.{variant}' if variant else '')
-  of_runs = _tuned if runs[0].task.name else _trained
   return name, Result(
     experiment=below,
     variant=variant,
-    command=result_file.command(session['argv']),
-    measured=of_runs(found),
+    command=command,
+    measured=(_tuned if runs[0].task.name else _trained)(found),
     fields=fields,
     cost=_cost(found, runs),
-    made_of=result_file.made_of(session['environment']),
+    made_of=result_file.made_of(last['environment'])
+    | {'commit': ', '.join(dict.fromkeys(commits))}
+    | {'text': data.get('valid_text', data.get('dev', ''))[:12]},
   )
 
 
@@ -149,9 +158,14 @@ def _check_same(
   overrides: dict[str, Any],
 ) -> None:
   wanted = json.loads(json.dumps(fields | overrides))
-  free = {*PLACES, *(['seed'] if len(found) > 1 else [])}
+  free = {'seed'} if len(found) > 1 else set()
   if runs[0].task.name:  # filled in, from examples and the model that it starts from
-    free |= {'steps', 'task.together', *(n for n in fields if n.startswith('model.'))}
+    free |= {'eval_every', 'task.together', *([] if wanted['steps'] else ['steps'])}
+    free |= {n for n in fields if n[:6] == 'model.' and n[6:] not in finetune.FREE}
+  if len({run.seed for run in runs}) < len(runs):
+    raise UserError('runs of one config must differ in their seed; leave some out')
+  if len({json.dumps(_digests(folder)) for folder in found}) > 1:
+    raise UserError('the runs have different data; leave some out')
   for folder, run in zip(found, runs, strict=True):
     own = _plain(run)
     differing = [
@@ -162,11 +176,13 @@ def _check_same(
         f'{folder} is not what its experiment says now, in {", ".join(differing)}; '
         'train it again'
       )
-    groups = sorted(folder.glob('seeds_*')) or [folder]
-    for group in groups:
-      lines = read_metrics(group)
-      if not lines or lines[-1]['step'] < run.steps:
-        raise UserError(f'{folder} is not finished; train it to its end')
+    if workdir.updates_done(folder) < run.steps:
+      raise UserError(f'{folder} is not finished; train it to its end')
+
+
+def _digests(folder: pathlib.Path) -> dict[str, str]:
+  data = workdir.read_about(folder).get('data', {})
+  return {name: data[name] for name in ('train', 'valid', 'dev') if name in data}
 
 
 def _flag(argv: Sequence[str], name: str) -> str:
@@ -180,40 +196,68 @@ def _flag(argv: Sequence[str], name: str) -> str:
 
 
 def _trained(found: list[pathlib.Path]) -> list[Measured]:
-  """Returns the held-out losses of runs, their baselines and prompted tasks."""
-  of_all = [_on_all(folder) for folder in found]
-  if all(of_all):
-    how, lines = 'all held-out text', of_all
-  else:
-    how = 'best while training'
-    judged = [[x for x in read_metrics(f) if 'valid_nll' in x] for f in found]
-    if not all(judged):
-      raise UserError(f'{found[0]} was never evaluated')
-    lines = [min(each, key=lambda line: line['valid_nll']) for each in judged]
+  """Returns the held-out losses of runs, and of a single one what else it was asked."""
+  judged = [[x for x in read_metrics(f) if 'valid_nll' in x] for f in found]
+  if not all(judged):
+    raise UserError(f'{found[0]} was never evaluated')
+  best = [min(each, key=lambda line: line['valid_nll']) for each in judged]
+  of_all = [_on_all(*each) for each in zip(found, best, strict=True)]
+  how, lines = (
+    ('all held-out text', of_all) if all(of_all) else ('best while training', best)
+  )
   made = [
     _over_seeds(f'{unit}, {how}', [line[field] for line in lines])
     for unit, field in (('bits/byte', 'valid_bpb'), ('nats/token', 'valid_nll'))
   ]
-  for name, bits in lines[0].get('baselines', {}).items():
+  for name, bits in lines[0].get('baselines', {}).items():  # of the same text
     made.append(Measured(f'bits/byte, {name}', bits))
+  if len(found) > 1:
+    return made
+  step = best[0]['step']
   for line in workdir.read_held_out(found[0]):
-    if line['text']:
-      made.append(Measured(f'perplexity on {line["text"]}', line['valid_ppl']))
-  if any((found[0] / 'eval').glob('*.json')):
-    shown = results.choose(results.read(found[:1])).shown
-    for (_, task, shots), seeds in shown.items():
-      for metric in results.metrics(shown, task):
-        each = results.summary(seeds, metric, seeds[0].rule)
-        if each is not None:
-          what = f'{task}, K = {shots}, {metric}'
-          made.append(Measured(what, each.value, each.low, each.high))
-  return made
+    if line['text'] and line['step'] == step and not line['int8']:
+      what = f'perplexity on the text of {line["text"]}'
+      made.append(Measured(what, line['valid_ppl']))
+  return made + _asked(found[0], step)
 
 
-def _on_all(folder: pathlib.Path) -> dict[str, Any] | None:
-  """Returns the best loss on all of a run's held-out text, None: not measured."""
+def _on_all(folder: pathlib.Path, best: dict[str, Any]) -> dict[str, Any] | None:
+  """Returns the loss of a run's best checkpoint on all of its held-out text, or None.
+
+  Raises:
+    UserError: only another checkpoint's was measured.
+  """
   own = [x for x in workdir.read_held_out(folder) if not x['text'] and not x['int8']]
-  return min(own, key=lambda line: line['valid_nll'], default=None)
+  found = [line for line in own if line['step'] == best['step']]
+  if own and not found:
+    raise UserError(
+      f'{folder} was evaluated at update {own[-1]["step"]}, and its best is that of '
+      f'{best["step"]}; run `launch.py eval` again'
+    )
+  return found[-1] if found else None
+
+
+def _asked(folder: pathlib.Path, step: int) -> list[Measured]:
+  """Returns what a run's best checkpoint answered of prompted tasks."""
+  if not any((folder / 'eval').glob('*.json')):
+    return []
+  own = [x for x in results.read([folder]) if x.step == step and not x.model.int8]
+  made = []
+  for (_, task, shots), seeds in results.choose(own).shown.items():
+    rule, count = seeds[0].rule, seeds[0].questions
+    for metric in results.metrics({(_, task, shots): seeds}, task):
+      each = results.summary(seeds, metric, rule)
+      if each is None:
+        continue
+      what = f'{metric} of {task}, K = {shots}, {count:,} questions'
+      if len(seeds) > 1:
+        values = [seed.metrics[metric][rule].value for seed in seeds]
+        over = spread(values)
+        what += f', mean of {len(seeds)} draws'
+        made.append(Measured(what, over['mean'], over['low'], over['high']))
+      else:
+        made.append(Measured(what, each.value, each.low, each.high))
+  return made
 
 
 def _over_seeds(what: str, values: Sequence[float]) -> Measured:
@@ -248,9 +292,8 @@ def _cost(found: list[pathlib.Path], runs: list[config.Run]) -> dict[str, float]
     shape = Shape.of(runs[0].model, workdir.read_about(found[0])['vocab'])
     cost['parameters'] = describe.parameter_count(shape)
     cost['tokens'] = describe.tokens_read(runs[0], shape)
-  groups = [g for f in found for g in sorted(f.glob('seeds_*')) or [f]]
-  trained = [[x for x in read_metrics(g) if 'loss' in x] for g in groups]
-  return cost | {'seconds': round(sum(map(seconds_trained, trained)) / len(found))}
+  seconds = sum(map(workdir.seconds_of_training, found)) / len(found)
+  return cost | {'seconds': round(seconds)}
 
 
 def table(found: dict[str, Result], root: pathlib.Path = EXPERIMENTS) -> str:
@@ -262,10 +305,15 @@ def table(found: dict[str, Result], root: pathlib.Path = EXPERIMENTS) -> str:
   ]:
     own = {n: r for n, r in found.items() if r.experiment == experiment}
     told = claim(docs[experiment]) if experiment in docs else 'gone'
-    for number, result in enumerate(own.values()):
+    for number, (name, result) in enumerate(own.items()):
       label = f'`{experiment}{":" * bool(result.variant)}{result.variant}`'
+      if len(own) > 1:
+        label += f' ({name.rpartition("/")[2]})'
       rows.append([label, told if not number else 'as above', *_cells(result, root)])
-    if not own and told != 'none':  # that only makes files
+    text = (root / experiment).read_text(encoding='utf-8') if not own else ''
+    sweep = re.search(r'^(RUNS|SEARCH) =', text, re.MULTILINE)
+    one = 'def get_config' in text or "DEFINE_string('result'" in text
+    if not own and not sweep and (one or not told.startswith('none')):
       why = re.search(r'Not run here: ([^.]*)\.', ' '.join(docs[experiment].split()))
       reason = (
         f'**missing**: not run, {why[1]}' if why else '**missing**: no result file'
@@ -293,6 +341,8 @@ def _cells(result: Result, root: pathlib.Path) -> Iterable[str]:
 def _shown(each: Measured) -> str:
   def number(value: float) -> str:
     size = abs(value)
+    if 0 < size < 0.01:
+      return f'{value:.3g}'
     return f'{value:.4f}' if size < 10 else f'{value:,.{1 if size < 1000 else 0}f}'
 
   if each.low is None:
@@ -329,6 +379,13 @@ def main(argv: list[str]) -> int:
     if _WORKDIR.value:
       name, result = kept(_WORKDIR.value, _NAME.value)
       path = EXPERIMENTS / 'results' / f'{name}.json'
+      if path.exists() and not _NAME.value:
+        before = result_file.read(path).command
+        if before != result.command:
+          raise UserError(
+            f'{path} is what {before} gave; give this one a --name, or that, to put it '
+            'in its place'
+          )
       path.parent.mkdir(parents=True, exist_ok=True)
       result_file.write(path, result)
       print(f'wrote {path}')

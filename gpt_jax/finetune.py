@@ -36,12 +36,13 @@ from gpt_jax.workdir import (
   alone,
   best_line,
   check_same_run,
+  group_folder,
   load,
   write_run_json,
 )
 
 # What training may choose of a model that comes from elsewhere.
-_FREE = 'dropout', 'dropout_wte', 'dtype', 'remat', 'flash', 'scan'
+FREE = 'dropout', 'dropout_wte', 'dtype', 'remat', 'flash', 'scan'
 
 
 def job(run: config.Run, report: Callable[[str], None]) -> Job:
@@ -69,7 +70,7 @@ def job(run: config.Run, report: Callable[[str], None]) -> Job:
       'python launch.py import --source=... --tokenizer=... --workdir=...'
     )
   for name, value in dataclasses.asdict(source.shape).items():
-    if name not in _FREE:
+    if name not in FREE:
       value = ','.join(value) if name == 'attention' else value
       setattr(run.model, name, value)
   shape = Shape.of(run.model, source.tokenizer.vocab)
@@ -145,7 +146,7 @@ def groups(
     if run.task.together in (0, len(found[0])):
       return found
     if any(
-      _group_folder(workdir, found, g).joinpath('checkpoints').exists() for g in found
+      group_folder(workdir, found, g).joinpath('checkpoints').exists() for g in found
     ):
       raise UserError(
         f'task.together={run.task.together} must stay {len(found[0])}, as this run has '
@@ -191,15 +192,6 @@ def most_together(
   return seeds
 
 
-def _group_folder(
-  workdir: pathlib.Path, found: list[list[int]], group: list[int]
-) -> pathlib.Path:
-  """Returns where a group keeps its metrics and checkpoints while it trains."""
-  if len(found) == 1:
-    return workdir
-  return workdir / f'seeds_{group[0]}_{group[-1]}'
-
-
 def train(
   run: config.Run,
   workdir: str | pathlib.Path,
@@ -230,13 +222,13 @@ def train(
     _check_same_data(there, workdir)
     found = groups(there, workdir, report)
     run.task.together = len(found[0])  # by memory, perhaps: run.json says how many
-    done = [_done(_group_folder(workdir, found, group)) for group in found]
+    done = [checkpoint.done(group_folder(workdir, found, group)) for group in found]
     if min(done) < run.steps:
       _write_workdir(there, workdir, run, max(done), argv, overrides)
     report(_plan(there))
     for group in found:
       report(f'seeds {", ".join(map(str, group))}, together')
-      folder = _group_folder(workdir, found, group)
+      folder = group_folder(workdir, found, group)
       _train_group(Group(there, group), workdir, folder, profile, report)
     judged = results(workdir)
     write_whole(workdir / 'results.json', json.dumps(judged, indent=1) + '\n')
@@ -257,12 +249,6 @@ def _check_same_data(job: Job, workdir: pathlib.Path) -> None:
       + ', '.join(where.get(n, f'task.data={job.run.task.data}, {n}') for n in changed)
       + '; restore them, or choose another workdir'
     )
-
-
-def _done(folder: pathlib.Path) -> int:
-  """Returns the number of updates of a folder's latest checkpoint."""
-  saved = (folder / 'checkpoints').glob('*')
-  return max((int(path.name) for path in saved if path.name.isdigit()), default=0)
 
 
 def _write_workdir(

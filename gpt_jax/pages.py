@@ -177,6 +177,20 @@ def _html(part: Part, pictures: Mapping[str, bytes]) -> str:
       )
 
 
+def code(text: str) -> str:
+  """Returns a text as code within `Words`, with as many backticks as it needs."""
+  if '`' not in text:
+    return f'`{text}`'
+  ticks = '`' * (1 + max(map(len, re.findall('`+', text))))
+  return f'{ticks} {text} {ticks}'
+
+
 def _inline(text: str) -> str:
-  text = re.sub(r'`([^`]*)`', r'<code>\1</code>', escape.escape(text))
-  return re.sub(r'\*\*([^*]+)\*\*', r'<strong>\1</strong>', text)
+  found = []
+  for i, part in enumerate(re.split(r'(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)', text)):
+    kind, part = i % 3, escape.escape(part)
+    if kind == 0:  # between codes
+      found.append(re.sub(r'\*\*([^*]+)\*\*', r'<strong>\1</strong>', part))
+    elif kind == 2:
+      found.append(f'<code>{part.strip()}</code>')
+  return ''.join(found)

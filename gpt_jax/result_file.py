@@ -6,6 +6,7 @@
 import dataclasses
 import json
 import pathlib
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -37,8 +38,9 @@ class Result:
     command: that made it, with placeholders for paths.
     measured: numbers.
     fields: of the experiment's config as it was; {} of a script.
-    cost: updates, tokens, flops and seconds, those that are known.
-    made_of: commit, python, jax and device.
+    cost: parameters, updates, tokens and seconds, those that are known: of several
+      runs the mean of one, of a fine-tuning all seeds.
+    made_of: commit, python, jax and device; and text, a digest of what was held out.
   """
 
   experiment: str
@@ -52,13 +54,23 @@ class Result:
 
 def command(argv: Sequence[str]) -> str:
   """Returns a command as a table may show it: of absolute paths only the last part."""
-  words = []
-  for word in argv:
-    flag, equals, value = word.rpartition('=')
-    if value.startswith(('/', '~', '..')):
-      value = f'PATH/{pathlib.PurePath(value).name}'
-    words.append(flag + equals + value)
-  return f'python {shlex.join(words)}'
+  # A place stands at the beginning, or behind the sign of a flag, a list or a kind.
+  place = re.compile(r'(?<![^=,:\s])(?:~|\.\.|)/(?!/)[^,:\s]*')
+  shortened = lambda found: f'PATH/{pathlib.PurePath(found[0]).name}'  # noqa: E731
+  return f'python {shlex.join(place.sub(shortened, word) for word in argv)}'
+
+
+def experiment(path: str | pathlib.Path) -> str:
+  """Returns the path below experiments/ of one of its files.
+
+  Raises:
+    UserError: it is in no such folder.
+  """
+  parts = pathlib.Path(path).parts
+  if 'experiments' not in parts[:-1]:
+    raise UserError(f'{path or "no file"} is not of experiments/; keep what is')
+  last = len(parts) - 1 - parts[::-1].index('experiments')
+  return '/'.join(parts[last + 1 :])
 
 
 def of_script(
@@ -70,9 +82,10 @@ def of_script(
     path: of the file to write.
     script: its `__file__`.
     measured: numbers.
+
+  What the scripts reads, such as finished runs, may have been made elsewhere.
   """
-  parts = pathlib.Path(script).resolve().parts
-  below = '/'.join(parts[parts.index('experiments') + 1 :])
+  below = experiment(script)
   here = environment.now(jax.devices())
   shown = command([f'experiments/{below}', *sys.argv[1:]])
   write(path, Result(below, '', shown, measured, {}, {}, made_of(here)))

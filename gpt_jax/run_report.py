@@ -13,16 +13,18 @@ from gpt_jax import config, describe, eval_report, pages, report
 from gpt_jax.config import UserError
 from gpt_jax.data.task_table import TASKS
 from gpt_jax.model.gpt import Shape
-from gpt_jax.pages import Code, Notes, Part, Picture, Table, Title, Words
-from gpt_jax.training import checkpoint
-from gpt_jax.training.record import last_samples, read_metrics, seconds_trained
+from gpt_jax.pages import Code, Notes, Part, Picture, Table, Title, Words, code
+from gpt_jax.training.record import last_samples, read_metrics
 from gpt_jax.training.task_step import grown
 from gpt_jax.workdir import (
   read_about,
   read_held_out,
   read_run,
+  seconds_of_training,
   seed_folders,
   sessions,
+  trained_folders,
+  updates_done,
 )
 
 _MODEL = 'L', 'D', 'N', 'F', 'T'
@@ -43,6 +45,10 @@ def write(
   """
   workdir = pathlib.Path(workdir)
   run = read_run(workdir)
+  if run.task.name and not (workdir / 'groups.json').exists():
+    raise UserError(
+      f'{workdir} is a seed of a fine-tuning; report {workdir.absolute().parent}'
+    )
   if not has_metrics(workdir):
     raise UserError(f'{workdir} has no metrics to report yet; train it first')
   exams, figures = [], {}
@@ -94,15 +100,9 @@ def _shape(workdir: pathlib.Path, run: config.Run) -> Shape:
   return grown(shape) if run.task.name else shape
 
 
-def _groups(workdir: pathlib.Path) -> list[pathlib.Path]:
-  """Returns where updates were recorded: seeds trained apart have a folder each."""
-  apart = sorted(workdir.glob('seeds_*'))
-  return apart or [workdir]
-
-
 def _about(workdir: pathlib.Path, run: config.Run) -> str:
   shape = _shape(workdir, run)
-  done = min(map(checkpoint.done, _groups(workdir)))
+  done = updates_done(workdir)
   state = 'finished' if done >= run.steps else 'not finished'
   size = ', '.join(f'{n} = {getattr(shape, n):,}' for n in _MODEL)
   of = f' on {run.task.name}' if run.task.name else ''
@@ -144,7 +144,7 @@ def _held_out(workdir: pathlib.Path) -> list[Part]:
   if not rows:
     return [*parts, Words('Not measured yet.')]
   tokens = read_run(workdir).eval_tokens
-  how_much = f'its first {tokens:,} tokens' if tokens else 'all of it'
+  how_much = f'about {tokens:,} tokens, evenly spread' if tokens else 'all of it'
   return [
     *parts,
     Words(
@@ -215,9 +215,8 @@ def _samples(workdir: pathlib.Path) -> list[Part]:
 
 
 def _cost(workdir: pathlib.Path, run: config.Run) -> str:
-  groups = [read_metrics(folder) for folder in _groups(workdir)]
-  trained = [[line for line in lines if 'loss' in line] for lines in groups]
-  seconds = sum(map(seconds_trained, trained))
+  groups = [read_metrics(folder) for folder in trained_folders(workdir)]
+  seconds = seconds_of_training(workdir)
   said = f'{seconds:,.0f} seconds ({seconds / 3600:.2f} hours) of training'
   if not run.task.name:
     shape, done = _shape(workdir, run), config.from_flat(config.flat(run))
@@ -225,30 +224,36 @@ def _cost(workdir: pathlib.Path, run: config.Run) -> str:
     tokens = describe.tokens_read(done, shape)
     flops = tokens * sum(describe.flops_per_token(shape).values())
     said += f' for {tokens:,} tokens and {flops:.3g} FLOPs'
-  lines = [line for each in trained for line in each]
+  lines = [line for each in groups for line in each]
   rates = sorted(line['tokens_per_s'] for line in lines if 'tokens_per_s' in line)
   if rates:
     said += f'; {rates[len(rates) // 2]:,.0f} tokens a second at the median'
   peaks = [line['peak_memory_mib'] for line in lines if 'peak_memory_mib' in line]
   if peaks:
     said += f'; at most {max(peaks):,.0f} MiB of memory'
-  return f'{said}. Starting up, evaluation, and what a kill undid, are not in it.'
+  others = sessions(workdir)[-1].get('together', 1) - 1
+  if others:
+    said += f', of a program that trained {others} other runs too'
+  return (
+    f'{said}. Compilation and evaluation are in the seconds; starting up, and what a '
+    'kill undid, are not.'
+  )
 
 
 def _made_of(workdir: pathlib.Path) -> list[Part]:
   about, last = read_about(workdir), sessions(workdir)[-1]
   environment = last['environment']
   git, versions = environment.get('git', {}), environment.get('versions', {})
-  code = git.get('commit', 'unknown')[:12]
+  commit = git.get('commit', 'unknown')[:12]
   devices = environment.get('devices', [])
   rows = [
-    ('code', f'`{code}`{" and uncommitted changes" if git.get("diff") else ""}'),
+    ('code', f'`{commit}`{" and uncommitted changes" if git.get("diff") else ""}'),
     ('Python', environment.get('python', 'unknown')),
     *((name, versions[name]) for name in ('jax', 'flax', 'optax') if name in versions),
     ('devices', f'{len(devices)} x {devices[0]}' if devices else 'unknown'),
     ('processor', environment.get('cpu', 'unknown')),
     ('seed', str(about['config']['seed'])),
-    *((f'sha256 of {n}', f'`{v[:16]}`') for n, v in _digests(about['data'])),
+    *((f'sha256 of {n}', f'`{v[:16]}`') for n, v in _digests(about.get('data', {}))),
   ]
   count = len(sessions(workdir))
   told = f'{count} session{"s" * (count > 1)} trained it'
@@ -272,5 +277,5 @@ def _fields(run: config.Run) -> Sequence[Part]:
     return [Words('All fields have their defaults.')]
   return [
     Words('Fields that are not as by default:'),
-    Notes([f'`{name}` = `{value!r}`' for name, value in changed.items()]),
+    Notes([f'`{name}` = {code(repr(value))}' for name, value in changed.items()]),
   ]

@@ -184,8 +184,10 @@ def evaluate(
   *,
   held_out: str | pathlib.Path = '',
   int8: bool = False,
-) -> dict[str, float]:
+) -> dict[str, Any]:
   """Returns the metrics of a workdir's model on all of its held-out text.
+
+  Beside them are step, of the checkpoint, and text_sha256.
 
   Args:
     workdir: of the model.
@@ -210,7 +212,7 @@ def evaluate(
   run.eval_tokens = 0
   eval_step = layout.eval_step(run, model.shape)
   metrics = held_out_loss(eval_step, model.params, model.shape, data.valid, run, layout)
-  return {'step': model.step, **metrics}
+  return {'step': model.step, 'text_sha256': data.valid.text, **metrics}
 
 
 def baselines(

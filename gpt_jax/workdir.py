@@ -25,7 +25,7 @@ from gpt_jax.files import write_whole
 from gpt_jax.language_model import LanguageModel
 from gpt_jax.model.gpt import Shape, init_params
 from gpt_jax.training import checkpoint, task_step
-from gpt_jax.training.record import read_metrics
+from gpt_jax.training.record import read_metrics, seconds_trained
 
 
 class Prepared(NamedTuple):
@@ -235,8 +235,8 @@ def sessions(workdir: str | pathlib.Path) -> list[dict[str, Any]]:
 def keep_held_out(workdir: str | pathlib.Path, line: dict[str, Any]) -> None:
   """Adds what a model was found to lose on held-out text to held_out.json.
 
-  What it says already of the same text, update and weights is replaced, but for
-  baselines that were not measured again.
+  What it says already of the same text, workdir, update and weights is replaced, but
+  for baselines that were not measured again.
 
   Args:
     workdir: of the model.
@@ -244,7 +244,7 @@ def keep_held_out(workdir: str | pathlib.Path, line: dict[str, Any]) -> None:
       valid_nll, valid_ppl, valid_bpb and baselines (bits/byte by name).
   """
   same = lambda other: all(  # noqa: E731
-    other[name] == line[name] for name in ('text_sha256', 'step', 'int8')
+    other[name] == line[name] for name in ('text', 'text_sha256', 'step', 'int8')
   )
   before = read_held_out(workdir)
   kept = [other for other in before if not same(other)]
@@ -299,6 +299,43 @@ def load(
   )
   tree, step = _restored(workdir, checkpoint_step, like, averaged)
   return Classifier(tree['gpt'], shape, tokenizer, step, tree['clf'], task)
+
+
+def group_folder(
+  workdir: pathlib.Path, groups: list[list[int]], group: list[int]
+) -> pathlib.Path:
+  """Returns where seeds that train together keep their metrics and checkpoints."""
+  if len(groups) == 1:
+    return workdir
+  return workdir / f'seeds_{group[0]}_{group[-1]}'
+
+
+def trained_folders(workdir: str | pathlib.Path) -> list[pathlib.Path]:
+  """Returns where updates are recorded: the workdir, or a folder for each group."""
+  workdir = pathlib.Path(workdir)
+  path = workdir / 'groups.json'
+  if not path.exists():
+    return [workdir]
+  groups = json.loads(path.read_text(encoding='utf-8'))
+  return [group_folder(workdir, groups, group) for group in groups]
+
+
+def updates_done(workdir: str | pathlib.Path) -> int:
+  """Returns the updates that are on disk: of groups of seeds, the least."""
+  return min(map(checkpoint.done, trained_folders(workdir)))
+
+
+def seconds_of_training(workdir: str | pathlib.Path) -> float:
+  """Returns the seconds that a run's updates took, with compilation and evaluation.
+
+  Starting up is not in them, nor is what a kill undid.
+  """
+  starts = [start for each in sessions(workdir) for start in each['starts']]
+  total = 0.0
+  for folder in trained_folders(workdir):
+    lines = [line for line in read_metrics(folder) if 'loss' in line]
+    total += seconds_trained(lines, starts)
+  return total
 
 
 def seed_folders(workdir: pathlib.Path) -> list[pathlib.Path]:

@@ -8,6 +8,7 @@ import pytest
 from gpt_jax import config, pages, run_report
 from gpt_jax.config import UserError
 from gpt_jax.pages import Code, Notes, Table, Title, Words
+from gpt_jax.training.record import seconds_trained
 from gpt_jax.workdir import keep_held_out, read_held_out
 
 CLOCK = {'input_ms': 0, 'compute_ms': 1, 'other_ms': 0, 'peak_memory_mib': 300.0}
@@ -78,6 +79,7 @@ def cells(text, *begin):
 def test_a_run_says_what_it_lost_wrote_and_cost(tmp_path):
   workdir = made_up(tmp_path / 'tiny', LINES)
   samples = '=== step 10 ===\n[] early\n=== step 20 ===\n[] <b>late</b> ``` `\nend\n'
+  samples += '=== step into ===\n'
   (workdir / 'samples.txt').write_text(samples)
   (workdir / 'checkpoints/20').mkdir(parents=True)
   text, page = written(workdir, tmp_path)
@@ -87,11 +89,11 @@ def test_a_run_says_what_it_lost_wrote_and_cost(tmp_path):
     ['best while training', '10', '1.2500', '2.38', '2.5000']
   ]
   assert cells(text, 'last while training')[0][1:3] == ['20', '1.5000']
-  assert 'on all of it' in text
+  assert 'on all of it' in text and 'evaluation are in the seconds' in text
   assert 'after 20 updates' in text and 'early' not in text
   # A longer fence than any in the text.
-  assert '````\n[] <b>late</b> ``` `\nend\n````' in text
-  assert '<pre>[] &lt;b&gt;late&lt;/b&gt; ``` `\nend</pre>' in page
+  assert '````\n[] <b>late</b> ``` `\nend\n=== step into ===\n````' in text
+  assert '<pre>[] &lt;b&gt;late&lt;/b&gt; ``` `\nend\n=== step into ===</pre>' in page
   # 30 seconds of the first process and 11 of the second, which counted from 0.
   assert '41 seconds (0.01 hours)' in text and 'at most 300 MiB' in text
   assert '500 tokens a second at the median' in text
@@ -102,6 +104,17 @@ def test_a_run_says_what_it_lost_wrote_and_cost(tmp_path):
   assert (tmp_path / 'report/run_curves.png').read_bytes().startswith(b'\x89PNG')
   assert page.count('data:image/png;base64,') == 1
   assert not re.search(r'(src|href)="(?!data:)', page)
+
+
+def test_seconds_of_processes_add_up():
+  lines = [{'step': s, 'seconds': t} for s, t in ((5, 10.0), (10, 14.0), (15, 20.0))]
+  assert seconds_trained(lines) == 20  # one process, for all that can be seen
+  assert seconds_trained(lines, [0, 5]) == 30  # the second began after update 5
+  assert seconds_trained(lines, [0, 7]) == 30  # whose last updates were not recorded
+  assert seconds_trained(lines, [0, 15]) == 20  # and did nothing
+  assert (
+    seconds_trained([{'step': 5, 'seconds': 9.0}, {'step': 9, 'seconds': 2.0}]) == 11
+  )
 
 
 def test_what_was_measured_of_all_text_is_kept_and_shown(tmp_path):
@@ -125,6 +138,9 @@ def test_what_was_measured_of_all_text_is_kept_and_shown(tmp_path):
 
 def test_a_fine_tuning_has_its_seeds_with_intervals_and_their_mean(tmp_path):
   workdir = made_up(tmp_path / 'tuned', [update(20, 4.0, 100.0)], task='sst2')
+  with pytest.raises(UserError, match='is a seed of a fine-tuning; report'):
+    run_report.write(workdir, tmp_path / 'report')
+  (workdir / 'groups.json').write_text('[[3, 4]]')
   for seed in (3, 4):
     write_lines(workdir / f'seed_{seed}', [{'step': 10, 'accuracy': 0.5 + seed / 10}])
   text, _ = written(workdir, tmp_path)
@@ -155,17 +171,20 @@ def test_both_forms_of_a_page_hold_the_same(tmp_path):
   parts = [
     Title('A < B', 1),
     Words('see `x < y` and **this**'),
+    Words(f'{pages.code("a/**/b, c/**/d")}, {pages.code("x`y")}'),
     Notes(['one', '`two`']),
     Code('a\n b'),
     Table(['name', 'value'], [['p|q', '1']], 1),
   ]
   md, page = pages.write(tmp_path / 'new', 'both', parts, {'gone': None})
   assert md.read_text() == (
-    '# A < B\n\nsee `x < y` and **this**\n\n- one\n- `two`\n\n```\na\n b\n```\n\n'
+    '# A < B\n\nsee `x < y` and **this**\n\n`a/**/b, c/**/d`, `` x`y ``\n\n'
+    '- one\n- `two`\n\n```\na\n b\n```\n\n'
     '| name | value |\n| --- | ---: |\n| p\\|q | 1 |\n'
   )
   text = page.read_text()
   assert '<title>A &lt; B</title>' in text
   assert '<code>x &lt; y</code> and <strong>this</strong>' in text
+  assert '<code>a/**/b, c/**/d</code>, <code>x`y</code>' in text
   assert '<li>one</li><li><code>two</code></li>' in text
   assert '<td>p|q</td><td class=n>1</td>' in text

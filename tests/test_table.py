@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import sys
 
 import pytest
@@ -86,6 +87,11 @@ def test_a_changed_config_makes_a_row_stale(root):
   # A field that the schema did not have then had what is its default now.
   fewer = {name: v for name, v in old.fields.items() if name != 'model.bias'}
   assert len(table.stale(dataclasses.replace(old, fields=fewer), root)) == 1
+  renamed = dataclasses.replace(old, fields=old.fields | {'optim.old_name': 1})
+  assert "optim.old_name was 1 and is 'no field any more'" in table.stale(renamed, root)
+  gone = dataclasses.replace(old, variant='x')
+  (why,) = table.stale(gone, root)
+  assert why.startswith("get_config('x') fails: invalid literal for int()")
   (root / 'a/small.py').unlink()
   assert table.stale(old, root) == ['the experiment is gone']
   assert '`a/small.py:2` | gone | **stale**' in table.table({'x': old}, root)
@@ -116,6 +122,26 @@ def test_a_command_shows_no_place_of_a_machine():
     'python launch.py train --config=experiments/x.py --workdir=runs/x '
     "--config.data.source=PATH/books PATH/run '--p=a b'"
   )
+  for word, shown in (
+    (
+      '--config=/home/me/experiments/finetune.py:layers=3',
+      '--config=PATH/finetune.py:layers=3',
+    ),
+    ('--workdir=/home/me/lr=0.1', '--workdir=PATH/lr=0.1'),
+    ('--config.task.data=hf:/home/me/x', '--config.task.data=hf:PATH/x'),
+    ('--a=a.txt,/home/me/b.txt', '--a=a.txt,PATH/b.txt'),
+    ('--a=../s/a,~/b', '--a=PATH/a,PATH/b'),
+    ('--a=https://x.org/a', '--a=https://x.org/a'),
+    ('--a=runs/a', '--a=runs/a'),
+  ):
+    assert result_file.command([word]) == f'python {shown}'
+
+
+def test_an_experiment_is_named_below_its_folder():
+  assert result_file.experiment('/a/experiments/b/experiments/c/d.py') == 'c/d.py'
+  assert result_file.experiment('experiments/d.py') == 'd.py'
+  with pytest.raises(UserError, match='is not of experiments'):
+    result_file.experiment('/a/b.py')
 
 
 def test_a_script_writes_its_result(tmp_path, monkeypatch):
@@ -131,9 +157,11 @@ def test_a_script_writes_its_result(tmp_path, monkeypatch):
   assert str(tmp_path) not in (tmp_path / 'x.json').read_text()
 
 
-def run_of(folder, root, *, lr=0.1, seed=0, nll=(1.5, 1.25), steps=2, source='/a/text'):
+def run_of(
+  folder, root, *, lr=0.1, seed=0, nll=(1.5, 1.25), steps=2, text='abc', **more
+):
   """Writes a finished run of the experiment, with losses after its updates."""
-  overrides = {'optim.lr': lr, 'data.source': source}
+  overrides = {'optim.lr': lr, 'data.source': '/a/text'}
   fields = table.base('a/small.py', '', root)
   run = config.from_flat(fields | overrides | {'seed': seed})
   folder.mkdir()
@@ -141,16 +169,22 @@ def run_of(folder, root, *, lr=0.1, seed=0, nll=(1.5, 1.25), steps=2, source='/a
   session = {
     'argv': argv,
     'overrides': overrides | {'seed': seed},
+    'config': config.flat(run),
+    'starts': [0],
     'environment': {'git': {'commit': 'abc', 'diff': '+'}, 'devices': ['cpu: cpu']},
   }
-  about = {'config': config.flat(run), 'vocab': 16, 'sessions': [session]}
+  data = {'valid': text, 'valid_text': text * 5}
+  about = {'config': config.flat(run), 'vocab': 16, 'data': data}
+  about['sessions'] = [*more.get('before', []), session]
   (folder / 'run.json').write_text(json.dumps(about))
   lines = []
   for step, loss in enumerate(nll, 1):
     lines.append({'step': step, 'loss': loss, 'seconds': 2.0 * step})
     lines.append({'step': step, 'valid_nll': loss, 'valid_bpb': 2 * loss})
-  text = ''.join(json.dumps(line) + '\n' for line in lines if line['step'] <= steps)
-  (folder / 'metrics.jsonl').write_text(text)
+  kept = [line for line in lines if line['step'] <= steps]
+  written = ''.join(json.dumps(line) + '\n' for line in kept)
+  (folder / 'metrics.jsonl').write_text(written)
+  (folder / f'checkpoints/{steps}').mkdir(parents=True)
   return folder
 
 
@@ -164,7 +198,8 @@ def test_a_run_is_kept_with_its_best_loss_or_that_of_all_text(root, tmp_path):
   ]
   assert found.cost['seconds'] == 4 and found.cost['updates'] == 2
   assert found.made_of['commit'] == 'abc+'  # there were changes
-  assert 'data.source' not in found.fields and table.stale(found, root) == []
+  assert found.made_of['text'] == 'abcabcabcabc'
+  assert '/a/text' not in found.fields.values() and table.stale(found, root) == []
   line = {'text': '', 'text_sha256': 'x', 'int8': False, 'step': 1, 'valid_ppl': 4.0}
   line |= {'valid_nll': 1.3, 'valid_bpb': 2.6, 'baselines': {'xz': 3.0}}
   workdir.keep_held_out(folder, line)
@@ -173,6 +208,17 @@ def test_a_run_is_kept_with_its_best_loss_or_that_of_all_text(root, tmp_path):
     Measured('nats/token, all held-out text', 1.3),
     Measured('bits/byte, xz', 3.0),
   ]
+  other = {'text': 'other', 'text_sha256': 'y', 'baselines': {}}
+  workdir.keep_held_out(folder, line | other)
+  workdir.keep_held_out(folder, line | other | {'int8': True, 'valid_ppl': 9.0})
+  *_, last = table.kept([folder])[1].measured
+  assert last == Measured('perplexity on the text of other', 4.0)
+  (folder / 'held_out.json').unlink()
+  workdir.keep_held_out(folder, line | {'step': 2})
+  with pytest.raises(
+    UserError, match='evaluated at update 2, and its best is that of 1'
+  ):
+    table.kept([folder])
 
 
 def test_seeds_of_one_config_have_a_mean(root, tmp_path):
@@ -192,11 +238,67 @@ def test_what_is_not_the_experiment_s_is_not_kept(root, tmp_path):
   with pytest.raises(UserError, match='not what its experiment says now, in steps;'):
     table.kept([folder])  # the rate is the command's
   (root / 'a/small.py').write_text(EXPERIMENT.format(lr=0.1))
-  other = run_of(tmp_path / 'b', root, lr=0.3)
+  other = run_of(tmp_path / 'b', root, lr=0.3, seed=1)
   with pytest.raises(UserError, match='in optim.lr;'):
     table.kept([folder, other])
   with pytest.raises(UserError, match='not finished'):
     table.kept([run_of(tmp_path / 'c', root, steps=1)])
+  same = [run_of(tmp_path / name, root) for name in 'de']
+  with pytest.raises(UserError, match='must differ in their seed'):
+    table.kept(same)
+  with pytest.raises(UserError, match='have different data'):
+    table.kept([same[0], run_of(tmp_path / 'f', root, seed=1, text='xyz')])
+  shorter = {'config': {'steps': 1}, 'starts': [0], 'environment': {}, 'argv': []}
+  with pytest.raises(UserError, match='was made longer'):
+    table.kept([run_of(tmp_path / 'g', root, before=[shorter])])
+
+
+def test_a_fine_tuning_is_kept_with_its_seeds(root, tmp_path):
+  (root / 'tune.py').write_text(
+    'from gpt_jax import papers\n\n\ndef get_config():\n'
+    "  return papers.gpt1_finetuning('sst2')\n"
+  )
+  folder = tmp_path / 'run'
+  run = config.from_flat(table.base('tune.py', '', root) | {'seeds': 2})
+  run.steps, run.eval_every, run.model.L = 6, 3, 2  # filled in
+  flat, about = config.flat(run), {'vocab': 16, 'data': {'dev': 'd'}}
+  argv = ['launch.py', 'train', f'--config={root}/tune.py']
+  session = {'argv': argv, 'overrides': {'seeds': 2}, 'config': flat, 'starts': [0]}
+  about |= {'config': flat, 'sessions': [session | {'environment': {}}]}
+  folder.mkdir()
+  (folder / 'run.json').write_text(json.dumps(about))
+  (folder / 'groups.json').write_text('[[0], [1]]')
+  for seed, value in ((0, 0.5), (1, 0.75)):
+    apart = folder / f'seeds_{seed}_{seed}'
+    (apart / 'checkpoints/6').mkdir(parents=True)
+    line = json.dumps({'step': 6, 'loss': 1.0, 'seconds': 4.0})
+    (apart / 'metrics.jsonl').write_text(line + '\n')
+    own = folder / f'seed_{seed}'
+    own.mkdir()
+    (own / 'metrics.jsonl').write_text(
+      json.dumps({'step': 6, 'accuracy': value}) + '\n'
+    )
+    right = 1 if value == 0.5 else 2
+    rows = [
+      f'{int(i < 2)}\t{int(i < 2) if i <= right else int(i >= 2)}' for i in range(4)
+    ]
+    (own / 'dev_predictions.tsv').write_text('predicted\tlabel\n' + '\n'.join(rows))
+  _, found = table.kept([folder])
+  first, spread = found.measured
+  assert first.what == 'dev accuracy, mean of 2 seeds'
+  assert first.value == pytest.approx(0.625) and first.low < 0.5
+  assert spread == Measured(
+    'dev accuracy, standard deviation', pytest.approx(0.125 * 2**0.5)
+  )
+  assert found.cost == {'updates': 6, 'seconds': 8} and table.stale(found, root) == []
+  run.model.dropout = 0.0  # that is chosen, not filled in
+  (folder / 'run.json').write_text(json.dumps(about | {'config': config.flat(run)}))
+  with pytest.raises(UserError, match='in model.dropout;'):
+    table.kept([folder])
+  (folder / 'run.json').write_text(json.dumps(about))
+  (folder / 'seeds_1_1/checkpoints/6').rmdir()  # the second group is not done
+  with pytest.raises(UserError, match='not finished'):
+    table.kept([folder])
 
 
 def test_the_table_is_what_the_result_files_give():
@@ -205,4 +307,5 @@ def test_the_table_is_what_the_result_files_give():
   made = table.table(table.read_all(root / 'results'), root)
   assert page == table.renewed(page, made), 'run python experiments/table.py'
   for path in (root / 'results').rglob('*.json'):
-    assert '"/' not in path.read_text(), f'{path} holds a path of a machine'
+    found = re.search(r'[\s"=,:](/|~|\.\./)\w[^"]*', path.read_text(encoding='utf-8'))
+    assert not found, f'{path} holds a path of a machine: {found[0]}'

@@ -56,15 +56,14 @@ def main(argv: list[str]) -> int:
     if _TARGET.value:
       report.transfer_curve(found, _TARGET.value)
     if _RESULT.value:
-      measured = [
-        Measured(
-          f'{each.task} {each.metric}, '
-          + ('nothing' if each.layers is None else f'{each.layers} layers')
-          + f' transferred, mean of {len(each.values)} seeds',
-          *(each.over_seeds[name] for name in ('mean', 'low', 'high')),
-        )
-        for each in found
-      ]
+      measured = []
+      for each in found:
+        layers = 'nothing' if each.layers is None else f'{each.layers} layers'
+        what = f'{each.task} {each.metric}, {layers} transferred'
+        what += f', mean of {len(each.values)} seeds' if len(each.values) > 1 else ''
+        over = each.over_seeds
+        between = (over['low'], over['high']) if len(each.values) > 1 else ()
+        measured.append(Measured(what, over['mean'], *between))
       result_file.of_script(_RESULT.value, __file__, measured)
   except UserError as e:
     print(f'error: {e}', file=sys.stderr)

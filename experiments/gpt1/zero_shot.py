@@ -291,8 +291,9 @@ def ends(lines: list[dict]) -> list[Measured]:
   found = []
   for task in dict.fromkeys(line['task'] for line in lines):
     own = sorted((w for w in lines if w['task'] == task), key=lambda w: w['step'])
-    for line in (own[0], own[-1]):
-      what = f'{task} {line["metric"]} after {line["step"]} updates'
+    for line in own[:1] + own[1:][-1:]:
+      what = f'{task} {line["metric"]} after {line["step"]} updates, '
+      what += f'{line["examples"]:,} examples'
       found.append(Measured(what, line['value'], line['low'], line['high']))
   return found
 
@@ -315,7 +316,8 @@ def main(argv: list[str]) -> int:
     lines = measure(workdir, data)
     report.zero_shot_curves(lines, workdir / 'zero_shot.png')
     if _RESULT.value:
-      result_file.of_script(_RESULT.value, __file__, ends(lines))
+      asked = [line for line in lines if line['task'] in data]
+      result_file.of_script(_RESULT.value, __file__, ends(asked))
   except UserError as e:
     print(f'error: {e}', file=sys.stderr)
     return 1

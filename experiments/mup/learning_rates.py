@@ -21,13 +21,15 @@ import numpy as np
 from absl import app, flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
-from gpt_jax import config
+from gpt_jax import config, result_file
 from gpt_jax.data import batches, sources
 from gpt_jax.model.gpt import Shape
+from gpt_jax.result_file import Measured
 from gpt_jax.training import optim, parallel, step
 
 BASE, N, T, ROWS = 64, 4, 64, 8
 
+_RESULT = flags.DEFINE_string('result', '', 'file for experiments/table.py')
 _WIDTHS = flags.DEFINE_list('widths', '64,128,256', 'multiples of 4')
 _RATES = flags.DEFINE_list('rates', '0.0005,0.001,0.0014,0.002,0.0028,0.004', 'rates')
 _STEPS = flags.DEFINE_integer('steps', 300, 'updates of each model', lower_bound=10)
@@ -97,17 +99,24 @@ def main(argv: list[str]) -> None:
   print(f'{len(ids):,} bytes of text, {_STEPS.value} updates of {ROWS * T} bytes')
   line = '{:<9} {:>5}' + ' {:>8}' * len(rates) + '  {:>8} {:>8}'
   print(line.format('form', 'D', *rates, 'best', 'between'), flush=True)
-  table = {}
+  table, measured = {}, []
   for mup in (False, True):
     for D in map(int, _WIDTHS.value):
       form = 'muP' if mup else 'standard'
       found = table[form, D] = losses(D, mup, rates, ids)
       numbers = [f'{loss:.3f}' for loss in found]
       best = int(np.nanargmin(found))
-      between = f'{vertex(rates, found, best):.4f}'
+      lowest = vertex(rates, found, best)
+      between = f'{lowest:.4f}'
+      at = f'{form}, width {D}'
+      measured.append(Measured(f'nats/byte at the best rate, {at}', found[best]))
+      if not math.isnan(lowest):
+        measured.append(Measured(f'best rate, {at}', lowest))
       print(line.format(form, D, *numbers, rates[best], between), flush=True)
   if _TARGET.value:
     plot(rates, table, _TARGET.value)
+  if _RESULT.value:
+    result_file.of_script(_RESULT.value, __file__, measured)
 
 
 def vertex(rates: list[float], found: list[float], best: int) -> float:

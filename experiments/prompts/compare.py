@@ -26,12 +26,15 @@ from absl import app, flags, logging
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 import gpt_jax
+from gpt_jax import result_file
 from gpt_jax.config import UserError
 from gpt_jax.evaluation import answers, metrics
 from gpt_jax.language_model import LanguageModel
 from gpt_jax.prompting import template
 from gpt_jax.prompting.template import Template
+from gpt_jax.result_file import Measured
 
+_RESULT = flags.DEFINE_string('result', '', 'file for experiments/table.py')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'folder of the run', required=True)
 _DATA = flags.DEFINE_string('data', None, 'questions, JSON lines', required=True)
 _TEMPLATE = flags.DEFINE_multi_string('template', None, 'prompt files', required=True)
@@ -135,6 +138,7 @@ def main(argv: list[str]) -> int:
     model = gpt_jax.load(_WORKDIR.value)
     row = '| {} | {} | {} | {} | {} | {} |'.format
     header = 'prompt', 'perplexity a byte', 'decoding', 'right', '95 %', 'F1'
+    measured = []
     rows = [row(*header), '|---' * len(header) + '|']
     for wording in wordings:
       loss = byte_perplexity(model, wording, questions)
@@ -143,6 +147,8 @@ def main(argv: list[str]) -> int:
         pairs = list(zip(written, (q['answer'] for q in questions), strict=True))
         right = sum(int(answers.em(*pair)) for pair in pairs)
         low, high = metrics.wilson(right, len(pairs))
+        what = f'right by {pathlib.Path(wording.name).name}, {text}'
+        measured.append(Measured(what, right / len(pairs), low, high))
         rows.append(
           row(
             pathlib.Path(wording.name).name,
@@ -159,6 +165,8 @@ def main(argv: list[str]) -> int:
   except UserError as e:
     print(f'error: {e}', file=sys.stderr)
     return 1
+  if _RESULT.value:
+    result_file.of_script(_RESULT.value, __file__, measured)
   return 0
 
 

@@ -22,7 +22,7 @@ def get_config() -> config.Run:
     eval_batch=32,
     prompts=('', 'Жила-была', 'Мама сказала: "'),
     data=config.Data(
-      source='../shared/data/text/ru/tinystories',
+      source='',  # to be given
       field='story',
       tokenizer='byte_bpe',
       vocab=4096,

@@ -22,9 +22,7 @@ def get_config() -> config.Run:
     eval_tokens=200_000,
     keep=1,
     sample_tokens=0,
-    data=config.Data(
-      source='../shared/data/text/novels', split='documents', tokenizer='bytes'
-    ),
+    data=config.Data(source='', split='documents', tokenizer='bytes'),
     model=config.Model(L=2, D=64, N=2, T=64, bias=False, activation='relu'),
     optim=config.Optim(
       name='muon', lr=1e-2, final_lr=0.0, schedule='linear', warmup=20

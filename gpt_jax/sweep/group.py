@@ -60,7 +60,9 @@ def main(folder: str, workers: str, names: Sequence[str]) -> int:
     sweep = plan.load(folder)
     known = {entry.name: entry for entry in sweep.entries}
     chosen = [known[name] for name in names]
-    members = [together.Member(e.run, e.workdir, e.overrides) for e in chosen]
+    members = [
+      together.Member(e.run, e.workdir, {**sweep.given, **e.overrides}) for e in chosen
+    ]
     lost = together.train(members, argv=sweep.argv, sharing=int(workers))
   except UserError as error:
     print(f'error: {error}', file=sys.stderr)

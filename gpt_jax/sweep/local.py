@@ -137,7 +137,12 @@ def run_one(sweep: Sweep, index: int) -> None:
     results.check_folder(entry)
     prepare([entry])
     try:
-      runs.train(entry.run, entry.workdir, argv=['launch.py', *entry.arguments])
+      runs.train(
+        entry.run,
+        entry.workdir,
+        argv=['launch.py', *entry.arguments],
+        overrides={**sweep.given, **entry.overrides},
+      )
     finally:
       print(f'wrote {results.write_csv(sweep)}', file=sys.stderr)
 

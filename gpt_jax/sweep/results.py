@@ -15,8 +15,13 @@ from gpt_jax.files import write_whole
 from gpt_jax.model.gpt import Shape
 from gpt_jax.sweep.plan import Entry, Sweep
 from gpt_jax.training import checkpoint
-from gpt_jax.training.record import read_metrics, seconds_trained
-from gpt_jax.workdir import check_same_run, read_about, sessions
+from gpt_jax.training.record import read_metrics
+from gpt_jax.workdir import (
+  check_same_run,
+  read_about,
+  seconds_of_training,
+  sessions,
+)
 
 MEASURED = {  # columns of sweep.csv behind those of the overrides
   'final_nats_per_token': 'final_nll',
@@ -161,7 +166,7 @@ def result(entry: Entry) -> Result:
     best_bpb=best.get('valid_bpb'),
     tokens=tokens,
     flops=tokens * sum(describe.flops_per_token(shape).values()),
-    seconds=seconds_trained(trained),
+    seconds=seconds_of_training(entry.workdir),
     left=_left(trained, steps),
     commit=environment.get('git', {}).get('commit', ''),
     curve=tuple((line['step'], line['valid_nll']) for line in held),

@@ -7,8 +7,9 @@ so that cutting off what follows a checkpoint gives back the record as it was th
 import hashlib
 import json
 import pathlib
+import re
 import struct
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from tensorboard.compat.proto import event_pb2, summary_pb2
@@ -44,17 +45,21 @@ def read_fingerprints(workdir: str | pathlib.Path) -> list[dict[str, Any]]:
   return _lines(pathlib.Path(workdir) / 'fingerprints.jsonl')
 
 
-def seconds_trained(lines: Iterable[dict[str, Any]]) -> float:
+def seconds_trained(
+  lines: Iterable[dict[str, Any]], starts: Collection[int] = ()
+) -> float:
   """Returns the seconds of all processes that trained a run, each counting from 0.
 
   Args:
     lines: of its metrics, those of updates.
+    starts: updates after which a process began, those that are known.
   """
-  total = last = 0.0
+  total, last, step = 0.0, 0.0, 0
   for line in lines:
     now = line['seconds']
-    total += last if now < last else 0.0
-    last = now
+    if now < last or any(step <= start < line['step'] for start in starts if start):
+      total += last
+    last, step = now, line['step']
   return total + last
 
 
@@ -62,12 +67,10 @@ def last_samples(workdir: str | pathlib.Path) -> tuple[int, str]:
   """Returns the samples drawn last, after how many updates first; (0, ''): none."""
   path = pathlib.Path(workdir) / 'samples.txt'
   text = path.read_text(encoding='utf-8') if path.exists() else ''
-  # A sample may hold the mark, but then not at the beginning of a line: most likely.
-  head, mark, last = f'\n{text}'.rpartition(f'\n{_SAMPLE_MARK}')
-  if not mark:
+  marks = list(re.finditer(rf'^{_SAMPLE_MARK}(\d+) ===\n', text, re.MULTILINE))
+  if not marks:
     return 0, ''
-  step, _, drawn = last.partition(' ===\n')
-  return int(step), drawn.rstrip('\n')
+  return int(marks[-1][1]), text[marks[-1].end() :].rstrip('\n')
 
 
 def _lines(path: pathlib.Path) -> list[dict[str, Any]]:

@@ -69,7 +69,7 @@ _OF_EXAMS = 'shots', 'seeds', 'limit', 'examples', 'stride'
 def evaluate(values) -> None:
   """Prints a model's loss on held-out text, or its scores on tasks."""
   from gpt_jax import runs, task_results
-  from gpt_jax.workdir import keep_held_out, read_about, read_run
+  from gpt_jax.workdir import keep_held_out, read_run
 
   if values.tasks:
     refuse(values, ['baselines', 'held_out'], '`eval --tasks`')
@@ -99,7 +99,6 @@ def evaluate(values) -> None:
     values.workdir,
     {
       'text': text and pathlib.Path(text).absolute().name,
-      'text_sha256': read_about(text or values.workdir)['data']['valid_text'],
       'int8': values.int8,
       **found,
       'baselines': others,

@@ -111,7 +111,8 @@ def _reported(workdirs: list[str], target: str) -> tuple[pathlib.Path, pathlib.P
     from gpt_jax import sweep_report
 
     return sweep_report.write(sweeps[0], target)
-  trained = next(pathlib.Path(workdirs[0]).glob('**/metrics.jsonl'), None)
+  folder = pathlib.Path(workdirs[0])
+  trained = any(folder.glob('metrics.jsonl')) or any(folder.glob('seed*/metrics.jsonl'))
   if len(workdirs) == 1 and trained:
     from gpt_jax import run_report
 

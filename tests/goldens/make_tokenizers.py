@@ -1,7 +1,7 @@
 """Makes tokenizers.json: what other people's tokenizers give.
 
   pip install transformers ftfy spacy
-  python tests/goldens/make_tokenizers.py ../shared/data
+  python tests/goldens/make_tokenizers.py FOLDER
 
 GPT-2 is Hugging Face's GPT2Tokenizer. GPT-1 is Hugging Face's OpenAIGPTTokenizer (in
 transformers 5 it cleans as BERT does, always; and its from_pretrained reads no file
