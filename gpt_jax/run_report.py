@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib.figure
 from matplotlib.figure import Figure
 
-from gpt_jax import config, describe, eval_report, pages, report
+from gpt_jax import config, describe, eval_report, pages, papers, report
 from gpt_jax.config import UserError
 from gpt_jax.data.task_table import TASKS
 from gpt_jax.model.gpt import Shape
@@ -191,6 +191,9 @@ def _task(workdir: pathlib.Path, run: config.Run) -> list[Part]:
     if len(found['seeds']) > 1:
       value = _interval(over['mean'], over['low'], over['high'])
       rows.append([metric, '**mean of seeds**', '-', value, f'{over["std"]:.4f}'])
+    if metric == TASKS[run.task.name].metrics[0]:
+      for name, share in papers.gpt1_fine_tuned(run.task.name).items():
+        rows.append([metric, f'{name}, published (test)', '-', f'{share:.3f}', '-'])
   return [
     Title('Dev'),
     Words(

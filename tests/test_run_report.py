@@ -157,6 +157,8 @@ def test_a_fine_tuning_has_its_seeds_with_intervals_and_their_mean(tmp_path):
     ['accuracy', 'seed 3', '10', '0.8000 [0.1000, 0.9500]', '-'],
     ['accuracy', 'seed 4', '10', '0.9000 [0.1000, 0.9500]', '-'],
     ['accuracy', '**mean of seeds**', '-', '0.8500 [0.2000, 1.0000]', '0.0700'],
+    ['accuracy', 'GPT-1, published (test)', '-', '0.913', '-'],
+    ['accuracy', 'GPT-1 without pre-training, published (test)', '-', '0.840', '-'],
   ]
   assert '<strong>mean of seeds</strong>' in page
 
