@@ -21,6 +21,7 @@ import json
 import pathlib
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -206,7 +207,7 @@ def _trained(found: list[pathlib.Path]) -> list[Measured]:
     ('all held-out text', of_all) if all(of_all) else ('best while training', best)
   )
   made = [
-    _over_seeds(f'{unit}, {how}', [line[field] for line in lines])
+    _mean(f'{unit}, {how}', [line[field] for line in lines])
     for unit, field in (('bits/byte', 'valid_bpb'), ('nats/token', 'valid_nll'))
   ]
   for name, bits in lines[0].get('baselines', {}).items():  # of the same text
@@ -243,28 +244,28 @@ def _asked(folder: pathlib.Path, step: int) -> list[Measured]:
     return []
   own = [x for x in results.read([folder]) if x.step == step and not x.model.int8]
   made = []
-  for (_, task, shots), seeds in results.choose(own).shown.items():
+  for key, seeds in results.choose(own).shown.items():
+    _, task, shots = key
     rule, count = seeds[0].rule, seeds[0].questions
-    for metric in results.metrics({(_, task, shots): seeds}, task):
+    for metric in results.metrics({key: seeds}, task):
       each = results.summary(seeds, metric, rule)
       if each is None:
         continue
       what = f'{metric} of {task}, K = {shots}, {count:,} questions'
       if len(seeds) > 1:
         values = [seed.metrics[metric][rule].value for seed in seeds]
-        over = spread(values)
-        what += f', mean of {len(seeds)} draws'
-        made.append(Measured(what, over['mean'], over['low'], over['high']))
+        made.append(_mean(what, values, 'draws'))
       else:
         made.append(Measured(what, each.value, each.low, each.high))
   return made
 
 
-def _over_seeds(what: str, values: Sequence[float]) -> Measured:
+def _mean(what: str, values: Sequence[float], of: str = 'seeds') -> Measured:
+  """Returns the mean of several values with its interval, or the only one."""
   if len(values) == 1:
     return Measured(what, values[0])
   over = spread(list(values))
-  what += f', mean of {len(values)} seeds'
+  what += f', mean of {len(values)} {of}'
   return Measured(what, over['mean'], over['low'], over['high'])
 
 
@@ -299,28 +300,38 @@ def _cost(found: list[pathlib.Path], runs: list[config.Run]) -> dict[str, float]
 def table(found: dict[str, Result], root: pathlib.Path = EXPERIMENTS) -> str:
   """Returns the table: a row for each result, and for each experiment without one."""
   docs, rows = experiments(root), []
-  for experiment in [
-    *docs,
-    *sorted({r.experiment for r in found.values()} - set(docs)),
-  ]:
+  gone = {result.experiment for result in found.values()} - set(docs)
+  labels = Counter(map(_label, found.values()))
+  for experiment in [*docs, *sorted(gone)]:
     own = {n: r for n, r in found.items() if r.experiment == experiment}
     told = claim(docs[experiment]) if experiment in docs else 'gone'
-    for number, (name, result) in enumerate(own.items()):
-      label = f'`{experiment}{":" * bool(result.variant)}{result.variant}`'
-      if len(own) > 1:
+    for name, result in own.items():
+      label = _label(result)
+      if labels[label] > 1:
         label += f' ({name.rpartition("/")[2]})'
-      rows.append([label, told if not number else 'as above', *_cells(result, root)])
-    text = (root / experiment).read_text(encoding='utf-8') if not own else ''
-    sweep = re.search(r'^(RUNS|SEARCH) =', text, re.MULTILINE)
-    one = 'def get_config' in text or "DEFINE_string('result'" in text
-    if not own and not sweep and (one or not told.startswith('none')):
+      rows.append([label, told, *_cells(result, root)])
+      told = 'as above'
+    if not own and _to_measure(root / experiment, told):
       why = re.search(r'Not run here: ([^.]*)\.', ' '.join(docs[experiment].split()))
-      reason = (
-        f'**missing**: not run, {why[1]}' if why else '**missing**: no result file'
+      reason = f'not run, {why[1]}' if why else 'no result file'
+      rows.append(
+        [f'`{experiment}`', told, f'**missing**: {reason}', '-', "the file's"]
       )
-      rows.append([f'`{experiment}`', told, reason, '-', "the file's"])
   head = ['experiment', 'claim', 'measured [95 %]', 'cost, code', 'command']
   return markdown([Table(head, rows, len(head))])
+
+
+def _label(result: Result) -> str:
+  return f'`{result.experiment}{":" * bool(result.variant)}{result.variant}`'
+
+
+def _to_measure(path: pathlib.Path, told: str) -> bool:
+  """Returns whether a file gives a result, and not only other files or runs to fit."""
+  text = path.read_text(encoding='utf-8')
+  if told == 'none' or re.search(r'^(RUNS|SEARCH) =', text, re.MULTILINE):
+    return False
+  gives = 'def get_config' in text or "DEFINE_string('result'" in text
+  return gives or not told.startswith('none')
 
 
 def _cells(result: Result, root: pathlib.Path) -> Iterable[str]:
@@ -341,7 +352,7 @@ def _cells(result: Result, root: pathlib.Path) -> Iterable[str]:
 def _shown(each: Measured) -> str:
   def number(value: float) -> str:
     size = abs(value)
-    if 0 < size < 0.01:
+    if 0 < size < 0.001:
       return f'{value:.3g}'
     return f'{value:.4f}' if size < 10 else f'{value:,.{1 if size < 1000 else 0}f}'
 

@@ -76,10 +76,10 @@ def flops_per_token(shape: Shape) -> dict[str, float]:
   }
 
 
-def tokens_read(run: config.Run, shape: Shape) -> int:
-  """Returns how many tokens a whole run trains on."""
+def tokens_read(run: config.Run, shape: Shape, steps: int | None = None) -> int:
+  """Returns how many tokens a run trains on: in all, or in its first `steps`."""
   sizes = stages(run.batch, run.batch_start, run.batch_ramp, shape.T)
-  return rows_read(sizes, run.steps) * shape.T
+  return rows_read(sizes, run.steps if steps is None else steps) * shape.T
 
 
 def _bytes(tree) -> int:

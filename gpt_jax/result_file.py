@@ -83,7 +83,7 @@ def of_script(
     script: its `__file__`.
     measured: numbers.
 
-  What the scripts reads, such as finished runs, may have been made elsewhere.
+  What the script reads, such as finished runs, may have been made elsewhere.
   """
   below = experiment(script)
   here = environment.now(jax.devices())

@@ -49,15 +49,12 @@ def write(
     raise UserError(
       f'{workdir} is a seed of a fine-tuning; report {workdir.absolute().parent}'
     )
-  if not has_metrics(workdir):
+  if not any(map(read_metrics, [workdir, *seed_folders(workdir)])):
     raise UserError(f'{workdir} has no metrics to report yet; train it first')
   exams, figures = [], {}
   if any((workdir / 'eval').glob('*.json')):
     (_, *exams), figures = eval_report.report([workdir])
-    exams = [
-      p._replace(level=p.level + 1) if isinstance(p, Title) else p for p in exams
-    ]
-    exams.insert(0, Title('Prompted tasks'))
+    exams = [Title('Prompted tasks'), *map(_lower, exams)]
   fine_tuned = bool(run.task.name)
   curves = _dev_curves(workdir, run) if fine_tuned else report.loss_figure(workdir)
   caption = (
@@ -87,12 +84,6 @@ def write(
 def _lower(part: Part) -> Part:
   """Returns a part with its heading, if it is one, a level down."""
   return part._replace(level=part.level + 1) if isinstance(part, Title) else part
-
-
-def has_metrics(workdir: str | pathlib.Path) -> bool:
-  """Returns whether a run, or a seed of a fine-tuning, wrote metrics."""
-  workdir = pathlib.Path(workdir)
-  return any(read_metrics(each) for each in [workdir, *seed_folders(workdir)])
 
 
 def _shape(workdir: pathlib.Path, run: config.Run) -> Shape:
@@ -222,9 +213,9 @@ def _cost(workdir: pathlib.Path, run: config.Run) -> str:
   seconds = seconds_of_training(workdir)
   said = f'{seconds:,.0f} seconds ({seconds / 3600:.2f} hours) of training'
   if not run.task.name:
-    shape, done = _shape(workdir, run), config.from_flat(config.flat(run))
-    done.steps = max((lines[-1]['step'] for lines in groups if lines), default=0)
-    tokens = describe.tokens_read(done, shape)
+    shape = _shape(workdir, run)
+    done = max((lines[-1]['step'] for lines in groups if lines), default=0)
+    tokens = describe.tokens_read(run, shape, done)
     flops = tokens * sum(describe.flops_per_token(shape).values())
     said += f' for {tokens:,} tokens and {flops:.3g} FLOPs'
   lines = [line for each in groups for line in each]

@@ -1,6 +1,5 @@
 """How far the runs of a sweep are, read from their folders; and sweep.csv."""
 
-import copy
 import csv
 import dataclasses
 import fcntl
@@ -151,10 +150,9 @@ def result(entry: Entry) -> Result:
   final = held[-1] if held else {}
   about = read_about(entry.workdir)
   environment = sessions(entry.workdir)[-1]['environment']
-  run = copy.deepcopy(entry.run)
-  run.steps = step
+  run = entry.run
   shape = Shape.of(run.model, about.get('vocab') or run.model.vocab)
-  tokens = describe.tokens_read(run, shape)
+  tokens = describe.tokens_read(run, shape, step)
   return Result(
     state='finished' if finished(entry) else 'unfinished',
     step=step,
