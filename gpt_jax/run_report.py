@@ -136,12 +136,13 @@ def _held_out(workdir: pathlib.Path) -> list[Part]:
     return [*parts, Words('Not measured yet.')]
   tokens = read_run(workdir).eval_tokens
   how_much = f'about {tokens:,} tokens, evenly spread' if tokens else 'all of it'
+  said = f'Measured while training on {how_much}; the best of several evaluations is a '
+  said += 'little too good.'
+  if tokens:
+    said += ' `launch.py eval --baselines` measures on all of it.'
   return [
     *parts,
-    Words(
-      f'Measured while training on {how_much}; the best of several evaluations is a '
-      'little too good. `launch.py eval --baselines` measures on all of it.'
-    ),
+    Words(said),
     Table(['text', 'update', 'nats/token', 'perplexity', 'bits/byte'], rows, 1),
   ]
 
