@@ -16,6 +16,7 @@ A row is **stale** where the experiment's config is not what it was then, and
 says since when.
 """
 
+import ast
 import importlib.util
 import json
 import pathlib
@@ -78,13 +79,19 @@ def base(experiment: str, variant: str, root: pathlib.Path) -> dict[str, Any] | 
   Of `PLACES` those are left out that the experiment leaves empty.
   """
   path = root / experiment
-  if 'def get_config' not in path.read_text(encoding='utf-8'):
+  if not _has_config(path):
     return None
   spec = importlib.util.spec_from_file_location(path.stem, path)
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   run = module.get_config(*([variant] if variant else []))
   return {n: v for n, v in _plain(run).items() if v or n not in PLACES}
+
+
+def _has_config(path: pathlib.Path) -> bool:
+  """Returns whether an experiment is a config; a script would read flags if run."""
+  parts = ast.parse(path.read_text(encoding='utf-8')).body
+  return any(isinstance(p, ast.FunctionDef) and p.name == 'get_config' for p in parts)
 
 
 def _plain(run: config.Run) -> dict[str, Any]:
@@ -330,7 +337,7 @@ def _to_measure(path: pathlib.Path, told: str) -> bool:
   text = path.read_text(encoding='utf-8')
   if told == 'none' or re.search(r'^(RUNS|SEARCH) =', text, re.MULTILINE):
     return False
-  gives = 'def get_config' in text or "DEFINE_string('result'" in text
+  gives = _has_config(path) or "DEFINE_string('result'" in text
   return gives or not told.startswith('none')
 
 
