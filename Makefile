@@ -33,14 +33,14 @@ test: .venv/installed-dev
 
 # Every layout with every way to compute a step, where CI takes each pair once.
 layouts: .venv/installed-dev
-	GPT_JAX_ALL_LAYOUTS=1 .venv/bin/python -m pytest -q -n 2 tests/test_layouts.py
+	GPT_JAX_ALL_LAYOUTS=1 .venv/bin/python -m pytest -q -n 2 tests/test_sharding.py
 
 # What CI holds as goldens, live against PyTorch and transformers.
 parity: .venv/installed-dev
 	.venv/bin/pip install -q -r benchmarks/requirements.txt
 	.venv/bin/python -m pytest -q -rs tests/test_parity.py tests/test_trajectory.py \
-	  tests/test_rules.py tests/test_generate.py tests/test_beam.py \
-	  tests/test_hugging_face_tokenizers.py tests/test_harness.py
+	  tests/test_logit_rules.py tests/test_generate.py tests/test_beam.py \
+	  tests/test_hugging_face_tokenizers.py tests/test_lm_eval.py
 
 lint: .venv/installed-dev
 	.venv/bin/ruff check .

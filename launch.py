@@ -8,8 +8,8 @@ import sys
 from absl import flags, logging
 
 from gpt_jax import config
+from gpt_jax.cli import VERBS
 from gpt_jax.config import UserError
-from gpt_jax.verbs import VERBS
 
 
 def _values(verb: str) -> flags.FlagValues:

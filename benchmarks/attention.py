@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import turns
-from gpt_jax import papers
+from gpt_jax.config import papers
 from gpt_jax.model import attention
 from gpt_jax.model.gpt import Block, Shape
 

@@ -133,8 +133,10 @@ def setup_ctranslate2(folder: Path) -> dict[str, Job]:
 
 def make_weights(gpt2: str, folder: Path) -> None:
   """Writes a GPT-2 124M with random weights as Hugging Face has it."""
-  from gpt_jax import hugging_face, papers, tokenizers
-  from gpt_jax.language_model import LanguageModel
+  from gpt_jax import tokenizers
+  from gpt_jax.config import papers
+  from gpt_jax.inference import hugging_face
+  from gpt_jax.inference.language_model import LanguageModel
   from gpt_jax.model.gpt import Shape, init_params
 
   shape = Shape.of(papers.gpt2('124M'), 0)

@@ -53,7 +53,7 @@ def setup_gpt_jax(folder: Path) -> dict[str, Callable]:
   'score' (name) -> (log p [nats], whether greedy decoding gives it) of each.
   """
   import gpt_jax
-  from gpt_jax.evaluation.score import score_continuations
+  from gpt_jax.evaluation.likelihood import score_continuations
 
   model, taken = gpt_jax.load(folder), {}
 

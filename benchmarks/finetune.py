@@ -21,9 +21,11 @@ from pathlib import Path
 
 import jax
 
-from gpt_jax import config, finetune, papers, runs
-from gpt_jax.training.seeds import Group
-from gpt_jax.workdir import load
+from gpt_jax import config
+from gpt_jax.config import papers
+from gpt_jax.runs import finetune, train
+from gpt_jax.runs.workdir import load
+from gpt_jax.training.members import Group
 
 SEEDS = 4
 SHAPES = {'6 x 384': (6, 384, 6), '4 x 128': (4, 128, 4)}
@@ -46,7 +48,7 @@ def made(folder: Path, L: int, D: int, N: int) -> config.Run:
   base.model = papers.gpt1()
   base.model.L, base.model.D, base.model.N, base.model.T = L, D, N, 64
   base.model.vocab, base.optim.warmup = 8192, 0
-  runs.train(base, folder / 'base', report=lambda text: None)
+  train.train(base, folder / 'base', report=lambda text: None)
   run = papers.gpt1_finetuning('sst2')
   run.init_from, run.task.data = str(folder / 'base'), str(folder)
   return run

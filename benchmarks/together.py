@@ -21,8 +21,8 @@ from pathlib import Path
 
 import jax
 
-from gpt_jax import ready, together
-from gpt_jax.training import optim, parallel
+from gpt_jax.runs import setup, together
+from gpt_jax.training import optim, sharding
 
 RUNS = 8
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,13 +48,13 @@ def updates(folder: Path, rounds: int) -> tuple[float, float, float]:
   """Returns ms of an update of 8 runs, of one, and the ratio to 8 of the latter."""
   names: dict = {}
   exec(CONFIG.format(steps=100, folder=folder), names)
-  layout = parallel.Layout(tuple(jax.devices()[:1]))
+  layout = sharding.Layout(tuple(jax.devices()[:1]))
   with contextlib.ExitStack() as stack:
     members = []
     for seed in range(RUNS):
       run = names['get_config']()
       run.seed, run.optim.lr = seed, 1e-3 * (seed + 1)
-      one = ready.ready(run, folder / f'{seed}', layout, report=lambda text: None)
+      one = setup.ready(run, folder / f'{seed}', layout, report=lambda text: None)
       members.append(stack.enter_context(one))
     group = together.Group(members, layout.devices)
     states = [member.start(lambda text: None) for member in members]

@@ -24,7 +24,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import turns
-from gpt_jax import config, papers
+from gpt_jax import config
+from gpt_jax.config import papers
 
 CHECKED = 5  # updates whose losses are compared
 LIMITS = {'float32': 2e-4, 'bfloat16': 0.05}  # how far apart losses may be
@@ -60,16 +61,16 @@ def setup_gpt_jax(
   del folder, device  # it has the weights that we make here too
   import jax
 
-  from gpt_jax.data.batches import Batch
+  from gpt_jax.data.windows import Batch
   from gpt_jax.model.gpt import Shape
-  from gpt_jax.training import parallel
+  from gpt_jax.training import sharding
   from gpt_jax.training.optim import Hyper
 
   optim = config.Optim(lr=LR, schedule='constant', warmup=0, weight_decay=DECAY)
   model.flash = flash
   run = config.Run(batch=rows, model=model, optim=optim)
   shape, hp = Shape.of(model, model.vocab), Hyper.of(run)
-  layout = parallel.Layout.of(run, jax.devices()[:1])
+  layout = sharding.Layout.of(run, jax.devices()[:1])
   state, compiled = layout.new_state(run, shape), layout.train_step(run, shape)
   todo = [
     Batch(
@@ -295,8 +296,8 @@ def started(name, model, batch: Sequence[int], folder, device) -> Peer:
 
 def write_weights(model: config.Model, folder: Path) -> None:
   """Writes our initial weights as Hugging Face has them."""
-  from gpt_jax.model import convert
   from gpt_jax.model.gpt import Shape, init_params
+  from gpt_jax.weights import convert
 
   shape = Shape.of(model, model.vocab)
   convert.write(init_params(shape, 0), shape, 0.0, 0, folder)
@@ -327,18 +328,18 @@ def measure(
   """Prints the table of a shape."""
   import jax
 
-  from gpt_jax import describe
   from gpt_jax.model.gpt import Shape
-  from gpt_jax.training import meter
+  from gpt_jax.runs import cost
+  from gpt_jax.training import throughput
 
   jax.config.update('jax_platforms', 'cpu')  # here; a GPU is the workers'
-  flops = sum(describe.flops_per_token(Shape.of(model, model.vocab)).values())
+  flops = sum(cost.flops_per_token(Shape.of(model, model.vocab)).values())
   gpu = flags.device == 'gpu'
   with tempfile.TemporaryDirectory() as place:
     write_weights(model, Path(place))
     ours = started(OURS, model, batch, Path(place), flags.device)
     kind = ours.run('device')
-    peak = meter.peak_flops(kind, model.dtype) if gpu else None
+    peak = throughput.peak_flops(kind, model.dtype) if gpu else None
     print(f'{kind}, {model.dtype}, context {model.T}; first losses: ', end='')
     print(', '.join(f'{loss:.4f}' for loss in ours.losses), end='\n\n')
     used = 'utilisation' if peak else 'GFLOP/s'

@@ -29,16 +29,17 @@ from typing import Any
 from absl import app, flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-from gpt_jax import config, describe, finetune, result_file, workdir
+from gpt_jax import config
 from gpt_jax.config import UserError
-from gpt_jax.eval_report import results
 from gpt_jax.evaluation.metrics import spread
 from gpt_jax.files import write_whole
 from gpt_jax.model.gpt import Shape
-from gpt_jax.pages import Table, markdown
-from gpt_jax.result_file import Measured, Result
-from gpt_jax.task_results import results as of_task
-from gpt_jax.training.record import read_metrics
+from gpt_jax.reports import committed, task_results
+from gpt_jax.reports.committed import Measured, Result
+from gpt_jax.reports.markup import Table, markdown
+from gpt_jax.runs import cost, finetune, workdir
+from gpt_jax.runs.finetune_results import results as of_task
+from gpt_jax.training.metrics_log import read_metrics
 
 _WORKDIR = flags.DEFINE_multi_string('workdir', [], 'run to keep; seeds of one config')
 _NAME = flags.DEFINE_string('name', '', 'of its result file')
@@ -136,12 +137,12 @@ def kept(folders: Sequence[str], name: str = '') -> tuple[str, Result]:
         f'{found[0]} was made longer after it had ended, so that no one command makes '
         'it; train it in one go'
       )
-    commits.append(result_file.made_of(session['environment'])['commit'])
+    commits.append(committed.made_of(session['environment'])['commit'])
   path, _, variant = _flag(last['argv'], 'config').partition(':')
-  below = result_file.experiment(path)
+  below = committed.experiment(path)
   fields = base(below, variant, EXPERIMENTS)
   _check_same(found, runs, fields, last['overrides'])
-  command = result_file.command(last['argv'])
+  command = committed.command(last['argv'])
   if last['argv'][1:2] == ['sweep']:
     command += f' (its run {found[0].name})'
   data = workdir.read_about(found[0]).get('data', {})
@@ -153,7 +154,7 @@ def kept(folders: Sequence[str], name: str = '') -> tuple[str, Result]:
     measured=(_tuned if runs[0].task.name else _trained)(found),
     fields=fields,
     cost=_cost(found, runs),
-    made_of=result_file.made_of(last['environment'])
+    made_of=committed.made_of(last['environment'])
     | {'commit': ', '.join(dict.fromkeys(commits))}
     | {'text': data.get('valid_text', data.get('dev', ''))[:12]},
   )
@@ -249,13 +250,13 @@ def _asked(folder: pathlib.Path, step: int) -> list[Measured]:
   """Returns what a run's best checkpoint answered of prompted tasks."""
   if not any((folder / 'eval').glob('*.json')):
     return []
-  own = [x for x in results.read([folder]) if x.step == step and not x.model.int8]
+  own = [x for x in task_results.read([folder]) if x.step == step and not x.model.int8]
   made = []
-  for key, seeds in results.choose(own).shown.items():
+  for key, seeds in task_results.choose(own).shown.items():
     _, task, shots = key
     rule, count = seeds[0].rule, seeds[0].questions
-    for metric in results.metrics({key: seeds}, task):
-      each = results.summary(seeds, metric, rule)
+    for metric in task_results.metrics({key: seeds}, task):
+      each = task_results.summary(seeds, metric, rule)
       if each is None:
         continue
       what = f'{metric} of {task}, K = {shots}, {count:,} questions'
@@ -295,13 +296,13 @@ def _tuned(found: list[pathlib.Path]) -> list[Measured]:
 
 
 def _cost(found: list[pathlib.Path], runs: list[config.Run]) -> dict[str, float]:
-  cost = {'updates': runs[0].steps}
+  spent = {'updates': runs[0].steps}
   if not runs[0].task.name:
     shape = Shape.of(runs[0].model, workdir.read_about(found[0])['vocab'])
-    cost['parameters'] = describe.parameter_count(shape)
-    cost['tokens'] = describe.tokens_read(runs[0], shape)
+    spent['parameters'] = cost.parameter_count(shape)
+    spent['tokens'] = cost.tokens_read(runs[0], shape)
   seconds = sum(map(workdir.seconds_of_training, found)) / len(found)
-  return cost | {'seconds': round(seconds)}
+  return spent | {'seconds': round(seconds)}
 
 
 def table(found: dict[str, Result], root: pathlib.Path = EXPERIMENTS) -> str:
@@ -345,11 +346,11 @@ def _cells(result: Result, root: pathlib.Path) -> Iterable[str]:
   said = '; '.join(f'{_shown(each)} {each.what}' for each in result.measured)
   old = stale(result, root)
   yield f'**stale** ({"; ".join(old)}): {said}' if old else said
-  cost, made = result.cost, result.made_of
+  spent, made = result.cost, result.made_of
   parts = [
-    f'{cost[name]:,.0f} {name}'
+    f'{spent[name]:,.0f} {name}'
     for name in ('parameters', 'updates', 'tokens', 'seconds')
-    if name in cost
+    if name in spent
   ]
   parts.append(f'{made["device"]}, jax {made["jax"]}, `{made["commit"]}`')
   yield '; '.join(parts)
@@ -371,7 +372,7 @@ def _shown(each: Measured) -> str:
 def read_all(folder: pathlib.Path) -> dict[str, Result]:
   """Returns all results in a folder, by name."""
   return {
-    path.relative_to(folder).with_suffix('').as_posix(): result_file.read(path)
+    path.relative_to(folder).with_suffix('').as_posix(): committed.read(path)
     for path in sorted(folder.rglob('*.json'))
   }
 
@@ -398,14 +399,14 @@ def main(argv: list[str]) -> int:
       name, result = kept(_WORKDIR.value, _NAME.value)
       path = EXPERIMENTS / 'results' / f'{name}.json'
       if path.exists() and not _NAME.value:
-        before = result_file.read(path).command
+        before = committed.read(path).command
         if before != result.command:
           raise UserError(
             f'{path} is what {before} gave; give this one a --name, or that, to put it '
             'in its place'
           )
       path.parent.mkdir(parents=True, exist_ok=True)
-      result_file.write(path, result)
+      committed.write(path, result)
       print(f'wrote {path}')
     before = page.read_text(encoding='utf-8')
     after = renewed(before, table(read_all(EXPERIMENTS / 'results')))

@@ -1,37 +1,22 @@
-"""The GPT line in JAX/Flax, from raw text to a trained model that writes text.
+"""The GPT line in JAX/Flax, from raw text to the papers' tables.
 
 The rooms, in reading order; each imports only from those before it:
 
-  config       the schema of a run, and `check`
-  papers       the published models
-  tokenizers   text <-> token ids
-  data         sources of text, token files, batches, labelled tasks
-  prompting    what tasks ask, as prompts
-  model        attention, layers, the GPT, weights in and out
-  training     loss, optimizer, step, devices, checkpoints, record, the loop
-  decoding     rules of sampling, the compiled loop
-  evaluation   likelihoods, baselines, exams
-  language_model a trained model with its tokenizer
-  classifier   a fine-tuned model
-  describe     parameters, FLOPs, memory
-  hugging_face folders of weights
-  environment  what numbers depend on beside config and data
-  workdir      what a run's folder holds, and how it is opened
-  harness      tasks of lm-eval, an extra
-  few_shot     a model answers tasks it was not trained on
-  task_results how good fine-tuned models are
-  finetune     puts a fine-tuning together
-  ready        a run made ready to be trained
-  runs         puts a run together
-  together     several runs in one program
-  sweep        many runs of one config
-  manifest     a run trained again from its run.json
-  compare_runs two runs side by side
-  report       plots of finished runs
-  eval_report  prompted tasks beside the papers
-  explain_page what a model does with a text, as a page
-  sweep_report the runs of a sweep, compared
-  verbs        what launch.py can be asked for
+  config      the schema of a run, its checks, the published models
+  files       files written whole or not at all
+  tokenizers  text <-> token ids
+  data        sources of text, token files, training windows
+  tasks       labelled and prompted tasks: their files, inputs and prompts
+  model       attention, layers, the GPT
+  weights     other people's weights, read and written
+  training    objective, step, optimizer, sharding, checkpoints, the loop
+  decoding    sampling and beam search, compiled
+  evaluation  likelihoods, metrics, statistics, benchmarks
+  inference   a trained model with its tokenizer
+  runs        workdirs, training runs, fine-tuning, evaluation, reproduction
+  sweep       many runs of one config
+  reports     pages, figures and tables about runs
+  cli         the verbs of launch.py
 
 `gpt_jax.load(path)` opens a trained model:
 
@@ -39,11 +24,52 @@ The rooms, in reading order; each imports only from those before it:
   model.generate('Once upon a time', max_new_tokens=50)[0].text
 """
 
+import importlib
+import importlib.abc
+import importlib.machinery
+import sys
+
+# Names that files of users may import, and the modules that have them now.
+_ALIASES = {
+  'gpt_jax.papers': 'gpt_jax.config.papers',
+  'gpt_jax.data.rows': 'gpt_jax.tasks.readers',
+  'gpt_jax.prompting': 'gpt_jax.tasks',
+  'gpt_jax.prompting.question': 'gpt_jax.tasks.prompts',
+  'gpt_jax.prompting.files': 'gpt_jax.tasks.prompted_files',
+  'gpt_jax.prompting.detokenize': 'gpt_jax.tasks.detokenize',
+  'gpt_jax.harness': 'gpt_jax.cli.lm_eval',
+}
+
+
+class _Aliases(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+  """Imports a module under an older name: the same object, not a copy."""
+
+  def find_spec(self, name, path=None, target=None):
+    del path, target
+    if name in _ALIASES:
+      return importlib.machinery.ModuleSpec(name, self, is_package=True)
+    return None
+
+  def create_module(self, spec):
+    return importlib.import_module(_ALIASES[spec.name])
+
+  def exec_module(self, module):
+    """Nothing: it is executed under its own name."""
+
+  def get_code(self, name):
+    """Returns the code to run for `python -m NAME`."""
+    return importlib.util.find_spec(_ALIASES[name]).loader.get_code(_ALIASES[name])
+
+
+sys.meta_path.append(_Aliases())
+
 
 def __getattr__(name: str):
   # Lazy, so that rooms without jax stay without jax.
   if name == 'load':
-    from gpt_jax.workdir import load
+    from gpt_jax.runs.workdir import load
 
     return load
+  if f'gpt_jax.{name}' in _ALIASES:
+    return importlib.import_module(f'gpt_jax.{name}')
   raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

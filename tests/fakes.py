@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from gpt_jax.decoding.sample import Model
+from gpt_jax.decoding.sampling import Model
 
 
 def model_by_rows(prefill, step) -> Model:

@@ -12,9 +12,9 @@ import json
 import tempfile
 from pathlib import Path
 
-from gpt_jax.prompting import files as task_files
-from gpt_jax.prompting.question import draw, prompt
-from gpt_jax.prompting.tasks import TASKS
+from gpt_jax.tasks import prompted_files as task_files
+from gpt_jax.tasks.prompted import TASKS
+from gpt_jax.tasks.prompts import draw, prompt
 
 GOLDEN = Path(__file__).parent / 'goldens/prompts.json'
 

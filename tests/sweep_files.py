@@ -8,7 +8,7 @@ from ml_collections import config_flags
 
 import launch
 from gpt_jax import config
-from gpt_jax.sweep import local
+from gpt_jax.sweep import run
 
 EXPERIMENT = """
 from gpt_jax import config
@@ -41,7 +41,7 @@ def planned(monkeypatch, text, folder='sweep', *overrides):
   # config_flags looks for overrides there.
   monkeypatch.setattr(sys, 'argv', ['launch.py', 'sweep', *arguments])
   values = launch._parse('sweep', arguments)
-  return local.planned(
+  return run.planned(
     'sweep.py',
     base=values.config,
     given=config_flags.get_override_values(values['config']),

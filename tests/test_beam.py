@@ -15,11 +15,11 @@ from fakes import model_by_rows
 
 from gpt_jax import config
 from gpt_jax.config import UserError
-from gpt_jax.decoding import beam, hypotheses
+from gpt_jax.decoding import beam, beam_state
 from gpt_jax.decoding.beam import Beams
-from gpt_jax.decoding.hypotheses import Hypothesis
-from gpt_jax.decoding.rules import NO_RULES, History, Rules
-from gpt_jax.decoding.sample import Model
+from gpt_jax.decoding.beam_state import Hypothesis
+from gpt_jax.decoding.logit_rules import NO_RULES, History, Rules
+from gpt_jax.decoding.sampling import Model
 from gpt_jax.model.gpt import GPT, Shape, init_params
 
 EOT = 3
@@ -479,7 +479,7 @@ def test_the_best_tokens_are_those_of_a_full_sort(vocab):
   score[0, :, 128:256] = -np.inf
   score[:, 1:] -= 2
   score[1, 2] = -np.inf
-  parent, token = hypotheses.best_tokens(jnp.array(score), 8)
+  parent, token = beam_state.best_tokens(jnp.array(score), 8)
   wanted = np.argsort(-score.reshape(3, -1), axis=1)[:, :8]
   assert (parent * vocab + token).tolist() == wanted.tolist()
 

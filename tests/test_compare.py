@@ -1,99 +1,169 @@
-"""The report of tokenizers on a corpus."""
+"""Two runs side by side: what their curves are worth at equal cost, and in pairs."""
 
-import io
-import pathlib
-import subprocess
-import sys
+import json
+import random
+import re
 
+import numpy as np
 import pytest
-from rich.console import Console
+import scipy.stats
 
-from gpt_jax import tokenizers
+from gpt_jax import config
 from gpt_jax.config import UserError
-from gpt_jax.data import compare
-
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-
-
-def shown(table):
-  out = io.StringIO()
-  Console(file=out, width=120).print(table)
-  return out.getvalue()
+from gpt_jax.evaluation import metrics
+from gpt_jax.model.gpt import Shape
+from gpt_jax.reports import compare
+from gpt_jax.reports.compare import Curve
+from gpt_jax.runs import cost, evaluate, train
+from gpt_jax.training import metrics_log
 
 
-@pytest.fixture
-def corpus(tmp_path):
-  (tmp_path / 'en.txt').write_text('the cat sat on the mat. ' * 3000)
-  (tmp_path / 'ru.txt').write_text('кот сидел на коврике. ' * 3000)
-  return f'English={tmp_path}/en.txt,{tmp_path}/ru.txt'
+def tiny(text, **fields):
+  run = config.Run(
+    steps=12,
+    batch=8,
+    log_every=2,
+    eval_every=4,
+    eval_batch=4,
+    sample_tokens=0,
+    devices=1,
+    data=config.Data(source=str(text), tokenizer='bytes', holdout=0.5),
+    model=config.Model(L=1, D=16, N=2, T=16),
+    optim=config.Optim(lr=1e-2, final_lr=1e-3, warmup=2),
+  )
+  for name, value in fields.items():
+    if '__' in name:
+      part, name = name.split('__')
+      setattr(getattr(run, part), name, value)
+    else:
+      setattr(run, name, value)
+  return run
 
 
-def test_the_report_measures_each_tokenizer_on_each_language(corpus):
-  rows = compare.compare(['bytes', 'chars', 'bpe:300'], corpus)
-  assert [(row.language, row.tokenizer) for row in rows] == [
-    (language, name)
-    for language in ('English', 'ru.txt')
-    for name in ('bytes', 'chars', 'bpe:300')
+@pytest.fixture(scope='module')
+def folders(tmp_path_factory):
+  """Two runs that differ in seed, batch and tokenizer, on 24 documents."""
+  folder = tmp_path_factory.mktemp('place')
+  (folder / 'text').mkdir()
+  rng = random.Random(0)
+  for i in range(24):
+    text = ' '.join(rng.choice(['é', 'cat', 'dog', 'sees']) for _ in range(20 + 5 * i))
+    (folder / f'text/{i:02}.txt').write_text(text)
+  train.train(tiny(folder / 'text'), folder / 'a', report=lambda text: None)
+  other = tiny(folder / 'text', seed=1, batch=4, steps=16, data__tokenizer='chars')
+  train.train(other, folder / 'b', report=lambda text: None)
+  return folder / 'a', folder / 'b'
+
+
+def test_a_curve_counts_tokens_flops_and_seconds(folders):
+  found = compare.curve(folders[0])
+  np.testing.assert_array_equal(found.steps, [4, 8, 12])
+  np.testing.assert_array_equal(found.tokens, np.array([4, 8, 12]) * 8 * 16)
+  shape = Shape.of(tiny('').model, 257)
+  each = sum(cost.flops_per_token(shape).values())
+  np.testing.assert_array_equal(found.flops, found.tokens * each)
+  lines = metrics_log.read_metrics(folders[0])
+  took = [2 * 8 * 16 / line['tokens_per_s'] for line in lines if 'loss' in line]
+  np.testing.assert_allclose(found.seconds, np.cumsum(took)[[1, 3, 5]])
+  np.testing.assert_array_equal(
+    found.bpb, [line['valid_bpb'] for line in lines if 'valid_bpb' in line]
+  )
+
+
+def made(tokens, bpb):
+  tokens = np.array(tokens, float)
+  return Curve(tokens, tokens, 3 * tokens, tokens / 10, tokens, np.array(bpb, float))
+
+
+def test_points_at_equal_cost_lie_on_straight_lines():
+  a, b = made([0, 100, 200], [5, 3, 2]), made([100, 300], [4, 0])
+  assert compare.at_equal((a, b), 'tokens') == [
+    (100, 3, 4),
+    (125, 2.75, 3.5),
+    (150, 2.5, 3),
+    (175, 2.25, 2.5),
+    (200, 2, 2),
   ]
-  by = {(row.language, row.tokenizer): row for row in rows}
-  assert by['English', 'bytes'].bytes_per_token == 1
-  assert by['English', 'chars'].bytes_per_token == 1
-  # 17 letters of two bytes, 4 blanks and a stop.
-  assert by['ru.txt', 'chars'].bytes_per_token == pytest.approx(39 / 22, rel=1e-3)
-  assert by['English', 'bytes'].tokens_per_word == pytest.approx(4, rel=1e-3)
-  assert by['English', 'bpe:300'].bytes_per_token > 2
-  assert by['English', 'bpe:300'].vocab == 300
-  assert all(row.lossless == 1 and row.unknown == 0 for row in rows)
-  assert all(row.speed > 0 for row in rows)
-  text = shown(compare.comparison_table(rows))
-  assert 'English' in text and 'bpe:300' in text
+  assert [row[0] for row in compare.at_equal((a, b), 'flops')][0] == 300
+  assert compare.at_equal((a, made([300, 400], [1, 1])), 'tokens') == []
+  assert compare.at_equal((a, made([200, 400], [1, 1])), 'tokens') == [(200, 2, 1)]
 
 
-def test_the_report_reads_the_field_of_json_lines_that_it_is_told(tmp_path):
-  (tmp_path / 'a.jsonl').write_text('{"story": "%s"}' % ('cat ' * 6000))
-  (row,) = compare.compare(['bytes'], str(tmp_path / 'a.jsonl'), field='story')
-  assert row.tokens_per_word == pytest.approx(4, rel=1e-3)
+def test_documents_of_two_tokenizers_add_up_to_the_whole_loss(folders):
+  found = compare.texts(*folders)
+  assert found.unit == 'documents' and found.bits.shape == (2, 12)
+  texts = [p.read_bytes() for p in (folders[0].parent / 'text').iterdir()]
+  assert set(found.bytes) < set(map(len, texts))
+  for bits, folder in zip(found.bits, folders, strict=True):
+    whole = evaluate.held_out_metrics(folder, report=lambda text: None)['valid_bpb']
+    assert bits.sum() / found.bytes.sum() == pytest.approx(whole, rel=1e-5)
 
 
-def test_text_without_an_entry_is_counted_as_unknown(tmp_path):
-  tokenizers.train('bpe', ['the cat sat on the mat. ' * 500], 280).save(tmp_path / 't')
-  (tmp_path / 'a.txt').write_text('日本' * 20_000)
-  (row,) = compare.compare([str(tmp_path / 't')], str(tmp_path / 'a.txt'))
-  assert row.unknown == 1 and row.lossless == 1
-  assert row.bytes_per_token == 1
+def test_few_documents_are_paired_by_window(folders):
+  one = folders[0].parent / 'one'
+  run = tiny(folders[0].parent / 'text/23.txt', steps=1, optim__warmup=0)
+  train.train(run, one, report=lambda text: None)
+  found = compare.texts(one, one)
+  assert found.unit == 'windows of 16 tokens'
+  whole = evaluate.held_out_metrics(one, report=lambda text: None)['valid_bpb']
+  assert found.bits.sum(1) / found.bytes.sum() == pytest.approx([whole] * 2, rel=1e-5)
+  assert compare.texts(folders[0], one) == 'their held-out texts are not the same'
 
 
-def test_the_report_needs_text_to_learn_from_and_text_to_measure_on(tmp_path):
-  (tmp_path / 'a.txt').write_text('too short')
-  with pytest.raises(UserError, match=r'a.txt: 9 characters are too few'):
-    compare.compare(['bytes'], str(tmp_path / 'a.txt'))
-  with pytest.raises(UserError, match="'many' must be a number"):
-    (tmp_path / 'a.txt').write_text('long' * 10_000)
-    compare.compare(['bpe:many'], str(tmp_path / 'a.txt'))
+def test_two_runs_are_told_and_drawn(folders, tmp_path):
+  found = compare.compare(*folders)
+  assert {name for name, _, _ in found.fields} == {
+    *('seed', 'batch', 'steps', 'data.tokenizer')
+  }
+  assert not [text for text in found.made_of if text.startswith(('package', 'source'))]
+  assert any(text.startswith('tokenizer: changed') for text in found.made_of)
+  *_, tested = compare.tables(found)
+  bits, size = found.test.difference, found.test.count
+  assert size == 12 and f'b - a = {bits:+.4f} bits/byte' in tested
+  assert re.search(r'12 held-out documents, in pairs', tested)
+  compare.plot(found, tmp_path / 'curves.png')
+  assert (tmp_path / 'curves.png').read_bytes()[:4] == b'\x89PNG'
 
 
-def test_pieces_are_shown_with_ids_and_text_whatever_they_look_like():
-  text = ' '.join(shown(compare.pieces_table('bytes', '[b]é')).split())
-  assert '91' in text and "'['" in text and '<0xC3>' in text
-  assert '5 tokens' in text and 'decodes to the same text' in text
+def test_equal_sizes_give_the_paired_t_test():
+  rng = np.random.default_rng(0)
+  a, b = rng.normal(50, 9, 31), rng.normal(51, 9, 31)
+  found = metrics.paired(a, b, np.full(31, 8.0))
+  wanted = scipy.stats.ttest_rel(b / 8, a / 8)
+  low, high = wanted.confidence_interval(0.95)
+  assert found == pytest.approx((np.mean(b - a) / 8, low, high, wanted.pvalue, 31))
 
 
-def test_pieces_of_a_tokenizer_that_is_not_there_are_an_error(tmp_path):
-  with pytest.raises(UserError, match='bpe is made from texts; give the folder'):
-    compare.pieces_table('bpe', 'text')
-  with pytest.raises(UserError, match='nowhere: holds no tokenizer'):
-    compare.pieces_table(str(tmp_path / 'nowhere'), 'text')
-  (tmp_path / 'w').mkdir()
-  tokenizers.train('chars', ['text'], 0).save(tmp_path / 'w/tokenizer')
-  assert '4 tokens' in shown(compare.pieces_table(str(tmp_path / 'w'), 'text'))
+def test_other_sizes_give_what_permutations_and_the_bootstrap_give():
+  rng = np.random.default_rng(1)
+  size = rng.integers(20, 400, 200).astype(float)
+  a = size * 2 + rng.normal(0, 1, 200) * size**0.5
+  b = a + 0.01 * size + rng.normal(0, 2, 200) * size**0.5
+  found = metrics.paired(a, b, size)
+  signs = rng.choice([-1, 1], (4000, 200))
+  flipped = np.abs(signs @ (b - a)) >= abs(np.sum(b - a))
+  assert found.p == pytest.approx(flipped.mean(), abs=0.03)
+  drawn = rng.integers(200, size=(4000, 200))
+  means = (b - a)[drawn].sum(1) / size[drawn].sum(1)
+  low, high = np.quantile(means, [0.025, 0.975])
+  width = high - low
+  assert found.low == pytest.approx(low, abs=0.1 * width)
+  assert found.high == pytest.approx(high, abs=0.1 * width)
 
 
-def test_launch_shows_pieces_and_says_what_is_missing():
-  def tokenize(*arguments):
-    command = [sys.executable, str(ROOT / 'launch.py'), 'tokenize', *arguments]
-    return subprocess.run(command, capture_output=True, text=True)
+def test_texts_that_do_not_differ_have_no_difference():
+  a = np.array([1.0, 2.0, 4.0])
+  assert metrics.paired(a, a, a) == (0, 0, 0, 1, 3)
+  with pytest.raises(UserError, match='1 texts with 1 sizes cannot be compared'):
+    metrics.paired(a[:1], a[:1], a[:1])
 
-  done = tokenize('--tokenizer=bytes', '--text=Hé')
-  assert done.returncode == 0 and '3 tokens' in done.stdout, done.stderr
-  done = tokenize('--tokenizer=bytes')
-  assert done.returncode == 1 and 'either --text' in done.stderr
+
+def test_what_has_no_curve_is_refused(tmp_path):
+
+  (tmp_path / 'run.json').write_text(json.dumps({'config': {}, 'vocab': 9}))
+  with pytest.raises(UserError, match='has no evaluation to compare yet'):
+    compare.compare(tmp_path, tmp_path)
+  about = {'config': {'task.name': 'sst2'}}
+  (tmp_path / 'run.json').write_text(json.dumps(about))
+  with pytest.raises(UserError, match='is a fine-tuning on sst2'):
+    compare.compare(tmp_path, tmp_path)

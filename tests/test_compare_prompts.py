@@ -10,9 +10,9 @@ from scripts import EXPERIMENTS, opened
 
 from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
-from gpt_jax.language_model import LanguageModel
+from gpt_jax.inference.language_model import LanguageModel
 from gpt_jax.model.gpt import Shape, init_params
-from gpt_jax.prompting import template
+from gpt_jax.tasks import templates
 
 compare = opened('prompts/compare.py')
 
@@ -30,13 +30,13 @@ def written(folder, text, name='prompt.txt'):
 
 
 def test_right_answers_are_scored_after_the_prompt(model, tmp_path):
-  wording = template.read(written(tmp_path, "{word}: '{answer}'"))
+  wording = templates.read(written(tmp_path, "{word}: '{answer}'"))
   questions = [{'word': 'ab', 'answer': ['cd', 'e'], 'other': 'x'}]
   first, second = (model.score("ab: '", text).logp for text in ('cd', 'e'))
   want = math.exp(min(-first / 2, -second))
   assert compare.byte_perplexity(model, wording, questions) == pytest.approx(want)
 
-  blank = template.read(written(tmp_path, '{word}: {answer}'))
+  blank = templates.read(written(tmp_path, '{word}: {answer}'))
   want = math.exp(-model.score('ab:', ' e').logp)  # a byte of the answer itself
   found = compare.byte_perplexity(model, blank, [{'word': 'ab', 'answer': ['e']}])
   assert found == pytest.approx(want)
@@ -44,7 +44,7 @@ def test_right_answers_are_scored_after_the_prompt(model, tmp_path):
 
 def test_an_answer_ends_where_its_wording_says(model, tmp_path):
   questions = [{'word': w, 'answer': ['a']} for w in ('ab', 'c')]
-  wording = template.read(written(tmp_path, '{word}{answer}j'))
+  wording = templates.read(written(tmp_path, '{word}{answer}j'))
   for how in {'temperature': 0}, {'beams': 3, 'num_return': 2}, {'seed': 1}:
     found = compare.answered(model, wording, questions, how)
     assert len(found) == 2 and not any('j' in text for text in found)

@@ -5,8 +5,8 @@ import runpy
 
 import pytest
 
-from gpt_jax import config, papers
-from gpt_jax.config import UserError
+from gpt_jax import config
+from gpt_jax.config import UserError, papers
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 

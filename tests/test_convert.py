@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from gpt_jax import config, hugging_face, runs, tokenizers, workdir
+from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
-from gpt_jax.language_model import LanguageModel
-from gpt_jax.model import convert
+from gpt_jax.inference import hugging_face
+from gpt_jax.inference.language_model import LanguageModel
 from gpt_jax.model.gpt import GPT, Shape, init_params
+from gpt_jax.runs import evaluate, import_export, train, workdir
 from gpt_jax.training import loss
+from gpt_jax.weights import convert
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 GOLDENS = ROOT / 'tests/goldens/hugging_face'
@@ -276,7 +278,7 @@ def hf_folder(tmp_path):
 
 
 def test_a_folder_goes_through_import_and_export_unchanged(hf_folder, tmp_path):
-  said = runs.import_model(str(hf_folder), tmp_path / 'w')
+  said = import_export.import_model(str(hf_folder), tmp_path / 'w')
   assert 'tokenizer byte_bpe of 265 entries' in said
   model = workdir.load(tmp_path / 'w')
   direct = workdir.load(hf_folder)
@@ -286,7 +288,7 @@ def test_a_folder_goes_through_import_and_export_unchanged(hf_folder, tmp_path):
   (again,) = direct.generate('the cat', max_new_tokens=4, temperature=0)
   assert made.ids == again.ids
 
-  assert 'gpt2' in runs.export_model(tmp_path / 'w', 'best', tmp_path / 'out')
+  assert 'gpt2' in import_export.export_model(tmp_path / 'w', 'best', tmp_path / 'out')
   for name in ('config.json', 'model.safetensors', 'vocab.json', 'merges.txt'):
     assert (tmp_path / 'out' / name).exists()
   old, new = (
@@ -297,9 +299,9 @@ def test_a_folder_goes_through_import_and_export_unchanged(hf_folder, tmp_path):
   for name in old:
     np.testing.assert_array_equal(old[name], new[name])
   with pytest.raises(UserError, match='is there already'):
-    runs.export_model(tmp_path / 'w', 'best', tmp_path / 'out')
+    import_export.export_model(tmp_path / 'w', 'best', tmp_path / 'out')
   with pytest.raises(UserError, match='holds a run'):
-    runs.import_model(str(hf_folder), tmp_path / 'w')
+    import_export.import_model(str(hf_folder), tmp_path / 'w')
 
 
 def test_an_export_that_fails_leaves_nothing(tmp_path):
@@ -311,34 +313,34 @@ def test_an_export_that_fails_leaves_nothing(tmp_path):
 
 
 def test_weights_without_a_tokenizer_are_used_by_numbers(tmp_path):
-  runs.import_model(str(GOLDENS / 'gpt2'), tmp_path / 'w')
+  import_export.import_model(str(GOLDENS / 'gpt2'), tmp_path / 'w')
   model = workdir.load(tmp_path / 'w')
   (made,) = model.generate('3 14 15', max_new_tokens=3, temperature=0)
   assert made.prompt == [3, 14, 15]
   assert made.text.split() == [str(i) for i in made.ids if i != 0]
   with pytest.raises(UserError, match="'cat' is not an id"):
     model.generate('cat')
-  said = runs.export_model(tmp_path / 'w', 'best', tmp_path / 'out')
+  said = import_export.export_model(tmp_path / 'w', 'best', tmp_path / 'out')
   assert 'has no tokenizer' in said
 
 
 def test_a_tokenizer_of_another_model_is_an_error(tmp_path):
   byte_bpe(tmp_path)
   with pytest.raises(UserError, match='has 265 entries, but .* predicts only 61'):
-    runs.import_model(str(GOLDENS / 'gpt2'), tmp_path / 'w', str(tmp_path))
+    import_export.import_model(str(GOLDENS / 'gpt2'), tmp_path / 'w', str(tmp_path))
   assert not (tmp_path / 'w').exists()
 
 
 def test_an_imported_workdir_has_no_text_to_evaluate_on(hf_folder, tmp_path):
-  runs.import_model(str(hf_folder), tmp_path / 'w')
+  import_export.import_model(str(hf_folder), tmp_path / 'w')
   with pytest.raises(UserError, match='names no text for .*init_from='):
-    runs.evaluate(tmp_path / 'w')
+    evaluate.held_out_metrics(tmp_path / 'w')
 
 
 def test_training_goes_on_from_imported_weights_also_with_new_entries(
   hf_folder, tmp_path
 ):
-  runs.import_model(str(hf_folder), tmp_path / 'w')
+  import_export.import_model(str(hf_folder), tmp_path / 'w')
   (tmp_path / 'a.txt').write_text('the cat sat on the mat. ' * 200)
   run = config.Run(steps=1, batch=2, init_from=str(tmp_path / 'w'), devices=1)
   run.model = config.Model(L=2, D=12, N=3, T=16, vocab=300)
@@ -346,7 +348,7 @@ def test_training_goes_on_from_imported_weights_also_with_new_entries(
   run.optim = config.Optim(name='sgd', lr=0.0, final_lr=0.0, warmup=0)
   run.sample_tokens = 0
   lines = []
-  runs.train(run, tmp_path / 'tuned', report=lines.append)
+  train.train(run, tmp_path / 'tuned', report=lines.append)
   assert '35 entries are new to its vocabulary' in lines
   before, after = workdir.load(tmp_path / 'w'), workdir.load(tmp_path / 'tuned')
   np.testing.assert_array_equal(before.params['wte'][:265], after.params['wte'][:265])

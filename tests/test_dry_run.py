@@ -8,9 +8,10 @@ import jax
 import pytest
 from updates import make_run
 
-from gpt_jax import config, describe, dry_run
+from gpt_jax import config
 from gpt_jax.model.gpt import Shape
-from gpt_jax.training import parallel
+from gpt_jax.runs import cost, dry_run
+from gpt_jax.training import sharding
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -59,29 +60,29 @@ def cost_of(layout, **fields):
   run = make_run(layout=layout, model_D=64, model_T=16, model_dropout=0.0, **fields)
   run.optim = config.Optim()
   shape = Shape.of(run.model, 120)
-  lay = parallel.Layout.of(run)
-  foretold = describe.communication_bytes(run, shape, lay)
+  lay = sharding.Layout.of(run)
+  foretold = cost.communication_bytes(run, shape, lay)
   return dry_run.compiled_cost(run, shape, lay), foretold, run, shape
 
 
 @pytest.mark.parametrize('scan', [False, True])
 def test_fsdp_gathers_parameters_twice_and_no_activations(scan):
-  cost, foretold, _, _ = cost_of('fsdp=8', model_scan=scan)
+  found, foretold, _, _ = cost_of('fsdp=8', model_scan=scan)
   gathered = foretold['parameters, gathered over fsdp']
   # A CPU sums gradients whole where other devices scatter the sum.
   summed = 2 * foretold['gradients, scattered over fsdp']
-  assert cost.sent['all-gather'] == pytest.approx(gathered, rel=0.15)
-  assert cost.sent['all-reduce'] == pytest.approx(summed, rel=0.15)
+  assert found.sent['all-gather'] == pytest.approx(gathered, rel=0.15)
+  assert found.sent['all-reduce'] == pytest.approx(summed, rel=0.15)
 
 
 def test_tensor_sums_activations_and_data_gradients():
-  cost, foretold, run, shape = cost_of('data=4,tensor=2', model_L=4)
+  found, foretold, run, shape = cost_of('data=4,tensor=2', model_L=4)
   wanted = sum(foretold.values())
-  assert cost.sent['all-reduce'] == pytest.approx(wanted, rel=0.15)
-  assert sum(cost.sent.values()) == pytest.approx(wanted, rel=0.2)
-  state = describe.state_bytes(run, shape, parallel.Layout.of(run))
+  assert found.sent['all-reduce'] == pytest.approx(wanted, rel=0.15)
+  assert sum(found.sent.values()) == pytest.approx(wanted, rel=0.2)
+  state = cost.state_bytes(run, shape, sharding.Layout.of(run))
   held = state['parameters'] + state['optimizer']
-  assert cost.state == pytest.approx(held, rel=0.05)
+  assert found.state == pytest.approx(held, rel=0.05)
 
 
 def test_the_first_change_is_to_what_takes_most():
@@ -89,8 +90,8 @@ def test_the_first_change_is_to_what_takes_most():
     run = make_run(layout=layout, devices=0 if layout else 2, **fields)
     run.batch = 16
     shape = Shape.of(run.model, 11)
-    cost = dry_run.Cost(state, working, {}, {})
-    return dry_run.advice(run, shape, parallel.Layout.of(run), cost)
+    found = dry_run.Cost(state, working, {}, {})
+    return dry_run.advice(run, shape, sharding.Layout.of(run), found)
 
   assert 'layout=fsdp' in advised(2, 1)
   assert 'more devices' in advised(2, 1, 'fsdp=8')

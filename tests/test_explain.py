@@ -9,10 +9,11 @@ import jax
 import numpy as np
 import pytest
 
-from gpt_jax import config, explain_page, tokenizers
+from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
-from gpt_jax.language_model import LanguageModel
+from gpt_jax.inference.language_model import LanguageModel
 from gpt_jax.model.gpt import Shape, init_params
+from gpt_jax.reports import explain
 
 T, BAND = 24, 4
 KINDS = {
@@ -100,7 +101,7 @@ def test_a_text_that_does_not_fit_is_refused(length):
 
 def test_the_page_holds_what_it_shows(tmp_path):
   one, text = model('pre'), 'abc fgh de'
-  explain_page.write(one, text, tmp_path / 'page.html')
+  explain.write(one, text, tmp_path / 'page.html')
   page = (tmp_path / 'page.html').read_text()
   found = one.explain(text)
   data = json.loads(re.search(r'const D = (\{.*\});', page)[1])
@@ -140,7 +141,7 @@ def test_a_text_cannot_break_out_of_the_page(tmp_path):
   like = jax.eval_shape(lambda: init_params(shape, 0))
   params = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), like)
   one = LanguageModel(params, shape, tokenizer)
-  explain_page.write(one, '</script><b>x', tmp_path / 'page.html')
+  explain.write(one, '</script><b>x', tmp_path / 'page.html')
   page = (tmp_path / 'page.html').read_text()
   assert page.count('</script>') == 1 and '<b>' not in page.split('<script>')[1]
 
@@ -151,7 +152,7 @@ def test_half_a_character_is_shown_in_hex(tmp_path):
   like = jax.eval_shape(lambda: init_params(shape, 0))
   params = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), like)
   one = LanguageModel(params, shape, tokenizer)
-  explain_page.write(one, 'aя', tmp_path / 'page.html')
+  explain.write(one, 'aя', tmp_path / 'page.html')
   page = (tmp_path / 'page.html').read_text(encoding='utf-8')
   data = json.loads(re.search(r'const D = (\{.*\});', page)[1])
   assert data['pieces'] == ['', 'a', 'D1', '8F']

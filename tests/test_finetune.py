@@ -13,13 +13,16 @@ import numpy as np
 import pytest
 
 import gpt_jax
-from gpt_jax import config, finetune, manifest, papers, run_report, runs, task_results
-from gpt_jax.config import UserError
-from gpt_jax.data import task_inputs, tasks
-from gpt_jax.data.task_table import TASKS
+from gpt_jax import config
+from gpt_jax.config import UserError, papers
 from gpt_jax.evaluation import metrics
-from gpt_jax.training import checkpoint, loop, record, seeds
-from gpt_jax.workdir import best_line
+from gpt_jax.reports import run as run_report
+from gpt_jax.runs import finetune, finetune_results, import_export, reproduce
+from gpt_jax.runs.train import train as train_run
+from gpt_jax.runs.workdir import best_line
+from gpt_jax.tasks import inputs, labelled
+from gpt_jax.tasks.labelled_table import TASKS
+from gpt_jax.training import checkpoint, loop, members, metrics_log
 
 GOOD, BAD = ['good', 'fine', 'nice', 'warm'], ['bad', 'dull', 'cold', 'weak']
 
@@ -37,7 +40,7 @@ def place(tmp_path_factory):
   run.data = config.Data(source=str(folder / 'text'), tokenizer='bytes')
   run.model = config.Model(L=1, D=16, N=2, T=48, norm='post', scaled_init=False)
   run.optim.warmup = 0
-  runs.train(run, folder / 'base', report=lambda text: None)
+  train_run(run, folder / 'base', report=lambda text: None)
 
   def review(label):
     words = [rng.choice(BAD if label == 0 else GOOD) for _ in range(rng.randint(1, 3))]
@@ -75,8 +78,8 @@ def train(run, workdir):
 
 def lines_of(folder):
   return [
-    {k: v for k, v in line.items() if k not in record.CLOCK_FIELDS}
-    for line in record.read_metrics(folder)
+    {k: v for k, v in line.items() if k not in metrics_log.CLOCK_FIELDS}
+    for line in metrics_log.read_metrics(folder)
   ]
 
 
@@ -114,8 +117,8 @@ def test_dev_is_judged_each_epoch_and_the_best_is_kept(finished):
     best = best_line(folder, task)
     model = gpt_jax.load(folder)
     assert model.step == best['step']
-    examples = tasks.read('sst2', workdir.parent / 'sst2', 'dev')
-    said = task_inputs.answers(task, model.task_logits(examples))
+    examples = labelled.read('sst2', workdir.parent / 'sst2', 'dev')
+    said = inputs.answers(task, model.task_logits(examples))
     labels = [example.label for example in examples]
     assert metrics.accuracy(said, labels) == best['accuracy']
     table = np.loadtxt(folder / 'dev_predictions.tsv', skiprows=1)
@@ -156,7 +159,7 @@ def test_a_test_file_is_answered_as_glue_wants_it(place, finished):
   workdir, _ = finished
   path = place / 'test.tsv'
   path.write_text('index\tsentence\n7\tgood\n9\tbad dull\n')
-  made = task_results.evaluate(workdir, str(path), 'test')
+  made = finetune_results.evaluate(workdir, str(path), 'test')
   labels = [a.label for a in gpt_jax.load(workdir).classify(['good', 'bad dull'])]
   assert made.read_text().splitlines() == [
     'index\tprediction',
@@ -168,7 +171,7 @@ def test_a_test_file_is_answered_as_glue_wants_it(place, finished):
 def test_eval_of_dev_says_what_training_said(finished):
   workdir, _ = finished
   found = json.loads((workdir / 'results.json').read_text())
-  assert json.loads(json.dumps(task_results.evaluate(workdir))) == found
+  assert json.loads(json.dumps(finetune_results.evaluate(workdir))) == found
 
 
 def parameters(folder):
@@ -204,7 +207,7 @@ def test_devices_share_seeds_and_rows_and_change_nothing(place, finished):
 
 def test_a_stopped_run_goes_on_to_the_same_bits(place, finished, monkeypatch):
   workdir = place / 'stopped'
-  real, calls = task_inputs.batch, []
+  real, calls = inputs.batch, []
 
   def batch(*args):
     calls.append(args)
@@ -212,7 +215,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(place, finished, monkeypatch):
       os.kill(os.getpid(), signal.SIGTERM)
     return real(*args)
 
-  monkeypatch.setattr(task_inputs, 'batch', batch)
+  monkeypatch.setattr(inputs, 'batch', batch)
   with pytest.raises(loop.Interrupted):
     train(make(place), workdir)
   assert not (workdir / 'results.json').exists()
@@ -244,7 +247,7 @@ def test_groups_are_as_asked_for_and_written_down(place, tmp_path):
 
 def test_more_seeds_need_more_memory(place):
   job = finetune.job(make(place), print)
-  one, two = (seeds.Group(job, range(n)).bytes_needed() for n in (1, 2))
+  one, two = (members.Group(job, range(n)).bytes_needed() for n in (1, 2))
   assert 1.7 * one < two < 2.1 * one
 
 
@@ -353,7 +356,7 @@ def test_a_kill_between_a_seed_and_the_checkpoint_of_all_loses_nothing(
 
 def test_a_fine_tuning_is_trained_again_from_its_run_json(finished, tmp_path):
   said = []
-  assert manifest.reproduce(finished[0], tmp_path / 'again', report=said.append)
+  assert reproduce.reproduce(finished[0], tmp_path / 'again', report=said.append)
   assert 'seed_1: all metrics up to update 10' in said[-1]
   ours, theirs = (f / 'fingerprints.jsonl' for f in (finished[0], tmp_path / 'again'))
   assert ours.read_text() == theirs.read_text()
@@ -390,5 +393,5 @@ def test_a_seed_s_workdir_is_not_trained(place, finished):
 
 
 def test_an_exported_model_says_what_is_left_out(place, finished, tmp_path):
-  said = runs.export_model(finished[0], 'best', tmp_path / 'out')
+  said = import_export.export_model(finished[0], 'best', tmp_path / 'out')
   assert 'left out: the head for sst2' in said and 'the ids 257, 258 and 259' in said

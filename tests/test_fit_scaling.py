@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from scripts import opened
 
-from gpt_jax import config, runs
+from gpt_jax import config
 from gpt_jax.config import UserError
-from gpt_jax.training import record
+from gpt_jax.runs import train
+from gpt_jax.training import metrics_log
 
 scaling = opened('sweeps/fit_scaling.py')
 TRUE = scaling.Law(E=1.2, A=30.0, B=200.0, alpha=0.35, beta=0.4)
@@ -64,14 +65,14 @@ def test_runs_are_read_as_they_were_trained(tmp_path):
     model=config.Model(L=2, D=16, N=2, T=8, bias=False),
     optim=config.Optim(warmup=0),
   )
-  runs.train(run, tmp_path / 'run', report=lambda text: None)
+  train.train(run, tmp_path / 'run', report=lambda text: None)
   (point,) = scaling.read(str(tmp_path / 'run*'))
   kernels = 2 * 12 * 16 * 16  # of attention and MLP
   scales = (2 * 2 + 1) * 16  # of LayerNorms
   N, D, C, L, _ = point
   assert (kernels + scales, 2 * 4 * 8) == (N, D)
   assert D * (6 * (kernels + 257 * 16) + 12 * 2 * 16 * 8) == C
-  (*_, last) = record.read_metrics(tmp_path / 'run')
+  (*_, last) = metrics_log.read_metrics(tmp_path / 'run')
   assert last['valid_nll'] == L
   (tmp_path / 'run/run.json').write_text(
     (tmp_path / 'run/run.json').read_text().replace('"steps": 2', '"steps": 9')

@@ -13,9 +13,9 @@ import pytest
 
 from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
-from gpt_jax.decoding import sample
-from gpt_jax.decoding.settings import FLAGS, Settings
-from gpt_jax.language_model import LanguageModel, _before_stop
+from gpt_jax.decoding import sampling
+from gpt_jax.decoding.generation_config import FLAGS, Settings
+from gpt_jax.inference.language_model import LanguageModel, _before_stop
 from gpt_jax.model.gpt import Shape, init_params
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -261,11 +261,11 @@ def test_prompts_of_one_bucket_compile_once_and_a_second_call_nothing(model, cap
     lines = [r.getMessage() for r in caplog.records]
     return [line.split(' with ')[0] for line in lines if line.startswith('Compiling')]
 
-  before = sample._begin._cache_size(), sample._run._cache_size()
+  before = sampling._begin._cache_size(), sampling._run._cache_size()
   assert len(compiled('a', seed=1)) >= 2  # so the test can see compilations
   for n in range(1, 16):  # among them those that outgrow the context
     assert compiled('b' * n, seed=n) == [], n
-  after = sample._begin._cache_size(), sample._run._cache_size()
+  after = sampling._begin._cache_size(), sampling._run._cache_size()
   assert after == (before[0] + 1, before[1] + 1)
   assert compiled('c' * 17)  # of another bucket
   # Batches are rounded up too.

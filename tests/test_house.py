@@ -9,24 +9,21 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ORDER = (
-  'config files papers tokenizers data prompting model training decoding evaluation '
-  'language_model classifier describe hugging_face environment workdir harness dry_run '
-  'few_shot task_results finetune dialogue summaries ready runs together sweep '
-  'manifest compare_runs pages result_file report eval_report run_report explain_page '
-  'sweep_report verbs'
+  'config files tokenizers data tasks model weights training decoding evaluation '
+  'inference runs sweep reports cli'
 ).split()
 WITHOUT_JAX = [
   'config',
-  'papers',
+  'config.papers',
   'tokenizers',
   'tokenizers.hugging_face',
   'data.sources',
-  'data.tasks',
-  'data.tokens',
-  'prompting.tasks',
-  'evaluation.answers',
+  'tasks.labelled',
+  'data.token_files',
+  'tasks.prompted',
+  'evaluation.text_metrics',
   'evaluation.metrics',
-  'evaluation.ngram',
+  'evaluation.baselines',
   'sweep.plan',
 ]
 MODULES = sorted((ROOT / 'gpt_jax').rglob('*.py'))

@@ -8,8 +8,8 @@ import pytest
 from scipy import stats  # which jax requires
 
 from gpt_jax.config import UserError
-from gpt_jax.data.task_table import TASKS
 from gpt_jax.evaluation import metrics
+from gpt_jax.tasks.labelled_table import TASKS
 
 ALL = metrics.accuracy, metrics.f1, metrics.matthews, metrics.pearson, metrics.spearman
 

@@ -10,9 +10,9 @@ import pytest
 from scripts import opened
 
 from gpt_jax import config
-from gpt_jax.data.batches import Batch
+from gpt_jax.data.windows import Batch
 from gpt_jax.model.gpt import GPT, Shape, init_params
-from gpt_jax.training import optim, parallel, step
+from gpt_jax.training import optim, sharding, step
 
 # Compiled as a whole: one program instead of one for each operation.
 initial = jax.jit(init_params, static_argnums=(0, 1))
@@ -31,7 +31,7 @@ def outcome(**base):
   batch = Batch(ids[:, :-1], ids[:, 1:], np.ones((4, 8), np.float32), rows)
   params = initial(shape, 0)
   logits, _ = GPT(shape).apply({'params': params}, ids[:, :-1])
-  layout = parallel.Layout.of(config.Run(devices=1))
+  layout = sharding.Layout.of(config.Run(devices=1))
   update, batch = layout.train_step(run, shape), layout.put(batch, 1)
   state = step.init_state(run, shape, jax.tree.map(jnp.array, params))
   for _ in range(run.steps):

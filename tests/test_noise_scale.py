@@ -8,7 +8,7 @@ import pytest
 from scripts import opened
 
 from gpt_jax import config
-from gpt_jax.data import batches
+from gpt_jax.data import windows
 from gpt_jax.model.gpt import Shape, init_params
 from gpt_jax.training import step
 
@@ -52,8 +52,8 @@ def test_gradients_are_those_of_single_rows():
   shape = Shape.of(model, 11)
   params = init_params(shape, 0)
   ids = np.random.default_rng(0).integers(0, 11, 200).astype(np.int32)
-  draw = batches.training_batches(
-    ids, T=8, sizes=batches.stages(2), seed=1, order='random'
+  draw = windows.training_batches(
+    ids, T=8, sizes=windows.stages(2), seed=1, order='random'
   )
   drawn = [draw(i) for i in range(5)]
   found = noise_scale.of_rows(params, shape, drawn)

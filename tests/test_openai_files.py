@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from gpt_jax.config import UserError
-from gpt_jax.model import openai_files
-from gpt_jax.model.openai_files import read_gpt1, read_tensorflow
+from gpt_jax.weights import openai_files
+from gpt_jax.weights.openai_files import read_gpt1, read_tensorflow
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 GOLDENS = ROOT / 'tests' / 'goldens' / 'tf_checkpoint'

@@ -3,10 +3,10 @@
 import jax
 import pytest
 
-from gpt_jax import config, papers
-from gpt_jax.config import UserError
-from gpt_jax.describe import parameter_count
+from gpt_jax import config
+from gpt_jax.config import UserError, papers
 from gpt_jax.model.gpt import Shape, init_params
+from gpt_jax.runs.cost import parameter_count
 
 # Computed from the tables for a vocabulary of 50,257 (GPT-1: 40,478); GPT-2's 124M is
 # also what llm.c prints.

@@ -17,9 +17,10 @@ sys.path += [str(ROOT / 'tests'), str(ROOT / 'tests/goldens')]
 from make_hugging_face import CASES, build, ids_of, reference  # noqa: E402
 from test_convert import OURS, assert_agrees, random_model  # noqa: E402
 
-from gpt_jax import hugging_face, tokenizers  # noqa: E402
-from gpt_jax.language_model import LanguageModel  # noqa: E402
-from gpt_jax.model import convert  # noqa: E402
+from gpt_jax import tokenizers  # noqa: E402
+from gpt_jax.inference import hugging_face  # noqa: E402
+from gpt_jax.inference.language_model import LanguageModel  # noqa: E402
+from gpt_jax.weights import convert  # noqa: E402
 
 LARGER = {
   'gpt2_wide': {

@@ -50,10 +50,10 @@ def test_files_are_written_and_can_be_trained_on(tmp_path):
   command = [sys.executable, PATH, f'--data={tmp_path}', f'--target={tmp_path}/new']
   done = subprocess.run([*command, '--sentences=1'], capture_output=True, text=True)
   assert done.returncode == 0, done.stderr
-  from gpt_jax.data import tasks
+  from gpt_jax.tasks import labelled
 
-  assert len(tasks.read('sst2', tmp_path / 'new', 'dev')) == 1
-  assert len(tasks.read('sst2', tmp_path / 'new', 'train')) > 20
+  assert len(labelled.read('sst2', tmp_path / 'new', 'dev')) == 1
+  assert len(labelled.read('sst2', tmp_path / 'new', 'train')) > 20
 
   none = subprocess.run([*command, '--sentences=0'], capture_output=True, text=True)
   assert none.returncode == 1 and 'phrases are too few to hold any out' in none.stderr

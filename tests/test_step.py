@@ -7,7 +7,7 @@ from updates import make_run, ragged_batch, trained, updater
 
 from gpt_jax import config
 from gpt_jax.model.gpt import GPT, Shape
-from gpt_jax.training import parallel, step
+from gpt_jax.training import sharding, step
 
 # Sums of float32 gradients in another order.
 SAME = {'rtol': 1e-5, 'atol': 1e-5}
@@ -57,7 +57,7 @@ def test_evaluation_sums_agree_over_devices():
   params = step.init_state(make_run(), shape).params
   sums = []
   for n in (1, 4):
-    layout = parallel.Layout.of(config.Run(devices=n))
+    layout = sharding.Layout.of(config.Run(devices=n))
     evaluate = layout.eval_step(make_run(), shape)
     sums.append(np.asarray(evaluate(params, layout.put(ragged_batch()))))
   np.testing.assert_allclose(sums[0], sums[1], rtol=1e-5)

@@ -16,19 +16,9 @@ from sweep_files import made_up
 import launch
 from gpt_jax import config
 from gpt_jax.config import UserError
-from gpt_jax.sweep import (
-  algebra,
-  chain,
-  grid,
-  group,
-  local,
-  point,
-  results,
-  workers,
-  zipped,
-)
+from gpt_jax.runs.workdir import alone, in_use
+from gpt_jax.sweep import algebra, chain, grid, point, pool, run, status, worker, zipped
 from gpt_jax.training.loop import Interrupted
-from gpt_jax.workdir import alone, in_use
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -125,7 +115,7 @@ def test_every_command_of_a_dry_run_parses_back_to_the_config_of_its_run(
     'a folder',
     '--config.model.D=16',
   )
-  lines = local.commands(sweep).splitlines()
+  lines = run.commands(sweep).splitlines()
   assert len(lines) == len(sweep.entries) == 13
   assert len({entry.workdir for entry in sweep.entries}) == 13
   for line, entry in zip(lines, sweep.entries, strict=True):
@@ -136,9 +126,9 @@ def test_every_command_of_a_dry_run_parses_back_to_the_config_of_its_run(
     values = launch._parse('train', argv[3:])
     assert config.flat(values.config) == config.flat(entry.run)
     assert values.workdir == str(entry.workdir) and values.config.model.D == 16
-  assert local.commands(sweep, 2) == lines[2]
+  assert run.commands(sweep, 2) == lines[2]
   with pytest.raises(UserError, match=r'--index=13 must be in 0..12'):
-    local.commands(sweep, 13)
+    run.commands(sweep, 13)
 
 
 def test_runs_share_token_files_where_their_data_is_the_same(sweep_of):
@@ -158,23 +148,23 @@ def test_runs_share_token_files_where_their_data_is_the_same(sweep_of):
 
 def test_cores_and_devices_are_shared_out_evenly():
   cores = len(os.sched_getaffinity(0))
-  found = workers.cpu_slots(cores)
+  found = pool.cpu_slots(cores)
   assert sorted(core for slot in found for core in slot.cores) == sorted(
     os.sched_getaffinity(0)
   )
   with pytest.raises(UserError, match=f'must be at most {cores}, the cores here'):
-    workers.cpu_slots(cores + 1)
-  gpus = workers.device_slots('gpu', 4, 2, {'CUDA_VISIBLE_DEVICES': '4,5,6,7'})
+    pool.cpu_slots(cores + 1)
+  gpus = pool.device_slots('gpu', 4, 2, {'CUDA_VISIBLE_DEVICES': '4,5,6,7'})
   assert [s.environment['CUDA_VISIBLE_DEVICES'] for s in gpus] == ['4,5', '6,7']
-  gpus = workers.device_slots('gpu', 3, 3, {})
+  gpus = pool.device_slots('gpu', 3, 3, {})
   assert [s.environment['CUDA_VISIBLE_DEVICES'] for s in gpus] == ['0', '1', '2']
-  assert workers.device_slots('gpu', 4, 1, {})[0].environment == {}
-  chips = workers.device_slots('tpu', 2, 2, {'CUDA_VISIBLE_DEVICES': '7'})
+  assert pool.device_slots('gpu', 4, 1, {})[0].environment == {}
+  chips = pool.device_slots('tpu', 2, 2, {'CUDA_VISIBLE_DEVICES': '7'})
   assert [s.environment['TPU_VISIBLE_CHIPS'] for s in chips] == ['0', '1']
   with pytest.raises(UserError, match='must be 1 or 4 on a TPU'):
-    workers.device_slots('tpu', 4, 2, {})
+    pool.device_slots('tpu', 4, 2, {})
   with pytest.raises(UserError, match='--workers=5 must be at most 4, the devices'):
-    workers.device_slots('gpu', 4, 5, {})
+    pool.device_slots('gpu', 4, 5, {})
 
 
 TWO = "RUNS = grid({'model.T': [8, 5000]})"  # the text is too short for the second
@@ -197,7 +187,7 @@ def test_a_sweep_goes_on_after_every_kind_of_kill(tmp_path, sweep_of):
     assert process.poll() is None, process.stderr.read()
     time.sleep(0.02)
   with pytest.raises(UserError, match='killed is in use'):
-    local.run(sweep, workers_at_once=1, retries=0)
+    run.run(sweep, workers_at_once=1, retries=0)
   process.kill()
   process.wait()
   process.stderr.close()
@@ -207,44 +197,44 @@ def test_a_sweep_goes_on_after_every_kind_of_kill(tmp_path, sweep_of):
   assert not in_use(good.workdir)
   saved = [p for p in (good.workdir / 'checkpoints').iterdir() if p.name.isdigit()]
   assert saved
-  assert not results.finished(good)
+  assert not status.finished(good)
 
   # kill -9 of a worker: it starts again, and finishes. Ctrl-C then stops the next one.
-  pool = workers.Pool(sweep, workers.cpu_slots(1), retries=1)
+  workers = pool.Pool(sweep, pool.cpu_slots(1), retries=1)
   told = []
 
   def show():
-    name = pool.running[0].entries[0].name if pool.running else ''
+    name = workers.running[0].entries[0].name if workers.running else ''
     if name == good.name and not told:
-      pool.running[0].process.kill()
+      workers.running[0].process.kill()
       told.append('killed')
     if name == bad.name and len(told) == 1:
       os.kill(os.getpid(), signal.SIGINT)
       told.append('stopped')
 
   with pytest.raises(Interrupted):
-    pool.work(show)
-  assert pool.states == {'T=8': 'finished', 'T=5000': 'stopped'}
+    workers.work(show)
+  assert workers.states == {'T=8': 'finished', 'T=5000': 'stopped'}
   log = (tmp_path / 'killed/logs/T=8.log').read_text()
   assert log.count('--- ') == 3 and 'going on from the checkpoint of update' in log
 
   # The same again does what is left. A message to the user is not tried again.
   with pytest.raises(UserError, match='1 of 2 runs failed') as failure:
-    local.run(sweep, workers_at_once=1, retries=1)
+    run.run(sweep, workers_at_once=1, retries=1)
   assert 'fewer than one context of model.T=5000' in str(failure.value)
-  assert results.finished(good) and not results.finished(bad)
+  assert status.finished(good) and not status.finished(bad)
   assert (tmp_path / 'killed/logs/T=8.log').read_text() == log
   assert (tmp_path / 'killed/logs/T=5000.log').read_text().count('--- ') == 2
   rows = list(csv.DictReader((tmp_path / 'killed/sweep.csv').open()))
   assert [row['state'] for row in rows] == ['finished', 'failed']
-  assert float(rows[0]['final_nats_per_token']) == results.result(good).curve[-1][1]
+  assert float(rows[0]['final_nats_per_token']) == status.result(good).curve[-1][1]
   assert int(rows[0]['tokens']) == 1200 * 4 * 8
   assert (tmp_path / 'killed/tokens/tokens/train.bin').exists()
   assert not (good.workdir / 'tokens').exists()
 
   # Nothing of the finished run is touched again.
   before = (good.workdir / 'metrics.jsonl').read_bytes()
-  local.run_one(sweep, 0)
+  run.run_one(sweep, 0)
   assert (good.workdir / 'metrics.jsonl').read_bytes() == before
 
 
@@ -255,23 +245,23 @@ def test_runs_of_one_kind_train_together_and_a_lost_one_is_told(sweep_of, tmp_pa
     tmp_path / 'sweep',
   )
   names = [entry.name for entry in sweep.entries]
-  assert [len(g) for g in group.groups(sweep.entries, 0, 1)] == [4, 1]
-  assert [len(g) for g in group.groups(sweep.entries, 0, 2)] == [2, 2, 1]
-  assert [len(g) for g in group.groups(sweep.entries, 3, 1)] == [2, 2, 1]
-  assert [len(g) for g in group.groups(sweep.entries, 1, 1)] == [1] * 5
+  assert [len(g) for g in worker.groups(sweep.entries, 0, 1)] == [4, 1]
+  assert [len(g) for g in worker.groups(sweep.entries, 0, 2)] == [2, 2, 1]
+  assert [len(g) for g in worker.groups(sweep.entries, 3, 1)] == [2, 2, 1]
+  assert [len(g) for g in worker.groups(sweep.entries, 1, 1)] == [1] * 5
   with pytest.raises(UserError, match='2 of 5 runs failed') as failure:
-    local.run(sweep, workers_at_once=1, retries=1)
+    run.run(sweep, workers_at_once=1, retries=1)
   wild = [name for name in names if 'lr=1e+30' in name]
   assert all(f'{name}: the loss of update' in str(failure.value) for name in wild)
   for entry in sweep.entries:
-    assert results.finished(entry) == (entry.name not in wild)
+    assert status.finished(entry) == (entry.name not in wild)
   logs = sorted(path.name for path in (tmp_path / 'sweep/logs').iterdir())
   assert logs == sorted([f'{names[0]}_and_3.log', f'{names[4]}.log'])
   rows = list(csv.DictReader((tmp_path / 'sweep/sweep.csv').open()))
   assert [row['state'] == 'failed' for row in rows] == [n in wild for n in names]
   # Known, so that the same again trains nothing.
   with pytest.raises(UserError, match='2 of 5 runs failed'):
-    local.run(sweep, workers_at_once=1, retries=1)
+    run.run(sweep, workers_at_once=1, retries=1)
   log = (tmp_path / 'sweep/logs' / f'{wild[0]}_and_1.log').read_text()
   assert '0 of 2 runs, together' in log
 
@@ -318,7 +308,7 @@ def test_a_folder_that_was_edited_is_an_error_and_nothing_is_lost(
   edit(sweep.entries[0].workdir)
   before = tree(tmp_path)
   with pytest.raises(UserError, match=message):
-    local.run(sweep, workers_at_once=1, retries=1)
+    run.run(sweep, workers_at_once=1, retries=1)
   assert {
     path: text for path, text in tree(tmp_path).items() if path in before
   } == before
@@ -331,14 +321,14 @@ def test_a_run_that_was_stopped_before_its_first_line_is_no_edited_one(
   (entry,) = sweep_of("RUNS = point({'seed': 1})", tmp_path / 'sweep').entries
   made_up(entry, (), done=False)
   (entry.workdir / 'checkpoints/1').mkdir(parents=True)
-  results.check_folder(entry)
-  assert results.result(entry).state == 'waiting'
+  status.check_folder(entry)
+  assert status.result(entry).state == 'waiting'
 
 
 def test_a_folder_of_another_sweep_is_refused_with_what_differs(sweep_of, tmp_path):
   folder = tmp_path / 'sweep'
   text = "RUNS = grid({'optim.lr': [1e-3, 1e-2]})"
-  with local.opened(sweep_of(text, folder), shared=False):
+  with run.opened(sweep_of(text, folder), shared=False):
     pass
   for other, override, message in (
     (text, '--config.batch=8', 'batch: 4 there, 8 now'),
@@ -350,16 +340,16 @@ def test_a_folder_of_another_sweep_is_refused_with_what_differs(sweep_of, tmp_pa
     (text.replace('1e-3, 1e-2', '1e-2, 1e-3'), '--config.batch=4', 'another order'),
   ):
     with pytest.raises(UserError, match=f'holds another sweep(.|\n)*{message}'):
-      local.run(sweep_of(other, folder, override), workers_at_once=1, retries=0)
+      run.run(sweep_of(other, folder, override), workers_at_once=1, retries=0)
   # How long runs are is no part of what they are.
-  with local.opened(sweep_of(text, folder, '--config.steps=99'), shared=False):
+  with run.opened(sweep_of(text, folder, '--config.steps=99'), shared=False):
     pass
   (folder / 'sweep.json').write_text('[]')
   with pytest.raises(UserError, match='sweep.json is damaged'):
-    local.run(sweep_of(text, folder), workers_at_once=1, retries=0)
+    run.run(sweep_of(text, folder), workers_at_once=1, retries=0)
   (folder / 'run.json').write_text('{}')
   with pytest.raises(UserError, match='holds a single run'):
-    local.run(sweep_of(text, folder), workers_at_once=1, retries=0)
+    run.run(sweep_of(text, folder), workers_at_once=1, retries=0)
 
 
 def test_jobs_of_an_array_share_a_folder_that_a_second_sweep_may_not(
@@ -367,13 +357,13 @@ def test_jobs_of_an_array_share_a_folder_that_a_second_sweep_may_not(
 ):
   sweep = sweep_of("RUNS = grid({'seed': [0, 1]})", tmp_path / 'sweep')
   with (
-    local.opened(sweep, shared=True),
-    local.opened(sweep, shared=True),
+    run.opened(sweep, shared=True),
+    run.opened(sweep, shared=True),
     pytest.raises(UserError, match='is in use'),
   ):
-    local.run(sweep, workers_at_once=1, retries=0)
+    run.run(sweep, workers_at_once=1, retries=0)
   with alone(sweep.folder), pytest.raises(UserError, match='is in use'):
-    local.run_one(sweep, 0)
+    run.run_one(sweep, 0)
 
 
 def test_seconds_add_up_over_processes_and_unfinished_runs_say_so(sweep_of, tmp_path):
@@ -382,14 +372,14 @@ def test_seconds_add_up_over_processes_and_unfinished_runs_say_so(sweep_of, tmp_
   made_up(sweep.entries[1], done=False)
   path = sweep.entries[0].workdir / 'metrics.jsonl'
   change(path, '"seconds": 2.5', '"seconds": 40.0')  # then a new process counts from 0
-  found = results.result(sweep.entries[0])
+  found = status.result(sweep.entries[0])
   assert found.seconds == 42.5 and found.final_nll == 2.0 and found.best_nll == 1.0
   assert found.curve == ((400, 3.0), (800, 1.0), (1200, 2.0))
-  assert [results.result(e).state for e in sweep.entries] == [
+  assert [status.result(e).state for e in sweep.entries] == [
     *('finished', 'unfinished', 'waiting')
   ]
   change(sweep.entries[1].workdir / 'run.json', '{', '')
-  rows = list(csv.DictReader(results.write_csv(sweep, {'seed=2': 'failed'}).open()))
+  rows = list(csv.DictReader(status.write_csv(sweep, {'seed=2': 'failed'}).open()))
   assert [row['state'] for row in rows] == ['finished', 'unreadable', 'failed']
   assert [row['best_nats_per_token'] for row in rows] == ['1.0', '', '']
   assert rows[0]['flops'] == str(found.flops) and rows[0]['commit'] == 'abc'

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from gpt_jax import tokenizers
 from gpt_jax.config import UserError
-from gpt_jax.tokenizers import byte_level, gpt1, sentencepieces, shared
+from gpt_jax.tokenizers import bpe_files, byte_level, gpt1, sentencepiece_model
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 GOLDEN = json.loads((ROOT / 'tests/goldens/tokenizers.json').read_text('utf-8'))
@@ -177,7 +177,7 @@ def test_runs_that_no_piece_crosses_give_the_ids_of_the_whole(
 
 def test_long_english_is_cut_into_many_runs_and_keeps_its_ids(trained, text):
   tokenizer = trained['bpe']
-  size = sentencepieces._RUN
+  size = sentencepiece_model._RUN
   assert len(list(tokenizer._runs(text, size))) > len(text) / size / 2
   assert tokenizer.encode(text) == tokenizer._processor.encode(text)
 
@@ -248,10 +248,10 @@ def test_the_advice_about_a_vocabulary_of_the_wrong_size_works(
 
 def test_the_sample_to_learn_from_is_spread_evenly_and_bounded():
   texts = [str(i % 10) * 100 for i in range(1000)]
-  kept = shared.even_sample(iter(texts), 5000)
+  kept = bpe_files.even_sample(iter(texts), 5000)
   assert 2500 <= sum(map(len, kept)) <= 5000
   assert kept == texts[:: 1000 // len(kept) + 1]
-  assert shared.even_sample(iter(texts), 100_000) == texts
+  assert bpe_files.even_sample(iter(texts), 100_000) == texts
 
 
 def test_a_byte_level_bpe_trained_here_is_the_vocabulary_of_tokenizers(trained, text):

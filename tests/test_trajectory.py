@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import trajectory
 
-from gpt_jax import config, papers
-from gpt_jax.data.batches import Batch
+from gpt_jax import config
+from gpt_jax.config import papers
+from gpt_jax.data.windows import Batch
 from gpt_jax.model.gpt import Shape
-from gpt_jax.training import optim, parallel, step
+from gpt_jax.training import optim, sharding, step
 
 GOLDEN = json.loads(
   (pathlib.Path(__file__).parent / 'goldens/trajectory.json').read_text()
@@ -40,7 +41,7 @@ def run_of(case, **changes):
 def compiled(case):
   run = run_of(case)
   shape = Shape.of(run.model, case.vocab)
-  layout = parallel.Layout.of(config.Run(devices=1))
+  layout = sharding.Layout.of(config.Run(devices=1))
   step = layout.train_step(run, shape)
   return lambda state, batch, hp: step(state, layout.put(batch, 1), hp), shape
 

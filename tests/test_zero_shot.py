@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from scripts import opened
 
-from gpt_jax import config, papers, tokenizers
-from gpt_jax.config import UserError
-from gpt_jax.language_model import LanguageModel
+from gpt_jax import config, tokenizers
+from gpt_jax.config import UserError, papers
+from gpt_jax.inference.language_model import LanguageModel
 from gpt_jax.model.gpt import GPT, Shape, init_params
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from scripts import opened
 
-from gpt_jax import config, report, tokenizers, workdir
+from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
-from gpt_jax.data.tasks import Example
 from gpt_jax.evaluation import metrics
-from gpt_jax.language_model import LanguageModel
+from gpt_jax.inference.language_model import LanguageModel
 from gpt_jax.model.gpt import Shape, init_params
+from gpt_jax.reports import figures
+from gpt_jax.runs import workdir
+from gpt_jax.tasks.labelled import Example
 from gpt_jax.training import checkpoint
 from gpt_jax.training.step import State
 
@@ -217,14 +219,14 @@ def test_values_on_other_examples_are_not_continued(place):
 
 def test_a_score_is_shown_between_chance_and_reference(tmp_path):
   line = {'chance': 0.5, 'reference': 0.9}
-  shown = [report.normalised(line, value) for value in (0.5, 0.9, 0.6, 0.4)]
+  shown = [figures.normalised(line, value) for value in (0.5, 0.9, 0.6, 0.4)]
   assert shown == pytest.approx([0, 1, 0.25, -0.25])
   line |= {'task': 'a', 'metric': 'accuracy', 'value': 0.6, 'low': 0.5, 'high': 0.7}
   lines = [line | {'step': step} for step in (100, 200)]
-  report.zero_shot_curves(lines, tmp_path / 'a.png')
+  figures.zero_shot_curves(lines, tmp_path / 'a.png')
   assert (tmp_path / 'a.png').read_bytes().startswith(b'\x89PNG')
   with pytest.raises(UserError, match='no zero-shot values'):
-    report.zero_shot_curves([], tmp_path / 'a.png')
+    figures.zero_shot_curves([], tmp_path / 'a.png')
 
 
 def finished(folder, transfer, values, **changes):
@@ -245,13 +247,13 @@ def finished(folder, transfer, values, **changes):
 def test_transfers_are_in_order_and_all_is_every_layer(tmp_path):
   given = {'all': [0.4, 0.5], '1': [0.3], 'none': [0.1], '0': [0.2]}
   places = [finished(tmp_path / name, name, values) for name, values in given.items()]
-  found = report.transfers(places)
+  found = figures.transfers(places)
   assert [each.layers for each in found] == [None, 0, 1, 2]
   assert [each.over_seeds['mean'] for each in found] == pytest.approx(
     [0.1, 0.2, 0.3, 0.45]
   )
   assert found[3].values == [0.4, 0.5]
-  report.transfer_curve(found, tmp_path / 'a.png')
+  figures.transfer_curve(found, tmp_path / 'a.png')
   assert (tmp_path / 'a.png').read_bytes().startswith(b'\x89PNG')
 
 
@@ -268,4 +270,4 @@ def test_runs_that_are_no_points_of_one_curve_are_refused(tmp_path):
     ([], 'no workdirs'),
   ):
     with pytest.raises(UserError, match=message):
-      report.transfers(places)
+      figures.transfers(places)

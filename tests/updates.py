@@ -4,9 +4,9 @@ import jax
 import numpy as np
 
 from gpt_jax import config
-from gpt_jax.data.batches import Batch
+from gpt_jax.data.windows import Batch
 from gpt_jax.model.gpt import Shape
-from gpt_jax.training import optim, parallel
+from gpt_jax.training import optim, sharding
 
 VOCAB = 11
 
@@ -31,7 +31,7 @@ def ragged_batch(seed=0):
 
 def updater(run, vocab=VOCAB):
   """Returns (layout, shape, f(state, numpy batch) -> (state, metrics)) of a run."""
-  layout = parallel.Layout.of(run)
+  layout = sharding.Layout.of(run)
   shape = Shape.of(run.model, vocab)
   config.check(run, layout.parts)
   step, hp = layout.train_step(run, shape), optim.Hyper.of(run)

@@ -10,7 +10,8 @@ FOLDER is the folder of the 500 stories, with .tsv and .ans.
 finetune_mctest.py:VARIANT is an ablation or LoRA (`papers.gpt1_finetuning`).
 """
 
-from gpt_jax import config, papers
+from gpt_jax import config
+from gpt_jax.config import papers
 
 
 def get_config(variant: str = '') -> config.Run:

@@ -11,7 +11,8 @@ FOLDER is GLUE's folder.
 finetune_rte.py:VARIANT is an ablation or LoRA (`papers.gpt1_finetuning`).
 """
 
-from gpt_jax import config, papers
+from gpt_jax import config
+from gpt_jax.config import papers
 
 
 def get_config(variant: str = '') -> config.Run:

@@ -12,7 +12,8 @@ FOLDER is the folder of SciTail 1.1.
 finetune_scitail.py:VARIANT is an ablation or LoRA (`papers.gpt1_finetuning`).
 """
 
-from gpt_jax import config, papers
+from gpt_jax import config
+from gpt_jax.config import papers
 
 
 def get_config(variant: str = '') -> config.Run:

@@ -12,7 +12,8 @@ FOLDER is the spring 2016 files.
 finetune_storycloze.py:VARIANT is an ablation or LoRA (`papers.gpt1_finetuning`).
 """
 
-from gpt_jax import config, papers
+from gpt_jax import config
+from gpt_jax.config import papers
 
 
 def get_config(variant: str = '') -> config.Run:

@@ -23,9 +23,9 @@ import sys
 from absl import app, flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
-from gpt_jax import report, result_file
 from gpt_jax.config import UserError
-from gpt_jax.result_file import Measured
+from gpt_jax.reports import committed, figures
+from gpt_jax.reports.committed import Measured
 
 _RESULT = flags.DEFINE_string('result', '', 'file for experiments/table.py')
 _TARGET = flags.DEFINE_string('target', None, 'PNG of the metric against the layers')
@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
   """Prints the table of the workdirs, and plots it if there is a target."""
   row = '{:<11} {:<9} {:>11} {:>7} {:>18} {:>7} {:>7} {:>6} {:>9}'.format
   try:
-    found = report.transfers(argv[1:])
+    found = figures.transfers(argv[1:])
     header = 'task', 'metric', 'transferred', 'mean', '95 %', 'median', 'std', 'seeds'
     print(row(*header, 'examples'))
     for each in found:
@@ -54,7 +54,7 @@ def main(argv: list[str]) -> int:
         )
       )
     if _TARGET.value:
-      report.transfer_curve(found, _TARGET.value)
+      figures.transfer_curve(found, _TARGET.value)
     if _RESULT.value:
       measured = []
       for each in found:
@@ -64,7 +64,7 @@ def main(argv: list[str]) -> int:
         over = each.over_seeds
         between = (over['low'], over['high']) if len(each.values) > 1 else ()
         measured.append(Measured(what, over['mean'], *between))
-      result_file.of_script(_RESULT.value, __file__, measured)
+      committed.of_script(_RESULT.value, __file__, measured)
   except UserError as e:
     print(f'error: {e}', file=sys.stderr)
     return 1

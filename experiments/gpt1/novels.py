@@ -16,7 +16,8 @@ the first and a lower rate.
 Differs: GPT-1's BPE is of lower-cased words; this one is GPT-2's kind, of the books.
 """
 
-from gpt_jax import config, papers
+from gpt_jax import config
+from gpt_jax.config import papers
 
 
 def get_config(length: str = '') -> config.Run:

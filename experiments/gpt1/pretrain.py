@@ -13,7 +13,8 @@ Differs: GPT-1 has no end-of-text; here one stands between documents, so the voc
 has an entry more. Without GPT-1's vocabulary a byte-level BPE of the size is trained.
 """
 
-from gpt_jax import config, papers
+from gpt_jax import config
+from gpt_jax.config import papers
 
 
 def get_config() -> config.Run:

@@ -22,8 +22,8 @@ from absl import app, flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 from gpt_jax.config import UserError
-from gpt_jax.data import tasks
 from gpt_jax.files import write_whole
+from gpt_jax.tasks import labelled
 
 _DATA = flags.DEFINE_string('data', None, "folder of SST-2's files", required=True)
 _TARGET = flags.DEFINE_string('target', None, 'folder to write', required=True)
@@ -72,7 +72,7 @@ def main(argv: list[str]) -> int:
   data, target = pathlib.Path(_DATA.value), pathlib.Path(_TARGET.value)
   try:
     parts = ['train', *(['dev'] if (data / 'dev.tsv').exists() else [])]
-    found = [one for part in parts for one in tasks.read('sst2', data, part)]
+    found = [one for part in parts for one in labelled.read('sst2', data, part)]
     labels = {tuple(one.texts[0].split()): str(one.label) for one in found}
     train, dev = split(labels, _SENTENCES.value)
     if not train or not dev:

@@ -45,17 +45,17 @@ from absl import app, flags, logging
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 import gpt_jax
-from gpt_jax import report, result_file
 from gpt_jax.config import Run, UserError, nearest
-from gpt_jax.data import batches, tasks
-from gpt_jax.data.tasks import Example
-from gpt_jax.evaluation import metrics, score
+from gpt_jax.data import windows
+from gpt_jax.evaluation import likelihood, metrics
 from gpt_jax.files import write_whole
-from gpt_jax.language_model import LanguageModel
-from gpt_jax.prompting import files
-from gpt_jax.prompting.tasks.winogrande import WINOGRANDE
-from gpt_jax.result_file import Measured
-from gpt_jax.workdir import read_run
+from gpt_jax.inference.language_model import LanguageModel
+from gpt_jax.reports import committed, figures
+from gpt_jax.reports.committed import Measured
+from gpt_jax.runs.workdir import read_run
+from gpt_jax.tasks import labelled, prompted_files
+from gpt_jax.tasks.labelled import Example
+from gpt_jax.tasks.prompted.winogrande import WINOGRANDE
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'of a pre-training run', required=True)
 _DATA = flags.DEFINE_string(
@@ -78,14 +78,14 @@ class Items(NamedTuple):
 def examples(task: str, folder: pathlib.Path, limit: int) -> Items:
   """Returns the examples of a task, at most `limit` of a split unless that is 0."""
   if task == 'winogrande':
-    questions = files.read(WINOGRANDE, folder)
+    questions = prompted_files.read(WINOGRANDE, folder)
     every = [
       Example((each.context, each.completion), each.answers, each.gold[0], each.id)
       for each in questions
     ]
-    return Items(tasks.drawn(every, limit), [])
+    return Items(labelled.drawn(every, limit), [])
   dev, train = (
-    tasks.drawn(tasks.read(task, folder, split), limit) if wanted else []
+    labelled.drawn(labelled.read(task, folder, split), limit) if wanted else []
     for split, wanted in (('dev', True), ('train', task == 'cola'))
   )
   return Items(dev, train)
@@ -118,7 +118,7 @@ def positive(model: LanguageModel, items: Items) -> np.ndarray:
   words = [model.tokenizer.encode(word) for word in (' negative', ' positive')]
   contexts = [model.prompt_ids(f'{each.texts[0]} very') for each in items.dev]
   pairs = [(context, word) for context in contexts for word in words]
-  found = score.score_continuations(model.params, model.shape, pairs)
+  found = likelihood.score_continuations(model.params, model.shape, pairs)
   logp = np.array([sum(each.logp) for each in found])
   return logp.reshape(-1, 2).argmax(1)
 
@@ -147,7 +147,7 @@ def _mean_logp(
   model: LanguageModel, pairs: list[tuple[list[int], list[int]]]
 ) -> np.ndarray:
   """Returns the mean log p of the tokens of each continuation [nats]."""
-  found = score.score_continuations(model.params, model.shape, pairs)
+  found = likelihood.score_continuations(model.params, model.shape, pairs)
   return np.array([np.mean(each.logp) for each in found])
 
 
@@ -209,8 +209,8 @@ def checkpoints(workdir: pathlib.Path) -> list[int]:
 
 def tokens_seen(run: Run, step: int) -> int:
   """Returns how many tokens a run has read after so many updates."""
-  sizes = batches.stages(run.batch, run.batch_start, run.batch_ramp, run.model.T)
-  return batches.rows_read(sizes, step) * run.model.T
+  sizes = windows.stages(run.batch, run.batch_start, run.batch_ramp, run.model.T)
+  return windows.rows_read(sizes, step) * run.model.T
 
 
 def _digest(items: Items) -> str:
@@ -248,7 +248,7 @@ def described(line: dict) -> str:
     line['metric'],
     f'{line["value"]:.4f}',
     f'[{line["low"]:.4f}, {line["high"]:.4f}]',
-    f'{report.normalised(line, line["value"]):.3f}',
+    f'{figures.normalised(line, line["value"]):.3f}',
     f'{line["alike"]:.2f}',
     f'{line["examples"]:,}',
   )
@@ -314,10 +314,10 @@ def main(argv: list[str]) -> int:
         )
       data[task] = examples(task, folder / task, _LIMIT.value)
     lines = measure(workdir, data)
-    report.zero_shot_curves(lines, workdir / 'zero_shot.png')
+    figures.zero_shot_curves(lines, workdir / 'zero_shot.png')
     if _RESULT.value:
       asked = [line for line in lines if line['task'] in data]
-      result_file.of_script(_RESULT.value, __file__, ends(asked))
+      committed.of_script(_RESULT.value, __file__, ends(asked))
   except UserError as e:
     print(f'error: {e}', file=sys.stderr)
     return 1

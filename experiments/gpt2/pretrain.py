@@ -12,7 +12,8 @@ for 124M. Not run here: it wants GPUs.
 Without GPT-2's vocabulary a byte-level BPE of its size is trained on the text.
 """
 
-from gpt_jax import config, papers
+from gpt_jax import config
+from gpt_jax.config import papers
 
 
 def get_config(size: str = '124M') -> config.Run:

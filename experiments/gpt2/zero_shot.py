@@ -37,10 +37,9 @@ from absl import app, flags, logging
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 import gpt_jax
-from gpt_jax import papers
-from gpt_jax.config import UserError
-from gpt_jax.evaluation import score
-from gpt_jax.language_model import LanguageModel
+from gpt_jax.config import UserError, papers
+from gpt_jax.evaluation import likelihood
+from gpt_jax.inference.language_model import LanguageModel
 from gpt_jax.model.gpt import Shape
 
 _WEIGHTS = flags.DEFINE_string(
@@ -94,7 +93,7 @@ def lambada(model: LanguageModel, lines: list[dict]) -> Measured:
     kept = context.rstrip()
     ids = model.tokenizer.encode(f'{context[len(kept) :]} {word}')
     pairs.append((model.prompt_ids(kept), ids))
-  found = score.score_continuations(model.params, model.shape, pairs)
+  found = likelihood.score_continuations(model.params, model.shape, pairs)
   values = {
     'accuracy': np.mean([all(scores.best) for scores in found]),
     'perplexity': np.exp(-np.mean([sum(scores.logp) for scores in found])),
@@ -115,7 +114,7 @@ def hellaswag(model: LanguageModel, lines: list[dict]) -> Measured:
     for context, endings, _ in items
     for ending in endings
   ]
-  found = iter(score.score_continuations(model.params, model.shape, pairs))
+  found = iter(likelihood.score_continuations(model.params, model.shape, pairs))
   by_sum, by_mean = [], []
   for _, endings, label in items:
     logp = [next(found).logp for _ in endings]
@@ -136,7 +135,7 @@ def wikitext(model: LanguageModel, text: str) -> Measured:
   for page in every:
     ids = [eot, *model.tokenizer.encode(detokenized(page))]
     pairs += [(ids[max(0, i - T) : i], ids[i : i + T]) for i in range(1, len(ids), T)]
-  found = score.score_continuations(model.params, model.shape, pairs)
+  found = likelihood.score_continuations(model.params, model.shape, pairs)
   nll = -sum(sum(scores.logp) for scores in found)
   words = sum(len(re.split(r'\s+', page)) for page in every)
   size = sum(len(page.encode()) for page in every)

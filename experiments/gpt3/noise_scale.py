@@ -30,12 +30,13 @@ import scipy.special
 from absl import app, flags, logging
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
-from gpt_jax import result_file, workdir
 from gpt_jax.config import UserError
-from gpt_jax.data import batches
-from gpt_jax.data.batches import Batch
+from gpt_jax.data import windows
+from gpt_jax.data.windows import Batch
 from gpt_jax.model.gpt import Shape
-from gpt_jax.result_file import Measured
+from gpt_jax.reports import committed
+from gpt_jax.reports.committed import Measured
+from gpt_jax.runs import workdir
 from gpt_jax.training import checkpoint, step
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'folder of the run', required=True)
@@ -127,10 +128,10 @@ def main(argv: list[str]) -> int:
     steps = saved.steps()
     saved.close()
     T = workdir.load(_WORKDIR.value, 'latest').shape.T
-    draw = batches.training_batches(
+    draw = windows.training_batches(
       data.train.ids,
       T=T,
-      sizes=batches.stages(rows),
+      sizes=windows.stages(rows),
       seed=run.seed + 1,  # other rows than those of the next updates
       order='random',
     )
@@ -155,7 +156,7 @@ def main(argv: list[str]) -> int:
     print(f'error: {e}', file=sys.stderr)
     return 1
   if _RESULT.value:
-    result_file.of_script(_RESULT.value, __file__, measured)
+    committed.of_script(_RESULT.value, __file__, measured)
   return 0
 
 

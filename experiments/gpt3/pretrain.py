@@ -15,8 +15,9 @@ took 4 to 12, by size, and which took how many was not published. Differs: the c
 falls to a tenth over all 300 billion tokens, not over the first 260.
 """
 
-from gpt_jax import config, papers
-from gpt_jax.data import batches
+from gpt_jax import config
+from gpt_jax.config import papers
+from gpt_jax.data import windows
 
 # Tokens of a batch and learning rate: table 2.1. 0.5M is 2**19, and so on.
 _TRAINING = {
@@ -37,7 +38,7 @@ def get_config(size: str = 'Small') -> config.Run:
   model.dtype = 'bfloat16'
   tokens, rate = _TRAINING[size]
   batch, start, ramp = tokens // model.T, 2**15 // model.T, 4_000_000_000
-  last = batches.stages(batch, start, ramp, model.T)[-1]
+  last = windows.stages(batch, start, ramp, model.T)[-1]
   return config.Run(
     steps=last.update + round((300e9 / model.T - last.row) / batch),
     batch=batch,

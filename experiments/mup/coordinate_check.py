@@ -22,11 +22,12 @@ import numpy as np
 from absl import app, flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
-from gpt_jax import config, result_file
-from gpt_jax.data.batches import Batch
+from gpt_jax import config
+from gpt_jax.data.windows import Batch
 from gpt_jax.model.gpt import GPT, Block, Shape
-from gpt_jax.result_file import Measured
-from gpt_jax.training import optim, parallel, step
+from gpt_jax.reports import committed
+from gpt_jax.reports.committed import Measured
+from gpt_jax.training import optim, sharding, step
 
 LAYERS, HEAD, VOCAB, T, ROWS = 2, 16, 128, 32, 8
 BASE, UPDATES = 64, 5
@@ -79,7 +80,7 @@ def changes(run: config.Run, seed: int = 0) -> dict[str, list[float]]:
     )
     return dict(zip(PARTS, (jax.tree.leaves(kept)[-1], logits_BTV), strict=True))
 
-  layout = parallel.Layout.of(config.Run(devices=1))
+  layout = sharding.Layout.of(config.Run(devices=1))
   update, placed = layout.train_step(run, shape), layout.put(batch, 1)
   run.seed = seed
   state = step.init_state(run, shape)
@@ -157,7 +158,7 @@ def main(argv: list[str]) -> None:
   if _TARGET.value:
     plot(widths, tables, _TARGET.value)
   if _RESULT.value:
-    result_file.of_script(_RESULT.value, __file__, slopes)
+    committed.of_script(_RESULT.value, __file__, slopes)
 
 
 if __name__ == '__main__':

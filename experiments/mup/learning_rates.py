@@ -21,11 +21,12 @@ import numpy as np
 from absl import app, flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
-from gpt_jax import config, result_file
-from gpt_jax.data import batches, sources
+from gpt_jax import config
+from gpt_jax.data import sources, windows
 from gpt_jax.model.gpt import Shape
-from gpt_jax.result_file import Measured
-from gpt_jax.training import optim, parallel, step
+from gpt_jax.reports import committed
+from gpt_jax.reports.committed import Measured
+from gpt_jax.training import optim, sharding, step
 
 BASE, N, T, ROWS = 64, 4, 64, 8
 
@@ -55,10 +56,10 @@ def losses(D: int, mup: bool, rates: list[float], ids: np.ndarray) -> list[float
   runs = [run_of(D, mup, lr, _OPTIMIZER.value, _STEPS.value) for lr in rates]
   shape = Shape.of(runs[0].model, 256)
   # The rate is traced, so that one program serves all of them.
-  layout = parallel.Layout.of(config.Run(devices=1))
+  layout = sharding.Layout.of(config.Run(devices=1))
   update = layout.train_step(runs[0], shape)
-  batch = batches.training_batches(
-    ids, T=T, sizes=batches.stages(ROWS), seed=0, order='random'
+  batch = windows.training_batches(
+    ids, T=T, sizes=windows.stages(ROWS), seed=0, order='random'
   )
   found = []
   for run in runs:
@@ -116,7 +117,7 @@ def main(argv: list[str]) -> None:
   if _TARGET.value:
     plot(rates, table, _TARGET.value)
   if _RESULT.value:
-    result_file.of_script(_RESULT.value, __file__, measured)
+    committed.of_script(_RESULT.value, __file__, measured)
 
 
 def vertex(rates: list[float], found: list[float], best: int) -> float:

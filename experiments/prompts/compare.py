@@ -8,8 +8,9 @@ section 2.4). Source: none. Cost: that of answering each question once a setting
 
 Each line of QUESTIONS.jsonl is an object: the fields of the templates (others are left
 alone), and "answer", a text or a list of texts that are all right. Templates are as in
-gpt_jax/prompting/template.py, settings as in gpt_jax/decoding/settings.py, NAME=VALUE
-with commas between them. An answer ends at the template's stop, else at a line break.
+gpt_jax/tasks/templates.py, settings as in gpt_jax/decoding/generation_config.py,
+NAME=VALUE with commas between them. An answer ends at the template's stop, else at a
+line break.
 
 Printed is a table of Markdown: of each template, the perplexity a byte that the right
 answers have after it (the best of each question's); of each setting the share of right
@@ -26,13 +27,13 @@ from absl import app, flags, logging
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 import gpt_jax
-from gpt_jax import result_file
 from gpt_jax.config import UserError
-from gpt_jax.evaluation import answers, metrics
-from gpt_jax.language_model import LanguageModel
-from gpt_jax.prompting import template
-from gpt_jax.prompting.template import Template
-from gpt_jax.result_file import Measured
+from gpt_jax.evaluation import metrics, text_metrics
+from gpt_jax.inference.language_model import LanguageModel
+from gpt_jax.reports import committed
+from gpt_jax.reports.committed import Measured
+from gpt_jax.tasks import templates
+from gpt_jax.tasks.templates import Template
 
 _RESULT = flags.DEFINE_string('result', '', 'file for experiments/table.py')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'folder of the run', required=True)
@@ -131,7 +132,7 @@ def main(argv: list[str]) -> int:
   logging.set_verbosity(logging.ERROR)
   try:
     questions = read(_DATA.value)
-    wordings = [template.read(path) for path in _TEMPLATE.value]
+    wordings = [templates.read(path) for path in _TEMPLATE.value]
     settings = {text: settings_of(text) for text in _SETTINGS.value}
     for wording in wordings:
       prompts_of(wording, questions)  # a missing field stops before any work
@@ -145,7 +146,7 @@ def main(argv: list[str]) -> int:
       for text, how in settings.items():
         written = answered(model, wording, questions, how)
         pairs = list(zip(written, (q['answer'] for q in questions), strict=True))
-        right = sum(int(answers.em(*pair)) for pair in pairs)
+        right = sum(int(text_metrics.em(*pair)) for pair in pairs)
         low, high = metrics.wilson(right, len(pairs))
         what = f'right by {pathlib.Path(wording.name).name}, {text}'
         measured.append(Measured(what, right / len(pairs), low, high))
@@ -156,7 +157,7 @@ def main(argv: list[str]) -> int:
             text,
             f'{right / len(pairs):.3f}',
             f'[{low:.3f}, {high:.3f}]',
-            f'{np.mean([answers.f1(*pair) for pair in pairs]):.3f}',
+            f'{np.mean([text_metrics.f1(*pair) for pair in pairs]):.3f}',
           )
         )
       prompt = prompts_of(wording, questions)[0]
@@ -166,7 +167,7 @@ def main(argv: list[str]) -> int:
     print(f'error: {e}', file=sys.stderr)
     return 1
   if _RESULT.value:
-    result_file.of_script(_RESULT.value, __file__, measured)
+    committed.of_script(_RESULT.value, __file__, measured)
   return 0
 
 

@@ -32,11 +32,12 @@ import scipy.optimize
 from absl import app, flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
-from gpt_jax import describe, result_file, workdir
 from gpt_jax.config import UserError
 from gpt_jax.model.gpt import Shape
-from gpt_jax.result_file import Measured
-from gpt_jax.training.record import read_metrics
+from gpt_jax.reports import committed
+from gpt_jax.reports.committed import Measured
+from gpt_jax.runs import cost, workdir
+from gpt_jax.training.metrics_log import read_metrics
 
 _RUNS = flags.DEFINE_string('runs', None, 'glob of the workdirs', required=True)
 _PREDICT = flags.DEFINE_string('predict', '', 'glob of workdirs left out of the fit')
@@ -89,10 +90,10 @@ def read(pattern: str) -> list[Point]:
     if not ends:
       raise UserError(f'{folder} is not finished: no held-out loss of {run.steps}')
     shape = Shape.of(run.model, workdir.load(folder).shape.vocab)
-    parts = describe.parameters_by_part(shape)
+    parts = cost.parameters_by_part(shape)
     N = sum(size for part, size in parts.items() if part not in _EMBEDDINGS)
-    D = describe.tokens_read(run, shape)
-    C = D * sum(describe.flops_per_token(shape).values())
+    D = cost.tokens_read(run, shape)
+    C = D * sum(cost.flops_per_token(shape).values())
     found.append(Point(N, D, C, ends[-1]['valid_nll'], folder.name))
   if not found:
     raise UserError(f'{pattern} holds no workdir')
@@ -258,7 +259,7 @@ def main(argv: list[str]) -> int:
   if _TARGET.value:
     plot(points, law, unseen, _TARGET.value)
   if _RESULT.value:
-    result_file.of_script(_RESULT.value, __file__, measured)
+    committed.of_script(_RESULT.value, __file__, measured)
   return 0
 
 

@@ -1,6 +1,6 @@
 """What a run is (`schema`), and what it may be (`rules`): read and changed as one."""
 
-from gpt_jax.config.rules import check
+from gpt_jax.config.checks import check
 from gpt_jax.config.schema import (
   LENGTH_AND_LOGGING,
   Data,

@@ -179,11 +179,11 @@ class Task:
   """A labelled task that a model is fine-tuned on (GPT-1, sections 3.2 and 3.3).
 
   Attributes:
-    name: of the task, one of `data.task_table.TASKS`; empty: a run is one of language
-      modelling.
+    name: of the task, one of `tasks.labelled_table.TASKS`; empty: a run is one of
+      language modelling.
     data: a folder with the files of the task's official distribution; or a data set of
       Hugging Face's, spelled hf:NAME, hf:NAME:CONFIG, or either with @REVISION behind:
-      hf:nyu-mll/glue:sst2@main. `data.task_table` names one for each task. hf:FOLDER
+      hf:nyu-mll/glue:sst2@main; `tasks.labelled_table` has one for each task. hf:FOLDER
       opens one that `save_to_disk` wrote, without network.
     examples: of training, drawn once from all; 0 means all.
     epochs: over them.

@@ -14,8 +14,8 @@ import rich.progress
 
 from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
-from gpt_jax.data import encoding, sources, split
-from gpt_jax.data.tokens import FORMAT, Writer
+from gpt_jax.data import encode, sources, split
+from gpt_jax.data.token_files import FORMAT, Writer
 from gpt_jax.files import sync, write_whole
 
 _LEARNT = 'bpe', 'unigram', 'byte_bpe'  # tokenizers that data.vocab gives a size
@@ -253,7 +253,7 @@ def _encode_all(
   if marked:
     report(f'going on from {marked / 1e6:.0f} MB, where an earlier run stopped')
   with _progress(text.bytes, marked, report) as advance:
-    ids_of = encoding.encoded(jobs(), stage / 'tokenizer', processes, tokenizer)
+    ids_of = encode.encoded(jobs(), stage / 'tokenizer', processes, tokenizer)
     with contextlib.closing(ids_of):
       for (i, piece), ids in ids_of:
         files[piece.file].add(ids, len(piece.text.encode()), piece.first)

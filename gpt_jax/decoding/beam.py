@@ -21,8 +21,7 @@ import numpy as np
 
 from gpt_jax.config import UserError
 from gpt_jax.decoding import constraints
-from gpt_jax.decoding.constraints import Automaton
-from gpt_jax.decoding.hypotheses import (
+from gpt_jax.decoding.beam_state import (
   ROWS,
   Candidates,
   Hypotheses,
@@ -32,8 +31,9 @@ from gpt_jax.decoding.hypotheses import (
   prepare,
   rows_of,
 )
-from gpt_jax.decoding.rules import NO_RULES, History, Rules, adjust
-from gpt_jax.decoding.sample import Model, model_of
+from gpt_jax.decoding.constraints import Automaton
+from gpt_jax.decoding.logit_rules import NO_RULES, History, Rules, adjust
+from gpt_jax.decoding.sampling import Model, model_of
 from gpt_jax.model.gpt import Shape
 
 _STOPPING = {False: 0, True: 1, 'never': 2}

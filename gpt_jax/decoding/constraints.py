@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from gpt_jax.config import UserError
-from gpt_jax.decoding.hypotheses import Candidates, top_k
-from gpt_jax.decoding.sample import bucket
+from gpt_jax.decoding.beam_state import Candidates, top_k
+from gpt_jax.decoding.sampling import bucket
 
 _NEVER = np.int32(2**30)  # tokens
 _PHRASES = 8

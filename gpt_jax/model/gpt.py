@@ -27,13 +27,7 @@ import jax
 import jax.numpy as jnp
 
 from gpt_jax import config
-from gpt_jax.model.attention import (
-  Cache,
-  Tree,
-  attend,
-  attend_text,
-  in_band,
-)
+from gpt_jax.model.attention import Cache, Tree, attend, attend_text, in_band
 from gpt_jax.model.layers import (
   Dropout,
   LayerNorm,

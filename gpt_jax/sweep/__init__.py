@@ -8,7 +8,7 @@ RUNS = grid({'optim.lr': [1e-3, 3e-3], 'seed': [0, 1]}) * zipped(
 """
 
 from gpt_jax.sweep.algebra import Points, chain, grid, point, zipped
-from gpt_jax.sweep.space import Search, choice, log_uniform, search, uniform
+from gpt_jax.sweep.search_space import Search, choice, log_uniform, search, uniform
 
 __all__ = [
   'Points',

@@ -9,7 +9,7 @@ import rich.live
 import rich.table
 
 from gpt_jax.sweep.plan import Sweep
-from gpt_jax.sweep.results import Result, result
+from gpt_jax.sweep.status import Result, result
 
 _EVERY = {True: 1.0, False: 20.0}  # seconds between two looks; on a terminal, elsewhere
 _FIRST = ('running', 'failed', 'in use', 'stopped', 'waiting')

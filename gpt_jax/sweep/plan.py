@@ -16,7 +16,7 @@ from gpt_jax.config import LENGTH_AND_LOGGING, UserError
 from gpt_jax.data.prepare import recipe
 from gpt_jax.files import write_whole
 from gpt_jax.sweep.algebra import Points
-from gpt_jax.sweep.space import Search
+from gpt_jax.sweep.search_space import Search
 
 LAUNCH = pathlib.Path(__file__).resolve().parents[2] / 'launch.py'
 _LONGEST = 120  # characters of a run's name

@@ -11,7 +11,7 @@ from typing import Any
 
 from gpt_jax.config import UserError, nearest
 from gpt_jax.sweep.plan import LAUNCH, Sweep
-from gpt_jax.sweep.results import finished
+from gpt_jax.sweep.status import finished
 
 
 class Job:

@@ -8,7 +8,7 @@ import numpy as np
 import tokenizers
 
 from gpt_jax.config import UserError
-from gpt_jax.tokenizers.shared import (
+from gpt_jax.tokenizers.bpe_files import (
   EOT,
   Merges,
   check_bpe,

@@ -14,6 +14,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers
 from gpt_jax.config import UserError
 from gpt_jax.files import sync
 from gpt_jax.tokenizers import Bytes, Characters, Tokenizer
+from gpt_jax.tokenizers.bpe_files import EOT, write_bpe
 from gpt_jax.tokenizers.byte_level import (
   _CHARACTER,
   GPT2_WORDS,
@@ -21,8 +22,7 @@ from gpt_jax.tokenizers.byte_level import (
   _byte_level_pipeline,
 )
 from gpt_jax.tokenizers.gpt1 import GPT1
-from gpt_jax.tokenizers.sentencepieces import SentencePiece
-from gpt_jax.tokenizers.shared import EOT, write_bpe
+from gpt_jax.tokenizers.sentencepiece_model import SentencePiece
 
 MARK = '\u2581'  # as which SentencePiece writes a space
 # Texts that pipelines read differently where they differ at all.

@@ -14,14 +14,14 @@ import rich.progress
 
 from gpt_jax import config
 from gpt_jax.config import UserError
-from gpt_jax.data.batches import Batch, prefetched
-from gpt_jax.data.task_inputs import TaskBatch
-from gpt_jax.training import fingerprint
+from gpt_jax.data.windows import Batch, prefetched
+from gpt_jax.tasks.inputs import TaskBatch
+from gpt_jax.training import checksums
 from gpt_jax.training.checkpoint import Checkpoints
-from gpt_jax.training.meter import Meter
+from gpt_jax.training.metrics_log import Record
 from gpt_jax.training.optim import Hyper
-from gpt_jax.training.record import Record
 from gpt_jax.training.step import State
+from gpt_jax.training.throughput import Meter
 
 _MOST_SPIKES = 20  # updates left out one after another
 _MOST_ROLL_BACKS = 5  # to one checkpoint
@@ -151,7 +151,7 @@ def train(
           with meter.paused():
             if evaluated:
               # Not of a stop's checkpoint, which an undisturbed run does not have.
-              found = fingerprint.of(state)
+              found = checksums.of(state)
               if record:
                 record.write_fingerprint(step, found)
             checkpoints.save(state, evaluated and evaluated.get('valid_nll'))

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import optax
 
 from gpt_jax import config
-from gpt_jax.data.batches import Batch
+from gpt_jax.data.windows import Batch
 from gpt_jax.model.gpt import GPT, Shape, init_params
 from gpt_jax.model.layers import Dropout
 from gpt_jax.training import loss, optim
-from gpt_jax.training.guard import Guard, judge
+from gpt_jax.training.spikes import Guard, judge
 
 
 @flax.struct.dataclass

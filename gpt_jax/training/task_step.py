@@ -20,11 +20,11 @@ import jax.numpy as jnp
 import optax
 
 from gpt_jax import config
-from gpt_jax.data.task_inputs import NEW_TOKENS, TaskBatch, classes
-from gpt_jax.data.task_table import Task
 from gpt_jax.model import lora
 from gpt_jax.model.gpt import GPT, Shape, init_params
 from gpt_jax.model.layers import apply_dropout
+from gpt_jax.tasks.inputs import NEW_TOKENS, TaskBatch, classes
+from gpt_jax.tasks.labelled_table import Task
 from gpt_jax.training import loss, optim
 from gpt_jax.training.step import State, accumulated, dropout
 

@@ -1,0 +1,20 @@
+"""The verbs of launch.py: of each its flags, and the call that it stands for."""
+
+from gpt_jax.cli import models, results, training
+
+VERBS = {
+  'prepare': (training.prepare_flags, training.prepare),
+  'train': (training.train_flags, training.train),
+  'reproduce': (training.reproduce_flags, training.reproduce),
+  'describe': (training.describe_flags, training.describe),
+  'eval': (models.eval_flags, models.evaluate),
+  'sample': (models.sample_flags, models.sample),
+  'import': (results.import_flags, results.import_),
+  'export': (results.export_flags, results.export),
+  'tokenize': (models.tokenize_flags, models.tokenize),
+  'sweep': (training.sweep_flags, training.sweep),
+  'plot': (results.plot_flags, results.plot),
+  'compare': (results.compare_flags, results.compare),
+  'explain': (models.explain_flags, models.explain),
+  'report': (results.report_flags, results.write_report),
+}

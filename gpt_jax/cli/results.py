@@ -1,0 +1,122 @@
+"""Verbs of finished runs: import, export, plot, compare, report."""
+
+import pathlib
+
+from absl import flags
+
+from gpt_jax.cli.flags import checkpoint, workdir
+from gpt_jax.config import UserError
+
+
+def import_flags(values):
+  flags.DEFINE_string(
+    'source',
+    None,
+    'folder of weights (Hugging Face gpt2, openai-gpt or gpt_neo, or as OpenAI '
+    'released them), or hf:NAME@REVISION',
+    flag_values=values,
+  )
+  flags.mark_flag_as_required('source', flag_values=values)
+  flags.DEFINE_string(
+    'tokenizer', '', 'path of one, where the weights come without', flag_values=values
+  )
+  workdir(values)
+
+
+def import_(values) -> None:
+  """Makes a workdir of other people's weights."""
+  from gpt_jax.runs import import_export
+
+  print(import_export.import_model(values.source, values.workdir, values.tokenizer))
+
+
+def export_flags(values):
+  workdir(values)
+  checkpoint(values)
+  flags.DEFINE_string('target', None, 'folder to make', flag_values=values)
+  flags.mark_flag_as_required('target', flag_values=values)
+
+
+def export(values) -> None:
+  """Writes a model as a Hugging Face folder, and compares what it wrote."""
+  from gpt_jax.runs import import_export
+
+  print(import_export.export_model(values.workdir, values.checkpoint, values.target))
+
+
+def plot_flags(values):
+  workdir(values)
+  flags.DEFINE_string('target', None, 'PNG file to write', flag_values=values)
+  flags.mark_flag_as_required('target', flag_values=values)
+
+
+def plot(values) -> None:
+  """Draws the loss curves of a run."""
+  from gpt_jax.reports import figures
+
+  figures.loss_curves(values.workdir, values.target)
+  print(f'wrote {values.target}')
+
+
+def compare_flags(values):
+  flags.DEFINE_multi_string(
+    'workdir', None, 'folder of a run; to be given twice', flag_values=values
+  )
+  flags.DEFINE_string('target', '', 'PNG file to draw curves into', flag_values=values)
+  flags.mark_flag_as_required('workdir', flag_values=values)
+
+
+def compare(values) -> None:
+  """Compares two runs: configs, curves at equal cost, and a paired test."""
+  import rich
+
+  from gpt_jax.reports import compare
+
+  if len(values.workdir) != 2:
+    raise UserError(
+      f'{len(values.workdir)} --workdir cannot be compared; give two: --workdir=A '
+      '--workdir=B'
+    )
+  found = compare.compare(*values.workdir)
+  for part in compare.tables(found):
+    print(part) if isinstance(part, str) else rich.print(part)
+  if values.target:
+    compare.plot(found, values.target)
+    print(f'wrote {values.target}')
+
+
+def report_flags(values):
+  flags.DEFINE_multi_string(
+    'workdir',
+    None,
+    'folder of a run or a sweep; or several, of evaluated models, to be compared',
+    flag_values=values,
+  )
+  flags.DEFINE_string('target', None, 'folder to write into', flag_values=values)
+  flags.mark_flags_as_required(['workdir', 'target'], flag_values=values)
+
+
+def write_report(values) -> None:
+  """Writes a page about a run, a sweep, or models on prompted tasks."""
+  for path in _reported(values.workdir, values.target):
+    print(f'wrote {path}')
+
+
+def _reported(workdirs: list[str], target: str) -> tuple[pathlib.Path, pathlib.Path]:
+  """Writes the report of what the folders hold."""
+  sweeps = [w for w in workdirs if (pathlib.Path(w) / 'sweep.json').exists()]
+  if sweeps and len(workdirs) > 1:
+    raise UserError(f'--workdir={sweeps[0]} is a sweep; report it alone')
+  if sweeps:
+    from gpt_jax.reports import sweep
+
+    return sweep.write(sweeps[0], target)
+  folder = pathlib.Path(workdirs[0])
+  trained = any(folder.glob('metrics.jsonl')) or any(folder.glob('seed*/metrics.jsonl'))
+  if len(workdirs) == 1 and trained:
+    from gpt_jax.reports import run
+
+    return run.write(workdirs[0], target)
+  from gpt_jax.reports import tasks  # without jax, and so at once
+
+  return tasks.write(workdirs, target)

@@ -1,0 +1,238 @@
+"""Verbs that make runs: prepare, train, reproduce, describe, sweep."""
+
+import contextlib
+import pathlib
+import shlex
+import sys
+
+from absl import flags
+from ml_collections import config_flags
+
+from gpt_jax import config
+from gpt_jax.cli.flags import experiment, overridden, refuse, without_task, workdir
+from gpt_jax.config import UserError
+
+
+def prepare_flags(values):
+  experiment(values)
+  workdir(values)
+
+
+def prepare(values) -> None:
+  """Makes the tokenizer and token files of a config."""
+  from gpt_jax.runs.workdir import prepared
+
+  run = overridden(values)
+  without_task(run, 'prepare')
+  config.check(run)
+  workdir = pathlib.Path(values.workdir)
+  data = prepared(run, workdir)
+  for name, file in (('train', data.train), ('valid', data.valid)):
+    print(
+      f'{name}: {len(file.ids) - 1:,} tokens of {file.bytes:,} bytes in '
+      f'{file.documents:,} documents'
+    )
+  print(f'prepared in {run.data.tokens or workdir}')
+
+
+def train_flags(values):
+  prepare_flags(values)
+  flags.DEFINE_string(
+    'profile',
+    None,
+    'START:STOP, updates to trace for TensorBoard into WORKDIR/profile',
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    'distributed',
+    None,
+    'join the processes of a run on several hosts: auto (SLURM, TPU pods, Open MPI), '
+    'or ADDRESS:PORT,PROCESSES,INDEX',
+    flag_values=values,
+  )
+  flags.DEFINE_bool(
+    'dry_run',
+    False,
+    'only compile, for devices that may be missing, and print what an update takes',
+    flag_values=values,
+  )
+  flags.DEFINE_float(
+    'device_gib',
+    0,
+    'with --dry_run: memory of a device; 0 asks the device',
+    flag_values=values,
+  )
+
+
+def train(values) -> None:
+  """Trains, or continues: the same command again goes on where it stopped."""
+  from gpt_jax.runs.train import train as train_run
+  from gpt_jax.training import sharding
+
+  run = overridden(values)
+  if values.dry_run:
+    from gpt_jax.runs import dry_run
+
+    without_task(run, 'train --dry_run')
+    print(dry_run.report(run, values.workdir, values.device_gib))
+    return
+  if values.distributed:
+    without_task(run, 'train --distributed')
+    sharding.start(values.distributed)
+  with _stopped_and_saved():
+    train_run(
+      run,
+      values.workdir,
+      argv=sys.argv,
+      overrides=config_flags.get_override_values(values['config']),
+      profile=_profile(values.profile, run),
+    )
+
+
+@contextlib.contextmanager
+def _stopped_and_saved():
+  """Prints the command that continues training which was asked to stop, and ends."""
+  from gpt_jax.training import loop
+
+  try:
+    yield
+  except loop.Interrupted as stop:
+    print(f'stopped and saved; to continue:\n  python {shlex.join(sys.argv)}')
+    sys.exit(128 + stop.args[0])
+
+
+def _profile(text: str | None, run: config.Run) -> tuple[int, int] | None:
+  if text is None:
+    return None
+  first, _, last = text.partition(':')
+  most = run.steps or sys.maxsize  # of a task they may follow from the data
+  if not (first.isdigit() and last.isdigit() and int(first) < int(last) <= most):
+    end = f' <= {run.steps}' if run.steps else ''
+    raise UserError(f'--profile={text} must be START:STOP with 0 <= START < STOP{end}')
+  return int(first), int(last)
+
+
+def reproduce_flags(values):
+  workdir(values)
+  flags.DEFINE_string('into', None, 'folder to train it in again', flag_values=values)
+  flags.mark_flag_as_required('into', flag_values=values)
+
+
+def reproduce(values) -> None:
+  """Trains a run again from its run.json, and says whether it is the same."""
+  from gpt_jax.runs import reproduce
+
+  with _stopped_and_saved():
+    if not reproduce.reproduce(values.workdir, values.into, argv=sys.argv):
+      sys.exit(1)
+
+
+def describe_flags(values):
+  experiment(values)
+  flags.DEFINE_integer(
+    'vocab', 0, "entries of the vocabulary; 0: the config's", flag_values=values
+  )
+  flags.DEFINE_integer(
+    'devices', 0, "how many; 0: as many as the config's layout has", flag_values=values
+  )
+
+
+def describe(values) -> None:
+  """Prints a model's architecture, parameters, FLOPs and memory; allocates nothing."""
+  import rich
+
+  from gpt_jax.runs import cost
+  from gpt_jax.training import sharding
+
+  run = overridden(values)
+  without_task(run, 'describe')
+  devices = values.devices or sharding.asked_devices(run) or 1
+  config.check(run, sharding.Layout.imagined(run, devices).parts)
+  vocab = values.vocab or cost.vocabulary(run)
+  for table in cost.tables(run, vocab, devices):
+    rich.print(table)
+    print()
+
+
+def sweep_flags(values):
+  prepare_flags(values)
+  define = lambda kind, *args, **more: kind(  # noqa: E731
+    *args, flag_values=values, **more
+  )
+  define(
+    flags.DEFINE_string, 'sweep', None, 'file with RUNS or SEARCH; see docs/sweeps.md'
+  )
+  flags.mark_flag_as_required('sweep', flag_values=values)
+  define(
+    flags.DEFINE_bool, 'dry_run', False, 'only print the command of each run, or job'
+  )
+  define(
+    flags.DEFINE_integer, 'index', None, 'train only the run of this number, from 0'
+  )
+  define(
+    flags.DEFINE_integer,
+    'workers',
+    0,
+    'runs at a time; 0: one for each GPU or TPU chip, on a CPU one',
+    lower_bound=0,
+  )
+  define(
+    flags.DEFINE_integer,
+    'retries',
+    1,
+    'times that a crashed run starts again',
+    lower_bound=0,
+  )
+  define(
+    flags.DEFINE_integer,
+    'together',
+    0,
+    'runs that train in one program, of those that differ only in seed and numbers; '
+    '0: as many as fit',
+    lower_bound=0,
+  )
+  define(
+    flags.DEFINE_string,
+    'slurm',
+    None,
+    'submit an array of jobs: partition=gpu,time=60,... as submitit takes them',
+  )
+
+
+def sweep(values) -> None:
+  """Trains many runs of one config; the same command again goes on."""
+  from gpt_jax.sweep import run
+  from gpt_jax.training import loop
+
+  refused = ['workers', 'retries', 'together']
+  if values.index is not None:
+    refuse(values, [*refused, 'slurm'], '`sweep --index`')
+  if values.slurm is not None:
+    refuse(values, refused, '`sweep --slurm`')
+  planned = run.planned(
+    values.sweep,
+    base=values.config,
+    given=config_flags.get_override_values(values['config']),
+    config_file=config_flags.get_config_filename(values['config']),
+    folder=values.workdir,
+    argv=sys.argv,
+  )
+  if values.dry_run:
+    print(run.commands(planned, values.index, values.slurm))
+    return
+  if values.slurm is not None:
+    print(run.submit(planned, values.slurm))
+    return
+  try:
+    if values.index is not None:
+      run.run_one(planned, values.index)
+    else:
+      run.run(
+        planned,
+        workers_at_once=values.workers,
+        retries=values.retries,
+        together=values.together,
+      )
+  except loop.Interrupted as stop:
+    print(f'stopped and saved; to continue:\n  python {shlex.join(sys.argv)}')
+    sys.exit(128 + stop.args[0])

@@ -1,0 +1,280 @@
+"""What can be asked of generation: one set of names for texts, ids and streams."""
+
+import contextlib
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from gpt_jax.config import UserError, nearest
+from gpt_jax.decoding import constraints
+from gpt_jax.decoding.beam import Beams
+from gpt_jax.decoding.logit_rules import Rules, Sampling
+from gpt_jax.tokenizers import Tokenizer
+
+METHODS = 'auto', 'greedy', 'sample', 'beam', 'stochastic', 'minimum_risk'
+Text = str | Sequence[int]  # a text or the ids of one
+
+# How `launch.py sample` calls them: name, kind of flag, help.
+FLAGS = (
+  ('method', 'string', 'auto, greedy, sample, beam, stochastic or minimum_risk'),
+  ('max_new_tokens', 'integer', 'length of a continuation (128)'),
+  ('min_new_tokens', 'integer', 'no end-of-text before'),
+  ('num_return', 'integer', 'continuations of each prompt (1)'),
+  ('temperature', 'float', 'divides the logits (0.8); 0 is greedy'),
+  ('top_k', 'integer', 'draw from the k likeliest'),
+  ('top_p', 'float', 'draw from the likeliest that have mass p'),
+  ('openai_top_p', 'bool', 'top_p stops before the token that reaches p, as in GPT-2'),
+  ('min_p', 'float', 'draw from those at least p times as likely as the likeliest'),
+  ('typical_p', 'float', 'draw from the most typical that have mass p'),
+  ('repetition_penalty', 'float', 'of all tokens so far, as in CTRL; 1 is none'),
+  ('presence_penalty', 'float', 'subtracted for each new token that occurred'),
+  ('frequency_penalty', 'float', 'subtracted each time that it occurred'),
+  ('no_repeat_ngram', 'integer', 'no sequence of so many tokens twice'),
+  ('banned', 'multi_string', 'text that may not occur'),
+  ('forced', 'string', 'text that a continuation begins with'),
+  ('stop', 'multi_string', 'text that a continuation ends before'),
+  ('eos', 'integer', "id that ends a text, if not the tokenizer's"),
+  ('truncate', 'bool', 'of a prompt longer than the context, read the end'),
+  ('seed', 'multi_integer', 'another seed, other draws; one, or one for each prompt'),
+  ('beams', 'integer', 'hypotheses to follow; several mean beam search'),
+  ('groups', 'integer', "groups of beams that avoid each other's tokens"),
+  ('diversity', 'float', 'how much they do (0.5)'),
+  ('length_penalty', 'float', 'alpha (0.6); above 0 favours length'),
+  ('penalty_form', 'string', 'gnmt: ((5 + n) / 6)^alpha (GPT-3), or hf: n^alpha'),
+  ('early_stopping', 'string', 'as in Hugging Face: true, false or never'),
+  ('one_of', 'multi_string', 'text that a continuation may be'),
+  ('including', 'multi_string', 'text that a continuation must hold'),
+  ('candidates', 'integer', 'samples that minimum_risk chooses from (16)'),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """How prompts are continued.
+
+  Attributes:
+    method: 'greedy'; 'sample'; 'beam'; 'stochastic' (beams drawn without replacement);
+      'minimum_risk' (of `candidates` samples those most like the others, by F1 of their
+      tokens); 'auto' is beam search if there are several beams or a constraint, else
+      greedy if temperature is 0, else sampling.
+    max_new_tokens: a continuation ends here, at end-of-text or before a stop. One that
+      outgrows the context goes on from its last T // 2 tokens; of beams, it ends there.
+    num_return: continuations of each prompt, the best first where they are ranked;
+      fewer where beam search finds fewer.
+    seed: a number; or one for each prompt, whose draws then depend on nothing else.
+    eos: id that ends a text; None is the tokenizer's end-of-text.
+    truncate: of a prompt longer than the context the last T tokens are read; without
+      it, such a prompt is an error.
+    stop: a text or several: a continuation ends before the first of them. A hypothesis
+      of beam search ends with the first token that holds one of them; a stop that only
+      several tokens make up is cut off once the search is over.
+    banned: texts and sequences of ids that do not come about. A text is banned as the
+      tokens that it is encoded to, by itself and after a blank.
+    forced: what a continuation begins with, a text or ids.
+    min_new_tokens: as in `Rules`.
+    no_repeat_ngram: as in `Rules`.
+    repetition_penalty: as in `Rules`.
+    presence_penalty: as in `Rules`.
+    frequency_penalty: as in `Rules`.
+    temperature: as in `Sampling`; 'greedy' takes 0.
+    top_k: as in `Sampling`.
+    top_p: as in `Sampling`.
+    min_p: as in `Sampling`.
+    typical_p: as in `Sampling`.
+    openai_top_p: as in `Sampling`.
+    beams: hypotheses that are followed at a time.
+    groups: as in `Beams`.
+    diversity: as in `Beams`.
+    length_penalty: as in `Beams`.
+    penalty_form: as in `Beams`.
+    early_stopping: as in `Beams`.
+    one_of: a continuation is one of these texts or sequences of ids, and end-of-text.
+    including: texts or sequences of ids that a continuation must hold.
+    candidates: samples that 'minimum_risk' chooses from.
+  """
+
+  method: str = 'auto'
+  max_new_tokens: int = 128
+  num_return: int = 1
+  seed: int | Sequence[int] = 0
+  eos: int | None = None
+  truncate: bool = False
+  stop: str | Sequence[str] = ()
+  banned: Sequence[Text] = ()
+  forced: Text = ()
+  min_new_tokens: int = 0
+  no_repeat_ngram: int = 0
+  repetition_penalty: float = 1.0
+  presence_penalty: float = 0.0
+  frequency_penalty: float = 0.0
+  temperature: float = 1.0
+  top_k: int = 0
+  top_p: float = 1.0
+  min_p: float = 0.0
+  typical_p: float = 1.0
+  openai_top_p: bool = False
+  beams: int = 1
+  groups: int = 1
+  diversity: float = 0.5
+  length_penalty: float = 0.6
+  penalty_form: str = 'gnmt'
+  early_stopping: bool | str = False
+  one_of: Sequence[Text] = ()
+  including: Sequence[Text] = ()
+  candidates: int = 16
+
+  def chosen(self) -> str:
+    """Returns the method, 'auto' resolved."""
+    if self.method != 'auto':
+      return self.method
+    if self.beams != 1 or self.one_of or self.including:
+      return 'beam'
+    return 'sample' if self.temperature else 'greedy'
+
+  def draws(self) -> int:
+    """Returns how many continuations of each prompt are drawn."""
+    return self.candidates if self.chosen() == 'minimum_risk' else self.num_return
+
+  def sampling(self) -> Sampling:
+    """Returns how tokens are drawn."""
+    given = _fields_of(self, Sampling)
+    return Sampling(**given | ({'temperature': 0} if self.chosen() == 'greedy' else {}))
+
+  def searching(self) -> Beams:
+    """Returns how beams are searched for."""
+    return Beams(**_fields_of(self, Beams))
+
+  def rules(self, tokenizer: Tokenizer) -> Rules:
+    """Returns what may be drawn, in ids."""
+    banned = {_ids(text, tokenizer) for text in self.banned}
+    for text in self.banned:
+      if isinstance(text, str):
+        with contextlib.suppress(UserError):  # of characters without the blank
+          banned.add(_ids(' ' + text, tokenizer))
+    forced = _ids(self.forced, tokenizer)
+    return Rules(tuple(sorted(banned)), forced, **_fields_of(self, Rules))
+
+  def constraint(
+    self, tokenizer: Tokenizer, vocab: int
+  ) -> constraints.Automaton | None:
+    """Returns what hypotheses must be made of, if anything."""
+    of = {'vocab': vocab, 'eot': self.end(tokenizer)}
+    if self.one_of:
+      return constraints.one_of([_ids(x, tokenizer) for x in self.one_of], **of)
+    if self.including:
+      return constraints.including([_ids(x, tokenizer) for x in self.including], **of)
+    return None
+
+  def end(self, tokenizer: Tokenizer) -> int:
+    """Returns the id that ends a text."""
+    return tokenizer.eot if self.eos is None else self.eos
+
+  def stops(self) -> tuple[str, ...]:
+    """Returns the texts before which a continuation ends."""
+    return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+  def wrong(self, prompts: int, tokenizer: Tokenizer, vocab: int) -> list[str]:
+    """Returns what is wrong with the settings.
+
+    Args:
+      prompts: how many there are.
+      tokenizer: of the model.
+      vocab: ids that the model knows.
+    """
+    wrong = []
+    if self.method not in METHODS:
+      wrong.append(
+        f'method={self.method!r} must be one of {", ".join(METHODS)}.'
+        + nearest(self.method, METHODS)
+      )
+    for name in ('max_new_tokens', 'num_return', 'candidates'):
+      if not getattr(self, name) >= 1:
+        wrong.append(f'{name}={getattr(self, name)} must be at least 1')
+    if np.ndim(self.seed) and len(self.seed) != prompts:
+      wrong.append(
+        f'seed has {len(self.seed)} numbers for {prompts} prompts; give one, or one '
+        'for each'
+      )
+    if np.any(np.less(self.seed, 0)):
+      wrong.append(f'seed={self.seed} must be at least 0')
+    if self.eos is not None and not 0 <= self.eos < vocab:
+      wrong.append(f'eos={self.eos} must be in 0 .. {vocab - 1}')
+    if not all(self.stops()):
+      wrong.append("stop='' would end every text at once; leave it out")
+    for name in ('banned', 'forced'):
+      given = [self.forced] if name == 'forced' else self.banned
+      ids = {i for text in given for i in _ids(text, tokenizer)}
+      if ids and not 0 <= min(ids) <= max(ids) < vocab:
+        wrong.append(f'{name} must be ids in 0 .. {vocab - 1}, not {sorted(ids)}')
+    for make in (
+      self.sampling,
+      self.searching,
+      lambda: self.rules(tokenizer),
+      lambda: self.constraint(tokenizer, vocab),
+    ):
+      try:
+        make()
+      except UserError as error:
+        wrong.append(str(error))
+    return wrong + self._wrong_together(tokenizer)
+
+  def _wrong_together(self, tokenizer: Tokenizer) -> list[str]:
+    """Returns which settings do not go together."""
+    how = self.chosen()
+    wrong = [
+      f'{name}={getattr(self, name)!r} has no effect on method={how!r}; leave it out'
+      for name in _without_effect(how)
+      if self.method in METHODS and getattr(self, name) != getattr(Settings, name)
+    ]
+    if self.min_new_tokens > self.max_new_tokens:
+      wrong.append(
+        f'min_new_tokens={self.min_new_tokens} must be at most max_new_tokens='
+        f'{self.max_new_tokens}'
+      )
+    forced = _ids(self.forced, tokenizer)
+    if len(forced) > self.max_new_tokens or self.end(tokenizer) in forced:
+      wrong.append(
+        f'forced={self.forced!r} must be at most max_new_tokens={self.max_new_tokens} '
+        'tokens, none of them end-of-text'
+      )
+    if self.one_of and self.including:
+      wrong.append('one_of and including do not go together; leave one out')
+    if (self.one_of or self.including) and self.groups > 1:
+      wrong.append(f'groups={self.groups} must be 1 under a constraint')
+    if (self.one_of or self.including) and self.stops():
+      wrong.append(f'stop={self.stop!r} has no effect under a constraint; leave it out')
+    of = 'candidates' if how == 'minimum_risk' else 'beams'
+    if how not in ('greedy', 'sample') and self.num_return > getattr(self, of):
+      wrong.append(
+        f'num_return={self.num_return} must be at most {of}={getattr(self, of)}, which '
+        'are all there is to choose from'
+      )
+    return wrong
+
+
+def _without_effect(how: str) -> list[str]:
+  """Returns the names of settings that a method does not look at."""
+  sampling, beams = _names(Sampling), _names(Beams) + ['one_of', 'including']
+  if how == 'beam':
+    return [*sampling, 'candidates']
+  if how == 'stochastic':
+    sampling.remove('temperature')
+    beams.remove('beams')
+    return [*sampling, *beams, 'stop', 'candidates']
+  return beams if how == 'minimum_risk' else [*beams, 'candidates']
+
+
+def _names(kind: type) -> list[str]:
+  return [field.name for field in dataclasses.fields(kind)]
+
+
+def _fields_of(settings: Settings, kind: type) -> dict:
+  """Returns the settings that are fields of `kind` as they are."""
+  kept = [name for name in _names(kind) if name not in ('forced', 'forbidden')]
+  return {name: getattr(settings, name) for name in kept}
+
+
+def _ids(text: Text, tokenizer: Tokenizer) -> tuple[int, ...]:
+  """Returns the ids of a text, or the ids given."""
+  return tuple(tokenizer.encode(text) if isinstance(text, str) else map(int, text))

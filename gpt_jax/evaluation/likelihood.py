@@ -1,0 +1,281 @@
+"""Likelihoods: of held-out text, and of a continuation after a context."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gpt_jax.config import UserError
+from gpt_jax.data.windows import Batch, held_out_batches
+from gpt_jax.evaluation import packing
+from gpt_jax.model.attention import Tree
+from gpt_jax.model.gpt import GPT, Shape, empty_cache, output
+from gpt_jax.training import loss
+
+
+def held_out_nll(
+  eval_step: Callable, params: dict, batches: Iterator[Batch]
+) -> tuple[float, int]:
+  """Returns (sum of -log p [nats], number of targets) over all batches."""
+  sums = [eval_step(params, batch) for batch in batches]
+  nll, count = np.sum(np.array(sums, np.float64), axis=0)
+  return float(nll), int(count)
+
+
+def held_out_token_nll(
+  params: dict, shape: Shape, ids: np.ndarray, rows: int
+) -> np.ndarray:
+  """Returns -log p of each target of a held-out text [nats], float64 [tokens - 1].
+
+  It is read in the windows whose mean is `held_out_metrics`' valid_nll.
+
+  Args:
+    params: the parameters.
+    shape: of the model.
+    ids: all of the held-out tokens.
+    rows: windows of a batch.
+  """
+  found = []
+  for batch in held_out_batches(ids, T=shape.T, rows=rows):
+    nll_BT = np.asarray(_window_nll(params, batch, shape=shape), np.float64)
+    found.append(nll_BT[batch.w_BT > 0])
+  return np.concatenate(found)
+
+
+@partial(jax.jit, static_argnames='shape')
+def _window_nll(params, batch, *, shape):
+  logits_BTV = GPT(shape).apply({'params': params}, batch.ids_BT)[0]
+  return loss.nll_BT(logits_BTV, batch.y_BT)
+
+
+def held_out_metrics(nll: float, count: int, bytes_per_token: float) -> dict:
+  """Returns what is reported of held-out text.
+
+  Args:
+    nll: sum of -log p over the targets [nats].
+    count: number of targets.
+    bytes_per_token: UTF-8 bytes of the whole held-out text for each of its targets.
+
+  Returns:
+    valid_nll [nats/token], valid_ppl (its exponential) and valid_bpb [bits/byte],
+    which alone compares models with different tokenizers.
+  """
+  mean = nll / count
+  return {
+    'valid_nll': mean,
+    'valid_ppl': math.exp(min(mean, 700)),
+    'valid_bpb': mean / math.log(2) / bytes_per_token,
+  }
+
+
+class TokenScores(NamedTuple):
+  """The likelihood of a continuation, token by token.
+
+  Attributes:
+    logp: log p of each token [nats].
+    best: whether each was the likeliest token in its place.
+    best_allowed: the same among the ids that are not banned.
+  """
+
+  logp: list[float]
+  best: list[bool]
+  best_allowed: list[bool]
+
+
+@partial(jax.jit, static_argnames=('shape', 'S'))
+def _read(params, ids_BT, length_B, *, shape, S):
+  cache = empty_cache(shape, 1, S)
+  variables = {'params': params}
+  return GPT(shape).apply(variables, ids_BT, cache=cache, length_B=length_B)[1]
+
+
+@partial(jax.jit, static_argnames='shape')
+def _states(params, before, ids_BW, pos_BW, end_BW, *, shape):
+  """Returns x_BWD, what the output sees of each token of rows of trees.
+
+  Args:
+    params: the parameters.
+    before: the cache of what all trees follow, of one row; empty if nothing.
+    ids_BW: tokens; they, `pos_BW` and `end_BW` as in `packing.Row`.
+    pos_BW: positions.
+    end_BW: ends.
+    shape: of the model.
+  """
+  B, W = ids_BW.shape
+  P = before.pos_BS.shape[1]
+  first = jnp.where(before.pos_BS >= 0, P + W, 0)  # padding is seen by nobody
+
+  def behind(old_1PX, new_BWX, axis):
+    old_BPX = jnp.broadcast_to(old_1PX, (B, *old_1PX.shape[1:]))
+    return jnp.concatenate([old_BPX, new_BWX], axis=axis)
+
+  tree = Tree(
+    kv=jax.tree.map(
+      lambda old, new: behind(old, new, 2), before.kv, empty_cache(shape, B, W).kv
+    ),
+    pos_BS=behind(before.pos_BS, pos_BW, 1),
+    end_BS=behind(first, end_BW + P, 1),
+    slot=P,
+  )
+  return GPT(shape).apply({'params': params}, ids_BW, cache=tree, logits=False)[0]
+
+
+@partial(jax.jit, static_argnames='shape')
+def _judged(params, x_BWD, at_BC, y_BC, banned_V, *, shape):
+  """Returns log p of tokens y after the places `at`, and whether they are likeliest.
+
+  Args:
+    params: the parameters.
+    x_BWD: of `_states`.
+    at_BC: places in a row.
+    y_BC: the tokens that follow.
+    banned_V: bool, the ids that the third result leaves out; None: it is the second.
+    shape: of the model.
+  """
+  x_BCD = jnp.take_along_axis(x_BWD, at_BC[..., None], axis=1)
+  head_VD = params['wte' if shape.tied else 'lm_head']
+  logits_BCV = output(x_BCD, head_VD.astype(shape.dtype), shape.vocab)
+
+  def logit(id_BC):
+    return jnp.take_along_axis(logits_BCV, id_BC[..., None], axis=-1)[..., 0]
+
+  # Two passes over the logits, no more: their memory is what takes time on a CPU.
+  likeliest_BC = logits_BCV.argmax(-1)
+  own_BC, most_BC = logit(y_BC), logit(likeliest_BC)
+  sum_BC = jnp.exp(logits_BCV - most_BC[..., None]).sum(-1)
+  best_BC = best_allowed_BC = likeliest_BC == y_BC
+  if banned_V is not None:
+    best_allowed_BC = jnp.where(banned_V, -jnp.inf, logits_BCV).argmax(-1) == y_BC
+  return own_BC - most_BC - jnp.log(sum_BC), best_BC, best_allowed_BC
+
+
+def score_continuations(
+  params: dict,
+  shape: Shape,
+  pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
+  banned: np.ndarray | None = None,
+) -> list[TokenScores]:
+  """Returns the scores of many continuations, each after its own context, in order.
+
+  Arguments and errors are those of `scores`.
+  """
+  found = dict(scores(params, shape, pairs, banned))
+  return [found[i] for i in range(len(pairs))]
+
+
+def scores(
+  params: dict,
+  shape: Shape,
+  pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
+  banned: np.ndarray | None = None,
+) -> Iterator[tuple[int, TokenScores]]:
+  """Yields (number of a pair, the scores of its continuation), in any order.
+
+  Where the two outgrow the model's context, the beginning of the context is left out.
+  What contexts and continuations have in common at their beginning is read once
+  (`packing`), what all of them have once for all. Rows are spread over the devices.
+
+  Args:
+    params: the parameters.
+    shape: of the model.
+    pairs: ids of contexts and of their continuations.
+    banned: bool [V], ids that `best_allowed` leaves out; None: none.
+
+  Raises:
+    UserError: no context (end-of-text stands for an empty one), an empty continuation,
+      or one longer than the model's context.
+  """
+  for context, continuation in pairs:
+    if not len(context) or not 1 <= len(continuation) <= shape.T:
+      raise UserError(
+        f'a context of {len(context)} tokens and a continuation of {len(continuation)} '
+        f'cannot be scored: there must be 1 or more, and 1 .. {shape.T}'
+      )
+  if pairs:
+    yield from _scores(params, shape, [_text(*p, shape.T) for p in pairs], banned)
+
+
+def _text(context: Sequence[int], continuation: Sequence[int], T: int) -> packing.Text:
+  ids = np.array([*context, *continuation], np.int32)[-T - 1 :]
+  return packing.Text(ids, len(ids) - len(continuation))
+
+
+def _scores(
+  params: dict,
+  shape: Shape,
+  texts: list[packing.Text],
+  banned: np.ndarray | None,
+) -> Iterator[tuple[int, TokenScores]]:
+  """Yields what `scores` does, of texts that fit."""
+  W = _WIDTH if shape.D < 768 else 2 * _WIDTH
+  skip = packing.shared(texts)
+  if skip * (len(texts) - 1) < 4 * W:
+    skip = 0  # not worth a program of its own
+  before = empty_cache(shape, 1, 0)
+  if skip:
+    P = packing.round_up(skip)
+    ids_BP = np.zeros((1, P), np.int32)
+    ids_BP[0, :skip] = texts[0].ids[:skip]
+    before = _read(params, ids_BP, np.array([skip], np.int32), shape=shape, S=P)
+  rows = packing.packed(texts, W, skip)
+  put, devices = _over_devices()
+  params, before = put(params, False), put(before, False)
+  for some in _batches(rows, devices):
+    B = -(-len(some) // devices) * devices
+    some += [some[0]._replace(asked=[])] * (B - len(some))
+    C = packing.round_up(max(row.predictions for row in some), 8)
+    at_BC, y_BC = np.zeros((2, B, C), np.int32)
+    for b, row in enumerate(some):
+      n = row.predictions
+      at_BC[b, :n] = np.concatenate([places for _, places in row.asked] or [[]])
+      ends = [texts[i].ids[texts[i].known :] for i, _ in row.asked]
+      y_BC[b, :n] = np.concatenate(ends or [[]])
+    arrays = [np.stack([getattr(row, name) for row in some]) for name in _ARRAYS]
+    x_BWD = _states(params, before, *map(put, arrays), shape=shape)
+    found = _judged(params, x_BWD, put(at_BC), put(y_BC), banned, shape=shape)
+    found = [np.asarray(x) for x in found]
+    for b, row in enumerate(some):
+      at = 0
+      for i, places in row.asked:
+        here = b, slice(at, at := at + len(places))
+        yield i, TokenScores(*(x[here].tolist() for x in found))
+
+
+_WIDTH = 256  # of a row of a model of less than 768 features
+_TOKENS = 8192  # of a batch of rows on an accelerator; on a CPU one row is enough
+_ARRAYS = 'ids', 'pos', 'end'
+
+
+def _batches(rows: list[packing.Row], devices: int) -> Iterator[list[packing.Row]]:
+  """Yields rows of one width, as many as go into a batch."""
+  for width, members in itertools.groupby(rows, key=lambda row: len(row.ids)):
+    members = list(members)
+    each = 1 if jax.default_backend() == 'cpu' else max(1, _TOKENS // width)
+    size = devices * each
+    yield from (members[at : at + size] for at in range(0, len(members), size))
+
+
+def _over_devices() -> tuple[Callable, int]:
+  """Returns what puts rows (or, False, all of it) on every device, and their number."""
+  devices = jax.local_devices()
+  if len(devices) == 1:
+    return lambda tree, rows=True: tree, 1
+  mesh = jax.sharding.Mesh(np.array(devices), 'b')
+
+  def put(tree, rows=True):
+    spec = jax.sharding.PartitionSpec(*(['b'] if rows else []))
+    return jax.device_put(tree, jax.sharding.NamedSharding(mesh, spec))
+
+  return put, len(devices)
+
+
+def continuation_logp(
+  params: dict, shape: Shape, context: list[int], continuation: list[int]
+) -> list[float]:
+  """Returns log p of each token of one continuation; see `score_continuations`."""
+  return score_continuations(params, shape, [(context, continuation)])[0].logp

@@ -1,0 +1,171 @@
+"""Models as folders of Hugging Face: found, opened and written."""
+
+import os
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gpt_jax import config, tokenizers
+from gpt_jax.config import UserError
+from gpt_jax.files import sync
+from gpt_jax.inference.language_model import LanguageModel
+from gpt_jax.model.gpt import Shape
+from gpt_jax.tokenizers import hugging_face as their_tokenizers
+from gpt_jax.weights import convert
+from gpt_jax.weights.config_json import read_json
+
+# What marks a folder of weights; the first is Hugging Face's, the others OpenAI's.
+_MARKS = 'config.json', 'hparams.json', 'params_shapes.json'
+# What marks a tokenizer among them; the last two are OpenAI's.
+_TOKENIZERS = (
+  'tokenizer.json',
+  'merges.txt',
+  '*.model',
+  'tokenizer/kind.json',
+  'vocab.bpe',
+  'vocab_40000.bpe',
+)
+_FETCHED = '*.json', '*.safetensors', '*.txt', '*.model'
+
+
+def names_weights(source: str | Path) -> bool:
+  """Returns whether a source is of the hub, or a folder that looks like weights."""
+  folder = Path(source).expanduser()
+  return str(source).startswith('hf:') or any((folder / m).exists() for m in _MARKS)
+
+
+def find(source: str | Path) -> Path:
+  """Returns the folder of a source, fetched from the hub if it is not a path.
+
+  Args:
+    source: a folder, or hf:NAME or hf:NAME@REVISION, which is kept in the hub's cache.
+
+  Raises:
+    UserError: there is no such folder, it has no weights, or it can't be fetched.
+  """
+  if not str(source).startswith('hf:'):
+    if not names_weights(source):
+      raise UserError(
+        f'{source}: holds no weights: there is no {", ".join(_MARKS[:-1])} or '
+        f'{_MARKS[-1]} in it'
+      )
+    return Path(source).expanduser()
+  import huggingface_hub
+
+  name, _, revision = str(source).removeprefix('hf:').partition('@')
+  try:
+    return Path(
+      huggingface_hub.snapshot_download(
+        name, revision=revision or None, allow_patterns=list(_FETCHED)
+      )
+    )
+  except Exception as e:  # its errors share no class, and all say why
+    raise UserError(
+      f'{source}: can not be fetched ({type(e).__name__}: {str(e).splitlines()[0]}); '
+      'give a folder on this machine instead'
+    ) from e
+
+
+def open_model(
+  source: str | Path, tokenizer: str = ''
+) -> tuple[config.Model, LanguageModel]:
+  """Returns the config and the model of a source (see `find`).
+
+  Args:
+    source: of the weights.
+    tokenizer: path of a tokenizer, instead of the one in the folder. Where there is
+      neither, texts are ids written as numbers.
+
+  Raises:
+    UserError: weights or tokenizer are missing, damaged, not supported or of two
+      models.
+  """
+  folder = find(source)
+  model, params = convert.read(folder)
+  if tokenizer:
+    opened = tokenizers.open_path(tokenizer)
+  elif any(next(folder.glob(name), None) for name in _TOKENIZERS):
+    opened = tokenizers.open_path(folder)
+  else:
+    opened = tokenizers.Numbers(model.vocab, _end_of_text(folder, model.vocab))
+  # GPT-1's end-of-text is our own, after the entries it was trained with.
+  known = opened.vocab - (opened.kind == 'gpt1')
+  if known > model.vocab:
+    raise UserError(
+      f'the tokenizer has {opened.vocab} entries, but {source} predicts only '
+      f'{model.vocab}; give the one it was trained with as --tokenizer'
+    )
+  # To the device once: numpy's arrays would be copied there by every call.
+  params = jax.tree.map(jnp.asarray, params)
+  return model, LanguageModel(params, Shape.of(model, model.vocab), opened)
+
+
+def _end_of_text(folder: Path, vocab: int) -> int:
+  """Returns the id that config.json gives, else one after the vocabulary."""
+  if not (folder / _MARKS[0]).exists():
+    return vocab
+  found = read_json(folder / _MARKS[0]).get('eos_token_id')
+  return found if isinstance(found, int) else vocab
+
+
+def export(model: LanguageModel, dropout: float, target: str | Path) -> str:
+  """Writes a folder that `transformers` opens, whole or not at all.
+
+  What was written is read again, and its logits are compared, before it takes its
+  place. The folder also has our own tokenizer where ours is of another kind.
+
+  Args:
+    model: any.
+    dropout: rate for config.json.
+    target: a folder that does not exist, or is empty.
+
+  Returns:
+    What there is to say about it.
+
+  Raises:
+    UserError: `target` is in use, or no architecture or tokenizer of Hugging Face does
+      what this model does.
+  """
+  target = Path(target)
+  if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    raise UserError(f'target={target} is there already; choose a new folder')
+  target.parent.mkdir(parents=True, exist_ok=True)
+  staged = target.with_name(f'.{target.name}.{os.getpid()}.tmp')
+  staged.mkdir()
+  try:
+    family = convert.write(
+      model.params, model.shape, dropout, model.tokenizer.eot, staged
+    )
+    differs = ''
+    if model.tokenizer.kind == 'numbers':
+      differs = 'the model has no tokenizer, and so has the folder'
+    else:
+      differs = their_tokenizers.write(model.tokenizer, staged, model.shape.T)
+      if model.tokenizer.kind not in ('byte_bpe', 'gpt1'):
+        model.tokenizer.save(staged / 'tokenizer')
+    apart = _largest_difference(model, staged)
+    if apart > 1e-4:
+      raise RuntimeError(f'the logits of what was written are {apart} apart')
+    for path in [*staged.rglob('*'), staged]:
+      sync(path)
+    if target.exists():
+      target.rmdir()
+    staged.rename(target)
+    sync(target.parent)
+  finally:
+    shutil.rmtree(staged, ignore_errors=True)
+  said = f'wrote {target}: {family}, logits within {apart:.1e} of the model'
+  return f'{said}\n{differs}' if differs else said
+
+
+def _largest_difference(model: LanguageModel, folder: Path) -> float:
+  """Returns how far apart the logits of a model and of its folder are."""
+  written, params = convert.read(folder)
+  again = LanguageModel(params, Shape.of(written, written.vocab), model.tokenizer)
+  random = np.random.default_rng(0)
+  ids = random.integers(0, model.shape.vocab, (2, min(model.shape.T, 256)))
+  apart = jnp.abs(model.logits(ids) - again.logits(ids)).max()
+  return float(apart)

@@ -1,0 +1,352 @@
+"""A trained model with its tokenizer: logits, scores and generated text."""
+
+import bisect
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from gpt_jax.config import UserError, nearest
+from gpt_jax.decoding import beam, reranking, sampling, stochastic_beam
+from gpt_jax.decoding.generation_config import Settings
+from gpt_jax.evaluation import introspection, likelihood
+from gpt_jax.model.gpt import GPT, Shape
+from gpt_jax.model.layers import quantized, transposed
+from gpt_jax.tokenizers import Tokenizer
+
+
+class Generation(NamedTuple):
+  """One continuation of a prompt.
+
+  Attributes:
+    prompt: its token ids.
+    ids: new token ids; a last end-of-text is one of them.
+    text: of the new tokens. Where a stop ended it, the text before the stop; ids are
+      those that lie wholly in it.
+    token_logp: the model's log p of each new token, before any rule [nats].
+    score: what continuations of a prompt are ranked by: log p, or of beams that over
+      the length penalty, or the expected utility of 'minimum_risk'.
+    number: of the prompt, from 0.
+  """
+
+  prompt: list[int]
+  ids: list[int]
+  text: str
+  token_logp: list[float]
+  likelihood: float
+  number: int
+
+  @property
+  def logp(self) -> float:
+    """log p of the whole continuation [nats]."""
+    return sum(self.token_logp)
+
+  @property
+  def perplexity(self) -> float:
+    """exp of the mean -log p of its tokens; 1 if there are none."""
+    return math.exp(-self.logp / max(1, len(self.ids)))
+
+
+class Score(NamedTuple):
+  """The likelihood of a continuation: log p [nats], whole and of each token."""
+
+  logp: float
+  token_logp: list[float]
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageModel:
+  """A trained model and its tokenizer, ready to use.
+
+  Attributes:
+    params: the parameter tree (`model/gpt.py`).
+    shape: of the model.
+    tokenizer: text to ids and back.
+    step: updates it was trained for.
+  """
+
+  params: dict
+  shape: Shape
+  tokenizer: Tokenizer
+  step: int = 0
+
+  def prompt_ids(self, text: str) -> list[int]:
+    """Returns the ids of a prompt; the empty one is end-of-text, a new document."""
+    return self.tokenizer.encode(text) or [self.tokenizer.eot]
+
+  def logits(self, ids: Sequence[int] | np.ndarray) -> jax.Array:
+    """Returns float32 logits of the next tokens.
+
+    Args:
+      ids: [T] or [B, T] token ids.
+
+    Returns:
+      [T, vocab] or [B, T, vocab].
+
+    Raises:
+      UserError: more ids than the context, or ids outside the vocabulary.
+    """
+    ids = np.asarray(ids, np.int32)
+    if not 1 <= ids.shape[-1] <= self.shape.T:
+      raise UserError(
+        f'{ids.shape[-1]} ids do not fit: 1 .. {self.shape.T} are allowed'
+      )
+    if ids.min() < 0 or ids.max() >= self.shape.vocab:
+      raise UserError(
+        f'ids must be in 0 .. {self.shape.vocab - 1}, not {ids.min()} .. {ids.max()}'
+      )
+    logits = _logits(self.params, ids.reshape(-1, ids.shape[-1]), shape=self.shape)
+    return logits.reshape(*ids.shape, -1)[..., : self.shape.vocab]
+
+  def score(self, context: str, continuation: str) -> Score:
+    """Returns the likelihood of `continuation` after `context` ('': a new document).
+
+    The two are tokenized apart; what outgrows the model's context is cut off the
+    beginning of `context`.
+    """
+    ids = self.tokenizer.encode(continuation)
+    before = self.prompt_ids(context)
+    logp = likelihood.continuation_logp(self.params, self.shape, before, ids)
+    return Score(sum(logp), logp)
+
+  def explain(self, text: str) -> introspection.Explanation:
+    """Returns attention, states and likelihoods of a text that starts a document.
+
+    Raises:
+      UserError: the text is empty, or longer than the context less one.
+    """
+    ids = [self.tokenizer.eot, *self.tokenizer.encode(text)]
+    pieces = ['', *(self._decode([i]) for i in ids[1:])]
+    return introspection.explained(self.params, self.shape, ids, pieces)
+
+  def generate(self, prompts: str | Sequence[str], **settings) -> list[Generation]:
+    """Returns continuations of texts, `num_return` for each, in order.
+
+    Args:
+      prompts: a text, or several.
+      **settings: of `decoding/generation_config.py`: max_new_tokens, temperature,
+        top_k, top_p, seed, num_return, stop, beams and others.
+
+    Raises:
+      UserError: settings that are unknown, out of their range or don't go together, or
+        a prompt longer than the context; all in one message.
+    """
+    prompts = [prompts] if isinstance(prompts, str) else prompts
+    return self.generate_ids([self.prompt_ids(p) for p in prompts], **settings)
+
+  def generate_ids(
+    self, prompts: Sequence[Sequence[int]], **settings
+  ) -> list[Generation]:
+    """Returns continuations of token ids; all else is as in `generate`."""
+    prompts, how = self._checked(prompts, settings)
+    searches = {'beam': self._beams, 'stochastic': self._stochastic}
+    search = searches.get(how.chosen(), self._drawn)
+    results, stops = [], how.stops()
+    for number, found in enumerate(search(prompts, how)):
+      made = []
+      for ids, logp, value in found:
+        cut = _before_stop(ids, stops, self._decode)
+        n, text = cut or (len(ids), self._decode(ids))
+        value = sum(logp[:n]) if value is None else value
+        made.append(Generation(prompts[number], ids[:n], text, logp[:n], value, number))
+      if how.chosen() == 'minimum_risk':
+        ranked = reranking.minimum_risk(
+          made, lambda a, b: reranking.unigram_f1(a.ids, b.ids)
+        )
+        made = [one._replace(score=value) for one, value in ranked]
+      results += made[: how.num_return]
+    return results
+
+  def _drawn(self, prompts: list[list[int]], how: Settings) -> list[list[tuple]]:
+    """Returns ids, log p and no score of the draws of each prompt."""
+    stops, n = how.stops(), how.draws()
+
+    def stopped(ids):
+      return _before_stop(ids, stops, self._decode) is not None
+
+    made = sampling.generate(
+      self.params,
+      self.shape,
+      [prompt for prompt in prompts for _ in range(n)],
+      sampling.keys_of(how.seed, len(prompts), n),
+      sampling=how.sampling(),
+      stopped=stopped if stops else None,
+      row_params=self._row_params,
+      **self._limits(how),
+    )
+    rows = [(*one, None) for one in made]
+    return [rows[at : at + n] for at in range(0, len(rows), n)]
+
+  def _beams(self, prompts: list[list[int]], how: Settings) -> list[list[tuple]]:
+    """Returns the best hypotheses of each prompt."""
+    return beam.generate(
+      self.params,
+      self.shape,
+      prompts,
+      beams=how.searching(),
+      num_return=how.num_return,
+      constraint=how.constraint(self.tokenizer, self.shape.vocab),
+      ends=self._ends(how),
+      **self._limits(how),
+    )
+
+  def _ends(self, how: Settings) -> np.ndarray | None:
+    """Returns bool [V], the tokens that hold a stop or end the text; None: no stops."""
+    stops = how.stops()
+    if not stops:
+      return None
+    ends = np.zeros(self.shape.V, bool)
+    ends[how.end(self.tokenizer)] = True
+    for i, text in enumerate(self._texts):
+      ends[i] |= any(stop in text for stop in stops)
+    return ends
+
+  @functools.cached_property
+  def _texts(self) -> list[str]:
+    """The text of each entry of the vocabulary, alone."""
+    known = min(self.shape.vocab, self.tokenizer.vocab)
+    return [self.tokenizer.decode([i]) for i in range(known)]
+
+  def _stochastic(self, prompts: list[list[int]], how: Settings) -> list[list[tuple]]:
+    """Returns hypotheses of each prompt, drawn without replacement."""
+    return stochastic_beam.generate(
+      self.params,
+      self.shape,
+      prompts,
+      sampling.keys_of(how.seed, len(prompts)),
+      beams=how.beams,
+      temperature=how.temperature,
+      **self._limits(how),
+    )
+
+  def stream(self, prompt: str, **settings) -> Iterator[str]:
+    """Yields the text that `generate` would return, as it is decided.
+
+    Never half a character: bytes that may be the beginning of one wait for the rest,
+    and so does text that may be the beginning of a stop.
+
+    Args:
+      prompt: a text.
+      **settings: as of `generate`, for one continuation by 'greedy' or 'sample'.
+
+    Raises:
+      UserError: as in `generate`.
+    """
+    prompts, how = self._checked([self.prompt_ids(prompt)], settings)
+    if how.num_return > 1 or how.chosen() not in ('greedy', 'sample'):
+      raise UserError(
+        'a stream is one continuation, drawn token by token; num_return='
+        f'{how.num_return} and method={how.chosen()!r} need generate'
+      )
+    stops, decode = how.stops(), self._decode
+    new, shown, text = [], 0, ''
+    (key,) = sampling.keys_of(how.seed, 1)
+    for token in sampling.stream(
+      self.params,
+      self.shape,
+      prompts[0],
+      key,
+      sampling=how.sampling(),
+      row_params=self._row_params,
+      **self._limits(how),
+    ):
+      new.append(token)
+      found = _before_stop(new, stops, decode)
+      text = found[1] if found else decode(new)
+      if found:
+        break
+      ready = text.rstrip('\ufffd')
+      ready = ready[: len(ready) - _stop_begun(ready, stops)]
+      if len(ready) > shown:
+        yield ready[shown:]
+        shown = len(ready)
+    if len(text) > shown:
+      yield text[shown:]
+
+  @functools.cached_property
+  def _row_params(self) -> dict | None:
+    """The parameters in the form that decodes one row fastest; None: as they are.
+
+    Made when first asked for; on a CPU it takes as much memory again as the kernels.
+    """
+    return transposed(self.params) if jax.default_backend() == 'cpu' else None
+
+  def int8(self) -> 'LanguageModel':
+    """Returns the model with its linear layers' weights in 8 bits (`quantized`)."""
+    return dataclasses.replace(self, params=quantized(self.params))
+
+  def _limits(self, how: Settings) -> dict:
+    """Returns what the settings mean for every method."""
+    return {
+      'max_new_tokens': how.max_new_tokens,
+      'rules': how.rules(self.tokenizer),
+      'eot': how.end(self.tokenizer),
+    }
+
+  def _decode(self, ids: Sequence[int]) -> str:
+    """Returns the text of ids; a model may know more than its tokenizer."""
+    return self.tokenizer.decode([i for i in ids if i < self.tokenizer.vocab])
+
+  def _checked(
+    self, prompts: Sequence[Sequence[int]], settings: dict
+  ) -> tuple[list[list[int]], Settings]:
+    """Returns prompts and settings, after a check of both."""
+    names = [f.name for f in dataclasses.fields(Settings)]
+    wrong = [
+      f'there is no setting {name}.{nearest(name, names)}'
+      for name in settings
+      if name not in names
+    ]
+    how = Settings(**{k: v for k, v in settings.items() if k in names})
+    T, vocab = self.shape.T, self.shape.vocab
+    wrong += how.wrong(len(prompts), self.tokenizer, vocab)
+    if not len(prompts):
+      wrong.append('there is no prompt; give one or more')
+    prompts = [[int(i) for i in p] for p in prompts]
+    for i, prompt in enumerate(prompts):
+      if not prompt:
+        wrong.append(f'prompt {i} has no ids; for a new document give end-of-text')
+      elif not 0 <= min(prompt) <= max(prompt) < vocab:
+        wrong.append(
+          f'prompt {i} has ids outside 0 .. {vocab - 1}, which are all that the model '
+          'knows'
+        )
+      if len(prompt) > T and not how.truncate:
+        wrong.append(
+          f'a prompt of {len(prompt)} tokens does not fit: the context is {T}; shorten '
+          'it, or set truncate to read its last tokens only'
+        )
+    if wrong:
+      raise UserError('\n'.join(wrong))
+    return [prompt[-T:] for prompt in prompts], how
+
+
+def _before_stop(
+  ids: list[int], stops: tuple[str, ...], decode: Callable[[Sequence[int]], str]
+) -> tuple[int, str] | None:
+  """Returns how many ids lie wholly before the first stop and the text before it.
+
+  None: there is no stop in the text of the ids.
+  """
+  text = decode(ids)
+  starts = [at for at in map(text.find, stops) if at >= 0]
+  if not starts:
+    return None
+  ends = range(len(ids) + 1)
+  n = bisect.bisect(ends, min(starts), key=lambda end: len(decode(ids[:end]))) - 1
+  return n, text[: min(starts)]
+
+
+def _stop_begun(text: str, stops: tuple[str, ...]) -> int:
+  """Returns how many characters at the end of a text may be the beginning of a stop."""
+  begun = [n for stop in stops for n in range(len(stop)) if text.endswith(stop[:n])]
+  return max(begun, default=0)
+
+
+@functools.partial(jax.jit, static_argnames='shape')
+def _logits(params, ids_BT, *, shape):
+  return GPT(shape).apply({'params': params}, ids_BT)[0]

@@ -1,0 +1,287 @@
+"""Two runs side by side: what they were made of, their curves, and a paired test."""
+
+import math
+import pathlib
+from typing import NamedTuple
+
+import matplotlib.figure
+import matplotlib.ticker
+import numpy as np
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from gpt_jax.config import UserError
+from gpt_jax.data.windows import rows_read, stages
+from gpt_jax.evaluation import likelihood, metrics
+from gpt_jax.model.gpt import Shape
+from gpt_jax.runs import cost
+from gpt_jax.runs.reproduce import (
+  data_changes,
+  differing_fields,
+  environment_changes,
+  parts,
+)
+from gpt_jax.runs.workdir import load, prepared, read_about, read_run
+from gpt_jax.training.metrics_log import read_metrics
+
+# What runs are compared at equal amounts of: in words, and how an amount is written.
+AXES = {
+  'tokens': ('training tokens', ',.0f'),
+  'flops': ('training FLOPs', '.3e'),
+  'seconds': ('seconds of training', ',.1f'),
+}
+_LEAST_DOCUMENTS = 10  # fewer are compared by windows
+_POINTS = 5  # at which curves are told
+
+
+class Curve(NamedTuple):
+  """The held-out loss of a run after each evaluation, arrays of one length.
+
+  Attributes:
+    steps: updates done.
+    tokens: read in training.
+    flops: done for them (`cost.flops_per_token`).
+    seconds: that training took, with compilation, without evaluation and saving.
+    nll: nats/token.
+    bpb: bits/byte.
+  """
+
+  steps: np.ndarray
+  tokens: np.ndarray
+  flops: np.ndarray
+  seconds: np.ndarray
+  nll: np.ndarray
+  bpb: np.ndarray
+
+
+class Texts(NamedTuple):
+  """What two models lose on the same held-out texts.
+
+  Attributes:
+    unit: what a text is, in words.
+    bits: [2, texts] of each model.
+    bytes: [texts].
+  """
+
+  unit: str
+  bits: np.ndarray
+  bytes: np.ndarray
+
+
+class Comparison(NamedTuple):
+  """Two runs, the first and the second.
+
+  Attributes:
+    names: what they are called.
+    fields: (name, value, value) of the config, those that differ.
+    made_of: what differs in code, packages, devices and data, in words.
+    curves: of held-out loss.
+    same_text: whether it is on the same text.
+    test: the paired test of their best checkpoints, None where there can be none.
+    unit: what is paired, or why nothing is.
+  """
+
+  names: tuple[str, str]
+  fields: list[tuple]
+  made_of: list[str]
+  curves: tuple[Curve, Curve]
+  same_text: bool
+  test: metrics.Paired | None
+  unit: str
+
+
+def compare(first: str | pathlib.Path, second: str | pathlib.Path) -> Comparison:
+  """Returns what two runs of language modelling have in common, and what not.
+
+  Raises:
+    UserError: one is no such run, was not evaluated yet or has no checkpoint.
+  """
+  folders = pathlib.Path(first), pathlib.Path(second)
+  curves = curve(folders[0]), curve(folders[1])
+  about = [read_about(folder) for folder in folders]
+  made_of = environment_changes(
+    parts(folders[0]), [part.session['environment'] for part in parts(folders[1])]
+  )
+  found = texts(*folders)
+  same = isinstance(found, Texts)
+  names = tuple(folder.absolute().name for folder in folders)
+  return Comparison(
+    names=names if names[0] != names[1] else tuple(map(str, folders)),
+    fields=differing_fields(about[0]['config'], read_run(folders[1])),
+    made_of=made_of + data_changes(about[0]['data'], about[1]['data']),
+    curves=curves,
+    same_text=same or found != _OTHER_TEXT,
+    test=metrics.paired(*found.bits, found.bytes) if same else None,
+    unit=found.unit if same else found,
+  )
+
+
+def curve(workdir: pathlib.Path) -> Curve:
+  """Returns the held-out loss of a run against what it cost.
+
+  Raises:
+    UserError: the run is a fine-tuning, or has no evaluation yet.
+  """
+  run = read_run(workdir)
+  if run.task.name:
+    raise UserError(
+      f'{workdir} is a fine-tuning on {run.task.name}; `compare` is for language '
+      "modelling; a fine-tuned run's results are in its results.json"
+    )
+  lines = read_metrics(workdir)
+  judged = [line for line in lines if 'valid_bpb' in line]
+  if not judged:
+    raise UserError(f'{workdir} has no evaluation to compare yet; train it further')
+  shape = Shape.of(run.model, read_about(workdir)['vocab'])
+  sizes = stages(run.batch, run.batch_start, run.batch_ramp, shape.T)
+  tokens = lambda step: rows_read(sizes, step) * shape.T  # noqa: E731
+  at, clock = [0], [0.0]
+  for line in lines:
+    if 'tokens_per_s' in line:
+      # Of a resumed run the first rate is that of fewer updates: taken for all.
+      took = (tokens(line['step']) - tokens(at[-1])) / line['tokens_per_s']
+      at.append(line['step'])
+      clock.append(clock[-1] + took)
+  steps = np.array([line['step'] for line in judged])
+  read = np.array([tokens(step) for step in steps], np.float64)
+  return Curve(
+    steps=steps,
+    tokens=read,
+    flops=read * sum(cost.flops_per_token(shape).values()),
+    seconds=np.interp(steps, at, clock),
+    nll=np.array([line['valid_nll'] for line in judged]),
+    bpb=np.array([line['valid_bpb'] for line in judged]),
+  )
+
+
+def at_equal(curves: tuple[Curve, Curve], axis: str) -> list[tuple[float, ...]]:
+  """Returns (place, first, second) of bits/byte at equal places of an axis.
+
+  Places are evenly spread over what both curves have; between two evaluations a curve
+  is a straight line. Empty where they have nothing in common.
+
+  Args:
+    curves: of two runs.
+    axis: 'tokens', 'flops' or 'seconds'.
+  """
+  x = [getattr(each, axis) for each in curves]
+  low, high = max(each[0] for each in x), min(each[-1] for each in x)
+  if low > high:
+    return []
+  places = np.linspace(low, high, _POINTS) if low < high else np.array([low])
+  y = [np.interp(places, each, c.bpb) for each, c in zip(x, curves, strict=True)]
+  return [tuple(map(float, row)) for row in zip(places, *y, strict=True)]
+
+
+_OTHER_TEXT = 'their held-out texts are not the same'
+_FEW_DOCUMENTS = (
+  f'fewer than {_LEAST_DOCUMENTS} held-out documents, and other tokens: nothing to pair'
+)
+
+
+def texts(first: pathlib.Path, second: pathlib.Path) -> Texts | str:
+  """Returns what the best checkpoints of two runs lose on each held-out document.
+
+  Of fewer than 10 documents: on each window of as many tokens as the longer context,
+  if both have the same tokens. A string says why they can't be paired.
+  """
+  runs = [read_run(folder) for folder in (first, second)]
+  data = [
+    prepared(run, folder) for run, folder in zip(runs, (first, second), strict=True)
+  ]
+  a, b = (each.valid for each in data)
+  if (a.text, a.bytes, a.documents) != (b.text, b.bytes, b.documents):
+    return _OTHER_TEXT
+  by_document = a.documents >= _LEAST_DOCUMENTS
+  if not by_document and a.digest != b.digest:
+    return _FEW_DOCUMENTS
+  bits, T = [], max(run.model.T for run in runs)
+  for run, folder, each in zip(runs, (first, second), data, strict=True):
+    model, ids = load(folder), each.valid.ids
+    nll = likelihood.held_out_token_nll(model.params, model.shape, ids, run.eval_batch)
+    # A document's end-of-text stands before the next one.
+    begin = each.valid.starts if by_document else np.arange(0, len(nll), T)
+    bits.append(np.add.reduceat(nll, begin.astype(np.int64)) / math.log(2))
+  if by_document:
+    ends = [*a.starts[1:], len(a.ids)]
+    documents = [
+      data[0].tokenizer.decode(a.ids[int(start) + 1 : int(end)].tolist())
+      for start, end in zip(a.starts, ends, strict=True)
+    ]
+    size = np.array([len(text.encode()) for text in documents])
+    size = size * (a.bytes / size.sum())  # some tokenizers change a text a little
+    return Texts('documents', np.array(bits), size)
+  begin = np.arange(0, len(a.ids) - 1, T)
+  size = np.diff([*begin, len(a.ids) - 1]) * a.bytes / (len(a.ids) - 1)
+  return Texts(f'windows of {T} tokens', np.array(bits), size)
+
+
+def tables(found: Comparison) -> list[Table | str]:
+  """Returns a comparison for the terminal."""
+  a, b = map(escape, found.names)
+  made = Table('field', a, b, title='config: what differs')
+  for name, old, new in found.fields:
+    made.add_row(name, Text(repr(old)), Text(repr(new)))
+  said = ['configs are the same' if not found.fields else made]
+  said.append(
+    '\n'.join(['what else differs:', *(f'  {text}' for text in found.made_of)])
+    if found.made_of
+    else 'code, packages, flags, devices and data are the same'
+  )
+  if not found.same_text:
+    said.append(f'{_OTHER_TEXT}: losses below are not comparable')
+  held = Table('held-out loss', 'update', 'nats/token', 'bits/byte')
+  for name, each in zip(found.names, found.curves, strict=True):
+    for what, i in (('best', int(each.bpb.argmin())), ('last', len(each.bpb) - 1)):
+      held.add_row(
+        f'{name}, {what}',
+        f'{each.steps[i]}',
+        f'{each.nll[i]:.4f}',
+        f'{each.bpb[i]:.4f}',
+      )
+  said.append(held)
+  curves = Table('at equal', '', a, b, 'second - first', title='bits/byte held out')
+  for axis, (words, how) in AXES.items():
+    for place, x, y in at_equal(found.curves, axis):
+      curves.add_row(words, f'{place:{how}}', f'{x:.4f}', f'{y:.4f}', f'{y - x:+.4f}')
+    curves.add_section()
+  said.append(curves)
+  said.append(_tested(found))
+  return said
+
+
+def _tested(found: Comparison) -> str:
+  """Returns the paired test in words."""
+  if found.test is None:
+    return f'no paired test: {found.unit}'
+  t = found.test
+  return (
+    f'best checkpoints on {t.count:,} held-out {found.unit}, in pairs: '
+    f'{found.names[1]} - {found.names[0]} = {t.difference:+.4f} bits/byte, 95 % '
+    f'interval {t.low:+.4f} to {t.high:+.4f}, p = {t.p:.2g}'
+  )
+
+
+def plot(found: Comparison, target: str | pathlib.Path) -> None:
+  """Writes a PNG with the held-out loss of two runs at equal tokens, FLOPs and time."""
+  figure = matplotlib.figure.Figure(figsize=(11, 3.8), layout='constrained')
+  panels = figure.subplots(1, len(AXES), sharey=True)
+  for axes, (axis, (words, _)) in zip(panels, AXES.items(), strict=True):
+    for number, (name, each) in enumerate(zip(found.names, found.curves, strict=True)):
+      axes.plot(
+        getattr(each, axis), each.bpb, marker='os'[number], markersize=4, label=name
+      )
+    axes.set_xlabel(words)
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5))
+    axes.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=''))
+    axes.grid(alpha=0.3)
+  panels[0].set_ylabel('held-out text [bits/byte]')
+  figure.legend(
+    *panels[0].get_legend_handles_labels(),
+    loc='outside lower center',
+    ncols=2,
+    title=None if found.same_text else f'{_OTHER_TEXT}: not comparable',
+  )
+  figure.savefig(target, dpi=130)

@@ -1,0 +1,278 @@
+"""The report of one run: curves, what it scores, what it writes, what it cost."""
+
+import json
+import pathlib
+import shlex
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import matplotlib.figure
+from matplotlib.figure import Figure
+
+from gpt_jax import config
+from gpt_jax.config import UserError, papers
+from gpt_jax.model.gpt import Shape
+from gpt_jax.reports import markup, tasks
+from gpt_jax.reports.markup import Code, Notes, Part, Picture, Table, Title, Words, code
+from gpt_jax.runs import cost
+from gpt_jax.runs.workdir import (
+  read_about,
+  read_held_out,
+  read_run,
+  seconds_of_training,
+  seed_folders,
+  sessions,
+  trained_folders,
+  updates_done,
+)
+from gpt_jax.tasks.labelled_table import TASKS
+from gpt_jax.training.metrics_log import last_samples, read_metrics
+from gpt_jax.training.task_step import grown
+
+_MODEL = 'L', 'D', 'N', 'F', 'T'
+
+
+def write(
+  workdir: str | pathlib.Path, target: str | pathlib.Path
+) -> tuple[pathlib.Path, pathlib.Path]:
+  """Writes run.md, its plots and run.html, and returns the paths of the two.
+
+  Args:
+    workdir: of a run that need not be finished.
+    target: see `pages.write`.
+
+  Raises:
+    UserError: the workdir holds no run, or one that has no metrics yet, or damaged
+      results; or the target is a file.
+  """
+  workdir = pathlib.Path(workdir)
+  run = read_run(workdir)
+  if run.task.name and not (workdir / 'groups.json').exists():
+    raise UserError(
+      f'{workdir} is a seed of a fine-tuning; report {workdir.absolute().parent}'
+    )
+  if not any(map(read_metrics, [workdir, *seed_folders(workdir)])):
+    raise UserError(f'{workdir} has no metrics to report yet; train it first')
+  exams, figures = [], {}
+  if any((workdir / 'eval').glob('*.json')):
+    (_, *exams), figures = tasks.report([workdir])
+    exams = [Title('Prompted tasks'), *map(_lower, exams)]
+  fine_tuned = bool(run.task.name)
+  curves = _dev_curves(workdir, run) if fine_tuned else figures.loss_figure(workdir)
+  caption = (
+    "The task's metric on dev after each epoch, a line for each seed."
+    if fine_tuned
+    else 'Loss against updates: of single batches, and of held-out text.'
+  )
+  parts = [
+    Title(f'Run {workdir.absolute().name}', 1),
+    Words(_about(workdir, run)),
+    Code(_command(workdir)),
+    Title('Curves'),
+    Picture('run_curves', caption),
+    *(_task(workdir, run) if fine_tuned else _held_out(workdir)),
+    *exams,
+    *_samples(workdir),
+    Title('What it cost'),
+    Words(_cost(workdir, run)),
+    Title('What it was made of'),
+    *_made_of(workdir),
+    Title('Config'),
+    *_fields(run),
+  ]
+  return markup.write(target, 'run', parts, {'run_curves': curves, **figures})
+
+
+def _lower(part: Part) -> Part:
+  """Returns a part with its heading, if it is one, a level down."""
+  return part._replace(level=part.level + 1) if isinstance(part, Title) else part
+
+
+def _shape(workdir: pathlib.Path, run: config.Run) -> Shape:
+  shape = Shape.of(run.model, read_about(workdir)['vocab'])
+  return grown(shape) if run.task.name else shape
+
+
+def _about(workdir: pathlib.Path, run: config.Run) -> str:
+  shape = _shape(workdir, run)
+  done = updates_done(workdir)
+  state = 'finished' if done >= run.steps else 'not finished'
+  size = ', '.join(f'{n} = {getattr(shape, n):,}' for n in _MODEL)
+  of = f' on {run.task.name}' if run.task.name else ''
+  begun = f', started from `{run.init_from}`' if run.init_from else ''
+  return (
+    f'A GPT of {cost.parameter_count(shape):,} parameters ({size}, vocabulary '
+    f'{shape.vocab:,}), trained{of} for {done:,} of {run.steps:,} updates, {state}'
+    f'{begun}.'
+  )
+
+
+def _command(workdir: pathlib.Path) -> str:
+  argv = sessions(workdir)[-1]['argv']
+  return f'python {shlex.join(argv)}' if argv else '(trained from Python)'
+
+
+def _number(line: dict[str, Any], name: str, form: str) -> str:
+  return format(line[name], form) if name in line else '-'
+
+
+def _held_out(workdir: pathlib.Path) -> list[Part]:
+  """Returns the losses of held-out text: while training, and of all of it after."""
+  judged = [line for line in read_metrics(workdir) if 'valid_nll' in line]
+  rows = []
+  if judged:
+    best = min(judged, key=lambda line: line['valid_nll'])
+    found = {'best': best, 'last': judged[-1]}
+    if best is judged[-1]:
+      found = {'best and last': best}
+    for what, line in found.items():
+      rows.append([f'{what} while training', f'{line["step"]:,}', *_losses(line)])
+  parts: list[Part] = [Title('Held-out text')]
+  for line in read_held_out(workdir):
+    weights = ' in 8 bits' if line['int8'] else ''
+    of = f'all of {line["text"]}' if line['text'] else 'all of it'
+    rows.append([f'{of}{weights}', f'{line["step"]:,}', *_losses(line)])
+    for name, bits in line['baselines'].items():
+      rows.append([name, '-', '-', '-', f'{bits:.4f}'])
+  if not rows:
+    return [*parts, Words('Not measured yet.')]
+  tokens = read_run(workdir).eval_tokens
+  how_much = f'about {tokens:,} tokens, evenly spread' if tokens else 'all of it'
+  said = f'Measured while training on {how_much}; the best of several evaluations is a '
+  said += 'little too good.'
+  if tokens:
+    said += ' `launch.py eval --baselines` measures on all of it.'
+  return [
+    *parts,
+    Words(said),
+    Table(['text', 'update', 'nats/token', 'perplexity', 'bits/byte'], rows, 1),
+  ]
+
+
+def _losses(line: dict[str, Any]) -> list[str]:
+  forms = ('valid_nll', '.4f'), ('valid_ppl', ',.2f'), ('valid_bpb', '.4f')
+  return [_number(line, name, form) for name, form in forms]
+
+
+def _dev_curves(workdir: pathlib.Path, run: config.Run) -> Figure:
+  metric = TASKS[run.task.name].metrics[0]
+  figure = matplotlib.figure.Figure(figsize=(7, 4), layout='constrained')
+  axes = figure.subplots()
+  for folder in seed_folders(workdir):
+    lines = [line for line in read_metrics(folder) if metric in line]
+    axes.plot(
+      [line['step'] for line in lines],
+      [line[metric] for line in lines],
+      marker='o',
+      label=folder.name.replace('_', ' '),
+    )
+  axes.set(xlabel='updates', ylabel=f'{metric} on dev')
+  axes.grid(alpha=0.3)
+  axes.legend()
+  return figure
+
+
+def _task(workdir: pathlib.Path, run: config.Run) -> list[Part]:
+  path = workdir / 'results.json'
+  if not path.exists():
+    return [Title('Dev'), Words('No results yet: the run is not finished.')]
+  found = json.loads(path.read_text(encoding='utf-8'))
+  rows = []
+  for metric, over in found['over_seeds'].items():
+    for seed, best in found['seeds'].items():
+      value = _interval(best[metric], *best['intervals'][metric])
+      rows.append([metric, f'seed {seed}', f'{best["step"]:,}', value, '-'])
+    if len(found['seeds']) > 1:
+      value = _interval(over['mean'], over['low'], over['high'])
+      rows.append([metric, '**mean of seeds**', '-', value, f'{over["std"]:.4f}'])
+    if metric == TASKS[run.task.name].metrics[0]:
+      for name, share in papers.gpt1_fine_tuned(run.task.name).items():
+        rows.append([metric, f'{name}, published (test)', '-', f'{share:.3f}', '-'])
+  return [
+    Title('Dev'),
+    Words(
+      f"{found['examples']:,} examples; each seed's best epoch, which is a little too "
+      'good. [low, high] is a 95 % interval: of a seed over the examples (bootstrap), '
+      "of the mean over seeds (Student's t)."
+    ),
+    Table(['metric', 'of', 'update', 'value', 'standard deviation'], rows, 2),
+  ]
+
+
+def _interval(value: float, low: float, high: float) -> str:
+  return f'{value:.4f} [{low:.4f}, {high:.4f}]'
+
+
+def _samples(workdir: pathlib.Path) -> list[Part]:
+  step, text = last_samples(workdir)
+  if not text:
+    return []
+  words = f'Drawn at temperature 0.8 after {step:,} updates; the prompt is in brackets.'
+  return [Title('Samples'), Words(words), Code(text)]
+
+
+def _cost(workdir: pathlib.Path, run: config.Run) -> str:
+  groups = [read_metrics(folder) for folder in trained_folders(workdir)]
+  seconds = seconds_of_training(workdir)
+  said = f'{seconds:,.0f} seconds ({seconds / 3600:.2f} hours) of training'
+  if not run.task.name:
+    shape = _shape(workdir, run)
+    done = max((lines[-1]['step'] for lines in groups if lines), default=0)
+    tokens = cost.tokens_read(run, shape, done)
+    flops = tokens * sum(cost.flops_per_token(shape).values())
+    said += f' for {tokens:,} tokens and {flops:.3g} FLOPs'
+  lines = [line for each in groups for line in each]
+  rates = sorted(line['tokens_per_s'] for line in lines if 'tokens_per_s' in line)
+  if rates:
+    said += f'; {rates[len(rates) // 2]:,.0f} tokens a second at the median'
+  peaks = [line['peak_memory_mib'] for line in lines if 'peak_memory_mib' in line]
+  if peaks:
+    said += f'; at most {max(peaks):,.0f} MiB of memory'
+  others = sessions(workdir)[-1].get('together', 1) - 1
+  if others:
+    said += f', of a program that trained {others} other runs too'
+  return (
+    f'{said}. Compilation and evaluation are in the seconds; starting up, and what a '
+    'kill undid, are not.'
+  )
+
+
+def _made_of(workdir: pathlib.Path) -> list[Part]:
+  about, last = read_about(workdir), sessions(workdir)[-1]
+  environment = last['environment']
+  git, versions = environment.get('git', {}), environment.get('versions', {})
+  commit = git.get('commit', 'unknown')[:12]
+  devices = environment.get('devices', [])
+  rows = [
+    ('code', f'`{commit}`{" and uncommitted changes" if git.get("diff") else ""}'),
+    ('Python', environment.get('python', 'unknown')),
+    *((name, versions[name]) for name in ('jax', 'flax', 'optax') if name in versions),
+    ('devices', f'{len(devices)} x {devices[0]}' if devices else 'unknown'),
+    ('processor', environment.get('cpu', 'unknown')),
+    ('seed', str(about['config']['seed'])),
+    *((f'sha256 of {n}', f'`{v[:16]}`') for n, v in _digests(about.get('data', {}))),
+  ]
+  count = len(sessions(workdir))
+  told = f'{count} session{"s" * (count > 1)} trained it'
+  return [
+    Table(['what', 'value'], [list(row) for row in rows], 2),
+    Words(
+      f'{told}; run.json has all of it, and `python launch.py reproduce '
+      '--workdir=RUN --into=DIR` trains it again and compares.'
+    ),
+  ]
+
+
+def _digests(data: dict[str, Any]) -> Iterable[tuple[str, str]]:
+  return ((name, value) for name, value in data.items() if isinstance(value, str))
+
+
+def _fields(run: config.Run) -> Sequence[Part]:
+  usual = config.flat(config.Run())
+  changed = {n: v for n, v in config.flat(run).items() if v != usual[n]}
+  if not changed:
+    return [Words('All fields have their defaults.')]
+  return [
+    Words('Fields that are not as by default:'),
+    Notes([f'`{name}` = {code(repr(value))}' for name, value in changed.items()]),
+  ]

@@ -1,0 +1,389 @@
+"""What a model costs before anything is allocated: parameters, FLOPs, memory.
+
+Everything is read off the shapes that `jax.eval_shape` gives for the model's own code,
+so that a 175B model takes seconds and no memory.
+"""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from rich.table import Table
+from rich.text import Text
+
+from gpt_jax import config, tokenizers
+from gpt_jax.config import UserError
+from gpt_jax.data.windows import Batch, rows_read, stages
+from gpt_jax.model.attention import chosen_kernel
+from gpt_jax.model.gpt import Block, Shape, init_params
+from gpt_jax.training import step
+from gpt_jax.training.sharding import AXES, Layout
+
+# Rows of the vocabulary's padding are no parameters of the model.
+_PADDED = 'wte', 'lm_head'
+
+
+@functools.lru_cache
+def _tree(shape: Shape) -> dict:
+  """Returns the shapes of the parameters."""
+  return jax.eval_shape(lambda: init_params(shape, 0))
+
+
+def parameters_by_part(shape: Shape) -> dict[str, int]:
+  """Returns how many parameters each kind of part has, all layers together."""
+  parts: dict[str, int] = {}
+  for path, leaf in jax.tree_util.tree_leaves_with_path(_tree(shape)):
+    top, *rest = [key.key for key in path]
+    size = math.prod(leaf.shape)
+    if top in _PADDED:
+      size -= (shape.V - shape.vocab) * shape.D
+    if top.startswith('h_'):
+      part = {'attn': 'attention', 'mlp': 'MLP'}.get(rest[0], 'LayerNorm')
+    else:
+      part = 'LayerNorm' if top == 'ln_f' else top
+    parts[part] = parts.get(part, 0) + size
+  return parts
+
+
+def parameter_count(shape: Shape) -> int:
+  """Returns the number of parameters, the padding of the vocabulary left out."""
+  return sum(parameters_by_part(shape).values())
+
+
+def flops_per_token(shape: Shape) -> dict[str, float]:
+  """Returns the FLOPs of one training update for each token, by part.
+
+  6 for each weight that a token is multiplied with: 2 forward, 4 backward (Kaplan et
+  al. 2020, section 2.1; GPT-3, appendix D). Attention adds 12 D for each position a
+  token may see; counted like PaLM (appendix B), a dense layer sees all T, and a
+  banded one its band. The output matrix counts, look-ups do not.
+  """
+  kernels = {'attention': 0, 'MLP': 0}
+  for path, leaf in jax.tree_util.tree_leaves_with_path(_tree(shape)):
+    if path[-1].key == 'kernel':
+      kernels['attention' if path[1].key == 'attn' else 'MLP'] += math.prod(leaf.shape)
+  seen = sum(
+    min(shape.band, shape.T) if kind == 'banded' else shape.T
+    for kind in shape.attention
+  )
+  return {
+    'attention, linear layers': 6 * kernels['attention'],
+    'attention, pairs of positions': 12 * shape.D * seen,
+    'MLP': 6 * kernels['MLP'],
+    'output': 6 * shape.vocab * shape.D,
+  }
+
+
+def tokens_read(run: config.Run, shape: Shape, steps: int | None = None) -> int:
+  """Returns how many tokens a run trains on: in all, or in its first `steps`."""
+  sizes = stages(run.batch, run.batch_start, run.batch_ramp, shape.T)
+  return rows_read(sizes, run.steps if steps is None else steps) * shape.T
+
+
+def _bytes(tree) -> int:
+  return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def _kept(f, *args, tensor: int = 1) -> float:
+  """Returns the bytes that the backward pass of f needs from its forward pass.
+
+  The first argument holds parameters, which are there anyhow and are not counted. All
+  but arrays of the shape of the second, the residual stream, are divided by `tensor`.
+  """
+  residuals = jax.tree.leaves(jax.eval_shape(lambda *a: jax.vjp(f, *a)[1], *args))
+  given = [(x.shape, x.dtype) for x in jax.tree.leaves(args[0])]
+  for leaf in list(residuals):
+    if (leaf.shape, leaf.dtype) in given:
+      given.remove((leaf.shape, leaf.dtype))
+      residuals.remove(leaf)
+  whole = [leaf for leaf in residuals if leaf.shape == args[1].shape]
+  return _bytes(whole) + (_bytes(residuals) - _bytes(whole)) / tensor
+
+
+def activation_bytes(
+  shape: Shape, rows: int, *, tensor: int = 1, loss_chunk: int = 0
+) -> dict[str, float]:
+  """Returns the bytes of activations that training keeps for `rows` rows of T tokens.
+
+  By part: 'layers', all of them, everything kept; 'layers, remat', their inputs and
+  one layer's insides at a time; 'output', from the last layer to the loss, where
+  `loss_chunk` keeps little. `tensor` devices share the insides of layers. What the
+  compiler fuses away is counted, and room to work is not: XLA's own figure was 0.84 to
+  1.11 of the sum for small models on a CPU. Attention is as in `model.attention`
+  without a flash kernel, which keeps less. (XLA's CPU compiler merges the repeated
+  computation of remat with the first again, and saves nothing by it, unless layers are
+  scanned.)
+  """
+  x_BTD = jax.ShapeDtypeStruct((rows, shape.T, shape.D), jnp.float32)
+  tree = _tree(shape)
+  layer = {}
+  for kind in set(shape.attention):
+    block = Block(shape, kind == 'banded')
+
+    def one_layer(params, x_BTD, block=block):
+      mask_TT = jnp.tril(jnp.ones((shape.T, shape.T), bool))
+      return block.apply({'params': params}, x_BTD, mask_TT, None, None, None)[0]
+
+    layer[kind] = _kept(one_layer, tree['h_0'], x_BTD, tensor=tensor)
+  everything = sum(layer[kind] for kind in shape.attention)
+
+  ends = {name: leaf for name, leaf in tree.items() if not name.startswith('h_')}
+  ids = jax.ShapeDtypeStruct((rows, shape.T), jnp.int32)
+
+  bare = dataclasses.replace(shape, L=0, attention=())
+
+  def output(params, ids_BT):
+    row_B = jnp.zeros(rows, jnp.int32)
+    batch = Batch(ids_BT, ids_BT, jnp.ones(ids_BT.shape), row_B)
+    return step.model_nll_sum(params, batch, bare, loss_chunk)
+
+  output_bytes = _kept(output, ends, ids, tensor=tensor)
+  # A chunk's logits and their gradients, while they exist.
+  output_bytes += 2 * 4 * rows * loss_chunk * shape.V / tensor
+
+  return {
+    'layers': everything,
+    'layers, remat': shape.L * _bytes(x_BTD) + max(layer.values()),
+    'output': output_bytes,
+  }
+
+
+def state_bytes(
+  run: config.Run, shape: Shape, layout: Layout | None = None
+) -> dict[str, int]:
+  """Returns the bytes of parameters, gradients and optimizer state on a device.
+
+  Args:
+    run: whose optimizer counts.
+    shape: of the model.
+    layout: over devices; without one, all is on one.
+  """
+  if layout is None:
+    layout = Layout.imagined(config.Run(), 1)
+  state = layout.state_shapes(run, shape)
+  parameters = layout.bytes_each(state.params)
+  return {
+    'parameters': parameters,
+    'gradients': parameters,
+    'optimizer': layout.bytes_each(state) - parameters,
+  }
+
+
+def communication_bytes(
+  run: config.Run, shape: Shape, layout: Layout
+) -> dict[str, float]:
+  """Returns the bytes that each device sends in an update, by what and why.
+
+  With ring algorithms: of S bytes over n devices a gather or a scatter sends
+  S (n - 1) / n, and a sum twice that. Parameters are gathered in the compute dtype, for
+  each micro-batch once forward and once backward; gradients are float32.
+  """
+  data, fsdp, tensor = (layout.mesh.shape[axis] for axis in AXES)
+  ring = lambda n: (n - 1) / n  # noqa: E731
+  item = jnp.dtype(shape.dtype).itemsize
+  weights = parameter_count(shape) / tensor
+  tokens = run.batch // layout.parts * shape.T
+  sums = 4 * shape.L + 2  # after each branch, both ways; embedding and output
+  return {
+    'gradients, summed over data': 2 * ring(data) * 4 * weights / fsdp,
+    'parameters, gathered over fsdp': 2 * run.accumulate * ring(fsdp) * item * weights,
+    'gradients, scattered over fsdp': run.accumulate * ring(fsdp) * 4 * weights,
+    'activations, summed over tensor': 2
+    * ring(tensor)
+    * sums
+    * tokens
+    * shape.D
+    * item,
+  }
+
+
+def plan(
+  run: config.Run,
+  shape: Shape,
+  layout: Layout,
+  *,
+  tokens: int,
+  held_out: int,
+  bytes_per_token: float,
+) -> str:
+  """Returns what a run is about to do, in a few lines.
+
+  Args:
+    run: the config.
+    shape: of its model.
+    layout: over the devices.
+    tokens: to train on.
+    held_out: tokens held out.
+    bytes_per_token: of the training text.
+  """
+  parts = parameters_by_part(shape)
+  total = sum(parts.values())
+  body = total - sum(parts.get(name, 0) for name in ('wte', 'wpe', 'lm_head'))
+  per_step = run.batch * shape.T
+  grows = f'{run.batch_start * shape.T:,} to ' if run.batch_start else ''
+  flops = sum(flops_per_token(shape).values())
+  state = sum(state_bytes(run, shape, layout).values())
+  read = tokens_read(run, shape)
+  kernel, why = chosen_kernel(
+    shape.flash,
+    dtype=shape.dtype,
+    T=shape.T,
+    H=shape.D // shape.N,
+    dropout=run.model.dropout > 0,
+  )
+  return '\n'.join(
+    [
+      f'model     {total:,} parameters ({body:,} without embeddings), '
+      f'context {shape.T}, vocabulary {shape.vocab}',
+      f'data      {tokens:,} tokens to train on, {held_out:,} held out, '
+      f'{bytes_per_token:.2f} bytes a token',
+      f'training  {run.steps:,} updates of {grows}{per_step:,} tokens = {read:,} '
+      f'tokens ({read / tokens:.2f} epochs), {flops * read:.2e} FLOPs',
+      f'devices   {len(layout.devices)} x {layout.devices[0].device_kind}, {layout}: '
+      f'{state / 2**20:,.0f} MiB each for parameters, gradients and optimizer',
+      f'attention {kernel}: {why}',
+    ]
+  )
+
+
+def vocabulary(run: config.Run) -> int:
+  """Returns how many entries the vocabulary of a run will have.
+
+  Raises:
+    UserError: only the text can tell.
+  """
+  kind = run.data.tokenizer
+  if run.model.vocab:
+    return run.model.vocab
+  if kind in ('bpe', 'unigram', 'byte_bpe'):
+    return run.data.vocab
+  if kind == 'bytes':
+    return tokenizers.Bytes.vocab
+  if kind == 'chars':
+    raise UserError('how many characters the text has is not known yet; give --vocab')
+  return tokenizers.open_path(kind).vocab
+
+
+def tables(run: config.Run, vocab: int, devices: int) -> list[Table]:
+  """Returns the tables that `launch.py describe` prints.
+
+  Args:
+    run: any valid config; its layout is that of the devices.
+    vocab: entries of its tokenizer.
+    devices: how many.
+  """
+  shape = Shape.of(run.model, vocab)
+  layout = Layout.imagined(run, devices)
+  layout.check(shape)
+  return [
+    _architecture(run, shape),
+    _parameters(shape),
+    _flops(run, shape),
+    _memory(run, shape, layout),
+    _communication(run, shape, layout),
+  ]
+
+
+def _table(title: str, *headings: str) -> Table:
+  table = Table(title=title, title_justify='left', box=None, pad_edge=False)
+  for i, heading in enumerate(headings):
+    table.add_column(heading, justify='right' if i else 'left', no_wrap=True)
+  return table
+
+
+def _architecture(run: config.Run, shape: Shape) -> Table:
+  table = Table(title='architecture', title_justify='left', box=None, show_header=False)
+  banded = [i for i, kind in enumerate(shape.attention) if kind == 'banded']
+  attention = f'{shape.L - len(banded)} dense layers'
+  if banded:
+    first = ', '.join(map(str, banded[:3])) + (', ...' if len(banded) > 3 else '')
+    attention += f', {len(banded)} with a band of {shape.band} ({first})'
+  norm = {
+    'pre': 'before each branch, and a last one',
+    'post': 'after each sum, no last one',
+  }
+  biases = 'none' if not shape.bias else 'all' if shape.qkv_bias else 'all but q, k, v'
+  where = 'embedding matrices' if shape.dropout_wte else 'embeddings'
+  rows = {
+    'layers': f'{shape.L} of width {shape.D}, {shape.N} heads of '
+    f'{shape.D // shape.N}, MLP {shape.F} ({shape.activation})',
+    'context': f'{shape.T} tokens',
+    'vocabulary': f'{shape.vocab:,}, stored as {shape.V:,} rows',
+    'attention': attention + ('' if shape.attention_scale else ', not scaled'),
+    'LayerNorm': norm[shape.norm],
+    'output': 'tied to wte' if shape.tied else 'a matrix of its own (lm_head)',
+    'biases': biases,
+    'dropout': f'{run.model.dropout:g} on {where}, attention and branches',
+    'parametrisation': f'maximal update, from width {shape.mup_base}'
+    if shape.mup_base
+    else 'standard',
+    'compute': f'{shape.dtype}, parameters float32',
+  }
+  for name, text in rows.items():
+    table.add_row(name, Text(text))
+  return table
+
+
+def _parameters(shape: Shape) -> Table:
+  table = _table('parameters', 'part', 'number', 'share')
+  parts = parameters_by_part(shape)
+  total = sum(parts.values())
+  for part, number in sorted(parts.items(), key=lambda item: -item[1]):
+    table.add_row(part, f'{number:,}', f'{number / total:.1%}')
+  table.add_row('total', f'{total:,}', '')
+  return table
+
+
+def _flops(run: config.Run, shape: Shape) -> Table:
+  table = _table('FLOPs of training', 'part', 'a token', 'share')
+  parts = flops_per_token(shape)
+  total = sum(parts.values())
+  for part, flops in parts.items():
+    table.add_row(part, f'{flops:.3e}', f'{flops / total:.1%}')
+  tokens = tokens_read(run, shape)
+  table.add_row('total', f'{total:.3e}', '')
+  table.add_row(f'run of {tokens:.3g} tokens', f'{total * tokens:.3e}', '')
+  return table
+
+
+def _memory(run: config.Run, shape: Shape, layout: Layout) -> Table:
+  rows = run.batch // run.accumulate
+  table = _table(
+    f'memory of training, GiB: {rows} rows of {shape.T} tokens at a time, {layout}',
+    'part',
+    '1 device',
+    f'each of {layout.mesh.size}',
+  )
+  here, there = state_bytes(run, shape), state_bytes(run, shape, layout)
+  mine = rows // layout.parts
+  tensor = layout.mesh.shape['tensor']
+  chunk = run.loss_chunk
+  kept = activation_bytes(shape, rows, loss_chunk=chunk)
+  kept_there = activation_bytes(shape, mine, tensor=tensor, loss_chunk=chunk)
+  gib = lambda size: f'{size / 2**30:,.2f}'  # noqa: E731
+  for part in here:
+    table.add_row(part, gib(here[part]), gib(there[part]))
+  for part in kept:
+    table.add_row(f'activations: {part}', gib(kept[part]), gib(kept_there[part]))
+  for total, layers in (
+    ('total', 'layers'),
+    ('total with --config.model.remat=block', 'layers, remat'),
+  ):
+    table.add_row(
+      total,
+      *(
+        gib(sum(state.values()) + part[layers] + part['output'])
+        for state, part in ((here, kept), (there, kept_there))
+      ),
+    )
+  return table
+
+
+def _communication(run: config.Run, shape: Shape, layout: Layout) -> Table:
+  table = _table('sent by each device in an update', 'part', 'GiB')
+  for part, size in communication_bytes(run, shape, layout).items():
+    if size:
+      table.add_row(part, f'{size / 2**30:,.3f}')
+  return table

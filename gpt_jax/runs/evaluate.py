@@ -1,0 +1,72 @@
+"""How good a trained model is: on held-out text, and beside models that are no GPT."""
+
+import math
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+from gpt_jax import config, tokenizers
+from gpt_jax.config import UserError
+from gpt_jax.evaluation.baselines import kneser_ney_nll, xz_bits_per_byte
+from gpt_jax.runs.setup import held_out_loss
+from gpt_jax.runs.workdir import load, prepared, read_run
+from gpt_jax.training import sharding
+
+
+def held_out_metrics(
+  workdir: str | pathlib.Path,
+  checkpoint_step: str | int = 'best',
+  report: Callable[[str], None] = print,
+  *,
+  held_out: str | pathlib.Path = '',
+  int8: bool = False,
+) -> dict[str, Any]:
+  """Returns the metrics of a workdir's model on all of its held-out text.
+
+  Beside them are step, of the checkpoint, and text_sha256.
+
+  Args:
+    workdir: of the model.
+    checkpoint_step: 'best', 'latest' or a number of updates.
+    report: is told of the preparation of text.
+    held_out: another workdir, whose held-out text to take instead.
+    int8: the model with its linear layers' weights in 8 bits.
+
+  Raises:
+    UserError: the other workdir has another tokenizer.
+  """
+  run, model = read_run(workdir), load(workdir, checkpoint_step)
+  model = model.int8() if int8 else model
+  layout = sharding.Layout.of(config.Run())
+  folder = pathlib.Path(held_out or workdir)
+  data = prepared(read_run(folder), folder, report)
+  if data.valid.tokenizer != tokenizers.digest(pathlib.Path(workdir) / 'tokenizer'):
+    raise UserError(
+      f'--held_out={held_out} has another tokenizer than {workdir}; name a run that '
+      f'started from it (--config.init_from={workdir}), or the one that it started from'
+    )
+  run.eval_tokens = 0
+  eval_step = layout.eval_step(run, model.shape)
+  metrics = held_out_loss(eval_step, model.params, model.shape, data.valid, run, layout)
+  return {'step': model.step, 'text_sha256': data.valid.text, **metrics}
+
+
+def baselines(
+  workdir: str | pathlib.Path, report: Callable[[str], None] = print
+) -> dict[str, float]:
+  """Returns bits per byte of the held-out text under models that are no GPT.
+
+  A Kneser-Ney 5-gram over the same tokens, `xz -9` of the held-out text alone, and
+  `xz -9` of it after the training text.
+  """
+  data = prepared(read_run(workdir), pathlib.Path(workdir), report)
+  nll = kneser_ney_nll(data.train.ids, data.valid.ids, data.tokenizer.vocab)
+  train, valid = (
+    data.tokenizer.decode(file.ids.tolist()).encode()
+    for file in (data.train, data.valid)
+  )
+  return {
+    '5-gram (Kneser-Ney, same tokens)': nll / math.log(2) / data.valid.bytes,
+    'xz -9 (held-out text alone)': xz_bits_per_byte(valid),
+    'xz -9 (after the training text)': xz_bits_per_byte(valid, train),
+  }

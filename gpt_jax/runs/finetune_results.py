@@ -1,0 +1,123 @@
+"""How good fine-tuned models are: each seed, and all together."""
+
+import pathlib
+from collections.abc import Callable
+
+import numpy as np
+
+from gpt_jax.evaluation import metrics
+from gpt_jax.files import write_whole
+from gpt_jax.inference.classifier import Classifier
+from gpt_jax.runs.workdir import best_line, load, read_run, seed_folders
+from gpt_jax.tasks import inputs, labelled
+from gpt_jax.tasks.labelled import Example
+from gpt_jax.tasks.labelled_table import TASKS, Task
+
+
+def evaluate(
+  workdir: str | pathlib.Path,
+  data: str = '',
+  split: str = 'dev',
+  report: Callable[[str], None] = print,
+) -> dict | pathlib.Path:
+  """Judges every seed's best model on a split; or answers one that has no labels.
+
+  Args:
+    workdir: of a run, or of one of its seeds.
+    data: as in `tasks.read`; '' is the run's.
+    split: as in `tasks.read`.
+    report: is told of examples that are cut or left out.
+
+  Returns:
+    What `results` returns; or, without labels, where the answers of the best seed are
+    written: predictions.tsv (of another split than test its name is added), as GLUE
+    wants it, a line for each example.
+
+  Raises:
+    UserError: there is no model yet, or the examples can't be read.
+  """
+  workdir = pathlib.Path(workdir)
+  run = read_run(workdir)
+  task = TASKS[run.task.name]
+  examples = labelled.read(task.name, data or run.task.data, split, report)
+  if any(example.label is None for example in examples):
+    predicted = _answers(load(workdir), examples, report)
+    names = task.labels
+    lines = ['index\tprediction\n'] + [
+      f'{example.id}\t{names[int(p)] if names else f"{p:.3f}"}\n'
+      for example, p in zip(examples, predicted, strict=True)
+    ]
+    name = 'predictions.tsv' if split == 'test' else f'predictions_{split}.tsv'
+    write_whole(workdir / name, ''.join(lines))
+    return workdir / name
+  labels = np.array([example.label for example in examples])
+  seeds = {}
+  folders = [f for f in seed_folders(workdir) if best_line(f, task)]
+  for folder in folders or [workdir]:
+    model = load(folder)
+    predicted = _answers(model, examples, report if not seeds else lambda text: None)
+    seed = str(read_run(folder).seed)
+    seeds[seed] = {'step': model.step} | _judged(task, predicted, labels)
+  return _summary(task, len(examples), seeds)
+
+
+def _answers(
+  model: Classifier, examples: list[Example], report: Callable[[str], None]
+) -> np.ndarray:
+  return inputs.answers(model.task, model.task_logits(examples, report))
+
+
+def _judged(task: Task, predicted: np.ndarray, labels: np.ndarray) -> dict:
+  """Returns each metric and its 95 % interval over examples (bootstrap)."""
+  functions = {name: getattr(metrics, name) for name in task.metrics}
+  return {name: f(predicted, labels) for name, f in functions.items()} | {
+    'intervals': {
+      name: metrics.interval(f, predicted, labels) for name, f in functions.items()
+    }
+  }
+
+
+def results(workdir: pathlib.Path) -> dict:
+  """Returns how good each seed's best epoch is on dev, and all together.
+
+  For each metric and seed its value and a 95 % interval over examples; and over seeds
+  mean, median, standard deviation and a 95 % interval of the mean.
+  """
+  task = TASKS[read_run(workdir).task.name]
+  seeds = {}
+  for folder in seed_folders(workdir):
+    step = best_line(folder, task)['step']
+    table = np.loadtxt(folder / 'dev_predictions.tsv', skiprows=1, ndmin=2)
+    seeds[folder.name.removeprefix('seed_')] = {'step': step} | _judged(task, *table.T)
+  return _summary(task, len(table), seeds)
+
+
+def _summary(task: Task, examples: int, seeds: dict[str, dict]) -> dict:
+  return {
+    'task': task.name,
+    'examples': examples,
+    'seeds': seeds,
+    'over_seeds': {
+      name: metrics.spread([seed[name] for seed in seeds.values()])
+      for name in task.metrics
+    },
+  }
+
+
+def described(found: dict) -> str:
+  """Returns `results` in words."""
+  lines = []
+  for name, over in found['over_seeds'].items():
+    for seed, best in found['seeds'].items():
+      low, high = best['intervals'][name]
+      lines.append(
+        f'{found["task"]} {name} {best[name]:.4f} [{low:.4f}, {high:.4f}]  '
+        f'seed {seed}, update {best["step"]}'
+      )
+    if len(found['seeds']) > 1:
+      lines.append(
+        f'{found["task"]} {name} mean {over["mean"]:.4f} '
+        f'[{over["low"]:.4f}, {over["high"]:.4f}]  median {over["median"]:.4f}, '
+        f'standard deviation {over["std"]:.4f} over {len(found["seeds"])} seeds'
+      )
+  return '\n'.join(lines)

@@ -1,0 +1,72 @@
+"""Models that come from elsewhere, and go there: workdirs of Hugging Face folders."""
+
+import json
+import pathlib
+import shutil
+
+from gpt_jax import config, tokenizers
+from gpt_jax.config import UserError
+from gpt_jax.files import write_whole
+from gpt_jax.inference import hugging_face
+from gpt_jax.inference.classifier import Classifier
+from gpt_jax.runs import cost
+from gpt_jax.runs.workdir import alone, load, read_run
+from gpt_jax.tasks.inputs import NEW_TOKENS
+from gpt_jax.training import checkpoint, step
+
+
+def import_model(source: str, workdir: str | pathlib.Path, tokenizer: str = '') -> str:
+  """Makes a workdir of other people's weights; returns what there is to say of it.
+
+  Args:
+    source: see `hugging_face.find`.
+    workdir: is made; run.json comes last, so that half an import is no workdir.
+    tokenizer: path of one, where it is not among the weights.
+
+  Raises:
+    UserError: `workdir` holds a run, or the source can't be read.
+  """
+  workdir = pathlib.Path(workdir)
+  if (workdir / 'run.json').exists():
+    raise UserError(f'workdir={workdir} holds a run; choose another workdir')
+  found, model = hugging_face.open_model(source, tokenizer)
+  run = config.Run(steps=0, model=found, data=config.Data(source=''))
+  run.optim.name = 'sgd'  # no optimizer state
+  workdir.mkdir(parents=True, exist_ok=True)
+  with alone(workdir):
+    for part in ('tokenizer', 'checkpoints'):
+      shutil.rmtree(workdir / part, ignore_errors=True)
+    model.tokenizer.save(workdir / 'tokenizer')
+    saved = checkpoint.Checkpoints(workdir / 'checkpoints', run.keep)
+    try:
+      saved.save(step.init_state(run, model.shape, model.params), None)
+      saved.wait()
+    finally:
+      saved.close()
+    about = {
+      'config': config.flat(run),
+      'imported': str(source),
+      'vocab': model.shape.vocab,
+      'tokenizer': tokenizers.digest(workdir / 'tokenizer'),
+    }
+    write_whole(workdir / 'run.json', json.dumps(about, indent=1) + '\n')
+  number = cost.parameter_count(model.shape)
+  return (
+    f'imported {source} into {workdir}: {number:,} parameters, tokenizer '
+    f'{model.tokenizer.kind} of {model.tokenizer.vocab:,} entries'
+  )
+
+
+def export_model(
+  workdir: str | pathlib.Path, checkpoint_step: str | int, target: str | pathlib.Path
+) -> str:
+  """Writes a workdir's model as a Hugging Face folder; returns what was written."""
+  model = load(workdir, checkpoint_step)
+  said = hugging_face.export(model, read_run(workdir).model.dropout, target)
+  if isinstance(model, Classifier):
+    first = model.shape.vocab - NEW_TOKENS
+    said += (
+      f'\nleft out: the head for {model.task.name}; its start, delimiter and extract '
+      f'tokens are the ids {first}, {first + 1} and {first + 2}'
+    )
+  return said

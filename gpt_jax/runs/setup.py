@@ -1,0 +1,255 @@
+"""A run made ready: its data, model and checkpoints, in a workdir that is locked."""
+
+import contextlib
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from gpt_jax import config
+from gpt_jax.config import UserError
+from gpt_jax.data import token_files, windows
+from gpt_jax.evaluation import likelihood
+from gpt_jax.inference.language_model import LanguageModel
+from gpt_jax.model.gpt import Shape, init_params
+from gpt_jax.runs import benchmark, cost
+from gpt_jax.runs.workdir import (
+  Prepared,
+  alone,
+  check_same_run,
+  load,
+  prepared,
+  read_about,
+  write_run_json,
+)
+from gpt_jax.training import checkpoint, sharding, step
+
+# Fields of a shape that two models that compute the same may differ in.
+_NOT_THE_FUNCTION = 'vocab scaled_init dropout_wte dtype remat flash scan'.split()
+
+
+class Ready(NamedTuple):
+  """A run with its data, model and checkpoints, ready to be trained.
+
+  Attributes:
+    run: its config.
+    workdir: its folder.
+    layout: how it is spread over devices.
+    shape: of its model.
+    data: its tokens.
+    rows: the number of updates done -> the next batch, numpy rows of this process.
+    saved: its checkpoints.
+    argv: the command, for run.json.
+    overrides: the fields that it set, likewise.
+  """
+
+  run: config.Run
+  workdir: pathlib.Path
+  layout: sharding.Layout
+  shape: Shape
+  data: Prepared
+  rows: Callable[[int], windows.Batch]
+  saved: checkpoint.Checkpoints
+  argv: Sequence[str]
+  overrides: dict[str, Any]
+
+  def start(self, report: Callable[[str], None], together: int = 1) -> step.State:
+    """Returns the latest checkpoint's state, else that of the beginning.
+
+    Where updates are left to do, run.json is written; `together` is for that.
+    """
+    run, shape = self.run, self.shape
+    state, source = _start(run, shape, self.saved, self.layout, report)
+    done = int(state.step)
+    if done < run.steps and sharding.first_process():
+      write_run_json(
+        run,
+        self.workdir,
+        vocab=self.data.tokenizer.vocab,
+        data=self.data.digests() | _source_digest(source, self.workdir),
+        devices=self.layout.devices,
+        argv=self.argv,
+        overrides=self.overrides,
+        start=done,
+        together=together,
+      )
+    return state
+
+  def held_out(self, eval_step: Callable, params: dict) -> dict[str, float]:
+    """Returns the held-out metrics of parameters during the run."""
+    return held_out_loss(
+      eval_step, params, self.shape, self.data.valid, self.run, self.layout
+    )
+
+  def model(self, params: dict) -> LanguageModel:
+    """Returns parameters as a model to use; all processes must ask."""
+    return LanguageModel(self.layout.gathered(params), self.shape, self.data.tokenizer)
+
+
+@contextlib.contextmanager
+def ready(
+  run: config.Run,
+  workdir: str | pathlib.Path,
+  layout: sharding.Layout,
+  *,
+  argv: Sequence[str] = (),
+  overrides: dict[str, Any] | None = None,
+  report: Callable[[str], None] = print,
+) -> Iterator[Ready]:
+  """Gives a run ready to be trained, its workdir locked.
+
+  Args:
+    run: what to train.
+    workdir: where.
+    layout: over devices.
+    argv: the command, for run.json.
+    overrides: the fields that it set, likewise.
+    report: takes lines for the user.
+
+  Raises:
+    UserError: the config breaks a rule, or the workdir is another run's or is in use.
+  """
+  config.check(run, layout.parts)
+  writes = sharding.first_process()
+  workdir = pathlib.Path(workdir)
+  workdir.mkdir(parents=True, exist_ok=True)
+  with alone(workdir) if writes else contextlib.nullcontext():
+    with sharding.first_process_first('prepared'):
+      check_same_run(run, workdir)
+      data = prepared(run, workdir, report)
+      shape = Shape.of(run.model, data.tokenizer.vocab)
+      if shape.vocab < data.tokenizer.vocab:
+        raise UserError(
+          f'model.vocab={shape.vocab} must be at least {data.tokenizer.vocab}, the '
+          "tokenizer's entries; 0 takes as many as it has"
+        )
+      layout.check(shape)
+    sizes = windows.stages(run.batch, run.batch_start, run.batch_ramp, shape.T)
+    rows = windows.training_batches(
+      data.train.ids,
+      T=shape.T,
+      sizes=sizes,
+      seed=run.seed,
+      order=run.data.windows,
+      part=lambda number: layout.rows(number, run.accumulate),
+    )
+    report(
+      cost.plan(
+        run,
+        shape,
+        layout,
+        tokens=len(data.train.ids) - 1,
+        held_out=len(data.valid.ids) - 1,
+        bytes_per_token=_bytes_per_token(data.train),
+      )
+    )
+
+    saved = checkpoint.Checkpoints(workdir / 'checkpoints', run.keep)
+    try:
+      yield Ready(run, workdir, layout, shape, data, rows, saved, argv, overrides or {})
+    finally:
+      saved.close()
+
+
+def _start(
+  run: config.Run,
+  shape: Shape,
+  saved: checkpoint.Checkpoints,
+  layout: sharding.Layout,
+  report: Callable[[str], None],
+) -> tuple[step.State, dict | None]:
+  """Returns the latest checkpoint, else `init_from`'s weights, else new ones.
+
+  And the parameters of `init_from` as they are there, None where they were not read.
+  """
+  latest = saved.latest()
+  if latest is not None:
+    report(f'going on from the checkpoint of update {latest}')
+    return saved.restore(latest, layout.state_shapes(run, shape)), None
+  if not run.init_from:
+    return layout.new_state(run, shape), None
+  source = load(run.init_from)
+  theirs, ours = vars(source.shape), vars(shape)
+  differing = [
+    f'model.{name}: {theirs[name]} there, {ours[name]} here'
+    for name in ours
+    if theirs[name] != ours[name] and name not in _NOT_THE_FUNCTION
+  ]
+  if source.shape.vocab > shape.vocab:
+    differing.append(f'model.vocab: {theirs["vocab"]} there, {ours["vocab"]} here')
+  if differing:
+    raise UserError(
+      f'init_from={run.init_from} is a model of another shape:\n' + '\n'.join(differing)
+    )
+  report(f'starting from the weights of {run.init_from}, update {source.step}')
+  params = dict(source.params)
+  if source.shape.vocab < shape.vocab:
+    # Entries that are new to the model begin like any others (GPT-1, section 3.2).
+    new = init_params(shape, run.seed)
+    known = source.shape.vocab
+    for name in new.keys() & {'wte', 'lm_head'}:
+      params[name] = new[name].at[:known].set(params[name][:known])
+    report(f'{shape.vocab - known} entries are new to its vocabulary')
+  return layout.place(step.init_state(run, shape, params)), source.params
+
+
+def _source_digest(source: dict | None, workdir: pathlib.Path) -> dict[str, str]:
+  """Returns the checksum of the weights a run started from, now or once before.
+
+  Empty where it started from new ones.
+  """
+  if source is not None:
+    return {'source': benchmark.parameters_digest(source)}
+  if not (workdir / 'run.json').exists():
+    return {}
+  before = read_about(workdir)['data']
+  return {name: before[name] for name in ('source',) if name in before}
+
+
+def held_out_loss(
+  eval_step: Callable,
+  params: dict,
+  shape: Shape,
+  file: token_files.TokenFile,
+  run: config.Run,
+  layout: sharding.Layout,
+) -> dict[str, float]:
+  """Returns the metrics of parameters on held-out tokens.
+
+  Args:
+    eval_step: of the layout.
+    params: of the model.
+    shape: of the model.
+    file: the tokens.
+    run: whose eval_batch and eval_tokens count.
+    layout: over devices.
+  """
+  rows = windows.held_out_batches(
+    file.ids,
+    T=shape.T,
+    rows=run.eval_batch * layout.parts,
+    limit=run.eval_tokens,
+    part=layout.rows,
+  )
+  nll, count = likelihood.held_out_nll(eval_step, params, map(layout.put, rows))
+  return likelihood.held_out_metrics(nll, count, _bytes_per_token(file))
+
+
+def _bytes_per_token(file: token_files.TokenFile) -> float:
+  """Returns the UTF-8 bytes of the text for each target of its token file."""
+  return file.bytes / (len(file.ids) - 1)
+
+
+def samples(model: LanguageModel, run: config.Run) -> str:
+  """Returns the continuations of the run's fixed prompts, always with one seed."""
+  prompts = [_last_tokens(model, prompt) for prompt in run.prompts]
+  made = model.generate_ids(
+    prompts, max_new_tokens=run.sample_tokens, temperature=0.8, seed=0
+  )
+  return '\n'.join(
+    f'[{prompt}]{generation.text}'
+    for prompt, generation in zip(run.prompts, made, strict=True)
+  )
+
+
+def _last_tokens(model: LanguageModel, prompt: str) -> list[int]:
+  return model.prompt_ids(prompt)[-model.shape.T :]

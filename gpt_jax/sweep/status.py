@@ -1,0 +1,209 @@
+"""How far the runs of a sweep are, read from their folders; and sweep.csv."""
+
+import csv
+import dataclasses
+import fcntl
+import io
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from gpt_jax import config
+from gpt_jax.config import UserError
+from gpt_jax.files import write_whole
+from gpt_jax.model.gpt import Shape
+from gpt_jax.runs import cost
+from gpt_jax.runs.workdir import (
+  check_same_run,
+  read_about,
+  seconds_of_training,
+  sessions,
+)
+from gpt_jax.sweep.plan import Entry, Sweep
+from gpt_jax.training import checkpoint
+from gpt_jax.training.metrics_log import read_metrics
+
+MEASURED = {  # columns of sweep.csv behind those of the overrides
+  'final_nats_per_token': 'final_nll',
+  'best_nats_per_token': 'best_nll',
+  'final_bits_per_byte': 'final_bpb',
+  'best_bits_per_byte': 'best_bpb',
+  'updates': 'step',
+  'tokens': 'tokens',
+  'flops': 'flops',
+  'seconds': 'seconds',
+  'commit': 'commit',
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+  """What a run's folder says of it; None where it does not.
+
+  Attributes:
+    state: 'finished', 'unfinished' or 'waiting'; a pool of workers knows more states.
+    step: updates done.
+    steps: updates of the whole run.
+    loss: of the last batch that was recorded [nats/token].
+    final_nll: held-out loss that was measured last [nats/token].
+    best_nll: the lowest [nats/token].
+    final_bpb: bits per byte beside `final_nll`.
+    best_bpb: bits per byte beside `best_nll`.
+    tokens: trained on.
+    flops: of training on them.
+    seconds: of training; what a kill undid is not in it.
+    left: seconds to the end at the last speed.
+    commit: of the code.
+    curve: (updates, held-out loss [nats/token]).
+  """
+
+  state: str
+  step: int
+  steps: int
+  loss: float | None = None
+  final_nll: float | None = None
+  best_nll: float | None = None
+  final_bpb: float | None = None
+  best_bpb: float | None = None
+  tokens: int = 0
+  flops: float = 0.0
+  seconds: float = 0.0
+  left: float | None = None
+  commit: str = ''
+  curve: tuple[tuple[int, float], ...] = ()
+
+
+def finished(entry: Entry) -> bool:
+  """Returns whether the run's last checkpoint is on disk."""
+  return checkpoint.done(entry.workdir) >= entry.run.steps
+
+
+def lines(entry: Entry) -> list[dict[str, Any]]:
+  """Returns the lines of a run's metrics.
+
+  Raises:
+    UserError: they can't be read.
+  """
+  try:
+    found = read_metrics(entry.workdir)
+    for line in found:
+      numbers = (isinstance(value, (int, float)) for value in line.values())
+      if 'step' not in line or not all(numbers):
+        raise ValueError(f'{line} is no line of metrics')
+    return found
+  except (AttributeError, TypeError, ValueError) as error:
+    raise UserError(
+      f'{entry.workdir / "metrics.jsonl"} can not be read: {error}. Put it back as it '
+      f'was, or move {entry.workdir} away, and the run is done again'
+    ) from error
+
+
+def check_folder(entry: Entry) -> None:
+  """Raises a UserError where a run's folder is not as the run left it."""
+  folder, again = entry.workdir, 'move the folder away, and the run is done again'
+  saved = any(path.name.isdigit() for path in (folder / 'checkpoints').glob('*'))
+  found = lines(entry)
+  if (saved or found) and not (folder / 'run.json').exists():
+    raise UserError(
+      f'{folder} has {"checkpoints" if saved else "metrics.jsonl"} but no run.json, '
+      f'which says of what run; put it back, or {again}'
+    )
+  held = any('valid_nll' in line for line in found)
+  if (saved and not (folder / 'metrics.jsonl').exists()) or (
+    finished(entry) and not held
+  ):
+    raise UserError(
+      f'{folder} has checkpoints but not the metrics.jsonl that belongs to them; put '
+      f'it back, or {again}'
+    )
+  try:
+    check_same_run(entry.run, folder)
+  except (AttributeError, KeyError) as error:  # names that are no fields
+    raise UserError(f'{folder / "run.json"} is damaged: {error!r}; {again}') from error
+  except UserError as error:
+    raise UserError(
+      f'{error}\nIf run.json was changed by hand, put it back, or {again}'
+    ) from error
+
+
+def check_folders(sweep: Sweep) -> None:
+  """Raises one UserError with all run folders that are not as the runs left them."""
+  wrong = []
+  for entry in sweep.entries:
+    try:
+      check_folder(entry)
+    except UserError as error:
+      wrong.append(str(error))
+  if wrong:
+    raise UserError('\n'.join([*wrong, 'nothing was started or changed']))
+
+
+def result(entry: Entry) -> Result:
+  """Returns what a run's folder says of it."""
+  found = lines(entry)
+  steps = entry.run.steps
+  if not found:
+    return Result('waiting', 0, steps)
+  step = found[-1]['step']
+  trained = [line for line in found if 'loss' in line]
+  held = [line for line in found if 'valid_nll' in line]
+  best = min(held, key=lambda line: line['valid_nll'], default={})
+  final = held[-1] if held else {}
+  about = read_about(entry.workdir)
+  environment = sessions(entry.workdir)[-1]['environment']
+  run = entry.run
+  shape = Shape.of(run.model, about.get('vocab') or run.model.vocab)
+  tokens = cost.tokens_read(run, shape, step)
+  return Result(
+    state='finished' if finished(entry) else 'unfinished',
+    step=step,
+    steps=steps,
+    loss=trained[-1]['loss'] if trained else None,
+    final_nll=final.get('valid_nll'),
+    best_nll=best.get('valid_nll'),
+    final_bpb=final.get('valid_bpb'),
+    best_bpb=best.get('valid_bpb'),
+    tokens=tokens,
+    flops=tokens * sum(cost.flops_per_token(shape).values()),
+    seconds=seconds_of_training(entry.workdir),
+    left=_left(trained, steps),
+    commit=environment.get('git', {}).get('commit', ''),
+    curve=tuple((line['step'], line['valid_nll']) for line in held),
+  )
+
+
+def _left(trained: list[dict], steps: int) -> float | None:
+  if not trained:
+    return None
+  line = trained[-1]
+  each = line['input_ms'] + line['compute_ms'] + line['other_ms']
+  return max(steps - line['step'], 0) * each / 1000
+
+
+def write_csv(sweep: Sweep, states: Mapping[str, str] | None = None) -> pathlib.Path:
+  """Writes sweep.csv, a row for each run, and returns its path.
+
+  Args:
+    sweep: whose folder holds it.
+    states: by name, of runs of which more is known than their folders say.
+  """
+  fields = list(dict.fromkeys(name for e in sweep.entries for name in e.overrides))
+  text, path = io.StringIO(), sweep.folder / 'sweep.csv'
+  rows = csv.writer(text, lineterminator='\n')
+  # One writer at a time: of jobs of an array, the last knows all.
+  with open(sweep.folder / '.csv.lock', 'w') as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    rows.writerow(['name', 'state', *fields, *MEASURED])
+    for entry in sweep.entries:
+      try:
+        found = result(entry)
+      except UserError:  # the others' rows are none the worse
+        found = Result('unreadable', 0, entry.run.steps)
+      values = config.flat(entry.run)
+      rows.writerow(
+        [entry.name, (states or {}).get(entry.name, found.state)]
+        + [values[name] for name in fields]
+        + [getattr(found, name) for name in MEASURED.values()]
+      )
+    write_whole(path, text.getvalue())
+  return path

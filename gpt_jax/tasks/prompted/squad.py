@@ -1,0 +1,68 @@
+"""SQuAD 2.0 (Rajpurkar et al. 2018): a span of a passage, or no answer at all.
+
+The passage's questions before come first, with their answers. GPT-3 does not say what
+it wrote for those without one; 'unanswerable' is the word of EleutherAI's harness. An
+empty answer is right there too.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from gpt_jax.tasks import prompted_files
+from gpt_jax.tasks.prompted_files import part, text
+from gpt_jax.tasks.prompts import PromptedTask, Question
+from gpt_jax.tasks.readers import Row
+
+NO_ANSWER = 'unanswerable'
+
+
+def _rows(path: Path) -> Iterator[Row]:
+  """Yields the questions, each with those about its passage that come before."""
+  for number, article in enumerate(
+    part(prompted_files.whole(path), str(path), 'data'), 1
+  ):
+    where = f'{path}: article {number}'
+    title = part(article, where, 'title').replace('_', ' ')
+    for passage in part(article, where, 'paragraphs'):
+      before = ''
+      for question in part(passage, where, 'qas'):
+        given = [part(a, where, 'text') for a in part(question, where, 'answers')]
+        answers = list(dict.fromkeys(given)) or [NO_ANSWER]
+        asked = part(question, where, 'question').strip()
+        yield {
+          'title': title,
+          'passage': part(passage, where, 'context'),
+          'before': before,
+          'question': asked,
+          'answers': answers,
+          'id': part(question, where, 'id'),
+          'where': f'{where}: question {question["id"]}',
+          'line': str(number),
+        }
+        before += f'Q: {asked}\n\nA: {answers[0]}\n\n'
+
+
+def _question(row: Row) -> Question:
+  answers = tuple(f' {answer}' for answer in prompted_files.texts(row, 'answers'))
+  answers += ('',) if answers == (f' {NO_ANSWER}',) else ()
+  passage = f'Title: {text(row, "title")}\n\nBackground: {text(row, "passage")}'
+  return Question(
+    f'{passage}\n\n{row["before"]}Q: {text(row, "question")}\n\nA:',
+    answers,
+    tuple(range(len(answers))),
+    group=passage,
+  )
+
+
+SQUAD_V2 = PromptedTask(
+  'squad_v2',
+  'free',
+  'beam',
+  ('em', 'f1'),
+  {'train': ('train-v2.0.json',), 'dev': ('dev-v2.0.json',)},
+  'rajpurkar.github.io/SQuAD-explorer: dev-v2.0.json with data: title, paragraphs',
+  _rows,
+  ('title', 'passage', 'question', 'answers'),
+  _question,
+  shots=16,
+)

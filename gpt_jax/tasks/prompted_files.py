@@ -1,0 +1,212 @@
+"""Questions and documents of tasks, from the files that their authors publish."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from gpt_jax.config import UserError
+from gpt_jax.tasks import readers
+from gpt_jax.tasks.prompts import Document, PromptedTask, Question, TextSet
+from gpt_jax.tasks.readers import Row
+from gpt_jax.tokenizers.bpe_files import encodable
+
+
+def read(task: PromptedTask, data: str | Path, split: str = '') -> list[Question]:
+  """Returns the questions of a split, in the order of the file.
+
+  Args:
+    task: whose.
+    data: a folder that holds the task's folder; or that folder; or the split's file,
+      whatever it is called.
+    split: 'train', 'dev' or 'test', as far as `task.files` has it; '' means the one on
+      which the paper reports.
+
+  Raises:
+    UserError: there is no such split or file; a column is missing; a cell is empty or
+      not of the task's; there are no questions.
+  """
+  path = find(task, data, split or task.split)
+  questions = []
+  for row in task.rows(path):
+    for column in task.columns:
+      name, *others = column.split('|')
+      there = [other for other in (name, *others) if other in row]
+      readers.need(row, (there[0] if there else name,), task.home)
+      row[name] = row[there[0]]
+    question = task.question(row)
+    questions.append(
+      question._replace(id=question.id or str(row.get('id', row['line'])))
+    )
+  if not questions:
+    raise UserError(f'{path}: no questions of {task.name}; fetch it again: {task.home}')
+  return questions
+
+
+def read_documents(
+  text_set: TextSet, data: str | Path, split: str = ''
+) -> list[Document]:
+  """Returns the documents of a split; arguments and errors are those of `read`."""
+  split = split or text_set.split
+  path = find(text_set, data, split)
+  documents = list(text_set.documents(path, split))
+  if not any(document.text for document in documents):
+    raise UserError(f'{path}: is empty; fetch it again: {text_set.home}')
+  return documents
+
+
+def examples(
+  task: PromptedTask, data: str | Path, split: str = '', source: str = ''
+) -> list[Question]:
+  """Returns what the examples for a split's questions are drawn from.
+
+  Args:
+    task: whose.
+    data: as in `read`.
+    split: of the questions; '' means the one on which the paper reports.
+    source: 'train', 'dev', 'test' or 'itself' (the questions but the one that is
+      asked); '' means what the paper took, `task.examples`.
+
+  Raises:
+    UserError: as `read`.
+  """
+  source = source or task.examples
+  return read(task, data, split if source == 'itself' else source)
+
+
+def find(task: PromptedTask | TextSet, data: str | Path, split: str) -> Path:
+  """Returns the file of a split.
+
+  Raises:
+    UserError: there is none; it says where to get it.
+  """
+  if split not in task.files:
+    raise UserError(f'{task.name} has no split {split!r}, only {", ".join(task.files)}')
+  data = Path(data).expanduser()
+  if data.is_file():
+    return data
+  there = {each: _there(task, data, each) for each in task.files}
+  if there[split]:
+    return there[split]
+  others = [each for each, path in there.items() if path]
+  raise UserError(
+    f'{data} (from {os.getcwd()}): no {split} split of {task.name}; looked for '
+    f'{", ".join(task.files[split])} (or with .gz) there and in '
+    f'{task.folder or task.name}/. '
+    + (
+      f'There is {" and ".join(others)}: ask for that (--split, --examples), or get '
+      if others
+      else 'Get '
+    )
+    + f'it from {task.home}'
+  )
+
+
+def _there(task: PromptedTask | TextSet, data: Path, split: str) -> Path | None:
+  """Returns the file of a split, if there is one."""
+  names = [f'{name}{end}' for name in task.files[split] for end in ('', '.gz')]
+  for folder in (data / (task.folder or task.name), data):
+    for name in names:
+      if (folder / name).exists():
+        return folder / name
+  return None
+
+
+def hub(
+  dev: str = 'dev', train: str = 'train', test: str = 'test', end: str = '.jsonl'
+) -> dict[str, tuple[str, ...]]:
+  """Returns file names by split: the authors' own, or those of exports of the hub."""
+  return {
+    'train': tuple(dict.fromkeys((f'{train}{end}', 'train.jsonl'))),
+    'dev': tuple(dict.fromkeys((f'{dev}{end}', 'validation.jsonl'))),
+    'test': tuple(dict.fromkeys((f'{test}{end}', 'test.jsonl'))),
+  }
+
+
+def table(path: Path) -> Iterator[Row]:
+  """Yields the rows of a .jsonl, .tsv or .csv file, by its name."""
+  name = path.name.removesuffix('.gz')
+  form = {'.tsv': readers.tsv, '.csv': readers.comma_separated}.get(Path(name).suffix)
+  return (form or readers.json_lines)(path)
+
+
+def whole(path: Path) -> Any:
+  """Returns the value of a file that is one piece of JSON.
+
+  Raises:
+    UserError: it can't be read, or is not JSON.
+  """
+  try:
+    return json.loads(text_of(path))
+  except json.JSONDecodeError as e:
+    raise UserError(f'{path}: line {e.lineno}: not JSON ({e.msg}); mend it') from e
+
+
+def text_of(path: Path) -> str:
+  """Returns a text in UTF-8, line ends as they are.
+
+  Raises:
+    UserError: it can't be read.
+  """
+  try:
+    return path.read_bytes().decode('utf-8-sig')
+  except (OSError, UnicodeDecodeError) as e:
+    raise UserError(f'{path}: can not be read as UTF-8 text: {e}') from e
+
+
+def part(value: Any, where: str, *keys: str | int) -> Any:
+  """Returns value[key][key] ... of nested JSON.
+
+  Raises:
+    UserError: there is no such part; it says where.
+  """
+  for key in keys:
+    fits = isinstance(value, list if isinstance(key, int) else dict)
+    if not fits or (key not in value if isinstance(key, str) else key >= len(value)):
+      raise UserError(
+        f'{where}: no {key!r} in {str(value)[:60]!r}; give the official file'
+      )
+    value = value[key]
+  return value
+
+
+def text(row: Row, column: str) -> str:
+  """Returns a text without the spaces around it, which must not be empty."""
+  return readers.filled(row, column)
+
+
+def exact(row: Row, column: str) -> str:
+  """Returns a text as it is, which must not be empty."""
+  text(row, column)
+  return encodable(row[column])
+
+
+def texts(row: Row, column: str) -> tuple[str, ...]:
+  """Returns a list of texts, one at least; a text alone counts as one."""
+  found = row[column] if isinstance(row[column], list) else [row[column]]
+  cells = [text(row | {column: each}, column) for each in found]
+  if not cells:
+    raise UserError(f'{row["where"]}: {column!r} is empty; fill it')
+  return tuple(cells)
+
+
+def choice(row: Row, column: str, *names: str) -> int:
+  """Returns which of some labels a cell is, from 0.
+
+  Args:
+    row: of the file.
+    column: of the label: text, a number or a truth value.
+    names: how each label is written; 'a|b' is either.
+
+  Raises:
+    UserError: it is none of them.
+  """
+  value = str(row[column]).strip()
+  for i, name in enumerate(names):
+    if value.lower() in name.lower().split('|'):
+      return i
+  raise UserError(
+    f'{row["where"]}: {column} {value!r} is none of {", ".join(names)}; mend it, or '
+    'give a file with labels'
+  )

@@ -1,0 +1,209 @@
+"""What a task asks a language model: questions, and prompts with solved examples.
+
+The protocol is GPT-3's (Brown et al. 2020, section 2.4 and appendix G): K examples, a
+separator of one or two newlines, a question; nothing is trained.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gpt_jax.config import UserError
+from gpt_jax.tasks.readers import Row
+
+
+class Question(NamedTuple):
+  """One question of a task.
+
+  A text is what stands between two others, with the space or newline before it, so that
+  prompt + answer + completion is what the model reads, to the letter.
+
+  Attributes:
+    context: what the model reads before the answer.
+    answers: 'choices' and 'partial': the options; else every answer that is accepted.
+    gold: which of them are right, from 0; none where the right one is not among them.
+    completion: 'partial': what follows every option.
+    zero_shot: what is read without examples in place of `context`, if that differs.
+    shows: what an example shows behind `context`, if it is not the first right answer.
+    group: questions of one group (a passage's) are never examples of each other.
+    id: in the file; where it has none, the line.
+  """
+
+  context: str
+  answers: tuple[str, ...]
+  gold: tuple[int, ...]
+  completion: str = ''
+  zero_shot: str = ''
+  shows: str = ''
+  group: str = ''
+  id: str = ''
+
+  def example(self) -> str:
+    """Returns the question with its answer, as an example of others shows it."""
+    shown = self.shows or self.answers[self.gold[0]] + self.completion
+    return self.context + shown
+
+
+@dataclasses.dataclass(frozen=True, eq=False)  # the same only as itself, and hashable
+class PromptedTask:
+  """What a task asks, and how it is scored.
+
+  Attributes:
+    name: of the task.
+    form: 'choices' (the likeliest of several answers), 'partial' (the same for texts
+      that differ in the middle), 'last_word', or 'free' (the model writes).
+    rule: the paper's own: 'choices': how log P(answer | context) is compared, 'sum',
+      'per_token', 'per_byte', 'per_character', or 'unconditional' (less log P(answer |
+      `unconditional`)); 'partial': 'partial' compares P(completion | context + option),
+      'full' P(option + completion | context); 'last_word': that name; 'free': how an
+      answer is found: 'beam' (4 beams, length penalty 0.6) or 'top_k_2' (drawn from the
+      best 2).
+    metrics: by name, in the order of the paper.
+    files: by split ('train', 'dev', 'test'), the names of its file; the first that
+      exists is read, as it is or with .gz behind.
+    home: where to get the files.
+    rows: reads a file.
+    columns: that a row must have; 'a|b' is either, read as row['a'].
+    question: makes a question of a row.
+    folder: of the files; '' means `name`.
+    split: on which the paper reports.
+    examples: the split that examples come from; 'itself': that of the question.
+    fixed: all questions share their examples, else each has its own.
+    shots: K of the paper's few-shot column.
+    header: text before the first example, or before the question where there are none.
+    separator: between examples.
+    unconditional: the context of an answer alone.
+    stop: 'free': texts that end an answer.
+    limit: 'free': most tokens of an answer. Ours, but for CNN/DM.
+  """
+
+  name: str
+  form: str
+  rule: str
+  metrics: tuple[str, ...]
+  files: dict[str, tuple[str, ...]]
+  home: str
+  rows: Callable[[Path], Iterator[Row]]
+  columns: tuple[str, ...]
+  question: Callable[[Row], Question]
+  folder: str = ''
+  split: str = 'dev'
+  examples: str = 'train'
+  fixed: bool = False
+  shots: int = 0
+  header: str = ''
+  separator: str = '\n\n'
+  unconditional: str = 'Answer:'
+  stop: tuple[str, ...] = ('\n',)
+  limit: int = 32
+
+
+class Document(NamedTuple):
+  """A text whose perplexity is measured.
+
+  Attributes:
+    id: in the file.
+    text: what the model reads, de-tokenized.
+    words: of the original, divided by white space.
+    lines: ends of lines of the original, which many count as words too.
+    bytes: of the original in UTF-8.
+    characters: of the original.
+  """
+
+  id: str
+  text: str
+  words: int
+  lines: int
+  bytes: int
+  characters: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TextSet:
+  """A text on which perplexity is measured, per unit of the original.
+
+  Attributes:
+    name: of the set.
+    metric: the paper's: 'word_perplexity', 'bits_per_byte' or 'bits_per_character'.
+    files: as `PromptedTask.files`.
+    home: where to get them.
+    documents: of a file and the split asked for.
+    folder: of the files; '' means `name`.
+    split: on which the paper reports.
+  """
+
+  name: str
+  metric: str
+  files: dict[str, tuple[str, ...]]
+  home: str
+  documents: Callable[[Path, str], Iterator[Document]]
+  folder: str = ''
+  split: str = 'test'
+
+
+def prompt(
+  task: PromptedTask, question: Question, examples: Sequence[Question] = ()
+) -> str:
+  """Returns what the model reads before an answer: header, examples and question.
+
+  Args:
+    task: the question's.
+    question: to ask.
+    examples: solved ones that come first, in their order.
+  """
+  if question.zero_shot and not examples:
+    return question.zero_shot
+  texts = [example.example() for example in examples]
+  return task.header + task.separator.join([*texts, question.context])
+
+
+def draw(
+  task: PromptedTask,
+  pool: Sequence[Question],
+  question: Question,
+  number: int,
+  shots: int,
+  seed: int = 0,
+) -> list[Question]:
+  """Returns the examples of a question: a pure function of the seed and its number.
+
+  Neither the question nor any of its group is among them, nor two of one group. GPT-3
+  drew new ones for each question, but one set for all of WSC and of MultiRC.
+
+  Args:
+    task: the question's.
+    pool: to draw from; it may hold the question.
+    question: to find examples for.
+    number: of the question in its file, from 0.
+    shots: how many examples.
+    seed: of the draw.
+
+  Raises:
+    UserError: shots is negative, or the pool has too few.
+  """
+  if shots < 0:
+    raise UserError(f'shots={shots} must be 0 or more')
+  if not shots:
+    return []
+  stream = 0 if task.fixed else 1 + number
+  taken, found = {_key(question)}, []
+  for i in np.random.default_rng((seed, stream)).permutation(len(pool)):
+    example = pool[i]
+    if example.gold and _key(example) not in taken:
+      taken.add(_key(example))
+      found.append(example)
+      if len(found) == shots:
+        return found
+  raise UserError(
+    f'shots={shots} of {task.name}: the examples that may stand before question '
+    f'{question.id or number} are {len(found)} of {len(pool)}; give fewer shots, or '
+    'more examples'
+  )
+
+
+def _key(question: Question) -> Any:
+  """Returns what two questions have in common that may not meet in a prompt."""
+  return question.group or (question.context, question.zero_shot)

@@ -1,0 +1,399 @@
+"""The only room that knows devices: it spreads steps, batches and states over them.
+
+One device: `jit`. Several devices of one process: `pmap`, data parallel, each with the
+whole state. `config.Run.layout`, or several processes: `jit` over a mesh of devices
+with the axes `data`, `fsdp` and `tensor`; RULES say how each parameter is cut, and the
+compiler adds the communication (GSPMD, Xu et al. 2021). A batch's rows are divided over
+`data` and `fsdp`. A checkpoint is the same in all of them.
+"""
+
+import contextlib
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import (
+  AbstractMesh,
+  AxisType,
+  Mesh,
+  NamedSharding,
+  SingleDeviceSharding,
+)
+from jax.sharding import PartitionSpec as P
+
+from gpt_jax import config
+from gpt_jax.config import UserError
+from gpt_jax.data.windows import Batch
+from gpt_jax.model.gpt import Shape
+from gpt_jax.training import step
+
+AXES = 'data', 'fsdp', 'tensor'
+_ROWS = 'data', 'fsdp'
+
+# How parameters are cut, by the end of their name: the first rule that matches. What is
+# cut by `tensor` is cut by output and then input features, so that the two linear
+# layers of a branch need one sum over devices between them (Shoeybi et al. 2019,
+# section 3); `fsdp` takes the other axis. An axis that does not divide a dimension
+# leaves it whole. Embeddings are cut by rows, which are fewer bytes to send about; the
+# vocabulary, a multiple of 128, may not go into so many parts, and then by both.
+RULES = (
+  (r'(^|/)(wte|lm_head)$', P(('tensor', 'fsdp')), P('tensor', 'fsdp')),
+  (r'(^|/)wpe$', P(None, 'fsdp')),
+  (r'(attn/[qkv]|mlp/up)/kernel$', P('fsdp', 'tensor')),
+  (r'(attn/[qkv]|mlp/up)/bias$', P('tensor')),
+  (r'(attn/o|mlp/down)/kernel$', P('tensor', 'fsdp')),
+  (r'', P()),
+)
+
+
+def start(distributed: str) -> None:
+  """Joins the processes of a run, before anything else is done with jax.
+
+  Args:
+    distributed: 'auto' where a cluster tells each process its place (SLURM, TPU pods,
+      Open MPI), or ADDRESS:PORT,PROCESSES,INDEX: the first process's address, how many
+      there are, and which one this is.
+
+  Raises:
+    UserError: it is neither, or they could not be joined.
+  """
+  jax.config.update('jax_cpu_collectives_implementation', 'gloo')
+  given = {}
+  if distributed != 'auto':
+    address, *numbers = distributed.split(',')
+    if len(numbers) != 2 or not all(n.isdigit() for n in numbers):
+      raise UserError(
+        f"distributed={distributed!r} must be 'auto' or ADDRESS:PORT,PROCESSES,INDEX, "
+        'like 10.0.0.1:1234,2,0 on the first of two'
+      )
+    given = {
+      'coordinator_address': address,
+      'num_processes': int(numbers[0]),
+      'process_id': int(numbers[1]),
+    }
+  try:
+    jax.distributed.initialize(**given)
+  except (ValueError, RuntimeError) as error:
+    raise UserError(
+      f'distributed={distributed!r}: the processes could not be joined ({error})'
+    ) from error
+
+
+def asked_devices(run: config.Run) -> int:
+  """Returns how many devices a config asks for; 0 means all there are."""
+  return run.devices or _product(run.layout)
+
+
+def real_or_simulated(number: int) -> list[jax.Device]:
+  """Returns the devices there are, or `number` simulated ones if that is more.
+
+  To be asked before anything else is done with jax.
+  """
+  if number:
+    jax.config.update('jax_num_cpu_devices', number)
+  found = jax.devices()
+  return found if len(found) >= number else jax.devices('cpu')
+
+
+def first_process() -> bool:
+  """Returns whether this is the process that writes and prints."""
+  return jax.process_index() == 0
+
+
+def several_processes() -> bool:
+  """Returns whether the run has several processes."""
+  return jax.process_count() > 1
+
+
+@contextlib.contextmanager
+def first_process_first(name: str) -> Iterator[None]:
+  """Lets the other processes in when the first is through."""
+  wait = partial(multihost_utils.sync_global_devices, name)
+  if several_processes() and not first_process():
+    wait()
+  yield
+  if several_processes() and first_process():
+    wait()
+
+
+def anywhere(value: int) -> int:
+  """Returns the largest of the processes' values; all of them must ask."""
+  return int(multihost_utils.process_allgather(np.int32(value)).max())
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+  """How a run is spread over devices.
+
+  Attributes:
+    devices: all of them, over all processes.
+    mesh: of them, with the axes `data`, `fsdp` and `tensor`; None for `jit` on one
+      device and `pmap` on several.
+  """
+
+  devices: tuple[jax.Device, ...]
+  mesh: Mesh | AbstractMesh | None = None
+
+  @classmethod
+  def of(cls, run: config.Run, devices: list[jax.Device] | None = None) -> 'Layout':
+    """Returns the layout of a run.
+
+    Args:
+      run: its `devices` and `layout` count.
+      devices: to choose from; all there are unless given.
+
+    Raises:
+      UserError: there are not so many devices, or the layout does not fit them.
+    """
+    found = jax.devices() if devices is None else devices
+    number = asked_devices(run) or len(found)
+    processes = len({d.process_index for d in found})
+    if number > len(found):
+      raise UserError(
+        f'{number} devices are asked for but there are {len(found)} '
+        f'({found[0].platform}); lower devices or layout, or simulate more on a CPU '
+        f'with XLA_FLAGS=--xla_force_host_platform_device_count={number}'
+      )
+    if processes > 1 and number != len(found):
+      raise UserError(
+        f'{number} devices are asked for but the {processes} processes have '
+        f'{len(found)}, and all of them must take part; set devices=0'
+      )
+    chosen = tuple(found[:number])
+    if not run.layout and processes == 1:
+      return cls(chosen)
+    sizes = _axes(run.layout or 'data', number)
+    return cls(
+      chosen, Mesh(np.array(chosen).reshape(sizes), AXES, (AxisType.Auto,) * len(AXES))
+    )
+
+  @classmethod
+  def imagined(cls, run: config.Run, number: int) -> 'Layout':
+    """Returns the layout of a run over devices that need not exist, to count with."""
+    sizes = _axes(run.layout or 'data', number)
+    return cls((), AbstractMesh(sizes, AXES, (AxisType.Auto,) * len(AXES)))
+
+  @property
+  def parts(self) -> int:
+    """How many parts the rows of a batch are divided into."""
+    if self.mesh is None:
+      return len(self.devices)
+    return self._size(_ROWS)
+
+  def _size(self, axes: str | tuple[str, ...]) -> int:
+    axes = (axes,) if isinstance(axes, str) else axes
+    return math.prod(self.mesh.shape[axis] for axis in axes)
+
+  def __str__(self) -> str:
+    if self.mesh is not None:
+      sizes = self.mesh.shape.items()
+      return ' x '.join(f'{axis} {n}' for axis, n in sizes if n > 1) or 'one device'
+    return 'pmap' if len(self.devices) > 1 else 'jit'
+
+  def check(self, shape: Shape) -> None:
+    """Raises UserError if the model can't be cut so."""
+    tensor = 1 if self.mesh is None else self.mesh.shape['tensor']
+    for name in ('N', 'F'):
+      if getattr(shape, name) % tensor:
+        raise UserError(
+          f'layout: tensor={tensor} must divide model.{name}={getattr(shape, name)}, '
+          'since each device computes whole heads and a part of the MLP'
+        )
+
+  def _sharding(self, specs: tuple[P, ...], shape: tuple) -> jax.sharding.Sharding:
+    """Returns the sharding of an array: the first that fits, or the last in part."""
+    if self.mesh is None:
+      return SingleDeviceSharding(self.devices[0])
+    for spec in specs:
+      if len(spec) > len(shape):  # not a parameter, but a statistic of one
+        spec = P()
+      fitting = P(
+        *(
+          axes if axes and not shape[i] % self._size(axes) else None
+          for i, axes in enumerate(spec)
+        )
+      )
+      if fitting == spec:
+        break
+    return NamedSharding(self.mesh, fitting)
+
+  def placed(self, tree: Any) -> Any:
+    """Returns the shapes of a state or of parameters, with where each array goes.
+
+    Optimizer states follow the parameters whose names end their own.
+    """
+
+    def place(path, leaf):
+      name = '/'.join(str(getattr(k, 'key', getattr(k, 'name', k))) for k in path)
+      specs = next(specs for rule, *specs in RULES if re.search(rule, name))
+      sharding = self._sharding(specs, leaf.shape)
+      return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree_util.tree_map_with_path(place, tree)
+
+  def state_shapes(self, run: config.Run, shape: Shape) -> step.State:
+    """Returns the shapes of a run's state, with where each array goes."""
+    return self.placed(jax.eval_shape(lambda: step.init_state(run, shape)))
+
+  def bytes_each(self, tree: Any) -> int:
+    """Returns the bytes of arrays on one device, from their `placed` shapes."""
+    return sum(
+      math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+      for leaf in jax.tree.leaves(tree)
+    )
+
+  def new_state(self, run: config.Run, shape: Shape) -> step.State:
+    """Returns the state before the first update, never whole on one device."""
+    shardings = _shardings(self.state_shapes(run, shape))
+    return jax.jit(lambda: step.init_state(run, shape), out_shardings=shardings)()
+
+  def place(self, state: step.State) -> step.State:
+    """Returns a state where this layout keeps it."""
+    return jax.device_put(state, _shardings(self.placed(state)))
+
+  def gathered(self, params: dict) -> dict:
+    """Returns whole parameters on this process's first device; all must ask."""
+    if self.mesh is None:
+      return params
+    whole = jax.jit(lambda tree: tree, out_shardings=NamedSharding(self.mesh, P()))
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0), whole(params))
+
+  def _batch_sharding(self, micro: bool) -> jax.sharding.Sharding:
+    """Returns the sharding of a batch's leaves; `micro`: [A, B, ...], not [B, ...]."""
+    if self.mesh is not None:
+      return NamedSharding(self.mesh, P(None, _ROWS) if micro else P(_ROWS))
+    if len(self.devices) == 1:
+      return SingleDeviceSharding(self.devices[0])
+    return NamedSharding(Mesh(np.array(self.devices), ('data',)), P('data'))
+
+  def rows(self, number: int, accumulate: int = 1) -> np.ndarray:
+    """Returns which rows of a batch of `number` this process reads, in order."""
+    if not several_processes():
+      return np.arange(number)
+    shape = accumulate, number // accumulate
+    places = self._batch_sharding(True).addressable_devices_indices_map(shape)
+    own = np.zeros(shape, bool)
+    for place in places.values():
+      own[place] = True
+    return np.flatnonzero(own)
+
+  def put(self, batch: Batch, accumulate: int | None = None) -> Batch:
+    """Returns numpy rows on the devices, as this layout's steps take them.
+
+    Args:
+      batch: this process's rows of it, as `rows` names them.
+      accumulate: micro-batches of a training step; None for an evaluation.
+    """
+    mapped = self.mesh is None and len(self.devices) > 1  # pmap has an axis of devices
+    parts = (len(self.devices),) if mapped else ()
+    parts += (accumulate,) if accumulate else ()
+    sharding = self._batch_sharding(bool(accumulate))
+    local = jax.tree.map(lambda leaf: leaf.reshape(*parts, -1, *leaf.shape[1:]), batch)
+    if not several_processes():
+      return jax.device_put(local, sharding)
+    return jax.tree.map(
+      partial(jax.make_array_from_process_local_data, sharding), local
+    )
+
+  def _how(self) -> dict[str, Callable]:
+    """Returns how the model must keep its rows spread.
+
+    Without it the compiler cuts activations like the parameters that `fsdp` cut, and
+    sends them about, where the parameters should be gathered.
+    """
+    if self.mesh is None:
+      return {}
+    rows = NamedSharding(self.mesh, P(_ROWS))
+    return {'spread': lambda x: jax.lax.with_sharding_constraint(x, rows)}
+
+  def train_step(self, run: config.Run, shape: Shape) -> Callable:
+    """Returns the compiled f(state, batch, hp) -> (state, metrics).
+
+    The batch is one that `put` made. The state passed in is donated: its buffers become
+    those of the result.
+    """
+    fn = partial(step.train_step, run=run, shape=shape, **self._how())
+    if self.mesh is not None:
+      state = _shardings(self.state_shapes(run, shape))
+      whole = NamedSharding(self.mesh, P())
+      return jax.jit(
+        fn,
+        donate_argnums=0,
+        in_shardings=(state, self._batch_sharding(True), whole),
+        out_shardings=(state, whole),
+      )
+    if len(self.devices) == 1:
+      return jax.jit(fn, donate_argnums=0)
+    return jax.pmap(
+      partial(fn, axis='data'),
+      axis_name='data',
+      in_axes=(None, 0, None),
+      out_axes=(None, None),
+      devices=self.devices,
+      donate_argnums=0,
+    )
+
+  def eval_step(self, run: config.Run, shape: Shape) -> Callable:
+    """Returns the compiled f(params, batch) -> (nll_sum, count)."""
+    fn = partial(step.eval_step, shape=shape, loss_chunk=run.loss_chunk, **self._how())
+    if self.mesh is not None:
+      params = self.state_shapes(run, shape).params
+      return jax.jit(
+        fn,
+        in_shardings=(_shardings(params), self._batch_sharding(False)),
+        out_shardings=NamedSharding(self.mesh, P()),
+      )
+    if len(self.devices) == 1:
+      return jax.jit(fn)
+    return jax.pmap(
+      partial(fn, axis='data'),
+      axis_name='data',
+      in_axes=(None, 0),
+      out_axes=None,
+      devices=self.devices,
+    )
+
+
+def _shardings(shapes: Any) -> Any:
+  return jax.tree.map(lambda leaf: leaf.sharding, shapes)
+
+
+def _product(layout: str) -> int:
+  """Returns how many devices a layout takes, 0 if it does not say."""
+  numbers = [part.partition('=')[2] for part in layout.split(',')]
+  return math.prod(map(int, numbers)) if all(map(str.isdigit, numbers)) else 0
+
+
+def _axes(layout: str, number: int) -> tuple[int, ...]:
+  """Returns the sizes of the mesh's axes.
+
+  Raises:
+    UserError: the layout is no product of `number`.
+  """
+  wrong = UserError(
+    f'layout={layout!r} must be a product of {", ".join(AXES)} that makes {number} '
+    "devices, like 'data=2,fsdp=4', with at most one number left out"
+  )
+  sizes = dict.fromkeys(AXES, 1)
+  free = None
+  for part in layout.split(','):
+    axis, equals, size = part.partition('=')
+    if axis not in AXES or (equals and not (size.isdigit() and int(size))):
+      raise wrong
+    if equals:
+      sizes[axis] *= int(size)
+    elif free:
+      raise wrong
+    else:
+      free = axis
+  if free:
+    sizes[free] *= number // math.prod(sizes.values())
+  if math.prod(sizes.values()) != number:
+    raise wrong
+  return tuple(sizes.values())

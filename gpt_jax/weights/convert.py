@@ -1,0 +1,347 @@
+"""Weights in and out: Hugging Face's gpt2, openai-gpt and gpt_neo, OpenAI's originals.
+
+A Hugging Face folder holds config.json and model.safetensors, whole or in shards with
+model.safetensors.index.json. `_tensors` says once, for each architecture, which of its
+tensors is which of our parameters; reading and writing both follow it.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from gpt_jax import config
+from gpt_jax.config import UserError
+from gpt_jax.model.gpt import Shape
+from gpt_jax.weights.config_json import (
+  GPT1_ACTIVATIONS,
+  config_json,
+  read_config,
+  read_json,
+)
+from gpt_jax.weights.openai_files import read_gpt1, read_tensorflow
+
+# Masks and positions that older versions saved beside the weights.
+_BUFFER = re.compile(
+  r'h\.\d+\.attn\.(attention\.)?(bias|masked_bias)|(transformer\.)?position_ids'
+)
+_SHARD = 5 << 30  # bytes, as in Hugging Face's own folders
+
+
+class _Tensor(NamedTuple):
+  """A tensor of a Hugging Face file.
+
+  Attributes:
+    name: without the leading 'transformer.'.
+    shape: in the file.
+    paths: of the parameters that, side by side along the last axis, are it.
+    transposed: whether the file has a kernel as [out, in].
+  """
+
+  name: str
+  shape: tuple[int, ...]
+  paths: tuple[str, ...]
+  transposed: bool = False
+
+
+def _tensors(family: str, c: Shape) -> Iterator[_Tensor]:
+  """Yields the tensors of an architecture, with all the biases that it has."""
+
+  def linear(name, paths, rows, columns, *, bias=True, transposed=False):
+    shape = (columns, rows) if transposed else (rows, columns)
+    kernels = tuple(f'{path}/kernel' for path in paths)
+    yield _Tensor(f'{name}.weight', shape, kernels, transposed)
+    if bias:
+      biases = tuple(f'{path}/bias' for path in paths)
+      yield _Tensor(f'{name}.bias', (columns,), biases)
+
+  def norm(name, path):
+    yield _Tensor(f'{name}.weight', (c.D,), (f'{path}/scale',))
+    yield _Tensor(f'{name}.bias', (c.D,), (f'{path}/bias',))
+
+  tokens, positions = ('wte', 'wpe')
+  if family == 'openai-gpt':
+    tokens, positions = ('tokens_embed', 'positions_embed')
+  neo = family == 'gpt_neo'
+  yield _Tensor(f'{tokens}.weight', (c.vocab, c.D), ('wte',))
+  yield _Tensor(f'{positions}.weight', (c.T, c.D), ('wpe',))
+  for i in range(c.L):
+    h, ours = f'h.{i}', f'h_{i}'
+    yield from norm(f'{h}.ln_1', f'{ours}/ln_1')
+    if neo:
+      for x in 'qkv':
+        name, path = f'{h}.attn.attention.{x}_proj', f'{ours}/attn/{x}'
+        yield from linear(name, [path], c.D, c.D, bias=False, transposed=True)
+      name = f'{h}.attn.attention.out_proj'
+      yield from linear(name, [f'{ours}/attn/o'], c.D, c.D, transposed=True)
+    else:
+      qkv = [f'{ours}/attn/{x}' for x in 'qkv']
+      yield from linear(f'{h}.attn.c_attn', qkv, c.D, 3 * c.D)
+      yield from linear(f'{h}.attn.c_proj', [f'{ours}/attn/o'], c.D, c.D)
+    yield from norm(f'{h}.ln_2', f'{ours}/ln_2')
+    up, down = [f'{ours}/mlp/up'], [f'{ours}/mlp/down']
+    yield from linear(f'{h}.mlp.c_fc', up, c.D, c.F, transposed=neo)
+    yield from linear(f'{h}.mlp.c_proj', down, c.F, c.D, transposed=neo)
+  if c.norm == 'pre':
+    yield from norm('ln_f', 'ln_f')
+  if not c.tied:
+    yield _Tensor('lm_head.weight', (c.vocab, c.D), ('lm_head',))
+
+
+def read(folder: str | Path) -> tuple[config.Model, dict]:
+  """Returns the config and the float32 parameters (numpy) of a folder of weights.
+
+  Rows of the vocabulary's padding are zero.
+
+  Args:
+    folder: Hugging Face's, or OpenAI's: GPT-2's TensorFlow checkpoint with
+      hparams.json, GPT-1's params_*.npy with params_shapes.json.
+
+  Raises:
+    UserError: with a line for every setting and tensor that is missing, extra, of
+      another shape or not supported.
+  """
+  folder = Path(folder)
+  if (folder / 'params_shapes.json').exists():
+    family, model, found = _openai_gpt1(folder)
+    wrong = []
+  elif (folder / 'hparams.json').exists():
+    family, model, found = _openai_gpt2(folder)
+    wrong = []
+  else:
+    family, model, wrong = read_config(folder / 'config.json')
+    found = _read_safetensors(folder)
+  shape = Shape.of(model, model.vocab)
+  params, misfits = _from_file(found, list(_tensors(family, shape)), shape)
+  wrong += misfits
+  if wrong:
+    raise UserError(f'{folder}: not a {family} that can be read:\n' + '\n'.join(wrong))
+  return model, params
+
+
+def _from_file(
+  found: dict[str, np.ndarray], tensors: list[_Tensor], shape: Shape
+) -> tuple[dict, list[str]]:
+  """Returns the parameter tree of the tensors of a file, and what does not fit."""
+  found = {name.removeprefix('transformer.'): array for name, array in found.items()}
+  found = {name: a for name, a in found.items() if not _BUFFER.fullmatch(name)}
+  head = found.get('lm_head.weight')
+  if shape.tied and head is not None:
+    # Some files hold the tied matrix twice.
+    embedding = next(t.name for t in tensors if t.paths == ('wte',))
+    if np.array_equal(head, found.get(embedding)):
+      del found['lm_head.weight']
+  wanted = {tensor.name: tensor for tensor in tensors}
+  wrong = [
+    f'missing: {name}, {list(wanted[name].shape)}' for name in wanted - found.keys()
+  ]
+  wrong += [
+    f'extra: {name}, {list(found[name].shape)}' for name in found.keys() - wanted
+  ]
+  params = {}
+  for tensor in tensors:
+    array = found.get(tensor.name)
+    if array is None:
+      continue
+    if array.shape != tensor.shape:
+      wrong.append(
+        f'{tensor.name}: shape {list(array.shape)}, must be {list(tensor.shape)}'
+      )
+      continue
+    array = np.asarray(array, np.float32)
+    if tensor.transposed:
+      array = array.T
+    for path, part in zip(
+      tensor.paths, np.split(array, len(tensor.paths), axis=-1), strict=True
+    ):
+      if path in ('wte', 'lm_head'):
+        part = np.pad(part, ((0, shape.V - shape.vocab), (0, 0)))
+      params[path] = np.ascontiguousarray(part)
+  return unflatten_dict(params, sep='/'), sorted(wrong)
+
+
+def _read_safetensors(folder: Path) -> dict[str, np.ndarray]:
+  """Returns all tensors of a folder's safetensors file or shards."""
+  index = folder / 'model.safetensors.index.json'
+  if index.exists():
+    files = sorted(set(read_json(index).get('weight_map', {}).values()))
+  elif (folder / 'model.safetensors').exists():
+    files = ['model.safetensors']
+  else:
+    files = []
+  if not files:
+    there = ', '.join(sorted(path.name for path in folder.glob('*'))) or 'nothing'
+    raise UserError(
+      f'{folder}: has no model.safetensors (there is {there}); a folder with '
+      'pytorch_model.bin is converted by loading and saving it with transformers'
+    )
+  found, wrong = {}, []
+  for name in files:
+    try:
+      found |= safetensors.numpy.load_file(folder / name)
+    except (OSError, safetensors.SafetensorError) as e:
+      wrong.append(f'{folder / name}: missing or damaged: {e}')
+  if wrong:
+    raise UserError('\n'.join(wrong))
+  return found
+
+
+def _openai_gpt2(folder: Path) -> tuple[str, config.Model, dict[str, np.ndarray]]:
+  """Returns GPT-2 as OpenAI released it: hparams.json and a TensorFlow checkpoint."""
+  given = read_json(folder / 'hparams.json')
+  names = {
+    'L': 'n_layer',
+    'D': 'n_embd',
+    'N': 'n_head',
+    'T': 'n_ctx',
+    'vocab': 'n_vocab',
+  }
+  lacking = [name for name in names.values() if not isinstance(given.get(name), int)]
+  if lacking:
+    raise UserError(f'{folder / "hparams.json"}: lacks {", ".join(lacking)}')
+  model = config.Model(**{ours: given[name] for ours, name in names.items()})
+  found = {
+    # A kernel's leading 1 is the width of a convolution.
+    _renamed(name.removeprefix('model/')): array.reshape(array.shape[-2:])
+    for name, array in read_tensorflow(folder).items()
+  }
+  return 'gpt2', model, found
+
+
+def _openai_gpt1(folder: Path) -> tuple[str, config.Model, dict[str, np.ndarray]]:
+  """Returns GPT-1 as OpenAI released it; its heads are 64 wide (section 4.1)."""
+  arrays = read_gpt1(folder)
+  (vocab, D), (T, _) = arrays['wte'].shape, arrays['wpe'].shape
+  L = len({name.split('/')[0] for name in arrays if name.startswith('h')})
+  model = config.Model(
+    L=L, D=D, N=D // 64 or 1, T=T, vocab=vocab, norm='post', scaled_init=False
+  )
+  names = {'wte.weight': 'tokens_embed.weight', 'wpe.weight': 'positions_embed.weight'}
+  found = {_renamed(name): array for name, array in arrays.items()}
+  return 'openai-gpt', model, {names.get(n, n): a for n, a in found.items()}
+
+
+def _renamed(name: str) -> str:
+  """Returns an OpenAI name as Hugging Face has it: h.0.ln_1.weight for h0/ln_1/g."""
+  if name in ('wte', 'wpe'):
+    return f'{name}.weight'
+  *above, last = re.sub(r'^h(\d+)/', r'h/\1/', name).split('/')
+  return '.'.join([*above, {'w': 'weight', 'g': 'weight', 'b': 'bias'}.get(last, last)])
+
+
+def family_of(params: dict, c: Shape) -> str:
+  """Returns the architecture of Hugging Face that computes what the model does.
+
+  Raises:
+    UserError: there is none, with a line for every reason.
+  """
+  flat = flatten_dict(params, sep='/')
+  banded = 'banded' in c.attention
+  biased = c.bias and c.qkv_bias
+  if c.norm == 'post':
+    family, rules = (
+      'openai-gpt',
+      {
+        'model.attention must be dense': not banded,
+        'model.attention_scale must be True': c.attention_scale,
+        f'model.F={c.F} must be 4 * model.D': c.F == 4 * c.D,
+        f'model.activation={c.activation} must be gelu_tanh or relu': c.activation
+        in GPT1_ACTIVATIONS.values(),
+      },
+    )
+  elif banded or (c.bias and not c.qkv_bias):
+    zero = not biased or not any(
+      flat[f'h_{i}/attn/{x}/bias'].any() for i in range(c.L) for x in 'qkv'
+    )
+    family, rules = (
+      'gpt_neo',
+      {'the biases of q, k and v must be zero (train with model.qkv_bias=False)': zero},
+    )
+  else:
+    family, rules = 'gpt2', {}
+  wrong = [rule for rule, holds in rules.items() if not holds]
+  if wrong:
+    raise UserError(
+      f'this model can not be written as {family}, the nearest architecture of Hugging '
+      'Face:\n' + '\n'.join(wrong)
+    )
+  return family
+
+
+def write(params: dict, c: Shape, dropout: float, eos: int, folder: Path) -> str:
+  """Writes config.json and model.safetensors as Hugging Face has them.
+
+  Biases that the model lacks are written as zeros. Where the model scales attention
+  otherwise than the architecture (gpt_neo does not at all), that goes into the query's
+  weights; the scale of the output (`Shape.width`) goes into the last LayerNorm.
+
+  Args:
+    params: the parameter tree.
+    c: its shape.
+    dropout: rate for config.json.
+    eos: id of end-of-text.
+    folder: exists.
+
+  Returns:
+    The architecture: its model_type.
+
+  Raises:
+    UserError: no architecture of Hugging Face computes what the model does.
+  """
+  family = family_of(params, c)
+  flat = {path: np.asarray(x) for path, x in flatten_dict(params, sep='/').items()}
+  theirs = (c.D // c.N) ** -0.5 if c.attention_scale and family != 'gpt_neo' else 1.0
+  last = 'ln_f/' if c.norm == 'pre' else f'h_{c.L - 1}/ln_2/'
+  arrays = {}
+  for tensor in _tensors(family, c):
+    parts = []
+    for path in tensor.paths:
+      part = flat.get(path)
+      if part is None:
+        part = np.zeros(tensor.shape[-1] // len(tensor.paths), np.float32)
+      if '/attn/q/' in path:
+        part = part * np.float32(c.query_scale / theirs)
+      if path.startswith(last):
+        part = part / np.float32(c.width)
+      parts.append(part[: c.vocab] if path in ('wte', 'lm_head') else part)
+    array = np.concatenate(parts, axis=-1)
+    name = (
+      tensor.name if tensor.name.startswith('lm_head') else f'transformer.{tensor.name}'
+    )
+    arrays[name] = np.ascontiguousarray(array.T if tensor.transposed else array)
+  _write_safetensors(arrays, folder)
+  about = json.dumps(config_json(family, c, dropout, eos), indent=2) + '\n'
+  (folder / 'config.json').write_text(about, encoding='utf-8')
+  return family
+
+
+def _write_safetensors(arrays: dict[str, np.ndarray], folder: Path) -> None:
+  """Writes tensors into one file, or into shards with an index."""
+  shards, size = [{}], 0
+  for name, array in arrays.items():
+    if size + array.nbytes > _SHARD and shards[-1]:
+      shards.append({})
+      size = 0
+    shards[-1][name] = array
+    size += array.nbytes
+  names = ['model.safetensors']
+  if len(shards) > 1:
+    n = len(shards)
+    names = [f'model-{i:05}-of-{n:05}.safetensors' for i in range(1, n + 1)]
+    total = sum(array.nbytes for array in arrays.values())
+    index = {
+      'metadata': {'total_size': total},
+      'weight_map': {
+        t: name for name, shard in zip(names, shards, strict=True) for t in shard
+      },
+    }
+    text = json.dumps(index, indent=2) + '\n'
+    (folder / 'model.safetensors.index.json').write_text(text, encoding='utf-8')
+  for name, shard in zip(names, shards, strict=True):
+    safetensors.numpy.save_file(shard, folder / name, metadata={'format': 'pt'})

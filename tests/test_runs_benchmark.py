@@ -1,0 +1,273 @@
+"""Evaluation of a workdir: as by hand, kept, repeated, in training, by launch.py."""
+
+import dataclasses
+import json
+import math
+import os
+import subprocess
+import sys
+
+import numpy as np
+import prompt_files
+import pytest
+
+import gpt_jax
+from gpt_jax import config
+from gpt_jax.config import UserError
+from gpt_jax.evaluation import likelihood
+from gpt_jax.evaluation.benchmark import Exam, exams, take
+from gpt_jax.evaluation.scoring_rules import Request
+from gpt_jax.runs import benchmark, train
+from gpt_jax.tasks import prompted_files
+from gpt_jax.tasks.prompted import TASKS
+from gpt_jax.tasks.prompts import Question
+
+ROOT = prompt_files.GOLDEN.parents[2]
+ASKED = ['hellaswag', 'winogrande', 'lambada', 'two_digit_addition', 'wikitext2']
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+  folder = prompt_files.write(tmp_path_factory.mktemp('tasks'))
+  (folder / 'wikitext-2').mkdir()
+  page = ' = Tea = \n \n Tea is , it is said , a " hot @-@ drink " . \n'
+  (folder / 'wikitext-2/wiki.test.tokens').write_text(page)
+  return folder
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory, data):
+  """A workdir of a tiny model of bytes, which was examined while it was trained."""
+  place = tmp_path_factory.mktemp('place')
+  (place / 'text.txt').write_text('Q: What is 1 plus 1?\n\nA: 2. A step up. ' * 400)
+  wanted = config.Run(
+    steps=6,
+    batch=8,
+    eval_every=3,
+    eval_tokens=500,
+    sample_tokens=0,
+    data=config.Data(source=str(place / 'text.txt'), tokenizer='bytes'),
+    model=config.Model(L=1, D=16, N=2, T=96),
+    optim=config.Optim(lr=1e-2, warmup=2),
+    exams=config.Exams(
+      tasks='hellaswag,lambada', data=str(data), shots='0,1', every=3, limit=2
+    ),
+  )
+  train.train(wanted, place / 'run', report=lambda text: None)
+  return place / 'run'
+
+
+def quiet(*args, **kwargs):
+  return benchmark.evaluate(*args, report=lambda text: None, **kwargs)
+
+
+@pytest.fixture(scope='module')
+def found(run, data):
+  results = quiet(run, exams(ASKED, data, shots=[0, 1], seeds=2))
+  return {(one['task'], one['shots'], one['seed']): one for one in results}
+
+
+def test_every_exam_has_a_result(found):
+  assert found.keys() == {
+    (name, shots, seed)
+    for name in ASKED
+    for shots, seed in [(0, 0), (1, 0), (1, 1)]
+    if name != 'wikitext2' or not shots
+  }
+
+
+def test_scores_are_those_of_the_model_by_hand(run, data, found):
+  model = gpt_jax.load(run)
+  questions = prompted_files.read(TASKS['hellaswag'], data)
+  by_sum, by_token, alone = [], [], []
+  for question in questions:
+    scores = [model.score(question.context, answer) for answer in question.answers]
+    less = [model.score('Answer:', answer).logp for answer in question.answers]
+    logp = np.array([one.logp for one in scores])
+    lengths = [len(one.token_logp) for one in scores]
+    by_sum.append(logp.argmax() in question.gold)
+    by_token.append((logp / lengths).argmax() in question.gold)
+    alone.append((logp - less).argmax() in question.gold)
+  rules = found['hellaswag', 0, 0]['metrics']['accuracy']
+  assert rules['sum']['value'] == np.mean(by_sum)
+  assert rules['per_token']['value'] == np.mean(by_token)
+  assert rules['unconditional']['value'] == np.mean(alone)
+
+  logp = [
+    model.score(q.zero_shot, q.answers[0])
+    for q in prompted_files.read(TASKS['lambada'], data)
+  ]
+  perplexity = found['lambada', 0, 0]['metrics']['perplexity']
+  expected = math.exp(-np.mean([one.logp for one in logp]))
+  assert perplexity['last_word']['value'] == pytest.approx(expected, rel=1e-4)
+  expected = math.exp(-np.mean([one.token_logp[-1] for one in logp]))
+  assert perplexity['last_token']['value'] == pytest.approx(expected, rel=1e-4)
+
+
+def test_what_is_written_is_the_best_of_four_beams_up_to_the_stop(run, data, found):
+  model = gpt_jax.load(run)
+  (path,) = run.glob('eval/two_digit_addition-0shot-*.jsonl')
+  lines = [json.loads(line) for line in path.read_text().splitlines()]
+  written = {line['number']: line['text'] for line in lines}
+  for number, question in enumerate(
+    prompted_files.read(TASKS['two_digit_addition'], data)
+  ):
+    (one,) = model.generate(
+      question.context, beams=4, length_penalty=0.6, max_new_tokens=16, stop='\n'
+    )
+    assert written[number] == one.text and '\n' not in one.text
+
+
+def test_a_result_says_what_it_takes_to_repeat_it(run, found):
+  model = gpt_jax.load(run)
+  digest = benchmark.parameters_digest(model.params)
+  for (task, shots, seed), one in found.items():
+    assert one['step'] == model.step and one['parameters_sha256'] == digest
+    assert one['split'] and one['questions'] and one['tokenizer']
+    assert len(one['prompts_sha256']) == 64
+    assert (one['shots'], one['seed'], one['task']) == (shots, seed, task)
+  hashes = {key: one['prompts_sha256'] for key, one in found.items() if not key[2]}
+  assert len(set(hashes.values())) == len(hashes)
+  # Prompts of one example are longer than the context here.
+  assert (
+    found['hellaswag', 1, 0]['truncated'] > 0 == found['wikitext2', 0, 0]['truncated']
+  )
+
+
+def test_what_is_known_is_not_computed_again(run, data, found, monkeypatch):
+  def never(*args, **kwargs):
+    raise AssertionError('computed again')
+
+  monkeypatch.setattr(likelihood, 'scores', never)
+  again = quiet(run, exams(['hellaswag', 'wikitext2'], data, shots=[0]))
+  assert again == [found['hellaswag', 0, 0], found['wikitext2', 0, 0]]
+  with pytest.raises(AssertionError, match='again'):
+    quiet(run, exams(['hellaswag'], data), checkpoint_step=3)
+
+
+def made_up(name, prompts, answers, **fields):
+  """Returns an exam of a task with these prompts, all with the same answers."""
+  question = Question('', tuple(answers), (0,), **fields)
+  questions = [question] * len(prompts)
+  return Exam(TASKS[name], 'dev', 0, 0, 0, '', 0, questions, prompts, [])
+
+
+def test_answers_longer_than_the_context_and_empty_ones_are_scored(run):
+  model = gpt_jax.load(run)
+  long, end = ' step' * 60, (' step' * 60)[-96:]
+  exam = made_up('piqa', ['A'], [long, ' up'])
+  who = benchmark.student(model)
+  results, cut = take(exam, who)
+  assert cut == 1 and 'sum' in results['accuracy']
+  found = dict(who.score(exam.task, [Request('A', long), Request('A', end)]))
+  assert found[0] == found[1] and len(found[0].logp) == 96
+  assert dict(who.score(exam.task, [Request('A', '')])) == {0: ([], [], [])}
+  exam = made_up('cbt_cn', ['A'], [' cat', ' dog'], completion='')
+  results, _ = take(exam, who)
+  cat, dog = (model.score('A', answer).logp for answer in exam.questions[0].answers)
+  assert results['accuracy']['full']['value'] == float(cat > dog)
+
+
+def test_examples_that_all_share_are_read_once(run, monkeypatch):
+  seen, real = [], likelihood._read
+  monkeypatch.setattr(
+    likelihood, '_read', lambda *a, **k: seen.append(a) or real(*a, **k)
+  )
+  prompts = ['A step up. ' * 6 + f'{i} is' for i in range(20)]
+  exam = made_up('multirc', prompts, [' no', ' yes'])
+  who = benchmark.student(gpt_jax.load(run))
+  take(exam, who)
+  assert len(seen) == 1
+
+
+def test_draws_depend_on_the_prompt_alone(run):
+  who = benchmark.student(gpt_jax.load(run))
+  prompts = ['A step', 'Q: What', 'up. A']
+  task = dataclasses.replace(TASKS['cnn_dm'], limit=12)
+  found = dict(who.write(task, prompts))
+  assert dict(who.write(task, prompts[1:])) == {0: found[1], 1: found[2]}
+  assert len(set(found.values())) == 3
+
+
+def test_exams_during_training_are_those_of_its_checkpoints(run, data):
+  lines = [json.loads(x) for x in (run / 'metrics.jsonl').read_text().splitlines()]
+  asked = [line for line in lines if 'hellaswag_0shot_accuracy' in line]
+  assert [line['step'] for line in asked] == [3, 6]
+  for line in asked:
+    wanted = exams(['hellaswag', 'lambada'], data, shots=[0, 1], limit=2)
+    for one in quiet(run, wanted, checkpoint_step=line['step']):
+      name = f'{one["task"]}_{one["shots"]}shot_accuracy'
+      assert line[name] == one['metrics']['accuracy'][one['rule']]['value']
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    ({'data': ''}, "exams.data=''"),
+    ({'shots': '0,x'}, "exams.shots='0,x'"),
+    ({'every': 4}, 'exams.every=4 must be a multiple of eval_every=3: 3 or 6'),
+    ({'limit': -1}, 'exams.limit=-1'),
+  ],
+)
+def test_exams_that_cannot_be_are_refused_before_training(change, message):
+  given = {'tasks': 'piqa', 'data': 'x'} | change
+  run = config.Run(eval_every=3, exams=config.Exams(**given))
+  with pytest.raises(UserError, match=message):
+    config.check(run)
+
+
+def test_only_a_workdir_is_examined(tmp_path, data):
+  with pytest.raises(UserError, match='launch.py import'):
+    benchmark.evaluate(tmp_path, exams(['piqa'], data))
+
+
+def launch(*arguments):
+  return subprocess.run(
+    [sys.executable, str(ROOT / 'launch.py'), *map(str, arguments)],
+    capture_output=True,
+    text=True,
+    timeout=300,
+    env=os.environ | {'PYTHONPATH': str(ROOT)},
+  )
+
+
+def test_launch_evaluates_and_reports(run, data, found, tmp_path):
+  done = launch(
+    'eval',
+    f'--workdir={run}',
+    '--tasks=hellaswag,wikitext2',
+    '--shots=0,1',
+    '--seeds=2',
+    f'--data={data}',
+  )
+  assert done.returncode == 0, done.stderr
+  value = found['hellaswag', 0, 0]['metrics']['accuracy']['per_token']['value']
+  assert (
+    f'*accuracy                 per_token            {value:9.4f}  [' in done.stdout
+  )
+  assert 'over 2 draws of examples' in done.stdout
+  assert done.stdout.count('*word_perplexity') == 1 and '*bits' not in done.stdout
+  done = launch('report', f'--workdir={run}', f'--target={tmp_path / "report"}')
+  assert done.returncode == 0, done.stderr
+  text = (tmp_path / 'report/run.md').read_text()
+  assert '## Prompted tasks' in text and '| hellaswag | accuracy |' in text
+
+
+@pytest.mark.parametrize(
+  ('flags', 'message'),
+  [
+    (['--tasks=piqa'], '--tasks needs --data'),
+    (['--tasks=piqa', '--data={data}', '--shots=a'], '--shots=a must be numbers'),
+    (['--tasks=piqa', '--data=/nowhere'], 'Get it from yonatanbisk.com/piqa'),
+    (['--tasks=piqa', '--data={data}', '--baselines'], '--baselines says nothing'),
+    (['--shots=3'], '--shots says nothing'),
+  ],
+)
+def test_launch_says_what_is_wrong(run, data, flags, message, capsys, monkeypatch):
+  import launch as entry
+
+  flags = [flag.format(data=data) for flag in flags]
+  monkeypatch.setattr(sys, 'argv', ['launch.py', 'eval', f'--workdir={run}', *flags])
+  with pytest.raises(SystemExit) as stop:
+    entry.main()
+  assert message in str(stop.value) + capsys.readouterr().err

@@ -1,0 +1,256 @@
+"""Layouts over 8 simulated devices equal one device, however the step is computed."""
+
+import dataclasses
+import itertools
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import updates
+
+from gpt_jax import config
+from gpt_jax.config import UserError
+from gpt_jax.model.gpt import Shape, init_params
+from gpt_jax.runs import evaluate, train
+from gpt_jax.runs.workdir import load
+from gpt_jax.training import checkpoint, metrics_log, optim, sharding, step
+
+# Sums of float32 gradients in another order.
+SAME = {'rtol': 1e-5, 'atol': 1e-5}
+
+LAYOUTS = '', 'data', 'fsdp', 'data=4,tensor=2', 'data=2,fsdp=2,tensor=2'
+# How a step may be computed: in micro-batches, keeping less, in a loop over the layers,
+# with the logits of few positions at a time.
+WAYS = {
+  'accumulate': (1, 2),
+  'remat': ('none', 'block'),
+  'scan': (False, True),
+  'loss_chunk': (0, 4),
+}
+
+
+def pairs(case):
+  return set(itertools.combinations(zip(['layout', *WAYS], case, strict=True), 2))
+
+
+def pairwise(cases):
+  """Returns cases in which every pair of values meets."""
+  chosen, missing = [], set().union(*map(pairs, cases))
+  while missing:
+    chosen.append(max(cases, key=lambda case: len(pairs(case) & missing)))
+    missing -= pairs(chosen[-1])
+  return chosen
+
+
+# `make layouts` runs all of them.
+CASES = list(itertools.product(LAYOUTS, *WAYS.values()))
+if not os.environ.get('GPT_JAX_ALL_LAYOUTS'):
+  CASES = pairwise(CASES)
+
+
+def run_of(layout, accumulate=1, remat='none', scan=False, loss_chunk=0):
+  cut = 'tensor' in layout  # the rows are then in fewer parts than there are devices
+  return updates.make_run(
+    layout=layout,
+    devices=8 if cut else 8 // accumulate,
+    accumulate=accumulate,
+    loss_chunk=loss_chunk,
+    model_remat=remat,
+    model_scan=scan,
+  )
+
+
+@pytest.fixture(scope='module')
+def one_device():
+  run = run_of('')
+  run.devices = 1
+  return updates.trained(run)
+
+
+@pytest.mark.parametrize('case', CASES, ids=lambda case: '-'.join(map(str, case)))
+def test_a_layout_equals_one_device(one_device, case):
+  params, losses = updates.trained(run_of(*case))
+  np.testing.assert_allclose(losses, one_device[1], **SAME)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, **SAME), params, one_device[0]
+  )
+
+
+@pytest.fixture(scope='module')
+def one_device_adamw():
+  return adamw_losses('', 1)
+
+
+def adamw_losses(layout, devices):
+  run = updates.make_run(layout=layout, devices=devices, model_L=1)
+  run.optim = config.Optim(lr=1e-2, warmup=5)
+  run.steps = 50
+  return updates.trained(run, 50, lambda i: updates.ragged_batch(i % 2))[1]
+
+
+@pytest.mark.parametrize('layout', LAYOUTS)
+def test_curves_of_adamw_agree(one_device_adamw, layout):
+  losses = adamw_losses(layout, 8)
+  np.testing.assert_allclose(losses, one_device_adamw, rtol=0, atol=1e-3)
+  assert losses[-1] < losses[0] - 0.1  # it does learn
+
+
+def lowered(run, vocab):
+  layout, shape = sharding.Layout.of(run), Shape.of(run.model, vocab)
+  step_of = layout.train_step(run, shape)
+  ids = np.zeros((run.batch, shape.T), np.int32)
+  batch = updates.Batch(ids, ids, ids.astype('f'), ids[:, 0])
+  state = layout.state_shapes(run, shape)
+  return step_of.lower(state, layout.put(batch, 1), optim.Hyper.of(run)), state
+
+
+def test_fsdp_holds_an_eighth_of_parameters_and_optimizer_state():
+  run = config.Run(batch=8, layout='fsdp=8')
+  run.model = config.Model(L=2, D=128, N=2, T=16)
+  program, state = lowered(run, 500)
+  held = program.compile().memory_analysis().argument_size_in_bytes
+  whole = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+  batch = 4 * (3 * 16 + 1)  # a row of ids, targets and weights, and its number
+  assert held - batch <= 1.15 / 8 * whole
+  assert held - batch >= whole / 8
+
+
+def test_chunks_of_the_loss_more_than_halve_the_peak_of_memory():
+  peaks = []
+  for loss_chunk in (0, 64):
+    run = config.Run(batch=2, loss_chunk=loss_chunk, devices=1)
+    run.model = config.Model(L=1, D=64, N=2, T=1024)
+    program, _ = lowered(run, 50257)
+    peaks.append(program.compile().memory_analysis().temp_size_in_bytes)
+  assert peaks[1] < peaks[0] / 2
+
+
+def test_what_does_not_divide_stays_whole():
+  layout = sharding.Layout.of(config.Run(layout='fsdp=8'))
+  shape = Shape.of(config.Model(L=1, D=12, N=2, T=3), 200)
+  specs = jax.tree.map(
+    lambda s: s.sharding.spec,
+    layout.placed(jax.eval_shape(lambda: init_params(shape, 0))),
+  )
+  axes = lambda spec: {axis for axis in spec if axis}  # noqa: E731
+  assert axes(specs['wte']) == {('tensor', 'fsdp')}  # 256 rows
+  assert not axes(specs['wpe']) and not axes(specs['h_0']['ln_1']['scale'])
+  assert axes(specs['h_0']['mlp']['down']['kernel']) == {'tensor'}
+
+
+def test_optimizer_states_go_where_their_parameters_go():
+  run = config.Run(layout='fsdp=4,tensor=2')
+  run.model = config.Model(L=1, D=16, N=2, T=4)
+  layout, shape = sharding.Layout.of(run), Shape.of(run.model, 100)
+  for name_of in ('adamw', 'muon'):
+    run.optim.name = name_of
+    run.optim.ema = 0.9
+    state = layout.state_shapes(run, shape)
+    wanted = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):
+      wanted[tuple(k.key for k in path)] = leaf.sharding.spec
+    found = 0
+    rest = (state.opt_state, state.ema)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(rest):
+      names = [k.key for k in path if isinstance(getattr(k, 'key', None), str)]
+      for name in wanted:
+        if names[-len(name) :] == list(name):
+          assert leaf.sharding.spec == wanted[name], names
+          found += 1
+    # Two moments of Adam, one of Muon for the 6 kernels, and the average.
+    assert found == 3 * len(wanted) - (6 if name_of == 'muon' else 0)
+
+
+def test_a_state_is_made_and_gathered_as_on_one_device():
+  run = run_of('data=2,fsdp=2,tensor=2')
+  layout, shape = sharding.Layout.of(run), Shape.of(run.model, 11)
+  state = layout.new_state(run, shape)
+  kernel = state.params['h_0']['mlp']['up']['kernel']
+  assert {s.data.shape for s in kernel.addressable_shards} == {(8, 32)}
+  whole = layout.gathered(state.params)
+  assert len(whole['wte'].devices()) == 1
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-7),
+    whole,
+    step.init_state(run, shape).params,
+  )
+
+
+@pytest.mark.parametrize(
+  ('fields', 'message'),
+  [
+    ({'layout': 'data=3,fsdp=2', 'devices': 8}, 'must be a product of data, fsdp'),
+    ({'layout': 'rows'}, "layout='rows' must be a product"),
+    ({'layout': 'data,fsdp'}, 'at most one number left out'),
+    ({'layout': 'data=0'}, "layout='data=0' must be a product"),
+    ({'layout': 'data=9'}, '9 devices are asked for but there are 8'),
+    ({'layout': 'tensor=8'}, 'tensor=8 must divide model.N=2'),
+  ],
+)
+def test_a_layout_that_does_not_fit_is_refused(fields, message):
+  with pytest.raises(UserError, match=message):
+    run = updates.make_run(**fields)
+    sharding.Layout.of(run).check(Shape.of(run.model, 11))
+
+
+def test_the_rest_of_the_devices_go_to_the_axis_without_a_number():
+  sizes = lambda text: dict(sharding.Layout.of(config.Run(layout=text)).mesh.shape)  # noqa: E731
+  assert sizes('fsdp') == {'data': 1, 'fsdp': 8, 'tensor': 1}
+  assert sizes('data=2,tensor') == {'data': 2, 'fsdp': 1, 'tensor': 4}
+  assert sizes('data=2') == {'data': 2, 'fsdp': 1, 'tensor': 1}
+
+
+def test_gradients_of_chunks_are_those_of_all_logits():
+  keys = jax.random.split(jax.random.key(0), 4)
+  x_BTD = jax.random.normal(keys[0], (3, 8, 5))
+  head_VD = jax.random.normal(keys[1], (128, 5))
+  y_BT = jax.random.randint(keys[2], (3, 8), 0, 100)
+  w_BT = jax.random.uniform(keys[3], (3, 8))
+
+  def whole(x, head):
+    logits = jnp.where(jnp.arange(128) < 100, x @ head.T, -jnp.inf)
+    return 3 * step.loss.nll_sum(logits, y_BT, w_BT)
+
+  def chunked(x, head):
+    return 3 * step.loss.chunked_nll_sum(x, head, y_BT, w_BT, 100, 2)
+
+  for a, b in zip(
+    jax.tree.leaves(jax.value_and_grad(whole, (0, 1))(x_BTD, head_VD)),
+    jax.tree.leaves(jax.value_and_grad(chunked, (0, 1))(x_BTD, head_VD)),
+    strict=True,
+  ):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)
+  np.testing.assert_allclose(chunked(x_BTD, head_VD), whole(x_BTD, head_VD), rtol=1e-6)
+
+
+def test_a_run_goes_on_in_another_layout_and_its_average_is_what_is_loaded(tmp_path):
+  (tmp_path / 'a.txt').write_text('the cat sat on the mat. ' * 200)
+  run = updates.make_run(layout='data=2,fsdp=2', steps=4, eval_every=2)
+  run.data = config.Data(
+    source=str(tmp_path / 'a.txt'), tokenizer='bytes', processes=1, holdout=0.2
+  )
+  run.optim.ema, run.optim.lr = 0.9, 2.0
+  run.sample_tokens, run.prompts = 3, ('the',)
+  say_nothing = lambda text: None  # noqa: E731
+  train.train(run, tmp_path / 'one', report=say_nothing)
+  run.layout, run.devices, run.steps, run.sample_tokens = '', 2, 6, 0
+  said = []
+  train.train(run, tmp_path / 'one', report=said.append)
+  assert 'going on from the checkpoint of update 4' in said
+  nll = metrics_log.read_metrics(tmp_path / 'one')[-1]['valid_nll']
+  found = evaluate.held_out_metrics(tmp_path / 'one', 'latest', say_nothing)
+  assert found['valid_nll'] == pytest.approx(nll, rel=1e-5)
+  whole = load(tmp_path / 'one', 'latest').params
+  raw = checkpoint.Checkpoints(tmp_path / 'one/checkpoints')
+  params = raw.restore_params(6, whole, averaged=False)
+  raw.close()
+  assert not np.allclose(params['wte'], whole['wte'], atol=1e-4)
+
+  again = dataclasses.replace(run, layout='fsdp=2,tensor=2', devices=0, steps=1)
+  again.init_from = str(tmp_path / 'one')
+  again.optim = config.Optim(name='sgd', lr=0.0, final_lr=0.0, warmup=0)
+  train.train(again, tmp_path / 'two', report=say_nothing)
+  best = load(tmp_path / 'one').params
+  jax.tree.map(np.testing.assert_array_equal, load(tmp_path / 'two').params, best)

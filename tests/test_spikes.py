@@ -1,0 +1,170 @@
+"""The guard against spikes, the average of the weights, and updates that grow."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from updates import make_run, ragged_batch, updater
+
+from gpt_jax.config import UserError
+from gpt_jax.data import windows
+from gpt_jax.training import checkpoint, loop, metrics_log, spikes, step, throughput
+
+
+def judged(losses, sigmas=4.0):
+  state, found = spikes.Guard.new(), []
+  one = jax.jit(spikes.judge)
+  for loss in losses:
+    norm = jnp.float32(1.0)
+    state, spike = one(state, jnp.float32(loss), norm, jnp.float32(sigmas))
+    found.append(bool(spike))
+  return state, found
+
+
+def test_a_spike_stands_out_of_the_losses_before_it_and_is_not_learnt_from():
+  rng = np.random.default_rng(0)
+  losses = 3 + 0.1 * rng.standard_normal(200)
+  losses[[120, 121]] = 4.0, math.nan
+  state, found = judged(losses)
+  assert np.flatnonzero(found).tolist() == [120, 121]
+  assert int(state.seen) == 198
+  calm = np.delete(losses, [120, 121])
+  assert float(state.mean) == pytest.approx(calm[-100:].mean(), abs=0.05)
+  assert math.sqrt(float(state.variance)) == pytest.approx(0.1, rel=0.3)
+
+
+def test_the_first_updates_are_only_watched_but_must_be_finite():
+  _, found = judged([10.0, 1.0, 50.0, math.inf, 2.0])
+  assert found == [False, False, False, True, False]
+
+
+def test_a_skipped_update_leaves_all_but_the_count_as_it_was():
+  run = make_run(devices=1, model_dropout=0.0)
+  run.optim.guard, run.optim.ema, run.optim.name = 'skip', 0.9, 'adamw'
+  layout, shape, update = updater(run)
+  state = layout.new_state(run, shape)
+  state, metrics = update(state, ragged_batch())
+  assert float(metrics['spike']) == 0
+  before = jax.tree.map(np.array, state)
+  bad = ragged_batch().replace(w_BT=np.full((8, 8), np.nan, 'f'))
+  after, metrics = update(state, bad)
+  assert float(metrics['spike']) == 1 and math.isnan(float(metrics['loss']))
+  assert int(after.step) == 2
+  jax.tree.map(np.testing.assert_array_equal, before, after.replace(step=before.step))
+
+
+def test_the_average_is_that_of_the_weights_so_far():
+  run = make_run(devices=1, model_dropout=0.0)
+  run.optim.ema = 0.5
+  layout, shape, update = updater(run)
+  state = layout.new_state(run, shape)
+  wanted = np.array(state.params['wpe'], np.float64)
+  for i in range(4):
+    state, _ = update(state, ragged_batch(i))
+    decay = min(0.5, (1 + i) / (10 + i))
+    wanted = decay * wanted + (1 - decay) * np.array(state.params['wpe'])
+  np.testing.assert_allclose(state.weights['wpe'], wanted, rtol=1e-5, atol=1e-7)
+  assert state.weights is state.ema
+  assert step.init_state(make_run(), shape).ema is None
+
+
+def test_updates_grow_linearly_in_tokens_by_equal_steps():
+  sizes = windows.stages(batch=12, start=3, ramp=2700, T=10)
+  assert [stage.rows for stage in sizes] == [3, 6, 9, 12]
+  rows = [
+    next(s for s in reversed(sizes) if s.update <= update).rows for update in range(80)
+  ]
+  read = 10 * np.cumsum([0, *rows])
+  assert [windows.rows_read(sizes, n) for n in range(81)] == (read // 10).tolist()
+  # It has grown to n-th size when n / 3 of the ramp is read, up to half an update.
+  for n, stage in enumerate(sizes):
+    assert abs(read[stage.update] - n * 900) <= 10 * 12 / 2 + 10 * 12
+  assert windows.stages(12) == [(0, 0, 12)]
+
+
+def test_growing_updates_read_an_epoch_without_gap_or_repetition():
+  ids = np.arange(1000, dtype=np.uint16)
+  make = lambda sizes: windows.training_batches(  # noqa: E731
+    ids, T=8, sizes=sizes, seed=0, order='epochs'
+  )
+  sizes = windows.stages(batch=4, start=1, ramp=8 * 40, T=8)
+  grown = np.concatenate([make(sizes)(i).ids_BT for i in range(40)])
+  plain = np.concatenate([make(windows.stages(1))(i).ids_BT for i in range(len(grown))])
+  np.testing.assert_array_equal(grown, plain)
+
+
+def test_a_host_reads_its_rows_alone():
+  ids = np.arange(1000, dtype=np.uint16)
+  for order in ('epochs', 'random'):
+    settings = {'T': 8, 'sizes': windows.stages(6), 'seed': 0, 'order': order}
+    whole = windows.training_batches(ids, **settings)(5)
+    own = lambda rows: np.arange(rows // 2, rows)  # noqa: E731
+    half = windows.training_batches(ids, part=own, **settings)(5)
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[3:], b), whole, half)
+
+
+def test_a_roll_back_goes_on_with_the_data_after_the_spike(tmp_path):
+  run = make_run(devices=1, model_dropout=0.0, model_L=1)
+  run.steps, run.eval_every, run.log_every, run.sample_tokens = 40, 10, 1, 0
+  run.optim.guard, run.optim.guard_sigmas = 'rollback', 1e9  # only what is not finite
+  layout, shape, update = updater(run)
+
+  def batch(number):
+    rows = ragged_batch(number)
+    return rows.replace(w_BT=rows.w_BT * np.nan) if 25 <= number < 28 else rows
+
+  saved = checkpoint.Checkpoints(tmp_path / 'checkpoints')
+  written = metrics_log.Record(tmp_path, 0)
+  like = layout.state_shapes(run, shape)
+  state = loop.train(
+    run,
+    layout.new_state(run, shape),
+    update=lambda state, rows, hp: update(state, rows),
+    batch=batch,
+    evaluate=lambda params, step: {'valid_nll': float(jnp.abs(params['wpe']).sum())},
+    sample=lambda params: '',
+    record=written,
+    meter=throughput.Meter(
+      flops_per_token=1.0, devices=layout.devices, dtype=shape.dtype
+    ),
+    checkpoints=saved,
+    restore=lambda step: saved.restore(step, like),
+  )
+  written.close()
+  saved.close()
+  # Update 26 read batch 25; each roll-back to update 20 passes over all up to there.
+  assert int(state.guard.passed_over) == 8
+  wanted, losses = layout.new_state(run, shape), []
+  for number in [*range(20), *range(28, 48)]:
+    wanted, metrics = update(wanted, ragged_batch(number))
+    losses.append(float(metrics['loss']))
+  jax.tree.map(np.testing.assert_array_equal, state.params, wanted.params)
+  lines = [line for line in metrics_log.read_metrics(tmp_path) if 'loss' in line]
+  assert [line['loss'] for line in lines] == losses
+  assert [line['step'] for line in lines] == list(range(1, 41))
+
+
+def test_spikes_without_end_stop_the_run(tmp_path):
+  run = make_run(devices=1, model_L=1)
+  run.steps, run.eval_every, run.optim.guard = 60, 60, 'skip'
+  layout, shape, update = updater(run)
+  saved = checkpoint.Checkpoints(tmp_path / 'checkpoints')
+  rows = ragged_batch()
+  with pytest.raises(UserError, match='the loss of update 21 is nan'):
+    loop.train(
+      run,
+      layout.new_state(run, shape),
+      update=lambda state, rows, hp: update(state, rows),
+      batch=lambda number: rows.replace(w_BT=rows.w_BT * np.nan),
+      evaluate=lambda params, step: {},
+      sample=lambda params: '',
+      record=None,
+      meter=throughput.Meter(
+        flops_per_token=1.0, devices=layout.devices, dtype='float32'
+      ),
+      checkpoints=saved,
+      restore=None,
+    )
+  saved.close()

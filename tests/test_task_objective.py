@@ -1,0 +1,268 @@
+"""The head, the two losses and updates of fine-tuning, against numpy."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gpt_jax import config
+from gpt_jax.model.gpt import GPT, Shape, init_params
+from gpt_jax.tasks import inputs as task_inputs
+from gpt_jax.tasks.labelled import Example
+from gpt_jax.tasks.labelled_table import TASKS
+from gpt_jax.training import optim, task_step
+from gpt_jax.training.step import State
+
+VOCAB = 40
+MODEL = config.Model(L=2, D=16, N=2, T=32, norm='post', scaled_init=False)
+SHAPE = Shape.of(MODEL, VOCAB)
+SOURCE = jax.jit(partial(init_params, SHAPE))(5)
+
+
+def example(task, rng):
+  text = lambda: ' '.join(map(str, rng.integers(0, VOCAB, rng.integers(1, 9))))  # noqa: E731
+  number = {'classification': 1}.get(task.kind, 2)
+  if task.kind == 'multiple_choice':
+    label = rng.integers(len(task.labels))
+    return Example((text(),), tuple(text() for _ in task.labels), int(label))
+  high = task.scores[1] if task.scores else len(task.labels) - 1
+  return Example(tuple(text() for _ in range(number)), (), int(rng.integers(high + 1)))
+
+
+def inputs(task, examples):
+  encode = lambda text: [int(word) for word in text.split()]  # noqa: E731
+  return task_inputs.inputs(task, examples, encode, VOCAB, SHAPE.T)
+
+
+def batch_of(name, examples=None, rows=4, T=24):
+  task = TASKS[name]
+  rng = np.random.default_rng(1)
+  data = inputs(task, examples or [example(task, rng) for _ in range(rows)])
+  return task, task_inputs.batch(data, np.arange(len(data.sequences)), rows, T)
+
+
+def made(name, **fields):
+  """Returns a run of a task, and its trees."""
+  fields = {'name': name, 'dropout': 0.0} | fields
+  run = config.Run(batch=4, task=config.Task(**fields))
+  run.model = dataclasses.replace(MODEL)
+  run.optim = config.Optim(lr=1e-2, schedule='constant', warmup=0)
+  return run, (
+    task_step.init(run, SHAPE, TASKS[name], SOURCE, 3),
+    task_step.fixed(run, SOURCE),
+  )
+
+
+def logits_of(name, tree, batch):
+  run = made(name)[0]
+  predict = partial(task_step.predict_step, run=run, shape=SHAPE, task=TASKS[name])
+  return np.asarray(jax.jit(predict)(tree, {}, batch))
+
+
+KINDS = ['sst2', 'mnli', 'mrpc', 'stsb', 'storycloze', 'race']
+
+
+@pytest.mark.parametrize('name', KINDS)
+def test_padding_and_batch_mates_move_no_logit(name):
+  rng = np.random.default_rng(2)
+  first = example(TASKS[name], rng)
+  others = [example(TASKS[name], rng) for _ in range(6)]
+  tree = made(name)[1][0]
+  alone = logits_of(name, tree, batch_of(name, [first], 1, 24)[1])[0]
+  for mates, T in ((others[:3], 24), (others[3:], 24), (others[:3], 32)):
+    _, batch = batch_of(name, [first, *mates], 4, T)
+    np.testing.assert_allclose(logits_of(name, tree, batch)[0], alone, atol=1e-6)
+
+
+def test_what_lies_behind_the_extract_token_moves_no_logit():
+  tree = made('sst2')[1][0]
+  _, batch = batch_of('sst2')
+  behind = np.arange(24) >= batch.length_BC[..., None]
+  other = batch.replace(ids_BCT=np.where(behind, 7, batch.ids_BCT))
+  same = logits_of('sst2', tree, batch) == logits_of('sst2', tree, other)
+  assert behind.any() and same.all()
+
+
+def test_the_second_choice_does_not_move_the_first():
+  tree = made('storycloze')[1][0]
+  one = Example(('1 2 3',), ('4 5', '6'), 0)
+  other = one._replace(choices=('4 5', '9 8 7'))
+  a, b = (
+    logits_of('storycloze', tree, batch_of('storycloze', [e], 1)[1])[0]
+    for e in (one, other)
+  )
+  assert a[0] == b[0] and a[1] != b[1]
+
+
+@pytest.mark.parametrize('name', ['mrpc', 'stsb'])
+def test_similarity_is_symmetric_to_the_bit(name):
+  tree = made(name)[1][0]
+  a, b = '1 2 3 4 5', '9 8'
+  _, batch = batch_of(name, [Example((a, b), (), 0), Example((b, a), (), 0)], 2)
+  logits = logits_of(name, tree, batch)
+  assert (logits[0] == logits[1]).all()
+  _, different = batch_of(name, [Example((a, '9 7'), (), 0)], 1)
+  assert not np.allclose(logits[0], logits_of(name, tree, different)[0])
+
+
+def by_hand(tree, task, examples, aux):
+  """L2 and L1 as the release sums them, a sequence at a time, in float64."""
+  start, _, extract = range(VOCAB, VOCAB + 3)
+  params, clf = task_step.merged(tree, made(task.name)[0], SHAPE)
+  large = task_step.grown(SHAPE)
+  hidden_states = jax.jit(
+    lambda params, ids: GPT(large).apply({'params': params}, ids, logits=False)
+  )
+  data = inputs(task, examples)
+  nll, lm, count = 0.0, [], 0
+  for sequences, target in zip(data.sequences, data.targets, strict=True):
+    hidden = []
+    for ids in sequences:
+      assert ids[0] == start and ids[-1] == extract
+      padded = np.pad(ids, (0, SHAPE.T - len(ids)))[None]
+      x, head = (np.asarray(a, np.float64) for a in hidden_states(params, padded))
+      x = x[0, : len(ids)]
+      hidden.append(x[-1])
+      logits = (x @ head.T)[:, : large.vocab]
+      logp = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
+      lm.append(-np.mean([logp[t, ids[t + 1]] for t in range(len(ids) - 1)]))
+      count += len(ids) - 1
+    kernel, bias = (np.asarray(clf[n], np.float64) for n in ('kernel', 'bias'))
+    if task.kind == 'multiple_choice':
+      logits = np.array([(h @ kernel + bias)[0] for h in hidden])
+    else:
+      logits = sum(hidden) @ kernel + bias
+    nll -= target @ (logits - np.logaddexp.reduce(logits))
+  return nll / len(examples) + aux * np.mean(lm), count
+
+
+@pytest.mark.parametrize('name', KINDS)
+def test_the_loss_is_that_of_the_paper(name):
+  task = TASKS[name]
+  run, (trained, fixed) = made(name)
+  rng = np.random.default_rng(1)
+  examples = [example(task, rng) for _ in range(3)]
+  _, batch = batch_of(name, examples, 4)  # a row that only fills the batch
+  wanted, count = by_hand(trained, task, examples, 0.5)
+  losses = partial(task_step.losses, run=run, shape=SHAPE, task=task)
+  nll, lm = jax.jit(losses)(trained | fixed, batch)
+  assert float(nll + 0.5 * lm) / 3 == pytest.approx(wanted, rel=1e-5)
+  _, w = task_step.lm_targets(batch)
+  C = batch.ids_BCT.shape[1]
+  # The tokens that the release counts: all but the first of each sequence.
+  assert int((w > 0).sum()) == count
+  np.testing.assert_allclose(w.sum(-1), np.repeat([1, 1, 1, 0], C), rtol=1e-6)
+
+
+def test_delimiter_and_extract_are_targets_and_start_is_none():
+  _, batch = batch_of('mnli')
+  y, w = task_step.lm_targets(batch)
+  seen = set(np.asarray(y)[np.asarray(w) > 0].tolist())
+  assert {VOCAB + 1, VOCAB + 2} <= seen and VOCAB not in seen
+
+
+def step_of(run, name, accumulate=1):
+  run = dataclasses.replace(run, accumulate=accumulate)
+  return jax.jit(partial(task_step.train_step, run=run, shape=SHAPE, task=TASKS[name]))
+
+
+def updated(run, trees, name, batch, updates=3, accumulate=1, fixed=None):
+  trained, fixed = trees
+  hp = optim.Hyper.of(run)
+  tx = optim.transformation(run.optim, hp, np.int32(0))
+  state = State(trained, tx.init(trained), jnp.int32(0))
+  micro = jax.tree.map(lambda a: a.reshape(accumulate, -1, *a.shape[1:]), batch)
+  step, losses = step_of(run, name, accumulate), []
+  for _ in range(updates):
+    state, metrics = step(state, fixed, micro, hp)
+    losses.append(float(metrics['loss']))
+  return state.params, losses
+
+
+def test_micro_batches_change_nothing_with_dropout_on():
+  run, trees = made('storycloze', dropout=0.3)
+  run.model.dropout = 0.2
+  run.optim.name, run.optim.lr = 'sgd', 0.5  # Adam would blow up rounding
+  _, batch = batch_of('storycloze', rows=4)
+  batch = batch.replace(w_B=np.array([1, 1, 1, 0], 'f'))
+  whole, losses = updated(run, trees, 'storycloze', batch)
+  parts, others = updated(run, trees, 'storycloze', batch, accumulate=2)
+  np.testing.assert_allclose(losses, others, rtol=1e-5)
+  jax.tree.map(partial(np.testing.assert_allclose, atol=1e-4), whole, parts)
+  assert losses[-1] < losses[0]
+
+
+def test_the_choices_of_an_example_share_the_head_s_dropout():
+  run, (trained, _) = made('storycloze', dropout=0.5, aux=0.0)
+  same = Example(('1 2',), ('3 4', '3 4'), 0)
+  _, batch = batch_of('storycloze', [same] * 4)
+  hp = optim.Hyper.of(run)
+  nll, _ = task_step.losses(
+    trained, batch, run, SHAPE, TASKS['storycloze'], hp, jnp.int32(0)
+  )
+  # Equal choices stay equal under a shared mask, so each example costs ln 2.
+  assert float(nll) == pytest.approx(4 * np.log(2), rel=1e-6)
+
+
+def test_a_frozen_body_trains_the_head_and_the_new_embeddings():
+  run, (trained, fixed) = made('mnli', train='frozen')
+  assert set(trained) == {'special', 'clf'} and set(fixed) == {'gpt'}
+  _, batch = batch_of('mnli')
+  new, losses = updated(run, (trained, fixed), 'mnli', batch, updates=10)
+  assert losses[-1] < losses[0]
+  for name in ('special', 'clf'):
+    assert not jax.tree.all(jax.tree.map(np.allclose, new[name], trained[name]))
+
+
+def test_lora_begins_at_the_model_and_merges_into_it():
+  run, (trained, fixed) = made('mnli', train='lora', rank=2)
+  assert set(trained) == {'special', 'clf', 'lora'}
+  _, batch = batch_of('mnli')
+  plain = {**trained, **fixed}
+  del plain['lora']
+  predict = partial(task_step.predict_step, run=run, shape=SHAPE, task=TASKS['mnli'])
+  np.testing.assert_array_equal(
+    predict(trained, fixed, batch), predict(plain, {}, batch)
+  )
+  new, losses = updated(run, (trained, fixed), 'mnli', batch, updates=10)
+  assert losses[-1] < losses[0]
+  params, clf = task_step.merged(new | fixed, run, SHAPE)
+  large = task_step.grown(SHAPE)
+  merged, _, _ = task_step.task_logits(
+    {'params': params}, clf, batch, large, TASKS['mnli']
+  )
+  beside = predict(new, fixed, batch)
+  np.testing.assert_allclose(merged, beside, atol=1e-5)
+  assert not np.allclose(beside, predict(plain, {}, batch), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+  ('transfer', 'same'),
+  [('0', []), ('1', ['h_0']), ('2', ['h_0', 'h_1']), ('none', [])],
+)
+def test_layers_that_are_not_transferred_are_new(transfer, same):
+  _, (trained, _) = made('sst2', transfer=transfer)
+  for name in ('h_0', 'h_1', 'wte', 'wpe'):
+    kept = name in same or (name in ('wte', 'wpe') and transfer != 'none')
+    equal = jax.tree.all(
+      jax.tree.map(
+        lambda a, b: bool((a == b).all()), trained['gpt'][name], SOURCE[name]
+      )
+    )
+    # Biases and LayerNorms are alike in every new layer; kernels are not.
+    assert equal == kept, name
+
+
+def test_new_tokens_and_the_head_are_drawn_from_n_0_0_02():
+  big = dataclasses.replace(SHAPE, D=4096, N=2)
+  run = made('mnli')[0]
+  task = TASKS['mnli']
+  trained = task_step.init(run, big, task, {'wte': None}, 0)
+  for rows in (trained['special']['wte'], trained['clf']['kernel']):
+    assert np.std(rows) == pytest.approx(0.02, rel=0.03)
+    assert abs(np.mean(rows)) < 0.001
+  other = task_step.init(run, big, task, {'wte': None}, 1)
+  assert not np.allclose(other['special']['wte'], trained['special']['wte'])

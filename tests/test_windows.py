@@ -1,0 +1,90 @@
+"""Windows of tokens: pure functions of the step that cover what they should."""
+
+import numpy as np
+import pytest
+
+from gpt_jax.config import UserError
+from gpt_jax.data import windows
+
+IDS = np.arange(1000, 1103, dtype=np.uint16)  # a token tells its place
+
+
+def make(order='epochs', **fields):
+  settings = {'T': 8, 'seed': 3, 'order': order} | fields
+  sizes = windows.stages(settings.pop('rows', 4))
+  return windows.training_batches(IDS, **{'sizes': sizes} | settings)
+
+
+@pytest.mark.parametrize('order', ['epochs', 'random'])
+def test_a_batch_is_a_function_of_seed_and_step(order):
+  forwards = [make(order)(step) for step in range(9)]
+  backwards = {step: make(order)(step) for step in reversed(range(9))}
+  for step, batch in enumerate(forwards):
+    np.testing.assert_array_equal(batch.ids_BT, backwards[step].ids_BT)
+  assert not np.array_equal(forwards[0].ids_BT, forwards[1].ids_BT)
+  assert not np.array_equal(make(order, seed=4)(0).ids_BT, forwards[0].ids_BT)
+
+
+@pytest.mark.parametrize('order', ['epochs', 'random'])
+def test_targets_are_the_tokens_after_the_inputs(order):
+  batch = make(order)(5)
+  assert batch.ids_BT.shape == (4, 8) and batch.ids_BT.dtype == np.int32
+  np.testing.assert_array_equal(batch.y_BT, batch.ids_BT + 1)
+  assert batch.w_BT.all()
+  np.testing.assert_array_equal(batch.row_B, np.arange(4))
+
+
+def test_an_epoch_visits_every_window_once_with_new_cuts_and_order():
+  epochs = []
+  for epoch in range(6):  # 103 tokens: 11 windows of 8 and room to shift
+    make_one = make(rows=1)
+    starts = [int(make_one(epoch * 11 + i).ids_BT[0, 0]) - 1000 for i in range(11)]
+    assert len(set(starts)) == 11
+    shift = min(starts)
+    assert sorted(starts) == [shift + 8 * i for i in range(11)] and shift < 8
+    epochs.append(tuple(starts))
+  assert len(set(epochs)) == 6
+  assert len({min(starts) for starts in epochs}) > 1
+
+
+def test_random_windows_reach_both_ends():
+  starts = np.concatenate([make('random')(s).ids_BT[:, 0] for s in range(400)]) - 1000
+  assert starts.min() == 0 and starts.max() == len(IDS) - 9
+
+
+def test_the_shortest_text_is_one_window_and_a_token():
+  ids = IDS[:9]
+  batch = windows.training_batches(
+    ids, T=8, sizes=windows.stages(2), seed=0, order='epochs'
+  )(7)
+  np.testing.assert_array_equal(batch.ids_BT, [ids[:8]] * 2)
+  with pytest.raises(UserError, match='7 tokens, fewer than one context of model.T=8'):
+    windows.training_batches(
+      IDS[:8], T=8, sizes=windows.stages(2), seed=0, order='epochs'
+    )
+
+
+@pytest.mark.parametrize('rows', [1, 4, 50])
+def test_held_out_windows_cover_every_target_once(rows):
+  seen = []
+  for batch in windows.held_out_batches(IDS, T=8, rows=rows):
+    assert batch.ids_BT.shape == (rows, 8)
+    seen += batch.y_BT[batch.w_BT > 0].tolist()
+  assert seen == IDS[1:].tolist()
+
+
+def test_a_limit_spreads_windows_over_the_text():
+  rows = list(windows.held_out_batches(IDS, T=8, rows=4, limit=32))
+  assert sum(batch.w_BT.sum() for batch in rows) == 32
+  assert rows[0].ids_BT[:, 0].tolist() == [1000, 1024, 1048, 1072]
+
+
+def test_prefetching_changes_nothing_and_stops_early():
+  batch = make()
+  found = [b.ids_BT for b in windows.prefetched(batch, 3, 9)]
+  assert len(found) == 6
+  for step, ids in enumerate(found, start=3):
+    np.testing.assert_array_equal(ids, batch(step).ids_BT)
+  some = windows.prefetched(batch, 0, 10**9)
+  next(some)
+  some.close()
