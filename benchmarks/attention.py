@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from benchmarks import turns
 from gpt_jax.config import papers
 from gpt_jax.model import attention
-from gpt_jax.model.gpt import Block, Shape
+from gpt_jax.model.gpt import Block, GPTConfig
 
 ROUNDS = 7
 T, BAND, N, H = 2048, 256, 12, 64
@@ -34,11 +34,11 @@ def contenders() -> dict[str, dict[str, tuple]]:
   def banded(q):
     return jnp.square(attention.attend_banded(q, q, q, BAND, None)).sum()
 
-  shape = Shape.of(papers.gpt3('Small'), 0)
-  x = jax.random.normal(key, (1, T, shape.D))
+  cfg = GPTConfig.of(papers.gpt3('Small'), 0)
+  x = jax.random.normal(key, (1, T, cfg.D))
   layers = {}
   for kind in ('dense', 'banded'):
-    block = Block(shape, kind == 'banded')
+    block = Block(cfg, kind == 'banded')
     params = block.init(key, x, causal, None, None, None)['params']
 
     def whole(params, x, block=block):

@@ -59,7 +59,7 @@ def updates(folder: Path, rounds: int) -> tuple[float, float, float]:
     group = together.Group(members, layout.devices)
     states = [member.start(lambda text: None) for member in members]
     first, run = members[0], members[0].run
-    step, hp = layout.train_step(run, first.shape), optim.Hyper.of(run)
+    step, hp = layout.train_step(run, first.cfg), optim.Hyper.of(run)
     sides = {
       'together': [group.stack(states), group.put([m.rows(0) for m in members])],
       'alone': [states[0], layout.put(first.rows(0), run.accumulate)],

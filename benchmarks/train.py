@@ -62,16 +62,16 @@ def setup_gpt_jax(
   import jax
 
   from gpt_jax.data.windows import Batch
-  from gpt_jax.model.gpt import Shape
+  from gpt_jax.model.gpt import GPTConfig
   from gpt_jax.training import sharding
   from gpt_jax.training.optim import Hyper
 
   optim = config.Optim(lr=LR, schedule='constant', warmup=0, weight_decay=DECAY)
   model.flash = flash
   run = config.Run(batch=rows, model=model, optim=optim)
-  shape, hp = Shape.of(model, model.vocab), Hyper.of(run)
+  cfg, hp = GPTConfig.of(model, model.vocab), Hyper.of(run)
   layout = sharding.Layout.of(run, jax.devices()[:1])
-  state, compiled = layout.new_state(run, shape), layout.train_step(run, shape)
+  state, compiled = layout.new_state(run, cfg), layout.train_step(run, cfg)
   todo = [
     Batch(
       ids_BT=ids[:, :-1],
@@ -296,11 +296,11 @@ def started(name, model, batch: Sequence[int], folder, device) -> Peer:
 
 def write_weights(model: config.Model, folder: Path) -> None:
   """Writes our initial weights as Hugging Face has them."""
-  from gpt_jax.model.gpt import Shape, init_params
+  from gpt_jax.model.gpt import GPTConfig, init_params
   from gpt_jax.weights import convert
 
-  shape = Shape.of(model, model.vocab)
-  convert.write(init_params(shape, 0), shape, 0.0, 0, folder)
+  cfg = GPTConfig.of(model, model.vocab)
+  convert.write(init_params(cfg, 0), cfg, 0.0, 0, folder)
 
 
 def row(peer: Peer, ours: Peer, dtype: str, flops: float, peak: float | None) -> str:
@@ -328,12 +328,12 @@ def measure(
   """Prints the table of a shape."""
   import jax
 
-  from gpt_jax.model.gpt import Shape
+  from gpt_jax.model.gpt import GPTConfig
   from gpt_jax.runs import cost
   from gpt_jax.training import throughput
 
   jax.config.update('jax_platforms', 'cpu')  # here; a GPU is the workers'
-  flops = sum(cost.flops_per_token(Shape.of(model, model.vocab)).values())
+  flops = sum(cost.flops_per_token(GPTConfig.of(model, model.vocab)).values())
   gpu = flags.device == 'gpu'
   with tempfile.TemporaryDirectory() as place:
     write_weights(model, Path(place))

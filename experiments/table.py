@@ -33,7 +33,7 @@ from gpt_jax import config
 from gpt_jax.config import UserError
 from gpt_jax.evaluation.metrics import spread
 from gpt_jax.files import write_whole
-from gpt_jax.model.gpt import Shape
+from gpt_jax.model.gpt import GPTConfig
 from gpt_jax.reports import committed, task_results
 from gpt_jax.reports.committed import Measured, Result
 from gpt_jax.reports.markup import Table, markdown
@@ -298,9 +298,9 @@ def _tuned(found: list[pathlib.Path]) -> list[Measured]:
 def _cost(found: list[pathlib.Path], runs: list[config.Run]) -> dict[str, float]:
   spent = {'updates': runs[0].steps}
   if not runs[0].task.name:
-    shape = Shape.of(runs[0].model, workdir.read_about(found[0])['vocab'])
-    spent['parameters'] = cost.parameter_count(shape)
-    spent['tokens'] = cost.tokens_read(runs[0], shape)
+    cfg = GPTConfig.of(runs[0].model, workdir.read_about(found[0])['vocab'])
+    spent['parameters'] = cost.parameter_count(cfg)
+    spent['tokens'] = cost.tokens_read(runs[0], cfg)
   seconds = sum(map(workdir.seconds_of_training, found)) / len(found)
   return spent | {'seconds': round(seconds)}
 

@@ -33,7 +33,7 @@ import sys
 _ALIASES = {
   'gpt_jax.papers': 'gpt_jax.config.papers',
   'gpt_jax.data.rows': 'gpt_jax.tasks.readers',
-  'gpt_jax.prompting': 'gpt_jax.tasks',
+  'gpt_jax.prompting': '',  # a package of the next ones, and nothing else
   'gpt_jax.prompting.question': 'gpt_jax.tasks.prompts',
   'gpt_jax.prompting.files': 'gpt_jax.tasks.prompted_files',
   'gpt_jax.prompting.detokenize': 'gpt_jax.tasks.detokenize',
@@ -51,7 +51,8 @@ class _Aliases(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     return None
 
   def create_module(self, spec):
-    return importlib.import_module(_ALIASES[spec.name])
+    target = _ALIASES[spec.name]
+    return importlib.import_module(target) if target else None
 
   def exec_module(self, module):
     """Nothing: it is executed under its own name."""

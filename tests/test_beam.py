@@ -20,11 +20,11 @@ from gpt_jax.decoding.beam import Beams
 from gpt_jax.decoding.beam_state import Hypothesis
 from gpt_jax.decoding.logit_rules import NO_RULES, History, Rules
 from gpt_jax.decoding.sampling import Model
-from gpt_jax.model.gpt import GPT, Shape, init_params
+from gpt_jax.model.gpt import GPT, GPTConfig, init_params
 
 EOT = 3
 V, NEW = 4, 4  # tokens, new tokens: 4^3 = 64 beams see everything
-SHAPE = Shape.of(config.Model(L=2, D=16, N=2, T=24), vocab=V)
+SHAPE = GPTConfig.of(config.Model(L=2, D=16, N=2, T=24), vocab=V)
 PROMPTS = [[1, 2, 0], [2], [0, 1, 1, 2, 0, 0, 2], [1, 1]]
 OFFSET = {'gnmt': 5, 'hf': 0}
 STOPPING = [False, True, 'never']
@@ -103,12 +103,12 @@ def table_logp(table, ids):
   return sum(logp[tuple(text[i : i + 3])] for i in range(len(ids)))
 
 
-def forward_logp(params, prompt, all_ids, shape=SHAPE):
+def forward_logp(params, prompt, all_ids, cfg=SHAPE):
   """Returns log p of each token of each continuation: one full forward pass."""
-  ids_BT = np.zeros((len(all_ids), shape.T), np.int32)
+  ids_BT = np.zeros((len(all_ids), cfg.T), np.int32)
   for row, ids in zip(ids_BT, all_ids, strict=True):
     row[: len(prompt) + len(ids)] = [*prompt, *ids]
-  logits = GPT(shape).apply({'params': params}, ids_BT)[0]
+  logits = GPT(cfg).apply({'params': params}, ids_BT)[0]
   logp = np.asarray(jax.nn.log_softmax(logits))
   first = len(prompt) - 1
   return [
@@ -375,7 +375,7 @@ def test_rules_change_scores_and_what_is_possible():
 
 
 GOLDEN = runpy.run_path(str(pathlib.Path(__file__).parent / 'goldens/make_beam.py'))
-GPT2 = Shape.of(
+GPT2 = GPTConfig.of(
   config.Model(
     L=GOLDEN['L'],
     D=GOLDEN['D'],

@@ -52,7 +52,7 @@ def oracle(exam):
   def write(task, prompts):
     yield from enumerate(written[text] for text in prompts)
 
-  return benchmark.Student(score, write, None, encode, LONG)
+  return benchmark.TaskModel(score, write, None, encode, LONG)
 
 
 def guesser(seed):
@@ -66,7 +66,7 @@ def guesser(seed):
   def write(task, prompts):
     yield from enumerate('' for _ in prompts)
 
-  return benchmark.Student(score, write, None, encode, LONG)
+  return benchmark.TaskModel(score, write, None, encode, LONG)
 
 
 def only(name, data, **settings):
@@ -274,7 +274,7 @@ def test_perplexity_counts_every_token_once_and_divides_by_units(tmp_path):
 
   for stride, T in ((0, 16), (4, 16), (0, LONG)):
     seen.clear()
-    who = benchmark.Student(None, None, window, encode, T)
+    who = benchmark.TaskModel(None, None, window, encode, T)
     results, cut = benchmark.take(exam._replace(stride=stride), who)
     text = [b for document in exam.documents for b in document.text.encode()]
     assert [i for _, ids in seen for i in ids] == text and cut == 0
@@ -302,7 +302,9 @@ def test_prompts_that_are_too_long_are_counted():
 def test_a_prompt_that_leaves_no_room_for_an_answer_to_be_written_is_counted():
   exam = many('triviaqa', 1, 6)
   exam = exam._replace(prompts=['x' * n for n in (1, 7, 8, 9, 10, 90)])
-  who = benchmark.Student(None, lambda _, p: enumerate('' for _ in p), None, encode, 0)
+  who = benchmark.TaskModel(
+    None, lambda _, p: enumerate('' for _ in p), None, encode, 0
+  )
   who = who._replace(longest=exam.task.limit + 8)
   assert benchmark.take(exam, who)[1] == 3
 

@@ -11,7 +11,7 @@ import scipy.stats
 from gpt_jax import config
 from gpt_jax.config import UserError
 from gpt_jax.evaluation import metrics
-from gpt_jax.model.gpt import Shape
+from gpt_jax.model.gpt import GPTConfig
 from gpt_jax.reports import compare
 from gpt_jax.reports.compare import Curve
 from gpt_jax.runs import cost, evaluate, train
@@ -59,8 +59,8 @@ def test_a_curve_counts_tokens_flops_and_seconds(folders):
   found = compare.curve(folders[0])
   np.testing.assert_array_equal(found.steps, [4, 8, 12])
   np.testing.assert_array_equal(found.tokens, np.array([4, 8, 12]) * 8 * 16)
-  shape = Shape.of(tiny('').model, 257)
-  each = sum(cost.flops_per_token(shape).values())
+  cfg = GPTConfig.of(tiny('').model, 257)
+  each = sum(cost.flops_per_token(cfg).values())
   np.testing.assert_array_equal(found.flops, found.tokens * each)
   lines = metrics_log.read_metrics(folders[0])
   took = [2 * 8 * 16 / line['tokens_per_s'] for line in lines if 'loss' in line]

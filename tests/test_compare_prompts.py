@@ -11,7 +11,7 @@ from scripts import EXPERIMENTS, opened
 from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
 from gpt_jax.inference.language_model import LanguageModel
-from gpt_jax.model.gpt import Shape, init_params
+from gpt_jax.model.gpt import GPTConfig, init_params
 from gpt_jax.tasks import templates
 
 compare = opened('prompts/compare.py')
@@ -20,8 +20,8 @@ compare = opened('prompts/compare.py')
 @pytest.fixture(scope='module')
 def model():
   tokenizer = tokenizers.Characters("abcdefghij' :\n")
-  shape = Shape.of(config.Model(L=1, D=16, N=2, T=32), tokenizer.vocab)
-  return LanguageModel(init_params(shape, 0), shape, tokenizer)
+  cfg = GPTConfig.of(config.Model(L=1, D=16, N=2, T=32), tokenizer.vocab)
+  return LanguageModel(init_params(cfg, 0), cfg, tokenizer)
 
 
 def written(folder, text, name='prompt.txt'):

@@ -10,11 +10,11 @@ from gpt_jax import config
 from gpt_jax.config import UserError
 from gpt_jax.decoding import beam, constraints
 from gpt_jax.decoding.beam import Beams
-from gpt_jax.model.gpt import GPT, Shape, init_params
+from gpt_jax.model.gpt import GPT, GPTConfig, init_params
 
 V, NEW = 5, 4
 EOT = V - 1
-SHAPE = Shape.of(config.Model(L=1, D=16, N=2, T=16), vocab=V)
+SHAPE = GPTConfig.of(config.Model(L=1, D=16, N=2, T=16), vocab=V)
 PROMPTS = [[1, 2, 0], [2]]
 IDS = {'vocab': V, 'eot': EOT}
 ENDINGS = [

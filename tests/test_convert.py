@@ -17,7 +17,7 @@ from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
 from gpt_jax.inference import hugging_face
 from gpt_jax.inference.language_model import LanguageModel
-from gpt_jax.model.gpt import GPT, Shape, init_params
+from gpt_jax.model.gpt import GPT, GPTConfig, init_params
 from gpt_jax.runs import evaluate, import_export, train, workdir
 from gpt_jax.training import loss
 from gpt_jax.weights import convert
@@ -27,23 +27,23 @@ GOLDENS = ROOT / 'tests/goldens/hugging_face'
 CASES = sorted(path.name for path in GOLDENS.iterdir())
 
 
-def mean_loss(params, shape, ids):
-  logits, _ = GPT(shape).apply({'params': params}, ids[:, :-1])
+def mean_loss(params, cfg, ids):
+  logits, _ = GPT(cfg).apply({'params': params}, ids[:, :-1])
   ones = jnp.ones((ids.shape[0], ids.shape[1] - 1))
   return loss.nll_sum(logits, ids[:, 1:], ones) / ones.size
 
 
 def assert_agrees(model, params, expected, tmp_path):
   """Logits within 1e-4; gradients within 1e-4 of the largest of their tensor."""
-  shape, ids = Shape.of(model, model.vocab), jnp.asarray(expected['ids'], jnp.int32)
-  logits, _ = jax.jit(lambda p: GPT(shape).apply({'params': p}, ids))(params)
+  cfg, ids = GPTConfig.of(model, model.vocab), jnp.asarray(expected['ids'], jnp.int32)
+  logits, _ = jax.jit(lambda p: GPT(cfg).apply({'params': p}, ids))(params)
   np.testing.assert_allclose(
-    logits[..., : shape.vocab], expected['logits'], atol=1e-4, rtol=0
+    logits[..., : cfg.vocab], expected['logits'], atol=1e-4, rtol=0
   )
-  gradient = jax.jit(jax.grad(lambda p: mean_loss(p, shape, ids)))(params)
+  gradient = jax.jit(jax.grad(lambda p: mean_loss(p, cfg, ids)))(params)
   # A tree of gradients is written like one of weights.
   (tmp_path / 'gradients').mkdir()
-  convert.write(gradient, shape, 0.0, 0, tmp_path / 'gradients')
+  convert.write(gradient, cfg, 0.0, 0, tmp_path / 'gradients')
   found = safetensors.numpy.load_file(tmp_path / 'gradients/model.safetensors')
   names = set(expected) - {'ids', 'logits'}
   assert found.keys() == names
@@ -65,7 +65,7 @@ def test_logits_and_gradients_are_those_of_transformers(case, tmp_path):
 @pytest.mark.parametrize('case', CASES)
 def test_what_was_read_is_written_and_read_again_to_the_bit(case, tmp_path):
   model, params = convert.read(GOLDENS / case)
-  convert.write(params, Shape.of(model, model.vocab), model.dropout, 0, tmp_path)
+  convert.write(params, GPTConfig.of(model, model.vocab), model.dropout, 0, tmp_path)
   again, params_again = convert.read(tmp_path)
   assert again == model
   assert jax.tree.structure(params) == jax.tree.structure(params_again)
@@ -96,38 +96,38 @@ OURS = {
 
 def random_model(fields, vocab=40):
   model = config.Model(**{'L': 2, 'D': 12, 'N': 3, 'T': 10} | fields)
-  shape = Shape.of(model, vocab)
+  cfg = GPTConfig.of(model, vocab)
   random = np.random.default_rng(0)
-  return shape, jax.tree.map(
+  return cfg, jax.tree.map(
     lambda p: p + 0.3 * random.normal(size=p.shape).astype(np.float32),
-    init_params(shape, 0),
+    init_params(cfg, 0),
   )
 
 
 @pytest.mark.parametrize('name', OURS)
 def test_a_model_trained_here_keeps_its_logits_when_written_and_read(name, tmp_path):
-  shape, params = random_model(OURS[name])
-  convert.write(params, shape, 0.0, 0, tmp_path)
+  cfg, params = random_model(OURS[name])
+  convert.write(params, cfg, 0.0, 0, tmp_path)
   model, again = convert.read(tmp_path)
   ids = np.random.default_rng(1).integers(0, 40, (2, 10))
-  before, _ = GPT(shape).apply({'params': params}, ids)
-  after, _ = GPT(Shape.of(model, model.vocab)).apply({'params': again}, ids)
+  before, _ = GPT(cfg).apply({'params': params}, ids)
+  after, _ = GPT(GPTConfig.of(model, model.vocab)).apply({'params': again}, ids)
   np.testing.assert_allclose(before, after, atol=1e-4)
 
 
 def test_a_model_without_a_relative_is_refused_with_every_reason():
-  shape, params = random_model({'norm': 'post', 'activation': 'gelu', 'F': 20})
+  cfg, params = random_model({'norm': 'post', 'activation': 'gelu', 'F': 20})
   with pytest.raises(UserError, match='(?s)openai-gpt.*F=20.*activation=gelu'):
-    convert.write(params, shape, 0.0, 0, None)
-  shape, params = random_model({'attention': 'banded', 'band': 2})
+    convert.write(params, cfg, 0.0, 0, None)
+  cfg, params = random_model({'attention': 'banded', 'band': 2})
   with pytest.raises(UserError, match='biases of q, k and v must be zero'):
-    convert.write(params, shape, 0.0, 0, None)
+    convert.write(params, cfg, 0.0, 0, None)
 
 
 def test_shards_are_read_like_one_file(tmp_path, monkeypatch):
   model, params = convert.read(GOLDENS / 'gpt2')
   monkeypatch.setattr(convert, '_SHARD', 2000)
-  convert.write(params, Shape.of(model, model.vocab), 0.1, 0, tmp_path)
+  convert.write(params, GPTConfig.of(model, model.vocab), 0.1, 0, tmp_path)
   assert len(list(tmp_path.glob('*.safetensors'))) > 2
   again, params_again = convert.read(tmp_path)
   assert again == model
@@ -229,7 +229,7 @@ def test_gpt1_as_openai_released_it_is_read(tmp_path):
     params['h_1']['attn']['k']['kernel'], arrays[14][0][:, D : 2 * D]
   )
   np.testing.assert_array_equal(params['h_1']['ln_2']['bias'], arrays[-1])
-  init = jax.eval_shape(lambda: init_params(Shape.of(model, vocab), 0))
+  init = jax.eval_shape(lambda: init_params(GPTConfig.of(model, vocab), 0))
   assert jax.tree.structure(init) == jax.tree.structure(params)
 
 
@@ -272,8 +272,8 @@ def hf_folder(tmp_path):
   folder = tmp_path / 'hf'
   folder.mkdir()
   tokenizer = byte_bpe(folder)
-  shape, params = random_model({'T': 16}, vocab=tokenizer.vocab)
-  convert.write(params, shape, 0.1, tokenizer.eot, folder)
+  cfg, params = random_model({'T': 16}, vocab=tokenizer.vocab)
+  convert.write(params, cfg, 0.1, tokenizer.eot, folder)
   return folder
 
 
@@ -305,8 +305,8 @@ def test_a_folder_goes_through_import_and_export_unchanged(hf_folder, tmp_path):
 
 
 def test_an_export_that_fails_leaves_nothing(tmp_path):
-  shape, params = random_model({'attention': 'banded', 'band': 2}, vocab=257)
-  model = LanguageModel(params, shape, tokenizers.Bytes())
+  cfg, params = random_model({'attention': 'banded', 'band': 2}, vocab=257)
+  model = LanguageModel(params, cfg, tokenizers.Bytes())
   with pytest.raises(UserError, match='can not be written as gpt_neo'):
     hugging_face.export(model, 0.0, tmp_path / 'out')
   assert list(tmp_path.iterdir()) == []
@@ -364,7 +364,7 @@ def test_a_name_of_the_hub_is_read_from_its_cache(hf_folder, tmp_path):
   shutil.copytree(hf_folder, repository / 'snapshots' / commit)
   code = (
     'import sys, gpt_jax; '
-    "print(gpt_jax.load('hf:someone/tiny@v1').shape.vocab); "
+    "print(gpt_jax.load('hf:someone/tiny@v1').config.vocab); "
     "gpt_jax.load('hf:someone/tiny@v2')"
   )
   done = subprocess.run(
@@ -393,9 +393,9 @@ def test_launch_imports_and_exports(hf_folder, tmp_path):
 
 
 def test_an_end_of_text_that_the_model_does_not_know_is_not_written(tmp_path):
-  shape, params = random_model(OURS['GPT-1'])
+  cfg, params = random_model(OURS['GPT-1'])
   for eos, wanted in ((39, 39), (40, None)):
     (tmp_path / str(eos)).mkdir()
-    convert.write(params, shape, 0.0, eos, tmp_path / str(eos))
+    convert.write(params, cfg, 0.0, eos, tmp_path / str(eos))
     about = json.loads((tmp_path / str(eos) / 'config.json').read_text())
     assert about['eos_token_id'] == about['bos_token_id'] == wanted

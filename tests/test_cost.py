@@ -10,7 +10,7 @@ import pytest
 
 from gpt_jax import config
 from gpt_jax.config import papers
-from gpt_jax.model.gpt import GPT, Shape, init_params
+from gpt_jax.model.gpt import GPT, GPTConfig, init_params
 from gpt_jax.runs import cost
 from gpt_jax.training import loss
 
@@ -18,9 +18,9 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 def test_parts_of_gpt2_are_those_of_its_formula():
-  shape = Shape.of(papers.gpt2('124M'), 0)
+  cfg = GPTConfig.of(papers.gpt2('124M'), 0)
   L, D, V, T = 12, 768, 50_257, 1024
-  assert cost.parameters_by_part(shape) == {
+  assert cost.parameters_by_part(cfg) == {
     'wte': V * D,
     'wpe': T * D,
     'attention': L * (4 * D * D + 4 * D),
@@ -31,13 +31,13 @@ def test_parts_of_gpt2_are_those_of_its_formula():
 
 def test_an_output_matrix_of_its_own_is_counted_without_its_padding():
   model = config.Model(L=1, D=8, N=2, T=4, tied=False)
-  parts = cost.parameters_by_part(Shape.of(model, 130))
+  parts = cost.parameters_by_part(GPTConfig.of(model, 130))
   assert parts['lm_head'] == parts['wte'] == 130 * 8
 
 
 def test_flops_are_six_for_each_weight_and_attention_by_what_it_sees():
   model = config.Model(L=4, D=16, N=2, T=64, attention='dense,banded', band=8)
-  found = cost.flops_per_token(Shape.of(model, 100))
+  found = cost.flops_per_token(GPTConfig.of(model, 100))
   assert found == {
     'attention, linear layers': 6 * 4 * 4 * 16 * 16,
     'attention, pairs of positions': 12 * 16 * (2 * 64 + 2 * 8),
@@ -48,33 +48,33 @@ def test_flops_are_six_for_each_weight_and_attention_by_what_it_sees():
 
 def test_flops_of_gpt3_agree_with_its_table_of_compute():
   # Table D.1 counts 6 for each parameter and no attention: 3.14e23 for 300 B tokens.
-  found = cost.flops_per_token(Shape.of(papers.gpt3('175B'), 0))
+  found = cost.flops_per_token(GPTConfig.of(papers.gpt3('175B'), 0))
   linear = sum(found.values()) - found['attention, pairs of positions']
   assert linear * 300e9 == pytest.approx(3.14e23, rel=0.005)
 
 
 def test_optimizer_state_is_two_moments_of_adamw_and_none_of_sgd():
   run = config.Run(model=config.Model(L=1, D=16, N=2, T=8))
-  shape = Shape.of(run.model, 128)
-  adamw = cost.state_bytes(run, shape)
+  cfg = GPTConfig.of(run.model, 128)
+  adamw = cost.state_bytes(run, cfg)
   run.optim.name = 'sgd'
-  sgd = cost.state_bytes(run, shape)
+  sgd = cost.state_bytes(run, cfg)
   assert adamw['optimizer'] == pytest.approx(2 * adamw['parameters'], abs=64)
   assert sgd['optimizer'] < 64 and sgd['gradients'] == adamw['parameters']
 
 
 def test_activations_are_near_what_xla_says_it_needs():
-  shape = Shape.of(config.Model(L=6, D=192, N=4, T=256), 500)
-  tree = jax.eval_shape(lambda: init_params(shape, 0))
+  cfg = GPTConfig.of(config.Model(L=6, D=192, N=4, T=256), 500)
+  tree = jax.eval_shape(lambda: init_params(cfg, 0))
   ids_BT = jax.ShapeDtypeStruct((4, 256), jnp.int32)
 
   def f(params, ids_BT):
-    logits_BTV, _ = GPT(shape).apply({'params': params}, ids_BT)
+    logits_BTV, _ = GPT(cfg).apply({'params': params}, ids_BT)
     return loss.nll_sum(logits_BTV, ids_BT, jnp.ones(ids_BT.shape))
 
   compiled = jax.jit(jax.grad(f)).lower(tree, ids_BT).compile()
   true = compiled.memory_analysis().temp_size_in_bytes
-  found = cost.activation_bytes(shape, 4)
+  found = cost.activation_bytes(cfg, 4)
   # Fusion keeps less than what the backward pass names; it needs some room to work.
   assert 0.6 < true / (found['layers'] + found['output']) < 1.3
 
@@ -82,7 +82,7 @@ def test_activations_are_near_what_xla_says_it_needs():
 def test_a_banded_layer_keeps_less_and_remat_keeps_its_input():
   def layers(**fields):
     model = config.Model(L=2, D=16, N=2, T=512, band=16, **fields)
-    return cost.activation_bytes(Shape.of(model, 50), 1)
+    return cost.activation_bytes(GPTConfig.of(model, 50), 1)
 
   dense, banded = layers(), layers(attention='banded')
   # The weights of attention, of 2 layers of 2 heads, float32: a dense layer keeps 5/8

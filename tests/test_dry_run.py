@@ -9,7 +9,7 @@ import pytest
 from updates import make_run
 
 from gpt_jax import config
-from gpt_jax.model.gpt import Shape
+from gpt_jax.model.gpt import GPTConfig
 from gpt_jax.runs import cost, dry_run
 from gpt_jax.training import sharding
 
@@ -59,10 +59,10 @@ def test_a_new_way_to_write_groups_is_no_wrong_number():
 def cost_of(layout, **fields):
   run = make_run(layout=layout, model_D=64, model_T=16, model_dropout=0.0, **fields)
   run.optim = config.Optim()
-  shape = Shape.of(run.model, 120)
+  cfg = GPTConfig.of(run.model, 120)
   lay = sharding.Layout.of(run)
-  foretold = cost.communication_bytes(run, shape, lay)
-  return dry_run.compiled_cost(run, shape, lay), foretold, run, shape
+  foretold = cost.communication_bytes(run, cfg, lay)
+  return dry_run.compiled_cost(run, cfg, lay), foretold, run, cfg
 
 
 @pytest.mark.parametrize('scan', [False, True])
@@ -76,11 +76,11 @@ def test_fsdp_gathers_parameters_twice_and_no_activations(scan):
 
 
 def test_tensor_sums_activations_and_data_gradients():
-  found, foretold, run, shape = cost_of('data=4,tensor=2', model_L=4)
+  found, foretold, run, cfg = cost_of('data=4,tensor=2', model_L=4)
   wanted = sum(foretold.values())
   assert found.sent['all-reduce'] == pytest.approx(wanted, rel=0.15)
   assert sum(found.sent.values()) == pytest.approx(wanted, rel=0.2)
-  state = cost.state_bytes(run, shape, sharding.Layout.of(run))
+  state = cost.state_bytes(run, cfg, sharding.Layout.of(run))
   held = state['parameters'] + state['optimizer']
   assert found.state == pytest.approx(held, rel=0.05)
 
@@ -89,9 +89,9 @@ def test_the_first_change_is_to_what_takes_most():
   def advised(state, working, layout='', **fields):
     run = make_run(layout=layout, devices=0 if layout else 2, **fields)
     run.batch = 16
-    shape = Shape.of(run.model, 11)
+    cfg = GPTConfig.of(run.model, 11)
     found = dry_run.Cost(state, working, {}, {})
-    return dry_run.advice(run, shape, sharding.Layout.of(run), found)
+    return dry_run.advice(run, cfg, sharding.Layout.of(run), found)
 
   assert 'layout=fsdp' in advised(2, 1)
   assert 'more devices' in advised(2, 1, 'fsdp=8')

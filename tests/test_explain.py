@@ -12,7 +12,7 @@ import pytest
 from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
 from gpt_jax.inference.language_model import LanguageModel
-from gpt_jax.model.gpt import Shape, init_params
+from gpt_jax.model.gpt import GPTConfig, init_params
 from gpt_jax.reports import explain
 
 T, BAND = 24, 4
@@ -28,11 +28,11 @@ KINDS = {
 @functools.cache
 def model(kind):
   tokenizer = tokenizers.Characters(' abcdefgh')
-  shape = Shape.of(config.Model(L=2, D=16, N=2, T=T, **KINDS[kind]), tokenizer.vocab)
-  like = jax.eval_shape(lambda: init_params(shape, 0))
+  cfg = GPTConfig.of(config.Model(L=2, D=16, N=2, T=T, **KINDS[kind]), tokenizer.vocab)
+  like = jax.eval_shape(lambda: init_params(cfg, 0))
   draw = np.random.default_rng(0).standard_normal
   params = jax.tree.map(lambda x: 0.5 * draw(x.shape, np.float32), like)
-  return LanguageModel(params, shape, tokenizer)
+  return LanguageModel(params, cfg, tokenizer)
 
 
 @pytest.mark.parametrize('kind', KINDS)
@@ -66,7 +66,7 @@ def test_attention_and_states_are_those_that_the_model_computes_with(kind):
   found = one.explain('abcdefgh ab')
   layer = one.params['h_1']
   x = found.hidden[1]
-  norm = one.shape.norm
+  norm = one.config.norm
 
   def layer_norm(x, p):
     y = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
@@ -137,10 +137,10 @@ def test_the_page_holds_what_it_shows(tmp_path):
 
 def test_a_text_cannot_break_out_of_the_page(tmp_path):
   tokenizer = tokenizers.Bytes()
-  shape = Shape.of(config.Model(L=1, D=16, N=2, T=40), tokenizer.vocab)
-  like = jax.eval_shape(lambda: init_params(shape, 0))
+  cfg = GPTConfig.of(config.Model(L=1, D=16, N=2, T=40), tokenizer.vocab)
+  like = jax.eval_shape(lambda: init_params(cfg, 0))
   params = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), like)
-  one = LanguageModel(params, shape, tokenizer)
+  one = LanguageModel(params, cfg, tokenizer)
   explain.write(one, '</script><b>x', tmp_path / 'page.html')
   page = (tmp_path / 'page.html').read_text()
   assert page.count('</script>') == 1 and '<b>' not in page.split('<script>')[1]
@@ -148,10 +148,10 @@ def test_a_text_cannot_break_out_of_the_page(tmp_path):
 
 def test_half_a_character_is_shown_in_hex(tmp_path):
   tokenizer = tokenizers.Bytes()
-  shape = Shape.of(config.Model(L=1, D=16, N=2, T=40), tokenizer.vocab)
-  like = jax.eval_shape(lambda: init_params(shape, 0))
+  cfg = GPTConfig.of(config.Model(L=1, D=16, N=2, T=40), tokenizer.vocab)
+  like = jax.eval_shape(lambda: init_params(cfg, 0))
   params = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), like)
-  one = LanguageModel(params, shape, tokenizer)
+  one = LanguageModel(params, cfg, tokenizer)
   explain.write(one, 'aя', tmp_path / 'page.html')
   page = (tmp_path / 'page.html').read_text(encoding='utf-8')
   data = json.loads(re.search(r'const D = (\{.*\});', page)[1])

@@ -256,8 +256,8 @@ def test_a_frozen_body_and_a_subset(place):
   said = train(run, place / 'frozen')
   assert '16 training and 20 dev examples' in said
   base, tuned = gpt_jax.load(place / 'base'), gpt_jax.load(place / 'frozen')
-  vocab = base.shape.vocab
-  assert tuned.shape.vocab == vocab + 3
+  vocab = base.config.vocab
+  assert tuned.config.vocab == vocab + 3
   same = jax.tree.map(
     lambda a, b: bool((a == b).all()),
     base.params | {'wte': base.params['wte'][:vocab]},

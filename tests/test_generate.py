@@ -14,9 +14,9 @@ import pytest
 from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
 from gpt_jax.decoding import sampling
-from gpt_jax.decoding.generation_config import FLAGS, Settings
+from gpt_jax.decoding.generation_config import FLAGS, GenerationConfig
 from gpt_jax.inference.language_model import LanguageModel, _before_stop
-from gpt_jax.model.gpt import Shape, init_params
+from gpt_jax.model.gpt import GPTConfig, init_params
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 GOLDENS = ROOT / 'tests/goldens'
@@ -27,12 +27,12 @@ PROMPTS = ['the', 'a', 'prompt, longer', '']
 def model():
   """A model of random bytes, among them halves of UTF-8 characters."""
   tokenizer = tokenizers.Bytes()
-  shape = Shape.of(config.Model(L=1, D=16, N=2, T=32), tokenizer.vocab)
+  cfg = GPTConfig.of(config.Model(L=1, D=16, N=2, T=32), tokenizer.vocab)
   keys = iter(jax.random.split(jax.random.key(1), 100))
   params = jax.tree.map(
-    lambda p: p + 0.4 * jax.random.normal(next(keys), p.shape), init_params(shape, 0)
+    lambda p: p + 0.4 * jax.random.normal(next(keys), p.shape), init_params(cfg, 0)
   )
-  return LanguageModel(params, shape, tokenizer)
+  return LanguageModel(params, cfg, tokenizer)
 
 
 def texts(made):
@@ -112,7 +112,7 @@ def test_the_least_risky_sample_is_most_like_the_others(model):
 
 
 def test_the_flags_of_sample_are_the_settings():
-  names = [field.name for field in dataclasses.fields(Settings)]
+  names = [field.name for field in dataclasses.fields(GenerationConfig)]
   assert sorted(name for name, *_ in FLAGS) == sorted(names)
 
 
@@ -287,19 +287,19 @@ def maker():
 
 def tiny_gpt2(make, seed):
   """The model of the goldens, with numbers for text."""
-  shape = config.Model(L=make.L, D=make.D, N=make.N, T=make.T, activation='gelu_tanh')
-  shape = Shape.of(shape, make.VOCAB)
+  cfg = config.Model(L=make.L, D=make.D, N=make.N, T=make.T, activation='gelu_tanh')
+  cfg = GPTConfig.of(cfg, make.VOCAB)
   params = {}
   for name, array in make.weights(seed).items():
     *rooms, leaf = name.split('/')
     if name == 'wte':
-      array = np.pad(array, ((0, shape.V - make.VOCAB), (0, 0)))
+      array = np.pad(array, ((0, cfg.V - make.VOCAB), (0, 0)))
     node = params
     for room in rooms:
       node = node.setdefault(room, {})
     node[leaf] = array
   tokenizer = tokenizers.Characters(''.join(map(chr, range(59))))  # 59 and eot
-  return LanguageModel(params, shape, tokenizer)
+  return LanguageModel(params, cfg, tokenizer)
 
 
 def assert_same_as_hugging_face(make, model, cases):

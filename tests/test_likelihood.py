@@ -9,10 +9,10 @@ import pytest
 from gpt_jax import config
 from gpt_jax.config import UserError
 from gpt_jax.evaluation import likelihood, packing
-from gpt_jax.model.gpt import GPT, Shape, init_params
+from gpt_jax.model.gpt import GPT, GPTConfig, init_params
 
 VOCAB, T = 11, 16
-SHAPE = Shape.of(config.Model(L=1, D=16, N=2, T=T), VOCAB)
+SHAPE = GPTConfig.of(config.Model(L=1, D=16, N=2, T=T), VOCAB)
 # Of a log-probability [nats]: products of other shapes round differently.
 SAME = 1e-4
 
@@ -126,18 +126,18 @@ def test_banned_ids_are_no_rivals():
 
 @pytest.mark.parametrize('norm', ['pre', 'post'])
 def test_banded_layers_see_the_same_band(norm):
-  shape = Shape.of(
+  cfg = GPTConfig.of(
     config.Model(L=2, D=16, N=2, T=T, attention='dense,banded', band=3, norm=norm),
     VOCAB,
   )
-  weights = jax.jit(lambda: init_params(shape, 0))()
+  weights = jax.jit(lambda: init_params(cfg, 0))()
   program = jax.jit(
     lambda params, ids_BT: jax.nn.log_softmax(
-      GPT(shape).apply({'params': params}, ids_BT)[0]
+      GPT(cfg).apply({'params': params}, ids_BT)[0]
     )
   )
   for (context, continuation), found in zip(
-    families(), likelihood.score_continuations(weights, shape, families()), strict=True
+    families(), likelihood.score_continuations(weights, cfg, families()), strict=True
   ):
     read = (context + continuation)[:-1]
     row = np.array(read + [0] * (T - len(read)), np.int32)[None]

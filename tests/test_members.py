@@ -11,7 +11,7 @@ import tiny_text
 
 from gpt_jax import config
 from gpt_jax.config import UserError
-from gpt_jax.model.gpt import Shape
+from gpt_jax.model.gpt import GPTConfig
 from gpt_jax.runs import together, train
 from gpt_jax.training import checkpoint, sharding
 from gpt_jax.training.metrics_log import CLOCK_FIELDS, read_metrics
@@ -97,10 +97,10 @@ def separate(place, members):
 
 def state_of(run, folder, at):
   layout = sharding.Layout.of(run)
-  shape = Shape.of(run.model, json.loads((folder / 'run.json').read_text())['vocab'])
+  cfg = GPTConfig.of(run.model, json.loads((folder / 'run.json').read_text())['vocab'])
   saved = checkpoint.Checkpoints(folder / 'checkpoints')
   try:
-    return jax.device_get(saved.restore(at, layout.state_shapes(run, shape)))
+    return jax.device_get(saved.restore(at, layout.state_shapes(run, cfg)))
   finally:
     saved.close()
 

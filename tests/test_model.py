@@ -10,15 +10,15 @@ import pytest
 
 from gpt_jax import config
 from gpt_jax.model import attention, layers
-from gpt_jax.model.gpt import GPT, Shape, empty_cache, init_params
+from gpt_jax.model.gpt import GPT, GPTConfig, empty_cache, init_params
 
 # float32 sums in another order.
 CLOSE = {'rtol': 1e-4, 'atol': 1e-5}
-TINY = Shape.of(config.Model(L=2, D=16, N=2, T=12), vocab=11)
+TINY = GPTConfig.of(config.Model(L=2, D=16, N=2, T=12), vocab=11)
 
 
-def forward(params, ids, shape=TINY, **kwargs):
-  return GPT(shape).apply({'params': params}, jnp.asarray(ids), **kwargs)
+def forward(params, ids, cfg=TINY, **kwargs):
+  return GPT(cfg).apply({'params': params}, jnp.asarray(ids), **kwargs)
 
 
 @pytest.fixture(scope='module')
@@ -110,21 +110,21 @@ VARIANTS = {
 def variant(name):
   """Returns a small shape and parameters of it, large enough to matter."""
   fields = {'L': 3, 'D': 16, 'N': 2, 'T': 12} | VARIANTS[name]
-  shape = Shape.of(config.Model(**fields), vocab=11)
+  cfg = GPTConfig.of(config.Model(**fields), vocab=11)
   random = np.random.default_rng(1)
   made = jax.tree.map(
     lambda p: p + 0.3 * random.normal(size=p.shape).astype(np.float32),
-    init_params(shape, 0),
+    init_params(cfg, 0),
   )
-  return shape, made
+  return cfg, made
 
 
 @pytest.mark.parametrize('name', VARIANTS)
 def test_logits_equal_a_naive_gpt_in_numpy(name, ids):
-  shape, params = variant(name)
-  logits, _ = forward(params, ids, shape)
+  cfg, params = variant(name)
+  logits, _ = forward(params, ids, cfg)
   for row, found in zip(ids, np.asarray(logits), strict=True):
-    wanted = naive_gpt(params, row, shape)
+    wanted = naive_gpt(params, row, cfg)
     np.testing.assert_allclose(found[:, :11], wanted[:, :11], **CLOSE)
 
 
@@ -166,14 +166,14 @@ def test_the_parameter_tree_is_as_documented():
 
 
 def test_without_biases_no_parameter_is_called_bias():
-  shape = dataclasses.replace(TINY, bias=False)
-  paths = [p for p, _ in jax.tree_util.tree_leaves_with_path(init_params(shape, 0))]
+  cfg = dataclasses.replace(TINY, bias=False)
+  paths = [p for p, _ in jax.tree_util.tree_leaves_with_path(init_params(cfg, 0))]
   assert not [p for p in paths if p[-1].key == 'bias']
 
 
 def test_weights_that_write_to_the_residual_stream_start_smaller():
-  shape = Shape.of(config.Model(L=8, D=128, N=4, T=12), vocab=11)
-  block = init_params(shape, 0)['h_0']
+  cfg = GPTConfig.of(config.Model(L=8, D=128, N=4, T=12), vocab=11)
+  block = init_params(cfg, 0)['h_0']
   assert np.std(block['attn']['q']['kernel']) == pytest.approx(0.02, rel=0.05)
   for kernel in (block['attn']['o']['kernel'], block['mlp']['down']['kernel']):
     assert np.std(kernel) == pytest.approx(0.02 / 4, rel=0.05)
@@ -181,18 +181,18 @@ def test_weights_that_write_to_the_residual_stream_start_smaller():
 
 @pytest.mark.parametrize('name', ['GPT-2', 'GPT-1', 'GPT-3', 'GPT-Neo'])
 def test_the_cache_gives_the_logits_of_the_full_forward_pass(name, ids):
-  shape, params = variant(name)
-  full, _ = forward(params, ids, shape)
+  cfg, params = variant(name)
+  full, _ = forward(params, ids, cfg)
   length_B = jnp.array([5, 2, 4])
   logits, cache = forward(
-    params, ids[:, :5], shape, cache=empty_cache(shape, 3, 15), length_B=length_B
+    params, ids[:, :5], cfg, cache=empty_cache(cfg, 3, 15), length_B=length_B
   )
   for row, n in enumerate([5, 2, 4]):
     np.testing.assert_allclose(logits[row], full[row, n - 1], **CLOSE)
   for i in range(6):
     new = jnp.stack([ids[row, n + i] for row, n in enumerate([5, 2, 4])])
     logits, cache = forward(
-      params, new[:, None], shape, cache=cache, length_B=jnp.ones(3, int)
+      params, new[:, None], cfg, cache=cache, length_B=jnp.ones(3, int)
     )
     for row, n in enumerate([5, 2, 4]):
       np.testing.assert_allclose(logits[row], full[row, n + i], **CLOSE)
@@ -200,9 +200,9 @@ def test_the_cache_gives_the_logits_of_the_full_forward_pass(name, ids):
 
 
 def test_a_band_as_wide_as_the_text_is_dense(ids):
-  shape, params = variant('GPT-3')
-  dense = dataclasses.replace(shape, attention=('dense',) * 3)
-  wide = dataclasses.replace(shape, attention=('banded',) * 3, band=12)
+  cfg, params = variant('GPT-3')
+  dense = dataclasses.replace(cfg, attention=('dense',) * 3)
+  wide = dataclasses.replace(cfg, attention=('banded',) * 3, band=12)
   np.testing.assert_array_equal(
     forward(params, ids, wide)[0], forward(params, ids, dense)[0]
   )
@@ -242,16 +242,16 @@ def test_a_banded_layer_builds_no_array_of_all_pairs_of_positions():
   ],
 )
 def test_remat_and_scan_give_the_gradients_of_keeping_everything(name, ways, ids):
-  shape, params = variant(name)
+  cfg, params = variant(name)
 
-  def loss(params, shape):
+  def loss(params, cfg):
     keys = jax.random.split(jax.random.key(0), len(ids))
     drop = layers.Dropout(keys, jnp.float32(0.3), jax.random.key(1))
-    return jax.nn.log_softmax(forward(params, ids, shape, drop=drop)[0])[..., 3].sum()
+    return jax.nn.log_softmax(forward(params, ids, cfg, drop=drop)[0])[..., 3].sum()
 
-  again = dataclasses.replace(shape, **ways)
+  again = dataclasses.replace(cfg, **ways)
   for a, b in zip(
-    jax.tree.leaves(jax.grad(loss)(params, shape)),
+    jax.tree.leaves(jax.grad(loss)(params, cfg)),
     jax.tree.leaves(jax.grad(loss)(params, again)),
     strict=True,
   ):
@@ -259,8 +259,8 @@ def test_remat_and_scan_give_the_gradients_of_keeping_everything(name, ways, ids
 
 
 def test_dropout_of_the_embedding_matrices_reaches_look_up_and_output(ids):
-  shape, params = variant('GPT-1')
-  shape = dataclasses.replace(shape, L=0, attention=(), dropout_wte=True)
+  cfg, params = variant('GPT-1')
+  cfg = dataclasses.replace(cfg, L=0, attention=(), dropout_wte=True)
   drop = layers.Dropout(
     jax.random.split(jax.random.key(0), 3), jnp.float32(0.5), jax.random.key(1)
   )
@@ -270,13 +270,13 @@ def test_dropout_of_the_embedding_matrices_reaches_look_up_and_output(ids):
   )
   assert np.mean(np.asarray(wte) == 0) == pytest.approx(0.5, abs=0.1)
   wanted = (wte[ids] + wpe[:12]) @ wte.T
-  found, _ = forward(params, ids, shape, drop=drop)
+  found, _ = forward(params, ids, cfg, drop=drop)
   np.testing.assert_allclose(found[..., :11], wanted[..., :11], **CLOSE)
 
 
 def test_bfloat16_computes_close_to_float32(params, ids):
-  shape = dataclasses.replace(TINY, dtype='bfloat16')
-  wanted, found = forward(params, ids)[0], forward(params, ids, shape)[0]
+  cfg = dataclasses.replace(TINY, dtype='bfloat16')
+  wanted, found = forward(params, ids)[0], forward(params, ids, cfg)[0]
   assert found.dtype == jnp.float32
   p, q = jax.nn.softmax(wanted), jax.nn.softmax(found)
   # bfloat16 keeps 8 bits of a product.
@@ -318,17 +318,17 @@ def test_a_row_draws_the_same_dropout_beside_other_rows():
 
 
 def test_transposed_kernels_give_the_same_logits(ids):
-  shape, params = variant('GPT-3')
+  cfg, params = variant('GPT-3')
   again = layers.transposed(params)
   assert 'kernel' not in again['h_0']['attn']['q']
   for rows in (ids, ids[:1, :1]):
     np.testing.assert_allclose(
-      forward(params, rows, shape)[0], forward(again, rows, shape)[0], **CLOSE
+      forward(params, rows, cfg)[0], forward(again, rows, cfg)[0], **CLOSE
     )
 
 
 def test_kernels_in_8_bits_compute_with_the_nearest_of_255_values(ids):
-  shape, params = variant('GPT-2')
+  cfg, params = variant('GPT-2')
   small = layers.quantized(params)
 
   def rounded(path, leaf):
@@ -342,9 +342,9 @@ def test_kernels_in_8_bits_compute_with_the_nearest_of_255_values(ids):
   assert kernel.dtype == jnp.int8 and int(jnp.abs(kernel).max()) == 127
   for rows in (ids, ids[:1, :1]):  # one vector goes another way
     np.testing.assert_allclose(
-      forward(small, rows, shape)[0],
-      forward(wanted, rows, shape)[0],
+      forward(small, rows, cfg)[0],
+      forward(wanted, rows, cfg)[0],
       **CLOSE,
     )
-  exact = forward(params, ids, shape)[0]
-  assert not np.allclose(exact, forward(small, ids, shape)[0], atol=1e-4)
+  exact = forward(params, ids, cfg)[0]
+  assert not np.allclose(exact, forward(small, ids, cfg)[0], atol=1e-4)

@@ -11,7 +11,7 @@ from scripts import opened
 
 from gpt_jax import config
 from gpt_jax.data.windows import Batch
-from gpt_jax.model.gpt import GPT, Shape, init_params
+from gpt_jax.model.gpt import GPT, GPTConfig, init_params
 from gpt_jax.training import optim, sharding, step
 
 # Compiled as a whole: one program instead of one for each operation.
@@ -25,15 +25,15 @@ def outcome(**base):
   run.model = config.Model(L=1, D=32, N=4, T=8, **base)
   run.optim = config.Optim(lr=1e-2, schedule='constant', warmup=0)
   config.check(run)
-  shape = Shape.of(run.model, 11)
+  cfg = GPTConfig.of(run.model, 11)
   ids = np.random.default_rng(0).integers(0, 11, (4, 9)).astype(np.int32)
   rows = np.arange(4, dtype=np.int32)
   batch = Batch(ids[:, :-1], ids[:, 1:], np.ones((4, 8), np.float32), rows)
-  params = initial(shape, 0)
-  logits, _ = GPT(shape).apply({'params': params}, ids[:, :-1])
+  params = initial(cfg, 0)
+  logits, _ = GPT(cfg).apply({'params': params}, ids[:, :-1])
   layout = sharding.Layout.of(config.Run(devices=1))
-  update, batch = layout.train_step(run, shape), layout.put(batch, 1)
-  state = step.init_state(run, shape, jax.tree.map(jnp.array, params))
+  update, batch = layout.train_step(run, cfg), layout.put(batch, 1)
+  state = step.init_state(run, cfg, jax.tree.map(jnp.array, params))
   for _ in range(run.steps):
     state, _ = update(state, batch, optim.Hyper.of(run))
   return params, logits, state.params
@@ -47,8 +47,8 @@ def test_the_base_model_and_its_updates_are_the_standard_ones_to_the_bit():
 def test_kernels_start_smaller_in_a_wider_model_and_all_else_does_not():
   stds = []
   for D in (64, 256):
-    shape = Shape.of(config.Model(L=1, D=D, N=4, mup_base=64, mup_base_N=4), 300)
-    params = initial(shape, 0)
+    cfg = GPTConfig.of(config.Model(L=1, D=D, N=4, mup_base=64, mup_base_N=4), 300)
+    params = initial(cfg, 0)
     stds.append(jax.tree.map(lambda p: float(p.std()), params))
   ratios = jax.tree_util.tree_map_with_path(
     lambda path, a, b: (path[-1].key, b / a) if a else None, *stds
@@ -61,7 +61,7 @@ def test_kernels_start_smaller_in_a_wider_model_and_all_else_does_not():
 
 def test_attention_logits_go_as_one_over_the_size_of_a_head():
   def scale(D, N, **base):
-    return Shape.of(config.Model(D=D, N=N, mup_base=64, **base), 5).query_scale
+    return GPTConfig.of(config.Model(D=D, N=N, mup_base=64, **base), 5).query_scale
 
   for D in (64, 256, 1024):
     assert scale(D, 4, mup_base_N=4) == pytest.approx(4 / (D / 4))  # sqrt(16) / H
@@ -75,7 +75,7 @@ def test_attention_logits_go_as_one_over_the_size_of_a_head():
 def test_kernels_of_a_wider_model_move_less_and_decay_the_same(name, rate):
   run = config.Run()
   run.optim = config.Optim(name=name, schedule='constant', warmup=0, clip=0)
-  params = initial(Shape.of(config.Model(L=1, D=8, N=2, T=4), 5), 0)
+  params = initial(GPTConfig.of(config.Model(L=1, D=8, N=2, T=4), 5), 0)
   grads = jax.tree.map(lambda p: jnp.cos(jnp.arange(p.size)).reshape(p.shape), params)
 
   @functools.partial(jax.jit, static_argnums=0)

@@ -9,7 +9,7 @@ from scripts import opened
 
 from gpt_jax import config
 from gpt_jax.data import windows
-from gpt_jax.model.gpt import Shape, init_params
+from gpt_jax.model.gpt import GPTConfig, init_params
 from gpt_jax.training import step
 
 noise_scale = opened('gpt3/noise_scale.py')
@@ -49,17 +49,17 @@ def test_a_gradient_that_is_all_noise_has_no_scale():
 
 def test_gradients_are_those_of_single_rows():
   model = config.Model(L=1, D=16, N=2, T=8, vocab=11)
-  shape = Shape.of(model, 11)
-  params = init_params(shape, 0)
+  cfg = GPTConfig.of(model, 11)
+  params = init_params(cfg, 0)
   ids = np.random.default_rng(0).integers(0, 11, 200).astype(np.int32)
   draw = windows.training_batches(
     ids, T=8, sizes=windows.stages(2), seed=1, order='random'
   )
   drawn = [draw(i) for i in range(5)]
-  found = noise_scale.of_rows(params, shape, drawn)
+  found = noise_scale.of_rows(params, cfg, drawn)
 
   def gradient(batch):
-    loss = lambda p: step.model_nll_sum(p, batch, shape, 0) / batch.w_BT.sum()  # noqa: E731
+    loss = lambda p: step.model_nll_sum(p, batch, cfg, 0) / batch.w_BT.sum()  # noqa: E731
     flat = [np.ravel(leaf) for leaf in jax.tree.leaves(jax.grad(loss)(params))]
     return np.concatenate(flat).astype(np.float64)
 

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from gpt_jax import config
-from gpt_jax.model.gpt import Shape, init_params
+from gpt_jax.model.gpt import GPTConfig, init_params
 from gpt_jax.training import optim
 
 
@@ -50,8 +50,8 @@ def names(tree, wanted):
 
 
 def params():
-  shape = Shape.of(config.Model(L=1, D=8, N=2, T=4), vocab=5)
-  return init_params(shape, 0)
+  cfg = GPTConfig.of(config.Model(L=1, D=8, N=2, T=4), vocab=5)
+  return init_params(cfg, 0)
 
 
 KERNELS = {f'h_0/attn/{n}/kernel' for n in 'qkvo'} | {

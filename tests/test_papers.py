@@ -5,7 +5,7 @@ import pytest
 
 from gpt_jax import config
 from gpt_jax.config import UserError, papers
-from gpt_jax.model.gpt import Shape, init_params
+from gpt_jax.model.gpt import GPTConfig, init_params
 from gpt_jax.runs.cost import parameter_count
 
 # Computed from the tables for a vocabulary of 50,257 (GPT-1: 40,478); GPT-2's 124M is
@@ -36,8 +36,8 @@ def published(family, size):
 
 @pytest.mark.parametrize('family, size', COUNTS)
 def test_a_published_model_has_exactly_its_parameters(family, size):
-  shape = Shape.of(published(family, size), vocab=0)
-  assert parameter_count(shape) == COUNTS[family, size]
+  cfg = GPTConfig.of(published(family, size), vocab=0)
+  assert parameter_count(cfg) == COUNTS[family, size]
 
 
 def test_every_published_size_is_counted():
@@ -54,8 +54,8 @@ def test_a_published_model_is_a_valid_config(family, size):
 
 def test_gpt1_has_24_layer_norms_and_gpt2_25():
   def norms(model):
-    shape = Shape.of(model, vocab=0)
-    tree = jax.eval_shape(lambda: init_params(shape, 0))
+    cfg = GPTConfig.of(model, vocab=0)
+    tree = jax.eval_shape(lambda: init_params(cfg, 0))
     paths = jax.tree_util.tree_leaves_with_path(tree)
     return sum(path[-1].key == 'scale' for path, _ in paths)
 
@@ -65,7 +65,7 @@ def test_gpt1_has_24_layer_norms_and_gpt2_25():
 
 def test_gpt3_alternates_unless_told_otherwise():
   def kinds(**fields):
-    return Shape.of(papers.gpt3('Small', **fields), vocab=0).attention
+    return GPTConfig.of(papers.gpt3('Small', **fields), vocab=0).attention
 
   assert kinds() == ('dense', 'banded') * 6
   assert kinds(banded=False) == ('dense',) * 12

@@ -69,14 +69,14 @@ def test_logits_and_gradients_are_those_of_transformers(case, tmp_path):
 def test_an_exported_folder_is_opened_by_transformers(name, kind, tmp_path):
   text = 'the cat sat on the mat, and so did the dog.\n' * 30
   tokenizer = tokenizers.train(kind, [text], {'byte_bpe': 275}.get(kind, 290))
-  shape, params = random_model(OURS[name], tokenizer.vocab)
-  ours = LanguageModel(params, shape, tokenizer)
+  cfg, params = random_model(OURS[name], tokenizer.vocab)
+  ours = LanguageModel(params, cfg, tokenizer)
   hugging_face.export(ours, 0.1, tmp_path / 'out')
   theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / 'out').eval()
-  ids = np.random.default_rng(0).integers(0, shape.vocab, (2, shape.T))
+  ids = np.random.default_rng(0).integers(0, cfg.vocab, (2, cfg.T))
   with torch.no_grad():
     found = theirs(torch.tensor(ids)).logits.numpy()
-  assert found.shape[-1] == shape.vocab
+  assert found.shape[-1] == cfg.vocab
   np.testing.assert_allclose(ours.logits(ids), found, atol=1e-4, rtol=0)
   their_tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / 'out')
   sample = 'the dog sat on the cat'

@@ -103,7 +103,7 @@ def test_fingerprints_follow_the_losses(first):
   folder = first.parent / 'record'
   folder.mkdir()
   for cut in (0, 8, 14):
-    written = metrics_log.Record(folder, cut)
+    written = metrics_log.MetricsLog(folder, cut)
     for step in range(cut + 2, 21, 2):
       written.write(step, {'loss': values[step]['loss']})
     written.write_fingerprint(20, {})

@@ -8,9 +8,9 @@ import pytest
 from gpt_jax import config
 from gpt_jax.decoding import sampling
 from gpt_jax.decoding.logit_rules import NO_RULES, Rules, Sampling
-from gpt_jax.model.gpt import GPT, Shape, init_params
+from gpt_jax.model.gpt import GPT, GPTConfig, init_params
 
-SHAPE = Shape.of(config.Model(L=2, D=16, N=2, T=24), vocab=40)
+SHAPE = GPTConfig.of(config.Model(L=2, D=16, N=2, T=24), vocab=40)
 EOT = 39
 GREEDY = Sampling(temperature=0)
 PROMPTS = [[1, 2, 3], [4], [5, 6, 7, 8, 9, 10, 11], [12, 13]]

@@ -12,7 +12,7 @@ import updates
 
 from gpt_jax import config
 from gpt_jax.config import UserError
-from gpt_jax.model.gpt import Shape, init_params
+from gpt_jax.model.gpt import GPTConfig, init_params
 from gpt_jax.runs import evaluate, train
 from gpt_jax.runs.workdir import load
 from gpt_jax.training import checkpoint, metrics_log, optim, sharding, step
@@ -98,11 +98,11 @@ def test_curves_of_adamw_agree(one_device_adamw, layout):
 
 
 def lowered(run, vocab):
-  layout, shape = sharding.Layout.of(run), Shape.of(run.model, vocab)
-  step_of = layout.train_step(run, shape)
-  ids = np.zeros((run.batch, shape.T), np.int32)
+  layout, cfg = sharding.Layout.of(run), GPTConfig.of(run.model, vocab)
+  step_of = layout.train_step(run, cfg)
+  ids = np.zeros((run.batch, cfg.T), np.int32)
   batch = updates.Batch(ids, ids, ids.astype('f'), ids[:, 0])
-  state = layout.state_shapes(run, shape)
+  state = layout.state_shapes(run, cfg)
   return step_of.lower(state, layout.put(batch, 1), optim.Hyper.of(run)), state
 
 
@@ -129,10 +129,10 @@ def test_chunks_of_the_loss_more_than_halve_the_peak_of_memory():
 
 def test_what_does_not_divide_stays_whole():
   layout = sharding.Layout.of(config.Run(layout='fsdp=8'))
-  shape = Shape.of(config.Model(L=1, D=12, N=2, T=3), 200)
+  cfg = GPTConfig.of(config.Model(L=1, D=12, N=2, T=3), 200)
   specs = jax.tree.map(
     lambda s: s.sharding.spec,
-    layout.placed(jax.eval_shape(lambda: init_params(shape, 0))),
+    layout.placed(jax.eval_shape(lambda: init_params(cfg, 0))),
   )
   axes = lambda spec: {axis for axis in spec if axis}  # noqa: E731
   assert axes(specs['wte']) == {('tensor', 'fsdp')}  # 256 rows
@@ -143,11 +143,11 @@ def test_what_does_not_divide_stays_whole():
 def test_optimizer_states_go_where_their_parameters_go():
   run = config.Run(layout='fsdp=4,tensor=2')
   run.model = config.Model(L=1, D=16, N=2, T=4)
-  layout, shape = sharding.Layout.of(run), Shape.of(run.model, 100)
+  layout, cfg = sharding.Layout.of(run), GPTConfig.of(run.model, 100)
   for name_of in ('adamw', 'muon'):
     run.optim.name = name_of
     run.optim.ema = 0.9
-    state = layout.state_shapes(run, shape)
+    state = layout.state_shapes(run, cfg)
     wanted = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):
       wanted[tuple(k.key for k in path)] = leaf.sharding.spec
@@ -165,8 +165,8 @@ def test_optimizer_states_go_where_their_parameters_go():
 
 def test_a_state_is_made_and_gathered_as_on_one_device():
   run = run_of('data=2,fsdp=2,tensor=2')
-  layout, shape = sharding.Layout.of(run), Shape.of(run.model, 11)
-  state = layout.new_state(run, shape)
+  layout, cfg = sharding.Layout.of(run), GPTConfig.of(run.model, 11)
+  state = layout.new_state(run, cfg)
   kernel = state.params['h_0']['mlp']['up']['kernel']
   assert {s.data.shape for s in kernel.addressable_shards} == {(8, 32)}
   whole = layout.gathered(state.params)
@@ -174,7 +174,7 @@ def test_a_state_is_made_and_gathered_as_on_one_device():
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, atol=1e-7),
     whole,
-    step.init_state(run, shape).params,
+    step.init_state(run, cfg).params,
   )
 
 
@@ -192,7 +192,7 @@ def test_a_state_is_made_and_gathered_as_on_one_device():
 def test_a_layout_that_does_not_fit_is_refused(fields, message):
   with pytest.raises(UserError, match=message):
     run = updates.make_run(**fields)
-    sharding.Layout.of(run).check(Shape.of(run.model, 11))
+    sharding.Layout.of(run).check(GPTConfig.of(run.model, 11))
 
 
 def test_the_rest_of_the_devices_go_to_the_axis_without_a_number():

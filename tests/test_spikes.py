@@ -14,7 +14,7 @@ from gpt_jax.training import checkpoint, loop, metrics_log, spikes, step, throug
 
 
 def judged(losses, sigmas=4.0):
-  state, found = spikes.Guard.new(), []
+  state, found = spikes.SpikeDetector.new(), []
   one = jax.jit(spikes.judge)
   for loss in losses:
     norm = jnp.float32(1.0)
@@ -43,8 +43,8 @@ def test_the_first_updates_are_only_watched_but_must_be_finite():
 def test_a_skipped_update_leaves_all_but_the_count_as_it_was():
   run = make_run(devices=1, model_dropout=0.0)
   run.optim.guard, run.optim.ema, run.optim.name = 'skip', 0.9, 'adamw'
-  layout, shape, update = updater(run)
-  state = layout.new_state(run, shape)
+  layout, cfg, update = updater(run)
+  state = layout.new_state(run, cfg)
   state, metrics = update(state, ragged_batch())
   assert float(metrics['spike']) == 0
   before = jax.tree.map(np.array, state)
@@ -58,8 +58,8 @@ def test_a_skipped_update_leaves_all_but_the_count_as_it_was():
 def test_the_average_is_that_of_the_weights_so_far():
   run = make_run(devices=1, model_dropout=0.0)
   run.optim.ema = 0.5
-  layout, shape, update = updater(run)
-  state = layout.new_state(run, shape)
+  layout, cfg, update = updater(run)
+  state = layout.new_state(run, cfg)
   wanted = np.array(state.params['wpe'], np.float64)
   for i in range(4):
     state, _ = update(state, ragged_batch(i))
@@ -67,7 +67,7 @@ def test_the_average_is_that_of_the_weights_so_far():
     wanted = decay * wanted + (1 - decay) * np.array(state.params['wpe'])
   np.testing.assert_allclose(state.weights['wpe'], wanted, rtol=1e-5, atol=1e-7)
   assert state.weights is state.ema
-  assert step.init_state(make_run(), shape).ema is None
+  assert step.init_state(make_run(), cfg).ema is None
 
 
 def test_updates_grow_linearly_in_tokens_by_equal_steps():
@@ -109,25 +109,25 @@ def test_a_roll_back_goes_on_with_the_data_after_the_spike(tmp_path):
   run = make_run(devices=1, model_dropout=0.0, model_L=1)
   run.steps, run.eval_every, run.log_every, run.sample_tokens = 40, 10, 1, 0
   run.optim.guard, run.optim.guard_sigmas = 'rollback', 1e9  # only what is not finite
-  layout, shape, update = updater(run)
+  layout, cfg, update = updater(run)
 
   def batch(number):
     rows = ragged_batch(number)
     return rows.replace(w_BT=rows.w_BT * np.nan) if 25 <= number < 28 else rows
 
   saved = checkpoint.Checkpoints(tmp_path / 'checkpoints')
-  written = metrics_log.Record(tmp_path, 0)
-  like = layout.state_shapes(run, shape)
+  written = metrics_log.MetricsLog(tmp_path, 0)
+  like = layout.state_shapes(run, cfg)
   state = loop.train(
     run,
-    layout.new_state(run, shape),
+    layout.new_state(run, cfg),
     update=lambda state, rows, hp: update(state, rows),
     batch=batch,
     evaluate=lambda params, step: {'valid_nll': float(jnp.abs(params['wpe']).sum())},
     sample=lambda params: '',
     record=written,
-    meter=throughput.Meter(
-      flops_per_token=1.0, devices=layout.devices, dtype=shape.dtype
+    meter=throughput.Throughput(
+      flops_per_token=1.0, devices=layout.devices, dtype=cfg.dtype
     ),
     checkpoints=saved,
     restore=lambda step: saved.restore(step, like),
@@ -136,7 +136,7 @@ def test_a_roll_back_goes_on_with_the_data_after_the_spike(tmp_path):
   saved.close()
   # Update 26 read batch 25; each roll-back to update 20 passes over all up to there.
   assert int(state.guard.passed_over) == 8
-  wanted, losses = layout.new_state(run, shape), []
+  wanted, losses = layout.new_state(run, cfg), []
   for number in [*range(20), *range(28, 48)]:
     wanted, metrics = update(wanted, ragged_batch(number))
     losses.append(float(metrics['loss']))
@@ -149,19 +149,19 @@ def test_a_roll_back_goes_on_with_the_data_after_the_spike(tmp_path):
 def test_spikes_without_end_stop_the_run(tmp_path):
   run = make_run(devices=1, model_L=1)
   run.steps, run.eval_every, run.optim.guard = 60, 60, 'skip'
-  layout, shape, update = updater(run)
+  layout, cfg, update = updater(run)
   saved = checkpoint.Checkpoints(tmp_path / 'checkpoints')
   rows = ragged_batch()
   with pytest.raises(UserError, match='the loss of update 21 is nan'):
     loop.train(
       run,
-      layout.new_state(run, shape),
+      layout.new_state(run, cfg),
       update=lambda state, rows, hp: update(state, rows),
       batch=lambda number: rows.replace(w_BT=rows.w_BT * np.nan),
       evaluate=lambda params, step: {},
       sample=lambda params: '',
       record=None,
-      meter=throughput.Meter(
+      meter=throughput.Throughput(
         flops_per_token=1.0, devices=layout.devices, dtype='float32'
       ),
       checkpoints=saved,

@@ -6,7 +6,7 @@ import pytest
 from updates import make_run, ragged_batch, trained, updater
 
 from gpt_jax import config
-from gpt_jax.model.gpt import GPT, Shape
+from gpt_jax.model.gpt import GPT, GPTConfig
 from gpt_jax.training import sharding, step
 
 # Sums of float32 gradients in another order.
@@ -29,11 +29,11 @@ def test_devices_and_micro_batches_equal_one_device(one_device, devices, accumul
 
 def test_dropout_is_on_and_drawn_anew_each_update_and_seed(one_device):
   run = make_run(devices=1)
-  shape = Shape.of(run.model, 11)
+  cfg = GPTConfig.of(run.model, 11)
   first = {}
   for name, seed, updates in [('a', 0, 0), ('b', 1, 0), ('c', 1, 1)]:
     _, _, update = updater(make_run(devices=1, seed=seed))
-    state = step.init_state(run, shape).replace(step=np.int32(updates))
+    state = step.init_state(run, cfg).replace(step=np.int32(updates))
     first[name] = float(update(state, ragged_batch())[1]['loss'])
   first['quiet'] = trained(make_run(devices=1, model_dropout=0.0), 1)[1][0]
   assert len(set(first.values())) == 4, first
@@ -42,9 +42,9 @@ def test_dropout_is_on_and_drawn_anew_each_update_and_seed(one_device):
 
 def test_the_loss_is_the_mean_over_targets_that_count():
   run = make_run(devices=1, model_dropout=0.0)
-  shape = Shape.of(run.model, 11)
-  state, batch = step.init_state(run, shape), ragged_batch()
-  logits = np.asarray(GPT(shape).apply({'params': state.params}, batch.ids_BT)[0], 'd')
+  cfg = GPTConfig.of(run.model, 11)
+  state, batch = step.init_state(run, cfg), ragged_batch()
+  logits = np.asarray(GPT(cfg).apply({'params': state.params}, batch.ids_BT)[0], 'd')
   logits = logits[..., :11]
   logp = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
   nll = -np.take_along_axis(logp, batch.y_BT[..., None], -1)[..., 0]
@@ -53,12 +53,12 @@ def test_the_loss_is_the_mean_over_targets_that_count():
 
 
 def test_evaluation_sums_agree_over_devices():
-  shape = Shape.of(make_run().model, 11)
-  params = step.init_state(make_run(), shape).params
+  cfg = GPTConfig.of(make_run().model, 11)
+  params = step.init_state(make_run(), cfg).params
   sums = []
   for n in (1, 4):
     layout = sharding.Layout.of(config.Run(devices=n))
-    evaluate = layout.eval_step(make_run(), shape)
+    evaluate = layout.eval_step(make_run(), cfg)
     sums.append(np.asarray(evaluate(params, layout.put(ragged_batch()))))
   np.testing.assert_allclose(sums[0], sums[1], rtol=1e-5)
   assert sums[0][1] == ragged_batch().w_BT.sum()

@@ -14,7 +14,7 @@ from gpt_jax.config import UserError
 from gpt_jax.decoding import sampling, stochastic_beam
 from gpt_jax.decoding.logit_rules import NO_RULES, History, Rules
 from gpt_jax.decoding.sampling import Model
-from gpt_jax.model.gpt import GPT, Shape, init_params
+from gpt_jax.model.gpt import GPT, GPTConfig, init_params
 
 V, NEW, DRAWS = 3, 3, 30_000
 EOT = V - 1
@@ -133,7 +133,7 @@ def test_rules_hold_and_draws_follow_what_they_leave():
   assert statistic < freedom + 5 * (2 * freedom) ** 0.5
 
 
-SHAPE = Shape.of(config.Model(L=2, D=16, N=2, T=16), vocab=8)
+SHAPE = GPTConfig.of(config.Model(L=2, D=16, N=2, T=16), vocab=8)
 PROMPTS = [[1, 2, 0], [2], [0, 1, 1, 2, 0, 0, 2]]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gpt_jax import config
-from gpt_jax.model.gpt import GPT, Shape, init_params
+from gpt_jax.model.gpt import GPT, GPTConfig, init_params
 from gpt_jax.tasks import inputs as task_inputs
 from gpt_jax.tasks.labelled import Example
 from gpt_jax.tasks.labelled_table import TASKS
@@ -18,7 +18,7 @@ from gpt_jax.training.step import State
 
 VOCAB = 40
 MODEL = config.Model(L=2, D=16, N=2, T=32, norm='post', scaled_init=False)
-SHAPE = Shape.of(MODEL, VOCAB)
+SHAPE = GPTConfig.of(MODEL, VOCAB)
 SOURCE = jax.jit(partial(init_params, SHAPE))(5)
 
 
@@ -58,7 +58,7 @@ def made(name, **fields):
 
 def logits_of(name, tree, batch):
   run = made(name)[0]
-  predict = partial(task_step.predict_step, run=run, shape=SHAPE, task=TASKS[name])
+  predict = partial(task_step.predict_step, run=run, cfg=SHAPE, task=TASKS[name])
   return np.asarray(jax.jit(predict)(tree, {}, batch))
 
 
@@ -147,7 +147,7 @@ def test_the_loss_is_that_of_the_paper(name):
   examples = [example(task, rng) for _ in range(3)]
   _, batch = batch_of(name, examples, 4)  # a row that only fills the batch
   wanted, count = by_hand(trained, task, examples, 0.5)
-  losses = partial(task_step.losses, run=run, shape=SHAPE, task=task)
+  losses = partial(task_step.losses, run=run, cfg=SHAPE, task=task)
   nll, lm = jax.jit(losses)(trained | fixed, batch)
   assert float(nll + 0.5 * lm) / 3 == pytest.approx(wanted, rel=1e-5)
   _, w = task_step.lm_targets(batch)
@@ -166,7 +166,7 @@ def test_delimiter_and_extract_are_targets_and_start_is_none():
 
 def step_of(run, name, accumulate=1):
   run = dataclasses.replace(run, accumulate=accumulate)
-  return jax.jit(partial(task_step.train_step, run=run, shape=SHAPE, task=TASKS[name]))
+  return jax.jit(partial(task_step.train_step, run=run, cfg=SHAPE, task=TASKS[name]))
 
 
 def updated(run, trees, name, batch, updates=3, accumulate=1, fixed=None):
@@ -223,7 +223,7 @@ def test_lora_begins_at_the_model_and_merges_into_it():
   _, batch = batch_of('mnli')
   plain = {**trained, **fixed}
   del plain['lora']
-  predict = partial(task_step.predict_step, run=run, shape=SHAPE, task=TASKS['mnli'])
+  predict = partial(task_step.predict_step, run=run, cfg=SHAPE, task=TASKS['mnli'])
   np.testing.assert_array_equal(
     predict(trained, fixed, batch), predict(plain, {}, batch)
   )

@@ -32,7 +32,7 @@ def device(kind, platform='gpu', **stats):
 
 
 def new(clock, devices=None, dtype='bfloat16'):
-  return throughput.Meter(
+  return throughput.Throughput(
     flops_per_token=7.8e9,
     devices=devices or jax.devices()[:1],
     dtype=dtype,

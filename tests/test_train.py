@@ -20,7 +20,7 @@ import tiny_text
 import gpt_jax
 from gpt_jax import config
 from gpt_jax.config import UserError
-from gpt_jax.model.gpt import Shape
+from gpt_jax.model.gpt import GPTConfig
 from gpt_jax.runs import evaluate
 from gpt_jax.runs.train import train as train_run
 from gpt_jax.runs.workdir import read_held_out, read_run
@@ -78,7 +78,7 @@ def train(place, workdir, *overrides, **kwargs):
 def state_of(workdir, at=None):
   run = config.from_flat(json.loads((workdir / 'run.json').read_text())['config'])
   vocab = json.loads((workdir / 'run.json').read_text())['vocab']
-  like = jax.eval_shape(lambda: step.init_state(run, Shape.of(run.model, vocab)))
+  like = jax.eval_shape(lambda: step.init_state(run, GPTConfig.of(run.model, vocab)))
   saved = checkpoint.Checkpoints(workdir / 'checkpoints')
   state = saved.restore(at or saved.latest(), like)
   saved.close()

@@ -16,7 +16,7 @@ import trajectory
 from gpt_jax import config
 from gpt_jax.config import papers
 from gpt_jax.data.windows import Batch
-from gpt_jax.model.gpt import Shape
+from gpt_jax.model.gpt import GPTConfig
 from gpt_jax.training import optim, sharding, step
 
 GOLDEN = json.loads(
@@ -40,18 +40,18 @@ def run_of(case, **changes):
 @functools.cache
 def compiled(case):
   run = run_of(case)
-  shape = Shape.of(run.model, case.vocab)
+  cfg = GPTConfig.of(run.model, case.vocab)
   layout = sharding.Layout.of(config.Run(devices=1))
-  step = layout.train_step(run, shape)
-  return lambda state, batch, hp: step(state, layout.put(batch, 1), hp), shape
+  step = layout.train_step(run, cfg)
+  return lambda state, batch, hp: step(state, layout.put(batch, 1), hp), cfg
 
 
-def parameters(case, shape):
+def parameters(case, cfg):
   tree = {}
   for name, array in trajectory.weights(case).items():
     *rooms, leaf = name.split('/')
     if name == 'wte':  # what stands in the padding of the vocabulary must not matter
-      padding = ((0, shape.V - shape.vocab), (0, 0))
+      padding = ((0, cfg.V - cfg.vocab), (0, 0))
       array = np.pad(array, padding, constant_values=1)
     node = tree
     for room in rooms:
@@ -62,10 +62,10 @@ def parameters(case, shape):
 
 def losses(case, **changes):
   """Returns our losses; changes are of numbers, so that one program serves all."""
-  update, shape = compiled(case)
+  update, cfg = compiled(case)
   run = run_of(case, **changes)
   config.check(run)
-  state = step.init_state(run, shape, parameters(case, shape))
+  state = step.init_state(run, cfg, parameters(case, cfg))
   found, hp = [], optim.Hyper.of(run)
   for i in range(run.steps):
     ids = trajectory.batch(case, i).astype(np.int32)

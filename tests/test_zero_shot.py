@@ -17,12 +17,12 @@ from scripts import opened
 from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError, papers
 from gpt_jax.inference.language_model import LanguageModel
-from gpt_jax.model.gpt import GPT, Shape, init_params
+from gpt_jax.model.gpt import GPT, GPTConfig, init_params
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / 'experiments/gpt2/zero_shot.py'
 T = 16
-RELEASED = Shape.of(papers.gpt2('124M'), papers.GPT2_VOCAB)
+RELEASED = GPTConfig.of(papers.gpt2('124M'), papers.GPT2_VOCAB)
 
 
 zero_shot = opened('gpt2/zero_shot.py')
@@ -32,11 +32,11 @@ zero_shot = opened('gpt2/zero_shot.py')
 def tiny(characters=' ab=,.-@\n'):
   """A model of a few characters, with weights that make some likelier than others."""
   tokenizer = tokenizers.Characters(characters)
-  shape = Shape.of(config.Model(L=1, D=16, N=2, T=T), tokenizer.vocab)
+  cfg = GPTConfig.of(config.Model(L=1, D=16, N=2, T=T), tokenizer.vocab)
   draw = np.random.default_rng(2).standard_normal
-  like = jax.eval_shape(lambda: init_params(shape, 0))
+  like = jax.eval_shape(lambda: init_params(cfg, 0))
   params = jax.tree.map(lambda x: 0.5 * draw(x.shape, np.float32), like)
-  return LanguageModel(params, shape, tokenizer)
+  return LanguageModel(params, cfg, tokenizer)
 
 
 @functools.cache
@@ -49,7 +49,7 @@ def log_probabilities(ids):
   assert 0 < len(ids) <= T
   row = np.array([*ids, *[0] * (T - len(ids))], np.int32)[None]
   logits = np.asarray(program()({'params': tiny().params}, row), np.float64)
-  logits = logits[0, len(ids) - 1, : tiny().shape.vocab]
+  logits = logits[0, len(ids) - 1, : tiny().config.vocab]
   return logits - np.log(np.exp(logits).sum())
 
 
@@ -168,9 +168,9 @@ def test_de_tokenization_is_the_harnesses():
 def test_only_the_released_model_on_all_items_gets_a_verdict():
   expected = zero_shot.PUBLISHED[0]
 
-  def judged(shape=RELEASED, accuracy=0.3256, items=5153, other=''):
+  def judged(cfg=RELEASED, accuracy=0.3256, items=5153, other=''):
     found = zero_shot.Measured({'accuracy': accuracy}, items, other)
-    return zero_shot.verdict(expected, found, shape)
+    return zero_shot.verdict(expected, found, cfg)
 
   assert judged() == (True, 'within 0.001')
   assert judged(accuracy=0.3265)[0] is True

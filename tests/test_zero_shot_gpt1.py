@@ -12,7 +12,7 @@ from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
 from gpt_jax.evaluation import metrics
 from gpt_jax.inference.language_model import LanguageModel
-from gpt_jax.model.gpt import Shape, init_params
+from gpt_jax.model.gpt import GPTConfig, init_params
 from gpt_jax.reports import figures
 from gpt_jax.runs import workdir
 from gpt_jax.tasks.labelled import Example
@@ -28,7 +28,7 @@ zero_shot = opened('gpt1/zero_shot.py')
 TOKENIZER = tokenizers.Characters(LETTERS)
 RUN = config.Run(batch=8, batch_start=4, batch_ramp=256)
 RUN.model = config.Model(L=1, D=16, N=2, T=T)
-SHAPE = Shape.of(RUN.model, TOKENIZER.vocab)
+SHAPE = GPTConfig.of(RUN.model, TOKENIZER.vocab)
 
 
 def params(seed):

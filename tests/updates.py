@@ -5,7 +5,7 @@ import numpy as np
 
 from gpt_jax import config
 from gpt_jax.data.windows import Batch
-from gpt_jax.model.gpt import Shape
+from gpt_jax.model.gpt import GPTConfig
 from gpt_jax.training import optim, sharding
 
 VOCAB = 11
@@ -32,20 +32,20 @@ def ragged_batch(seed=0):
 def updater(run, vocab=VOCAB):
   """Returns (layout, shape, f(state, numpy batch) -> (state, metrics)) of a run."""
   layout = sharding.Layout.of(run)
-  shape = Shape.of(run.model, vocab)
+  cfg = GPTConfig.of(run.model, vocab)
   config.check(run, layout.parts)
-  step, hp = layout.train_step(run, shape), optim.Hyper.of(run)
+  step, hp = layout.train_step(run, cfg), optim.Hyper.of(run)
   return (
     layout,
-    shape,
+    cfg,
     lambda state, batch: step(state, layout.put(batch, run.accumulate), hp),
   )
 
 
 def trained(run, updates=3, batch=ragged_batch):
   """Returns the parameters after some updates, and the loss of each."""
-  layout, shape, update = updater(run)
-  state, losses = layout.new_state(run, shape), []
+  layout, cfg, update = updater(run)
+  state, losses = layout.new_state(run, cfg), []
   for i in range(updates):
     state, metrics = update(state, batch(i))
     losses.append(float(metrics['loss']))

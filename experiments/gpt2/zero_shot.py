@@ -40,7 +40,7 @@ import gpt_jax
 from gpt_jax.config import UserError, papers
 from gpt_jax.evaluation import likelihood
 from gpt_jax.inference.language_model import LanguageModel
-from gpt_jax.model.gpt import Shape
+from gpt_jax.model.gpt import GPTConfig
 
 _WEIGHTS = flags.DEFINE_string(
   'weights', 'hf:gpt2@main', 'hf:NAME@REVISION, a workdir or a Hugging Face folder'
@@ -93,7 +93,7 @@ def lambada(model: LanguageModel, lines: list[dict]) -> Measured:
     kept = context.rstrip()
     ids = model.tokenizer.encode(f'{context[len(kept) :]} {word}')
     pairs.append((model.prompt_ids(kept), ids))
-  found = likelihood.score_continuations(model.params, model.shape, pairs)
+  found = likelihood.score_continuations(model.params, model.config, pairs)
   values = {
     'accuracy': np.mean([all(scores.best) for scores in found]),
     'perplexity': np.exp(-np.mean([sum(scores.logp) for scores in found])),
@@ -114,7 +114,7 @@ def hellaswag(model: LanguageModel, lines: list[dict]) -> Measured:
     for context, endings, _ in items
     for ending in endings
   ]
-  found = iter(likelihood.score_continuations(model.params, model.shape, pairs))
+  found = iter(likelihood.score_continuations(model.params, model.config, pairs))
   by_sum, by_mean = [], []
   for _, endings, label in items:
     logp = [next(found).logp for _ in endings]
@@ -130,12 +130,12 @@ def wikitext(model: LanguageModel, text: str) -> Measured:
   The model reads them de-tokenized, in windows of its context: every token once, the
   first after end-of-text, the last window's after as much text as there is room for.
   """
-  T, eot = model.shape.T, model.tokenizer.eot
+  T, eot = model.config.T, model.tokenizer.eot
   pairs, every = [], list(pages(text))
   for page in every:
     ids = [eot, *model.tokenizer.encode(detokenized(page))]
     pairs += [(ids[max(0, i - T) : i], ids[i : i + T]) for i in range(1, len(ids), T)]
-  found = likelihood.score_continuations(model.params, model.shape, pairs)
+  found = likelihood.score_continuations(model.params, model.config, pairs)
   nll = -sum(sum(scores.logp) for scores in found)
   words = sum(len(re.split(r'\s+', page)) for page in every)
   size = sum(len(page.encode()) for page in every)
@@ -222,15 +222,15 @@ def read_lines(path: str, *choices: tuple[str, ...]) -> list[dict]:
 
 
 def verdict(
-  expected: Published, found: Measured, shape: Shape
+  expected: Published, found: Measured, cfg: GPTConfig
 ) -> tuple[bool | None, str]:
   """Returns whether a value is the published one, None if that can't be said, and why.
 
   Only the released model's, in float32 and over all published items, can.
   """
   free = {'scaled_init': True, 'dropout_wte': False, 'band': 256, 'remat': 'none'}
-  released = Shape.of(papers.gpt2('124M'), papers.GPT2_VOCAB)
-  if dataclasses.replace(shape, **free) != dataclasses.replace(released, **free):
+  released = GPTConfig.of(papers.gpt2('124M'), papers.GPT2_VOCAB)
+  if dataclasses.replace(cfg, **free) != dataclasses.replace(released, **free):
     return None, 'none: not GPT-2 124M in float32'
   if found.other:
     return None, f'none: {found.other}'
@@ -257,7 +257,7 @@ def report(model: LanguageModel, tasks: dict) -> int:
       print(f'{task}: not measured: {e}')
       continue
     for expected in (each for each in PUBLISHED if each.task == task):
-      good, why = verdict(expected, found, model.shape)
+      good, why = verdict(expected, found, model.config)
       verdicts += [] if good is None else [good]
       value = f'{found.values[expected.measure]:.5g}'
       published = f'{expected.value:g}', value, f'{found.items:,}'

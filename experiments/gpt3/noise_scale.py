@@ -33,7 +33,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 from gpt_jax.config import UserError
 from gpt_jax.data import windows
 from gpt_jax.data.windows import Batch
-from gpt_jax.model.gpt import Shape
+from gpt_jax.model.gpt import GPTConfig
 from gpt_jax.reports import committed
 from gpt_jax.reports.committed import Measured
 from gpt_jax.runs import workdir
@@ -88,11 +88,11 @@ def _ratio(pair: np.ndarray) -> float:
   return float(noise / signal) if signal > 0 else math.inf
 
 
-def of_rows(params: dict, shape: Shape, rows: list[Batch]) -> Noise:
+def of_rows(params: dict, cfg: GPTConfig, rows: list[Batch]) -> Noise:
   """Returns what the gradients of equal batches say."""
   total, squares = None, []
   for batch in rows:
-    gradient, square = _gradient(params, batch, shape=shape)
+    gradient, square = _gradient(params, batch, cfg=cfg)
     squares.append(float(square))
     total = gradient if total is None else jax.tree.map(np.add, total, gradient)
   whole = sum(float((leaf**2).sum()) for leaf in jax.tree.leaves(total))
@@ -104,15 +104,15 @@ def _squared(tree):
   return sum((leaf**2).sum() for leaf in jax.tree.leaves(tree))
 
 
-def _mean_nll(params, batch, shape):
-  return step.model_nll_sum(params, batch, shape, 0) / batch.w_BT.sum()
+def _mean_nll(params, batch, cfg):
+  return step.model_nll_sum(params, batch, cfg, 0) / batch.w_BT.sum()
 
 
 _compiled = jax.jit(jax.grad(_mean_nll), static_argnums=2)
 
 
-def _gradient(params, batch, *, shape):
-  gradient = _compiled(params, batch, shape)
+def _gradient(params, batch, *, cfg):
+  gradient = _compiled(params, batch, cfg)
   return gradient, _squared(gradient)
 
 
@@ -127,7 +127,7 @@ def main(argv: list[str]) -> int:
     saved = checkpoint.Checkpoints(pathlib.Path(_WORKDIR.value) / 'checkpoints')
     steps = saved.steps()
     saved.close()
-    T = workdir.load(_WORKDIR.value, 'latest').shape.T
+    T = workdir.load(_WORKDIR.value, 'latest').config.T
     draw = windows.training_batches(
       data.train.ids,
       T=T,
@@ -143,7 +143,7 @@ def main(argv: list[str]) -> int:
     for number in steps:
       model = workdir.load(_WORKDIR.value, number)
       groups = [
-        of_rows(model.params, model.shape, [draw(g * n + i) for i in range(n)])
+        of_rows(model.params, model.config, [draw(g * n + i) for i in range(n)])
         for g in range(_GROUPS.value)
       ]
       found, low, high = (T * value for value in scale(groups))

@@ -24,7 +24,7 @@ from absl import app, flags
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 from gpt_jax import config
 from gpt_jax.data.windows import Batch
-from gpt_jax.model.gpt import GPT, Block, Shape
+from gpt_jax.model.gpt import GPT, Block, GPTConfig
 from gpt_jax.reports import committed
 from gpt_jax.reports.committed import Measured
 from gpt_jax.training import optim, sharding, step
@@ -64,7 +64,7 @@ def changes(run: config.Run, seed: int = 0) -> dict[str, list[float]]:
   All updates are on one batch, on which the activations x are measured too. Low ids are
   more frequent, as some words of a text are.
   """
-  shape = Shape.of(run.model, VOCAB)
+  cfg = GPTConfig.of(run.model, VOCAB)
   ids = np.random.default_rng(seed).random((ROWS, T + 1)) ** 3 * VOCAB
   ids = ids.astype(np.int32)
   rows = np.arange(ROWS, dtype=np.int32)
@@ -72,7 +72,7 @@ def changes(run: config.Run, seed: int = 0) -> dict[str, list[float]]:
 
   @jax.jit
   def activations(params):
-    (logits_BTV, _), kept = GPT(shape).apply(
+    (logits_BTV, _), kept = GPT(cfg).apply(
       {'params': params},
       batch.ids_BT,
       capture_intermediates=lambda module, _: isinstance(module, Block),
@@ -81,9 +81,9 @@ def changes(run: config.Run, seed: int = 0) -> dict[str, list[float]]:
     return dict(zip(PARTS, (jax.tree.leaves(kept)[-1], logits_BTV), strict=True))
 
   layout = sharding.Layout.of(config.Run(devices=1))
-  update, placed = layout.train_step(run, shape), layout.put(batch, 1)
+  update, placed = layout.train_step(run, cfg), layout.put(batch, 1)
   run.seed = seed
-  state = step.init_state(run, shape)
+  state = step.init_state(run, cfg)
   first = activations(state.params)
   found = {part: [] for part in PARTS}
   for _ in range(UPDATES):

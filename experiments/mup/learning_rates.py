@@ -23,7 +23,7 @@ from absl import app, flags
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 from gpt_jax import config
 from gpt_jax.data import sources, windows
-from gpt_jax.model.gpt import Shape
+from gpt_jax.model.gpt import GPTConfig
 from gpt_jax.reports import committed
 from gpt_jax.reports.committed import Measured
 from gpt_jax.training import optim, sharding, step
@@ -54,16 +54,16 @@ def run_of(D: int, mup: bool, lr: float, name: str, steps: int) -> config.Run:
 def losses(D: int, mup: bool, rates: list[float], ids: np.ndarray) -> list[float]:
   """Returns for each rate the mean loss [nats/byte] of the last tenth of updates."""
   runs = [run_of(D, mup, lr, _OPTIMIZER.value, _STEPS.value) for lr in rates]
-  shape = Shape.of(runs[0].model, 256)
+  cfg = GPTConfig.of(runs[0].model, 256)
   # The rate is traced, so that one program serves all of them.
   layout = sharding.Layout.of(config.Run(devices=1))
-  update = layout.train_step(runs[0], shape)
+  update = layout.train_step(runs[0], cfg)
   batch = windows.training_batches(
     ids, T=T, sizes=windows.stages(ROWS), seed=0, order='random'
   )
   found = []
   for run in runs:
-    state, hp, seen = step.init_state(run, shape), optim.Hyper.of(run), []
+    state, hp, seen = step.init_state(run, cfg), optim.Hyper.of(run), []
     for i in range(run.steps):
       state, metrics = update(state, layout.put(batch(i), 1), hp)
       seen.append(metrics['loss'])

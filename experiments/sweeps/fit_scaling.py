@@ -33,7 +33,7 @@ from absl import app, flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 from gpt_jax.config import UserError
-from gpt_jax.model.gpt import Shape
+from gpt_jax.model.gpt import GPTConfig
 from gpt_jax.reports import committed
 from gpt_jax.reports.committed import Measured
 from gpt_jax.runs import cost, workdir
@@ -89,11 +89,11 @@ def read(pattern: str) -> list[Point]:
     ends = [line for line in lines if line['step'] == run.steps and 'valid_nll' in line]
     if not ends:
       raise UserError(f'{folder} is not finished: no held-out loss of {run.steps}')
-    shape = Shape.of(run.model, workdir.load(folder).shape.vocab)
-    parts = cost.parameters_by_part(shape)
+    cfg = GPTConfig.of(run.model, workdir.load(folder).config.vocab)
+    parts = cost.parameters_by_part(cfg)
     N = sum(size for part, size in parts.items() if part not in _EMBEDDINGS)
-    D = cost.tokens_read(run, shape)
-    C = D * sum(cost.flops_per_token(shape).values())
+    D = cost.tokens_read(run, cfg)
+    C = D * sum(cost.flops_per_token(cfg).values())
     found.append(Point(N, D, C, ends[-1]['valid_nll'], folder.name))
   if not found:
     raise UserError(f'{pattern} holds no workdir')

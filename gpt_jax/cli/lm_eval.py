@@ -74,7 +74,7 @@ class GPTJax(TemplateLM):
 
   @property
   def max_length(self) -> int:
-    return self._model.shape.T
+    return self._model.config.T
 
   @property
   def eot_token_id(self) -> int:

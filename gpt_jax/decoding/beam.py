@@ -34,7 +34,7 @@ from gpt_jax.decoding.beam_state import (
 from gpt_jax.decoding.constraints import Automaton
 from gpt_jax.decoding.logit_rules import NO_RULES, History, Rules, adjust
 from gpt_jax.decoding.sampling import Model, model_of
-from gpt_jax.model.gpt import Shape
+from gpt_jax.model.gpt import GPTConfig
 
 _STOPPING = {False: 0, True: 1, 'never': 2}
 _PENALTY_OFFSET = {'gnmt': 5, 'hf': 0}
@@ -325,14 +325,14 @@ def search(
   return state.done
 
 
-@partial(jax.jit, static_argnames=('shape', 'K', 'M', 'G', 'rules', 'eot'))
-def _search(params, *arrays, shape, **static):
-  return search(model_of(params, shape), *arrays, **static)
+@partial(jax.jit, static_argnames=('cfg', 'K', 'M', 'G', 'rules', 'eot'))
+def _search(params, *arrays, cfg, **static):
+  return search(model_of(params, cfg), *arrays, **static)
 
 
 def generate(
   params: dict,
-  shape: Shape,
+  cfg: GPTConfig,
   prompts: Sequence[Sequence[int]],
   *,
   max_new_tokens: int,
@@ -350,7 +350,7 @@ def generate(
 
   Args:
     params: of the model.
-    shape: of the model.
+    cfg: of the model.
     prompts: token ids, 1 .. T of them each.
     max_new_tokens: at most so many.
     beams: how to search.
@@ -382,7 +382,7 @@ def generate(
   size = max(1, ROWS // beams.beams)
   for at in range(0, len(prompts), size):
     batch = prompts[at : at + size]
-    arrays, G = prepare(batch, shape.T, max_new_tokens, rules)
+    arrays, G = prepare(batch, cfg.T, max_new_tokens, rules)
     *arrays, history = arrays
     if constraint is not None:
       constraint.check(int(arrays[-1][: len(batch)].min()))
@@ -393,7 +393,7 @@ def generate(
       constraint,
       history,
       ends,
-      shape=shape,
+      cfg=cfg,
       K=K,
       M=M,
       G=G,

@@ -50,7 +50,7 @@ FLAGS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class GenerationConfig:
   """How prompts are continued.
 
   Attributes:
@@ -225,7 +225,8 @@ class Settings:
     wrong = [
       f'{name}={getattr(self, name)!r} has no effect on method={how!r}; leave it out'
       for name in _without_effect(how)
-      if self.method in METHODS and getattr(self, name) != getattr(Settings, name)
+      if self.method in METHODS
+      and getattr(self, name) != getattr(GenerationConfig, name)
     ]
     if self.min_new_tokens > self.max_new_tokens:
       wrong.append(
@@ -269,7 +270,7 @@ def _names(kind: type) -> list[str]:
   return [field.name for field in dataclasses.fields(kind)]
 
 
-def _fields_of(settings: Settings, kind: type) -> dict:
+def _fields_of(settings: GenerationConfig, kind: type) -> dict:
   """Returns the settings that are fields of `kind` as they are."""
   kept = [name for name in _names(kind) if name not in ('forced', 'forbidden')]
   return {name: getattr(settings, name) for name in kept}

@@ -25,7 +25,7 @@ from gpt_jax.decoding.logit_rules import (
   draw,
 )
 from gpt_jax.model.attention import Cache
-from gpt_jax.model.gpt import GPT, Shape, empty_cache
+from gpt_jax.model.gpt import GPT, GPTConfig, empty_cache
 
 _CHUNK = 16  # tokens between two looks for a stop
 _ROWS = 64  # of a batch; more prompts wait for their turn
@@ -49,15 +49,15 @@ class Model(NamedTuple):
   step_beams: Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, Any]]
 
 
-def model_of(params: dict, shape: Shape) -> Model:
+def model_of(params: dict, cfg: GPTConfig) -> Model:
   """Returns the decoding contract of a GPT."""
 
   def extend(cache, ids_BT, length_B=None):
     variables = {'params': params}
-    return GPT(shape).apply(variables, ids_BT, cache=cache, length_B=length_B)
+    return GPT(cfg).apply(variables, ids_BT, cache=cache, length_B=length_B)
 
   def prefill(ids_BT, length_B, S):
-    return extend(empty_cache(shape, ids_BT.shape[0], S), ids_BT, length_B)
+    return extend(empty_cache(cfg, ids_BT.shape[0], S), ids_BT, length_B)
 
   def step(cache, ids_B):
     return extend(cache, ids_B[:, None], jnp.ones_like(ids_B))
@@ -174,21 +174,21 @@ def advance(
   return _add(state, logits_BV, sampling=sampling, rules=rules, eot=eot)
 
 
-@partial(jax.jit, static_argnames=('shape', 'G', 'sampling', 'rules', 'eot'))
-def _begin(params, ids_BP, length_B, key_B2, drawn, history, *, shape, **static):
-  model = model_of(params, shape)
+@partial(jax.jit, static_argnames=('cfg', 'G', 'sampling', 'rules', 'eot'))
+def _begin(params, ids_BP, length_B, key_B2, drawn, history, *, cfg, **static):
+  model = model_of(params, cfg)
   key_B = _fold(jax.random.wrap_key_data(key_B2, impl='threefry2x32'), drawn)
   return begin(model, ids_BP, length_B, key_B, history, **static)
 
 
 @partial(
   jax.jit,
-  static_argnames=('shape', 'sampling', 'rules', 'eot'),
+  static_argnames=('cfg', 'sampling', 'rules', 'eot'),
   donate_argnames='state',
 )
-def _run(params, state, limit, *, shape, **static):
+def _run(params, state, limit, *, cfg, **static):
   """Returns the state with `limit` tokens a row, or all rows done."""
-  model = model_of(params, shape)
+  model = model_of(params, cfg)
   return jax.lax.while_loop(
     lambda state: (state.n < limit) & ~state.done_B.all(),
     lambda state: advance(model, state, **static),
@@ -253,7 +253,7 @@ def keys_of(seed: int | Sequence[int], prompts: int, num_return: int = 1) -> np.
 
 def _first(
   params: dict,
-  shape: Shape,
+  cfg: GPTConfig,
   texts: Sequence[Sequence[int]],
   key_B2: np.ndarray,
   *,
@@ -269,7 +269,7 @@ def _first(
 
   Args:
     params: of the model.
-    shape: of the model.
+    cfg: of the model.
     texts: prompt and new tokens so far; all of one length if they fill the context.
     key_B2: data of a PRNG key for each.
     new: how many tokens of each text are new.
@@ -277,7 +277,7 @@ def _first(
     rules: what may be drawn.
     **static: sampling, eot.
   """
-  T = shape.T
+  T = cfg.T
   B = power_of_two(len(texts))
   read = [text[-max(1, T // 2) :] if len(text) > T else text for text in texts]
   longest = max(map(len, read))
@@ -291,7 +291,7 @@ def _first(
     history = History(ids_BW, length_B, np.maximum(length_B - new, 0))
   ids_BP, length_B = padded(read, B)
   key_B2 = np.resize(key_B2, (B, 2))
-  static |= {'shape': shape, 'rules': rules, 'G': G}
+  static |= {'cfg': cfg, 'rules': rules, 'G': G}
   state = _begin(params, ids_BP, length_B, key_B2, new, history, **static)
   return state, min(max_new_tokens - new, T - longest + 1)
 
@@ -323,7 +323,7 @@ def _batches(prompts: Sequence[Sequence[int]], new: int, T: int) -> Iterator[lis
 
 def generate(
   params: dict,
-  shape: Shape,
+  cfg: GPTConfig,
   prompts: Sequence[Sequence[int]],
   keys: np.ndarray,
   *,
@@ -341,7 +341,7 @@ def generate(
 
   Args:
     params: of the model.
-    shape: of the model.
+    cfg: of the model.
     prompts: token ids, 1 .. T of them each.
     keys: of `keys_of`, one for each prompt.
     max_new_tokens: at most so many; fewer where end-of-text is drawn.
@@ -352,9 +352,9 @@ def generate(
       16 tokens.
     row_params: the parameters in the form that decodes one row fastest, or None.
   """
-  static = {'shape': shape, 'sampling': sampling, 'rules': rules, 'eot': eot}
+  static = {'cfg': cfg, 'sampling': sampling, 'rules': rules, 'eot': eot}
   results = [Continuation([], []) for _ in prompts]
-  for rows in _batches(prompts, max_new_tokens, shape.T):
+  for rows in _batches(prompts, max_new_tokens, cfg.T):
     drawn = 0
     step_params = row_params if row_params and len(rows) == 1 else params
     while rows and drawn < max_new_tokens:
@@ -380,7 +380,7 @@ def generate(
 
 def stream(
   params: dict,
-  shape: Shape,
+  cfg: GPTConfig,
   prompt: Sequence[int],
   key: np.ndarray,
   *,
@@ -392,7 +392,7 @@ def stream(
 ) -> Iterator[int]:
   """Yields the tokens of `generate` for one prompt, each as soon as it is drawn."""
   step_params = row_params or params
-  static = {'shape': shape, 'sampling': sampling, 'rules': rules, 'eot': eot}
+  static = {'cfg': cfg, 'sampling': sampling, 'rules': rules, 'eot': eot}
   new = []
   while len(new) < max_new_tokens:
     of = {'new': len(new), 'max_new_tokens': max_new_tokens}

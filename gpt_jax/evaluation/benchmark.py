@@ -95,7 +95,7 @@ class Exam(NamedTuple):
     return whole.hexdigest()
 
 
-class Student(NamedTuple):
+class TaskModel(NamedTuple):
   """Whoever takes an exam.
 
   Attributes:
@@ -204,7 +204,7 @@ def _of_task(
 
 
 def take(
-  exam: Exam, student: Student, path: pathlib.Path | None = None
+  exam: Exam, student: TaskModel, path: pathlib.Path | None = None
 ) -> tuple[Results, int]:
   """Returns the results (of `protocols.results`) and how many prompts were cut.
 
@@ -234,7 +234,7 @@ def take(
 
 def _score(
   task: PromptedTask,
-  student: Student,
+  student: TaskModel,
   every: dict[int, list[scoring_rules.Request]],
   answers: '_Answers',
 ) -> None:
@@ -257,7 +257,7 @@ def _score(
 
 
 def _is_cut(
-  exam: Exam, student: Student, number: int, requests: list[scoring_rules.Request]
+  exam: Exam, student: TaskModel, number: int, requests: list[scoring_rules.Request]
 ) -> bool:
   """Returns whether a prompt loses its beginning to make room for an answer."""
   if exam.form == 'free':
@@ -275,7 +275,7 @@ def _is_cut(
 
 
 def _read_text(
-  exam: Exam, student: Student, path: pathlib.Path | None
+  exam: Exam, student: TaskModel, path: pathlib.Path | None
 ) -> tuple[Results, int]:
   """Returns perplexities of a text, the paper's first, per unit of the original.
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gpt_jax.config import UserError
-from gpt_jax.model.gpt import GPT, Shape
+from gpt_jax.model.gpt import GPT, GPTConfig
 
 
 class Explanation(NamedTuple):
@@ -35,57 +35,57 @@ class Explanation(NamedTuple):
 
 
 def explained(
-  params: dict, shape: Shape, ids: Sequence[int], pieces: Sequence[str]
+  params: dict, cfg: GPTConfig, ids: Sequence[int], pieces: Sequence[str]
 ) -> Explanation:
   """Returns what a model does with a text.
 
   Args:
     params: the parameters.
-    shape: of the model.
+    cfg: of the model.
     ids: tokens, the first of which is read only.
     pieces: the text of each.
 
   Raises:
     UserError: fewer than two tokens, or more than the context.
   """
-  if not 2 <= len(ids) <= shape.T:
+  if not 2 <= len(ids) <= cfg.T:
     raise UserError(
       f'a text of {len(ids) - 1} tokens cannot be explained: there must be 1 .. '
-      f'{shape.T - 1}, as the context is {shape.T} and end-of-text is read first'
+      f'{cfg.T - 1}, as the context is {cfg.T} and end-of-text is read first'
     )
-  plain = dataclasses.replace(shape, scan=False, flash='plain', remat='none')
+  plain = dataclasses.replace(cfg, scan=False, flash='plain', remat='none')
   row = np.array(ids, np.int32)
-  found = _inside(params, row[None], shape=plain)
+  found = _inside(params, row[None], cfg=plain)
   next_logp, attention, hidden = (np.asarray(x) for x in found)
   logp = next_logp[np.arange(len(ids) - 1), row[1:]]
   return Explanation(list(ids), list(pieces), logp, next_logp, attention, hidden)
 
 
-@partial(jax.jit, static_argnames='shape')
-def _inside(params, ids_BT, *, shape):
+@partial(jax.jit, static_argnames='cfg')
+def _inside(params, ids_BT, *, cfg):
   """Returns next_logp, attention and hidden of one row, as in `Explanation`."""
-  (logits_BTV, _), seen = GPT(shape).apply(
+  (logits_BTV, _), seen = GPT(cfg).apply(
     {'params': params}, ids_BT, capture_intermediates=True, mutable=['intermediates']
   )
   T = ids_BT.shape[1]
-  blocks = [seen['intermediates'][f'h_{layer}'] for layer in range(shape.L)]
+  blocks = [seen['intermediates'][f'h_{layer}'] for layer in range(cfg.L)]
   hidden = [params['wte'][ids_BT[0]] + params['wpe'][:T]]
   hidden += [block['__call__'][0][0][0] for block in blocks]
   at = jnp.arange(T)
   causal_TT = at[:, None] >= at
-  near_TT = at[:, None] - at < shape.band
+  near_TT = at[:, None] - at < cfg.band
   attention = []
-  for block, kind in zip(blocks, shape.attention, strict=True):
+  for block, kind in zip(blocks, cfg.attention, strict=True):
     q_NTH, k_NTH = (
-      block['attn'][name]['__call__'][0][0].reshape(T, shape.N, -1).swapaxes(0, 1)
+      block['attn'][name]['__call__'][0][0].reshape(T, cfg.N, -1).swapaxes(0, 1)
       for name in ('q', 'k')
     )
     allowed_TT = causal_TT & near_TT if kind == 'banded' else causal_TT
     a_NTT = jnp.matmul(
-      q_NTH * shape.query_scale,
+      q_NTH * cfg.query_scale,
       k_NTH.swapaxes(1, 2),
       preferred_element_type=jnp.float32,
     )
     attention.append(jax.nn.softmax(jnp.where(allowed_TT, a_NTT, -jnp.inf)))
-  next_logp = jax.nn.log_softmax(logits_BTV[0, :, : shape.vocab])
+  next_logp = jax.nn.log_softmax(logits_BTV[0, :, : cfg.vocab])
   return next_logp, jnp.stack(attention), jnp.stack(hidden)

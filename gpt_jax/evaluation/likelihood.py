@@ -14,7 +14,7 @@ from gpt_jax.config import UserError
 from gpt_jax.data.windows import Batch, held_out_batches
 from gpt_jax.evaluation import packing
 from gpt_jax.model.attention import Tree
-from gpt_jax.model.gpt import GPT, Shape, empty_cache, output
+from gpt_jax.model.gpt import GPT, GPTConfig, empty_cache, output
 from gpt_jax.training import loss
 
 
@@ -28,7 +28,7 @@ def held_out_nll(
 
 
 def held_out_token_nll(
-  params: dict, shape: Shape, ids: np.ndarray, rows: int
+  params: dict, cfg: GPTConfig, ids: np.ndarray, rows: int
 ) -> np.ndarray:
   """Returns -log p of each target of a held-out text [nats], float64 [tokens - 1].
 
@@ -36,20 +36,20 @@ def held_out_token_nll(
 
   Args:
     params: the parameters.
-    shape: of the model.
+    cfg: of the model.
     ids: all of the held-out tokens.
     rows: windows of a batch.
   """
   found = []
-  for batch in held_out_batches(ids, T=shape.T, rows=rows):
-    nll_BT = np.asarray(_window_nll(params, batch, shape=shape), np.float64)
+  for batch in held_out_batches(ids, T=cfg.T, rows=rows):
+    nll_BT = np.asarray(_window_nll(params, batch, cfg=cfg), np.float64)
     found.append(nll_BT[batch.w_BT > 0])
   return np.concatenate(found)
 
 
-@partial(jax.jit, static_argnames='shape')
-def _window_nll(params, batch, *, shape):
-  logits_BTV = GPT(shape).apply({'params': params}, batch.ids_BT)[0]
+@partial(jax.jit, static_argnames='cfg')
+def _window_nll(params, batch, *, cfg):
+  logits_BTV = GPT(cfg).apply({'params': params}, batch.ids_BT)[0]
   return loss.nll_BT(logits_BTV, batch.y_BT)
 
 
@@ -87,15 +87,15 @@ class TokenScores(NamedTuple):
   best_allowed: list[bool]
 
 
-@partial(jax.jit, static_argnames=('shape', 'S'))
-def _read(params, ids_BT, length_B, *, shape, S):
-  cache = empty_cache(shape, 1, S)
+@partial(jax.jit, static_argnames=('cfg', 'S'))
+def _read(params, ids_BT, length_B, *, cfg, S):
+  cache = empty_cache(cfg, 1, S)
   variables = {'params': params}
-  return GPT(shape).apply(variables, ids_BT, cache=cache, length_B=length_B)[1]
+  return GPT(cfg).apply(variables, ids_BT, cache=cache, length_B=length_B)[1]
 
 
-@partial(jax.jit, static_argnames='shape')
-def _states(params, before, ids_BW, pos_BW, end_BW, *, shape):
+@partial(jax.jit, static_argnames='cfg')
+def _states(params, before, ids_BW, pos_BW, end_BW, *, cfg):
   """Returns x_BWD, what the output sees of each token of rows of trees.
 
   Args:
@@ -104,7 +104,7 @@ def _states(params, before, ids_BW, pos_BW, end_BW, *, shape):
     ids_BW: tokens; they, `pos_BW` and `end_BW` as in `packing.Row`.
     pos_BW: positions.
     end_BW: ends.
-    shape: of the model.
+    cfg: of the model.
   """
   B, W = ids_BW.shape
   P = before.pos_BS.shape[1]
@@ -116,17 +116,17 @@ def _states(params, before, ids_BW, pos_BW, end_BW, *, shape):
 
   tree = Tree(
     kv=jax.tree.map(
-      lambda old, new: behind(old, new, 2), before.kv, empty_cache(shape, B, W).kv
+      lambda old, new: behind(old, new, 2), before.kv, empty_cache(cfg, B, W).kv
     ),
     pos_BS=behind(before.pos_BS, pos_BW, 1),
     end_BS=behind(first, end_BW + P, 1),
     slot=P,
   )
-  return GPT(shape).apply({'params': params}, ids_BW, cache=tree, logits=False)[0]
+  return GPT(cfg).apply({'params': params}, ids_BW, cache=tree, logits=False)[0]
 
 
-@partial(jax.jit, static_argnames='shape')
-def _judged(params, x_BWD, at_BC, y_BC, banned_V, *, shape):
+@partial(jax.jit, static_argnames='cfg')
+def _judged(params, x_BWD, at_BC, y_BC, banned_V, *, cfg):
   """Returns log p of tokens y after the places `at`, and whether they are likeliest.
 
   Args:
@@ -135,11 +135,11 @@ def _judged(params, x_BWD, at_BC, y_BC, banned_V, *, shape):
     at_BC: places in a row.
     y_BC: the tokens that follow.
     banned_V: bool, the ids that the third result leaves out; None: it is the second.
-    shape: of the model.
+    cfg: of the model.
   """
   x_BCD = jnp.take_along_axis(x_BWD, at_BC[..., None], axis=1)
-  head_VD = params['wte' if shape.tied else 'lm_head']
-  logits_BCV = output(x_BCD, head_VD.astype(shape.dtype), shape.vocab)
+  head_VD = params['wte' if cfg.tied else 'lm_head']
+  logits_BCV = output(x_BCD, head_VD.astype(cfg.dtype), cfg.vocab)
 
   def logit(id_BC):
     return jnp.take_along_axis(logits_BCV, id_BC[..., None], axis=-1)[..., 0]
@@ -156,7 +156,7 @@ def _judged(params, x_BWD, at_BC, y_BC, banned_V, *, shape):
 
 def score_continuations(
   params: dict,
-  shape: Shape,
+  cfg: GPTConfig,
   pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
   banned: np.ndarray | None = None,
 ) -> list[TokenScores]:
@@ -164,13 +164,13 @@ def score_continuations(
 
   Arguments and errors are those of `scores`.
   """
-  found = dict(scores(params, shape, pairs, banned))
+  found = dict(scores(params, cfg, pairs, banned))
   return [found[i] for i in range(len(pairs))]
 
 
 def scores(
   params: dict,
-  shape: Shape,
+  cfg: GPTConfig,
   pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
   banned: np.ndarray | None = None,
 ) -> Iterator[tuple[int, TokenScores]]:
@@ -182,7 +182,7 @@ def scores(
 
   Args:
     params: the parameters.
-    shape: of the model.
+    cfg: of the model.
     pairs: ids of contexts and of their continuations.
     banned: bool [V], ids that `best_allowed` leaves out; None: none.
 
@@ -191,13 +191,13 @@ def scores(
       or one longer than the model's context.
   """
   for context, continuation in pairs:
-    if not len(context) or not 1 <= len(continuation) <= shape.T:
+    if not len(context) or not 1 <= len(continuation) <= cfg.T:
       raise UserError(
         f'a context of {len(context)} tokens and a continuation of {len(continuation)} '
-        f'cannot be scored: there must be 1 or more, and 1 .. {shape.T}'
+        f'cannot be scored: there must be 1 or more, and 1 .. {cfg.T}'
       )
   if pairs:
-    yield from _scores(params, shape, [_text(*p, shape.T) for p in pairs], banned)
+    yield from _scores(params, cfg, [_text(*p, cfg.T) for p in pairs], banned)
 
 
 def _text(context: Sequence[int], continuation: Sequence[int], T: int) -> packing.Text:
@@ -207,21 +207,21 @@ def _text(context: Sequence[int], continuation: Sequence[int], T: int) -> packin
 
 def _scores(
   params: dict,
-  shape: Shape,
+  cfg: GPTConfig,
   texts: list[packing.Text],
   banned: np.ndarray | None,
 ) -> Iterator[tuple[int, TokenScores]]:
   """Yields what `scores` does, of texts that fit."""
-  W = _WIDTH if shape.D < 768 else 2 * _WIDTH
+  W = _WIDTH if cfg.D < 768 else 2 * _WIDTH
   skip = packing.shared(texts)
   if skip * (len(texts) - 1) < 4 * W:
     skip = 0  # not worth a program of its own
-  before = empty_cache(shape, 1, 0)
+  before = empty_cache(cfg, 1, 0)
   if skip:
     P = packing.round_up(skip)
     ids_BP = np.zeros((1, P), np.int32)
     ids_BP[0, :skip] = texts[0].ids[:skip]
-    before = _read(params, ids_BP, np.array([skip], np.int32), shape=shape, S=P)
+    before = _read(params, ids_BP, np.array([skip], np.int32), cfg=cfg, S=P)
   rows = packing.packed(texts, W, skip)
   put, devices = _over_devices()
   params, before = put(params, False), put(before, False)
@@ -236,8 +236,8 @@ def _scores(
       ends = [texts[i].ids[texts[i].known :] for i, _ in row.asked]
       y_BC[b, :n] = np.concatenate(ends or [[]])
     arrays = [np.stack([getattr(row, name) for row in some]) for name in _ARRAYS]
-    x_BWD = _states(params, before, *map(put, arrays), shape=shape)
-    found = _judged(params, x_BWD, put(at_BC), put(y_BC), banned, shape=shape)
+    x_BWD = _states(params, before, *map(put, arrays), cfg=cfg)
+    found = _judged(params, x_BWD, put(at_BC), put(y_BC), banned, cfg=cfg)
     found = [np.asarray(x) for x in found]
     for b, row in enumerate(some):
       at = 0
@@ -275,7 +275,7 @@ def _over_devices() -> tuple[Callable, int]:
 
 
 def continuation_logp(
-  params: dict, shape: Shape, context: list[int], continuation: list[int]
+  params: dict, cfg: GPTConfig, context: list[int], continuation: list[int]
 ) -> list[float]:
   """Returns log p of each token of one continuation; see `score_continuations`."""
-  return score_continuations(params, shape, [(context, continuation)])[0].logp
+  return score_continuations(params, cfg, [(context, continuation)])[0].logp

@@ -84,16 +84,16 @@ class Classifier(LanguageModel):
       tell: is told how many had to be cut.
       rows: examples computed at a time.
     """
-    vocab = self.shape.vocab - inputs.NEW_TOKENS
+    vocab = self.config.vocab - inputs.NEW_TOKENS
     data = inputs.inputs(
-      self.task, examples, self.tokenizer.encode, vocab, self.shape.T
+      self.task, examples, self.tokenizer.encode, vocab, self.config.T
     )
-    inputs.tell_truncated(self.task.name, data, self.shape.T, tell)
+    inputs.tell_truncated(self.task.name, data, self.config.T, tell)
     predict = functools.partial(
-      _task_logits, self.params, self.clf, shape=self.shape, task=self.task
+      _task_logits, self.params, self.clf, cfg=self.config, task=self.task
     )
     rows = min(rows, len(examples))
-    return inputs.all_logits(data, rows, self.shape.T, predict)
+    return inputs.all_logits(data, rows, self.config.T, predict)
 
   def _example(self, number: int, given) -> Example:
     """Returns what a user gave as an example of the task."""
@@ -119,6 +119,6 @@ class Classifier(LanguageModel):
     return len(self.task.labels)
 
 
-@functools.partial(jax.jit, static_argnames=('shape', 'task'))
-def _task_logits(params, clf, batch, *, shape, task):
-  return task_logits({'params': params}, clf, batch, shape, task)[0]
+@functools.partial(jax.jit, static_argnames=('cfg', 'task'))
+def _task_logits(params, clf, batch, *, cfg, task):
+  return task_logits({'params': params}, clf, batch, cfg, task)[0]

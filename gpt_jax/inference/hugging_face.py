@@ -12,7 +12,7 @@ from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
 from gpt_jax.files import sync
 from gpt_jax.inference.language_model import LanguageModel
-from gpt_jax.model.gpt import Shape
+from gpt_jax.model.gpt import GPTConfig
 from gpt_jax.tokenizers import hugging_face as their_tokenizers
 from gpt_jax.weights import convert
 from gpt_jax.weights.config_json import read_json
@@ -100,7 +100,7 @@ def open_model(
     )
   # To the device once: numpy's arrays would be copied there by every call.
   params = jax.tree.map(jnp.asarray, params)
-  return model, LanguageModel(params, Shape.of(model, model.vocab), opened)
+  return model, LanguageModel(params, GPTConfig.of(model, model.vocab), opened)
 
 
 def _end_of_text(folder: Path, vocab: int) -> int:
@@ -137,13 +137,13 @@ def export(model: LanguageModel, dropout: float, target: str | Path) -> str:
   staged.mkdir()
   try:
     family = convert.write(
-      model.params, model.shape, dropout, model.tokenizer.eot, staged
+      model.params, model.config, dropout, model.tokenizer.eot, staged
     )
     differs = ''
     if model.tokenizer.kind == 'numbers':
       differs = 'the model has no tokenizer, and so has the folder'
     else:
-      differs = their_tokenizers.write(model.tokenizer, staged, model.shape.T)
+      differs = their_tokenizers.write(model.tokenizer, staged, model.config.T)
       if model.tokenizer.kind not in ('byte_bpe', 'gpt1'):
         model.tokenizer.save(staged / 'tokenizer')
     apart = _largest_difference(model, staged)
@@ -164,8 +164,8 @@ def export(model: LanguageModel, dropout: float, target: str | Path) -> str:
 def _largest_difference(model: LanguageModel, folder: Path) -> float:
   """Returns how far apart the logits of a model and of its folder are."""
   written, params = convert.read(folder)
-  again = LanguageModel(params, Shape.of(written, written.vocab), model.tokenizer)
+  again = LanguageModel(params, GPTConfig.of(written, written.vocab), model.tokenizer)
   random = np.random.default_rng(0)
-  ids = random.integers(0, model.shape.vocab, (2, min(model.shape.T, 256)))
+  ids = random.integers(0, model.config.vocab, (2, min(model.config.T, 256)))
   apart = jnp.abs(model.logits(ids) - again.logits(ids)).max()
   return float(apart)

@@ -12,9 +12,9 @@ import numpy as np
 
 from gpt_jax.config import UserError, nearest
 from gpt_jax.decoding import beam, reranking, sampling, stochastic_beam
-from gpt_jax.decoding.generation_config import Settings
+from gpt_jax.decoding.generation_config import GenerationConfig
 from gpt_jax.evaluation import introspection, likelihood
-from gpt_jax.model.gpt import GPT, Shape
+from gpt_jax.model.gpt import GPT, GPTConfig
 from gpt_jax.model.layers import quantized, transposed
 from gpt_jax.tokenizers import Tokenizer
 
@@ -64,13 +64,13 @@ class LanguageModel:
 
   Attributes:
     params: the parameter tree (`model/gpt.py`).
-    shape: of the model.
+    config: of the model.
     tokenizer: text to ids and back.
     step: updates it was trained for.
   """
 
   params: dict
-  shape: Shape
+  config: GPTConfig
   tokenizer: Tokenizer
   step: int = 0
 
@@ -91,16 +91,16 @@ class LanguageModel:
       UserError: more ids than the context, or ids outside the vocabulary.
     """
     ids = np.asarray(ids, np.int32)
-    if not 1 <= ids.shape[-1] <= self.shape.T:
+    if not 1 <= ids.shape[-1] <= self.config.T:
       raise UserError(
-        f'{ids.shape[-1]} ids do not fit: 1 .. {self.shape.T} are allowed'
+        f'{ids.shape[-1]} ids do not fit: 1 .. {self.config.T} are allowed'
       )
-    if ids.min() < 0 or ids.max() >= self.shape.vocab:
+    if ids.min() < 0 or ids.max() >= self.config.vocab:
       raise UserError(
-        f'ids must be in 0 .. {self.shape.vocab - 1}, not {ids.min()} .. {ids.max()}'
+        f'ids must be in 0 .. {self.config.vocab - 1}, not {ids.min()} .. {ids.max()}'
       )
-    logits = _logits(self.params, ids.reshape(-1, ids.shape[-1]), shape=self.shape)
-    return logits.reshape(*ids.shape, -1)[..., : self.shape.vocab]
+    logits = _logits(self.params, ids.reshape(-1, ids.shape[-1]), cfg=self.config)
+    return logits.reshape(*ids.shape, -1)[..., : self.config.vocab]
 
   def score(self, context: str, continuation: str) -> Score:
     """Returns the likelihood of `continuation` after `context` ('': a new document).
@@ -110,7 +110,7 @@ class LanguageModel:
     """
     ids = self.tokenizer.encode(continuation)
     before = self.prompt_ids(context)
-    logp = likelihood.continuation_logp(self.params, self.shape, before, ids)
+    logp = likelihood.continuation_logp(self.params, self.config, before, ids)
     return Score(sum(logp), logp)
 
   def explain(self, text: str) -> introspection.Explanation:
@@ -121,7 +121,7 @@ class LanguageModel:
     """
     ids = [self.tokenizer.eot, *self.tokenizer.encode(text)]
     pieces = ['', *(self._decode([i]) for i in ids[1:])]
-    return introspection.explained(self.params, self.shape, ids, pieces)
+    return introspection.explained(self.params, self.config, ids, pieces)
 
   def generate(self, prompts: str | Sequence[str], **settings) -> list[Generation]:
     """Returns continuations of texts, `num_return` for each, in order.
@@ -161,7 +161,9 @@ class LanguageModel:
       results += made[: how.num_return]
     return results
 
-  def _drawn(self, prompts: list[list[int]], how: Settings) -> list[list[tuple]]:
+  def _drawn(
+    self, prompts: list[list[int]], how: GenerationConfig
+  ) -> list[list[tuple]]:
     """Returns ids, log p and no score of the draws of each prompt."""
     stops, n = how.stops(), how.draws()
 
@@ -170,7 +172,7 @@ class LanguageModel:
 
     made = sampling.generate(
       self.params,
-      self.shape,
+      self.config,
       [prompt for prompt in prompts for _ in range(n)],
       sampling.keys_of(how.seed, len(prompts), n),
       sampling=how.sampling(),
@@ -181,25 +183,27 @@ class LanguageModel:
     rows = [(*one, None) for one in made]
     return [rows[at : at + n] for at in range(0, len(rows), n)]
 
-  def _beams(self, prompts: list[list[int]], how: Settings) -> list[list[tuple]]:
+  def _beams(
+    self, prompts: list[list[int]], how: GenerationConfig
+  ) -> list[list[tuple]]:
     """Returns the best hypotheses of each prompt."""
     return beam.generate(
       self.params,
-      self.shape,
+      self.config,
       prompts,
       beams=how.searching(),
       num_return=how.num_return,
-      constraint=how.constraint(self.tokenizer, self.shape.vocab),
+      constraint=how.constraint(self.tokenizer, self.config.vocab),
       ends=self._ends(how),
       **self._limits(how),
     )
 
-  def _ends(self, how: Settings) -> np.ndarray | None:
+  def _ends(self, how: GenerationConfig) -> np.ndarray | None:
     """Returns bool [V], the tokens that hold a stop or end the text; None: no stops."""
     stops = how.stops()
     if not stops:
       return None
-    ends = np.zeros(self.shape.V, bool)
+    ends = np.zeros(self.config.V, bool)
     ends[how.end(self.tokenizer)] = True
     for i, text in enumerate(self._texts):
       ends[i] |= any(stop in text for stop in stops)
@@ -208,14 +212,16 @@ class LanguageModel:
   @functools.cached_property
   def _texts(self) -> list[str]:
     """The text of each entry of the vocabulary, alone."""
-    known = min(self.shape.vocab, self.tokenizer.vocab)
+    known = min(self.config.vocab, self.tokenizer.vocab)
     return [self.tokenizer.decode([i]) for i in range(known)]
 
-  def _stochastic(self, prompts: list[list[int]], how: Settings) -> list[list[tuple]]:
+  def _stochastic(
+    self, prompts: list[list[int]], how: GenerationConfig
+  ) -> list[list[tuple]]:
     """Returns hypotheses of each prompt, drawn without replacement."""
     return stochastic_beam.generate(
       self.params,
-      self.shape,
+      self.config,
       prompts,
       sampling.keys_of(how.seed, len(prompts)),
       beams=how.beams,
@@ -247,7 +253,7 @@ class LanguageModel:
     (key,) = sampling.keys_of(how.seed, 1)
     for token in sampling.stream(
       self.params,
-      self.shape,
+      self.config,
       prompts[0],
       key,
       sampling=how.sampling(),
@@ -279,7 +285,7 @@ class LanguageModel:
     """Returns the model with its linear layers' weights in 8 bits (`quantized`)."""
     return dataclasses.replace(self, params=quantized(self.params))
 
-  def _limits(self, how: Settings) -> dict:
+  def _limits(self, how: GenerationConfig) -> dict:
     """Returns what the settings mean for every method."""
     return {
       'max_new_tokens': how.max_new_tokens,
@@ -293,16 +299,16 @@ class LanguageModel:
 
   def _checked(
     self, prompts: Sequence[Sequence[int]], settings: dict
-  ) -> tuple[list[list[int]], Settings]:
+  ) -> tuple[list[list[int]], GenerationConfig]:
     """Returns prompts and settings, after a check of both."""
-    names = [f.name for f in dataclasses.fields(Settings)]
+    names = [f.name for f in dataclasses.fields(GenerationConfig)]
     wrong = [
       f'there is no setting {name}.{nearest(name, names)}'
       for name in settings
       if name not in names
     ]
-    how = Settings(**{k: v for k, v in settings.items() if k in names})
-    T, vocab = self.shape.T, self.shape.vocab
+    how = GenerationConfig(**{k: v for k, v in settings.items() if k in names})
+    T, vocab = self.config.T, self.config.vocab
     wrong += how.wrong(len(prompts), self.tokenizer, vocab)
     if not len(prompts):
       wrong.append('there is no prompt; give one or more')
@@ -347,6 +353,6 @@ def _stop_begun(text: str, stops: tuple[str, ...]) -> int:
   return max(begun, default=0)
 
 
-@functools.partial(jax.jit, static_argnames='shape')
-def _logits(params, ids_BT, *, shape):
-  return GPT(shape).apply({'params': params}, ids_BT)[0]
+@functools.partial(jax.jit, static_argnames='cfg')
+def _logits(params, ids_BT, *, cfg):
+  return GPT(cfg).apply({'params': params}, ids_BT)[0]

@@ -45,7 +45,7 @@ ACTIVATIONS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Shape:
+class GPTConfig:
   """What a compiled program needs to know of a model: `config.Model`, frozen.
 
   Attributes: as in `config.Model`, with vocab and F filled in; attention is one of
@@ -76,7 +76,7 @@ class Shape:
   mup_base_N: int
 
   @classmethod
-  def of(cls, model: config.Model, vocab: int) -> 'Shape':
+  def of(cls, model: config.Model, vocab: int) -> 'GPTConfig':
     """Returns the shape of `model` for a tokenizer of `vocab` entries."""
     fields = dataclasses.asdict(model)
     del fields['dropout']
@@ -110,7 +110,7 @@ class Shape:
     return (base_H**-0.5 if self.attention_scale else 1.0) * (base_H / H)
 
 
-def normal(shape: Shape, residual: bool = False):
+def normal(cfg: GPTConfig, residual: bool = False):
   """Returns the initialiser of kernels: N(0, 0.02) (GPT-1, section 4.1).
 
   GPT-2 (section 2.3) scales weights that write to the residual stream by 1/sqrt(N)
@@ -118,8 +118,8 @@ def normal(shape: Shape, residual: bool = False):
   The variance of kernels goes as 1 / width from the base model on (Tensor Programs V,
   table 8), that of embeddings (`_EMBEDDING`) does not.
   """
-  branches = 2 * shape.L if residual and shape.scaled_init else 1
-  return nn.initializers.normal(0.02 / (branches * shape.width) ** 0.5)
+  branches = 2 * cfg.L if residual and cfg.scaled_init else 1
+  return nn.initializers.normal(0.02 / (branches * cfg.width) ** 0.5)
 
 
 # Differs: GPT-2's released code draws `wpe` from N(0, 0.01).
@@ -129,12 +129,12 @@ _EMBEDDING = nn.initializers.normal(0.02)
 class Attention(nn.Module):
   """Multi-head causal self-attention."""
 
-  shape: Shape
+  config: GPTConfig
   banded: bool
 
   @nn.compact
   def __call__(self, x_BTD, allowed, kv, slot, drop):
-    c = self.shape
+    c = self.config
 
     def heads(name):
       y_BTD = Linear(c.D, c.bias and c.qkv_bias, normal(c), c.dtype, name=name)(x_BTD)
@@ -164,11 +164,11 @@ class Attention(nn.Module):
 class MLP(nn.Module):
   """Two linear layers with the activation between."""
 
-  shape: Shape
+  config: GPTConfig
 
   @nn.compact
   def __call__(self, x_BTD, drop):
-    c = self.shape
+    c = self.config
     x_BTF = Linear(c.F, c.bias, normal(c), c.dtype, name='up')(x_BTD)
     x_BTF = ACTIVATIONS[c.activation](x_BTF)
     y_BTD = Linear(c.D, c.bias, normal(c, residual=True), c.dtype, name='down')(x_BTF)
@@ -182,12 +182,12 @@ class Block(nn.Module):
   'post': ln_1(x + attn(x)), then ln_2(x + mlp(x)) (GPT-1, as Vaswani et al. 2017).
   """
 
-  shape: Shape
+  config: GPTConfig
   banded: bool
 
   @nn.compact
   def __call__(self, x_BTD, allowed, kv, slot, drop):
-    c = self.shape
+    c = self.config
     attention = Attention(c, self.banded, name='attn')
     mlp = MLP(c, name='mlp')
     # After a sum the result goes on as the residual stream, so it stays float32.
@@ -209,7 +209,7 @@ def _as_it_is(x: jax.Array) -> jax.Array:
 class GPT(nn.Module):
   """A decoder-only transformer; `params` is its only collection."""
 
-  shape: Shape
+  config: GPTConfig
 
   @nn.compact
   def __call__(
@@ -237,7 +237,7 @@ class GPT(nn.Module):
       spread: is applied to the residual stream before each layer and after the last:
         the identity, but for how its rows are spread over devices.
     """
-    c = self.shape
+    c = self.config
     T = ids_BT.shape[1]
     wte_VD = self.param('wte', _EMBEDDING, (c.V, c.D))
     wpe_TD = self.param('wpe', _EMBEDDING, (c.T, c.D))
@@ -287,7 +287,7 @@ class GPT(nn.Module):
 
 
 def _scanned(
-  c: Shape,
+  c: GPTConfig,
   layers: list[dict],
   x_BTD: jax.Array,
   causal_TT: jax.Array,
@@ -338,17 +338,17 @@ def output(x: jax.Array, head_VD: jax.Array, vocab: int) -> jax.Array:
   return jnp.where(jnp.arange(logits.shape[-1]) < vocab, logits, -jnp.inf)
 
 
-def init_params(shape: Shape, seed: int) -> dict:
+def init_params(cfg: GPTConfig, seed: int) -> dict:
   """Returns freshly initialised parameters, float32."""
   ids_BT = jnp.zeros((1, 1), jnp.int32)
-  return GPT(shape).init(jax.random.key(seed), ids_BT)['params']
+  return GPT(cfg).init(jax.random.key(seed), ids_BT)['params']
 
 
-def empty_cache(shape: Shape, B: int, S: int) -> Cache:
+def empty_cache(cfg: GPTConfig, B: int, S: int) -> Cache:
   """Returns a cache of S slots with no token in it, in the model's dtype."""
-  zeros = jnp.zeros((B, shape.N, S, shape.D // shape.N), shape.dtype)
+  zeros = jnp.zeros((B, cfg.N, S, cfg.D // cfg.N), cfg.dtype)
   return Cache(
-    kv=((zeros, zeros),) * shape.L,
+    kv=((zeros, zeros),) * cfg.L,
     pos_BS=jnp.full((B, S), -1, jnp.int32),
     fill_B=jnp.zeros(B, jnp.int32),
     slot=jnp.int32(0),

@@ -14,7 +14,7 @@ from rich.text import Text
 from gpt_jax.config import UserError
 from gpt_jax.data.windows import rows_read, stages
 from gpt_jax.evaluation import likelihood, metrics
-from gpt_jax.model.gpt import Shape
+from gpt_jax.model.gpt import GPTConfig
 from gpt_jax.runs import cost
 from gpt_jax.runs.reproduce import (
   data_changes,
@@ -133,9 +133,9 @@ def curve(workdir: pathlib.Path) -> Curve:
   judged = [line for line in lines if 'valid_bpb' in line]
   if not judged:
     raise UserError(f'{workdir} has no evaluation to compare yet; train it further')
-  shape = Shape.of(run.model, read_about(workdir)['vocab'])
-  sizes = stages(run.batch, run.batch_start, run.batch_ramp, shape.T)
-  tokens = lambda step: rows_read(sizes, step) * shape.T  # noqa: E731
+  cfg = GPTConfig.of(run.model, read_about(workdir)['vocab'])
+  sizes = stages(run.batch, run.batch_start, run.batch_ramp, cfg.T)
+  tokens = lambda step: rows_read(sizes, step) * cfg.T  # noqa: E731
   at, clock = [0], [0.0]
   for line in lines:
     if 'tokens_per_s' in line:
@@ -148,7 +148,7 @@ def curve(workdir: pathlib.Path) -> Curve:
   return Curve(
     steps=steps,
     tokens=read,
-    flops=read * sum(cost.flops_per_token(shape).values()),
+    flops=read * sum(cost.flops_per_token(cfg).values()),
     seconds=np.interp(steps, at, clock),
     nll=np.array([line['valid_nll'] for line in judged]),
     bpb=np.array([line['valid_bpb'] for line in judged]),
@@ -199,7 +199,7 @@ def texts(first: pathlib.Path, second: pathlib.Path) -> Texts | str:
   bits, T = [], max(run.model.T for run in runs)
   for run, folder, each in zip(runs, (first, second), data, strict=True):
     model, ids = load(folder), each.valid.ids
-    nll = likelihood.held_out_token_nll(model.params, model.shape, ids, run.eval_batch)
+    nll = likelihood.held_out_token_nll(model.params, model.config, ids, run.eval_batch)
     # A document's end-of-text stands before the next one.
     begin = each.valid.starts if by_document else np.arange(0, len(nll), T)
     bits.append(np.add.reduceat(nll, begin.astype(np.int64)) / math.log(2))

@@ -39,14 +39,14 @@ def write(
   found = model.explain(text)
   data = {
     'about': f'{text[:80]!r}: {len(found.ids) - 1} tokens, read by a model of '
-    f'{model.shape.L} layers of {model.shape.N} heads, width {model.shape.D}, after '
+    f'{model.config.L} layers of {model.config.N} heads, width {model.config.D}, after '
     f'{model.step:,} updates. Perplexity {np.exp(-found.logp.mean()):.2f}.',
     'pieces': [_text(model, token) for token in found.ids],
     'bits': [0.0, *(-found.logp / np.log(2)).round(3).tolist()],
     'rank': _ranks(found),
     'next': _next(model, found),
-    'layers': model.shape.L,
-    'heads': model.shape.N,
+    'layers': model.config.L,
+    'heads': model.config.N,
     'attention': _packed(found.attention),
     **_beams(model, found),
     'curve': _curve(workdir),
@@ -87,7 +87,7 @@ def _packed(attention: np.ndarray) -> str:
 
 def _beams(model: LanguageModel, found: Explanation) -> dict:
   """Returns the tree of hypotheses that beam search keeps, step by step, in words."""
-  depth = min(_DEPTH, model.shape.T - len(found.ids))
+  depth = min(_DEPTH, model.config.T - len(found.ids))
   kept = {}
   for steps in range(1, depth + 1):
     kept[steps] = model.generate_ids(

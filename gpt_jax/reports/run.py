@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from gpt_jax import config
 from gpt_jax.config import UserError, papers
-from gpt_jax.model.gpt import Shape
+from gpt_jax.model.gpt import GPTConfig
 from gpt_jax.reports import markup, tasks
 from gpt_jax.reports.markup import Code, Notes, Part, Picture, Table, Title, Words, code
 from gpt_jax.runs import cost
@@ -88,21 +88,21 @@ def _lower(part: Part) -> Part:
   return part._replace(level=part.level + 1) if isinstance(part, Title) else part
 
 
-def _shape(workdir: pathlib.Path, run: config.Run) -> Shape:
-  shape = Shape.of(run.model, read_about(workdir)['vocab'])
-  return grown(shape) if run.task.name else shape
+def _shape(workdir: pathlib.Path, run: config.Run) -> GPTConfig:
+  cfg = GPTConfig.of(run.model, read_about(workdir)['vocab'])
+  return grown(cfg) if run.task.name else cfg
 
 
 def _about(workdir: pathlib.Path, run: config.Run) -> str:
-  shape = _shape(workdir, run)
+  cfg = _shape(workdir, run)
   done = updates_done(workdir)
   state = 'finished' if done >= run.steps else 'not finished'
-  size = ', '.join(f'{n} = {getattr(shape, n):,}' for n in _MODEL)
+  size = ', '.join(f'{n} = {getattr(cfg, n):,}' for n in _MODEL)
   of = f' on {run.task.name}' if run.task.name else ''
   begun = f', started from `{run.init_from}`' if run.init_from else ''
   return (
-    f'A GPT of {cost.parameter_count(shape):,} parameters ({size}, vocabulary '
-    f'{shape.vocab:,}), trained{of} for {done:,} of {run.steps:,} updates, {state}'
+    f'A GPT of {cost.parameter_count(cfg):,} parameters ({size}, vocabulary '
+    f'{cfg.vocab:,}), trained{of} for {done:,} of {run.steps:,} updates, {state}'
     f'{begun}.'
   )
 
@@ -216,10 +216,10 @@ def _cost(workdir: pathlib.Path, run: config.Run) -> str:
   seconds = seconds_of_training(workdir)
   said = f'{seconds:,.0f} seconds ({seconds / 3600:.2f} hours) of training'
   if not run.task.name:
-    shape = _shape(workdir, run)
+    cfg = _shape(workdir, run)
     done = max((lines[-1]['step'] for lines in groups if lines), default=0)
-    tokens = cost.tokens_read(run, shape, done)
-    flops = tokens * sum(cost.flops_per_token(shape).values())
+    tokens = cost.tokens_read(run, cfg, done)
+    flops = tokens * sum(cost.flops_per_token(cfg).values())
     said += f' for {tokens:,} tokens and {flops:.3g} FLOPs'
   lines = [line for each in groups for line in each]
   rates = sorted(line['tokens_per_s'] for line in lines if 'tokens_per_s' in line)

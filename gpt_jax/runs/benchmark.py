@@ -18,7 +18,7 @@ import numpy as np
 from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
 from gpt_jax.evaluation import likelihood, metrics, scoring_rules
-from gpt_jax.evaluation.benchmark import Exam, Student, exams, take
+from gpt_jax.evaluation.benchmark import Exam, TaskModel, exams, take
 from gpt_jax.files import write_whole
 from gpt_jax.inference.language_model import LanguageModel
 from gpt_jax.runs import provenance
@@ -30,9 +30,9 @@ _NOTHING = likelihood.TokenScores([], [], [])
 _PROMPTS = 16  # whose answers are searched for at once: 64 beams
 
 
-def student(model: LanguageModel) -> Student:
+def student(model: LanguageModel) -> TaskModel:
   """Returns a model as one who takes exams."""
-  T = model.shape.T
+  T = model.config.T
 
   def ids(requests):
     encode = {}
@@ -45,7 +45,7 @@ def student(model: LanguageModel) -> Student:
     ]
 
   def answer(task, requests):
-    banned = scoring_rules.banned(task, model.tokenizer, model.shape.V)
+    banned = scoring_rules.banned(task, model.tokenizer, model.config.V)
     # Apart: examples that all questions share are read once if nothing is without.
     alone = [i for i, r in enumerate(requests) if r.context == task.unconditional]
     asked = [i for i, r in enumerate(requests) if r.context != task.unconditional]
@@ -57,7 +57,7 @@ def student(model: LanguageModel) -> Student:
         yield from ((i, _NOTHING) for i, (_, after) in pairs.items() if not after)
         pairs = {i: pair for i, pair in pairs.items() if pair[1]}
         found = likelihood.scores(
-          model.params, model.shape, list(pairs.values()), banned
+          model.params, model.config, list(pairs.values()), banned
         )
         known = list(pairs)
         yield from ((known[i], scores) for i, scores in found)
@@ -85,10 +85,10 @@ def student(model: LanguageModel) -> Student:
   def window(pairs):
     for at in range(0, len(pairs), _WINDOWS):
       some = pairs[at : at + _WINDOWS]
-      for i, found in likelihood.scores(model.params, model.shape, some):
+      for i, found in likelihood.scores(model.params, model.config, some):
         yield at + i, -sum(found.logp)
 
-  return Student(answer, write, window, model.prompt_ids, T)
+  return TaskModel(answer, write, window, model.prompt_ids, T)
 
 
 def evaluate(
@@ -125,7 +125,7 @@ def evaluate(
   depends = {
     'parameters_sha256': parameters_digest(model.params),
     'tokenizer': tokenizers.digest(workdir / 'tokenizer'),
-    'context': model.shape.T,
+    'context': model.config.T,
   }
   folder = workdir / 'eval'
   folder.mkdir(exist_ok=True)

@@ -17,7 +17,7 @@ from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
 from gpt_jax.data.windows import Batch, rows_read, stages
 from gpt_jax.model.attention import chosen_kernel
-from gpt_jax.model.gpt import Block, Shape, init_params
+from gpt_jax.model.gpt import Block, GPTConfig, init_params
 from gpt_jax.training import step
 from gpt_jax.training.sharding import AXES, Layout
 
@@ -26,19 +26,19 @@ _PADDED = 'wte', 'lm_head'
 
 
 @functools.lru_cache
-def _tree(shape: Shape) -> dict:
+def _tree(cfg: GPTConfig) -> dict:
   """Returns the shapes of the parameters."""
-  return jax.eval_shape(lambda: init_params(shape, 0))
+  return jax.eval_shape(lambda: init_params(cfg, 0))
 
 
-def parameters_by_part(shape: Shape) -> dict[str, int]:
+def parameters_by_part(cfg: GPTConfig) -> dict[str, int]:
   """Returns how many parameters each kind of part has, all layers together."""
   parts: dict[str, int] = {}
-  for path, leaf in jax.tree_util.tree_leaves_with_path(_tree(shape)):
+  for path, leaf in jax.tree_util.tree_leaves_with_path(_tree(cfg)):
     top, *rest = [key.key for key in path]
     size = math.prod(leaf.shape)
     if top in _PADDED:
-      size -= (shape.V - shape.vocab) * shape.D
+      size -= (cfg.V - cfg.vocab) * cfg.D
     if top.startswith('h_'):
       part = {'attn': 'attention', 'mlp': 'MLP'}.get(rest[0], 'LayerNorm')
     else:
@@ -47,12 +47,12 @@ def parameters_by_part(shape: Shape) -> dict[str, int]:
   return parts
 
 
-def parameter_count(shape: Shape) -> int:
+def parameter_count(cfg: GPTConfig) -> int:
   """Returns the number of parameters, the padding of the vocabulary left out."""
-  return sum(parameters_by_part(shape).values())
+  return sum(parameters_by_part(cfg).values())
 
 
-def flops_per_token(shape: Shape) -> dict[str, float]:
+def flops_per_token(cfg: GPTConfig) -> dict[str, float]:
   """Returns the FLOPs of one training update for each token, by part.
 
   6 for each weight that a token is multiplied with: 2 forward, 4 backward (Kaplan et
@@ -61,25 +61,24 @@ def flops_per_token(shape: Shape) -> dict[str, float]:
   banded one its band. The output matrix counts, look-ups do not.
   """
   kernels = {'attention': 0, 'MLP': 0}
-  for path, leaf in jax.tree_util.tree_leaves_with_path(_tree(shape)):
+  for path, leaf in jax.tree_util.tree_leaves_with_path(_tree(cfg)):
     if path[-1].key == 'kernel':
       kernels['attention' if path[1].key == 'attn' else 'MLP'] += math.prod(leaf.shape)
   seen = sum(
-    min(shape.band, shape.T) if kind == 'banded' else shape.T
-    for kind in shape.attention
+    min(cfg.band, cfg.T) if kind == 'banded' else cfg.T for kind in cfg.attention
   )
   return {
     'attention, linear layers': 6 * kernels['attention'],
-    'attention, pairs of positions': 12 * shape.D * seen,
+    'attention, pairs of positions': 12 * cfg.D * seen,
     'MLP': 6 * kernels['MLP'],
-    'output': 6 * shape.vocab * shape.D,
+    'output': 6 * cfg.vocab * cfg.D,
   }
 
 
-def tokens_read(run: config.Run, shape: Shape, steps: int | None = None) -> int:
+def tokens_read(run: config.Run, cfg: GPTConfig, steps: int | None = None) -> int:
   """Returns how many tokens a run trains on: in all, or in its first `steps`."""
-  sizes = stages(run.batch, run.batch_start, run.batch_ramp, shape.T)
-  return rows_read(sizes, run.steps if steps is None else steps) * shape.T
+  sizes = stages(run.batch, run.batch_start, run.batch_ramp, cfg.T)
+  return rows_read(sizes, run.steps if steps is None else steps) * cfg.T
 
 
 def _bytes(tree) -> int:
@@ -103,7 +102,7 @@ def _kept(f, *args, tensor: int = 1) -> float:
 
 
 def activation_bytes(
-  shape: Shape, rows: int, *, tensor: int = 1, loss_chunk: int = 0
+  cfg: GPTConfig, rows: int, *, tensor: int = 1, loss_chunk: int = 0
 ) -> dict[str, float]:
   """Returns the bytes of activations that training keeps for `rows` rows of T tokens.
 
@@ -116,23 +115,23 @@ def activation_bytes(
   computation of remat with the first again, and saves nothing by it, unless layers are
   scanned.)
   """
-  x_BTD = jax.ShapeDtypeStruct((rows, shape.T, shape.D), jnp.float32)
-  tree = _tree(shape)
+  x_BTD = jax.ShapeDtypeStruct((rows, cfg.T, cfg.D), jnp.float32)
+  tree = _tree(cfg)
   layer = {}
-  for kind in set(shape.attention):
-    block = Block(shape, kind == 'banded')
+  for kind in set(cfg.attention):
+    block = Block(cfg, kind == 'banded')
 
     def one_layer(params, x_BTD, block=block):
-      mask_TT = jnp.tril(jnp.ones((shape.T, shape.T), bool))
+      mask_TT = jnp.tril(jnp.ones((cfg.T, cfg.T), bool))
       return block.apply({'params': params}, x_BTD, mask_TT, None, None, None)[0]
 
     layer[kind] = _kept(one_layer, tree['h_0'], x_BTD, tensor=tensor)
-  everything = sum(layer[kind] for kind in shape.attention)
+  everything = sum(layer[kind] for kind in cfg.attention)
 
   ends = {name: leaf for name, leaf in tree.items() if not name.startswith('h_')}
-  ids = jax.ShapeDtypeStruct((rows, shape.T), jnp.int32)
+  ids = jax.ShapeDtypeStruct((rows, cfg.T), jnp.int32)
 
-  bare = dataclasses.replace(shape, L=0, attention=())
+  bare = dataclasses.replace(cfg, L=0, attention=())
 
   def output(params, ids_BT):
     row_B = jnp.zeros(rows, jnp.int32)
@@ -141,28 +140,28 @@ def activation_bytes(
 
   output_bytes = _kept(output, ends, ids, tensor=tensor)
   # A chunk's logits and their gradients, while they exist.
-  output_bytes += 2 * 4 * rows * loss_chunk * shape.V / tensor
+  output_bytes += 2 * 4 * rows * loss_chunk * cfg.V / tensor
 
   return {
     'layers': everything,
-    'layers, remat': shape.L * _bytes(x_BTD) + max(layer.values()),
+    'layers, remat': cfg.L * _bytes(x_BTD) + max(layer.values()),
     'output': output_bytes,
   }
 
 
 def state_bytes(
-  run: config.Run, shape: Shape, layout: Layout | None = None
+  run: config.Run, cfg: GPTConfig, layout: Layout | None = None
 ) -> dict[str, int]:
   """Returns the bytes of parameters, gradients and optimizer state on a device.
 
   Args:
     run: whose optimizer counts.
-    shape: of the model.
+    cfg: of the model.
     layout: over devices; without one, all is on one.
   """
   if layout is None:
     layout = Layout.imagined(config.Run(), 1)
-  state = layout.state_shapes(run, shape)
+  state = layout.state_shapes(run, cfg)
   parameters = layout.bytes_each(state.params)
   return {
     'parameters': parameters,
@@ -172,7 +171,7 @@ def state_bytes(
 
 
 def communication_bytes(
-  run: config.Run, shape: Shape, layout: Layout
+  run: config.Run, cfg: GPTConfig, layout: Layout
 ) -> dict[str, float]:
   """Returns the bytes that each device sends in an update, by what and why.
 
@@ -182,26 +181,21 @@ def communication_bytes(
   """
   data, fsdp, tensor = (layout.mesh.shape[axis] for axis in AXES)
   ring = lambda n: (n - 1) / n  # noqa: E731
-  item = jnp.dtype(shape.dtype).itemsize
-  weights = parameter_count(shape) / tensor
-  tokens = run.batch // layout.parts * shape.T
-  sums = 4 * shape.L + 2  # after each branch, both ways; embedding and output
+  item = jnp.dtype(cfg.dtype).itemsize
+  weights = parameter_count(cfg) / tensor
+  tokens = run.batch // layout.parts * cfg.T
+  sums = 4 * cfg.L + 2  # after each branch, both ways; embedding and output
   return {
     'gradients, summed over data': 2 * ring(data) * 4 * weights / fsdp,
     'parameters, gathered over fsdp': 2 * run.accumulate * ring(fsdp) * item * weights,
     'gradients, scattered over fsdp': run.accumulate * ring(fsdp) * 4 * weights,
-    'activations, summed over tensor': 2
-    * ring(tensor)
-    * sums
-    * tokens
-    * shape.D
-    * item,
+    'activations, summed over tensor': 2 * ring(tensor) * sums * tokens * cfg.D * item,
   }
 
 
 def plan(
   run: config.Run,
-  shape: Shape,
+  cfg: GPTConfig,
   layout: Layout,
   *,
   tokens: int,
@@ -212,31 +206,31 @@ def plan(
 
   Args:
     run: the config.
-    shape: of its model.
+    cfg: of its model.
     layout: over the devices.
     tokens: to train on.
     held_out: tokens held out.
     bytes_per_token: of the training text.
   """
-  parts = parameters_by_part(shape)
+  parts = parameters_by_part(cfg)
   total = sum(parts.values())
   body = total - sum(parts.get(name, 0) for name in ('wte', 'wpe', 'lm_head'))
-  per_step = run.batch * shape.T
-  grows = f'{run.batch_start * shape.T:,} to ' if run.batch_start else ''
-  flops = sum(flops_per_token(shape).values())
-  state = sum(state_bytes(run, shape, layout).values())
-  read = tokens_read(run, shape)
+  per_step = run.batch * cfg.T
+  grows = f'{run.batch_start * cfg.T:,} to ' if run.batch_start else ''
+  flops = sum(flops_per_token(cfg).values())
+  state = sum(state_bytes(run, cfg, layout).values())
+  read = tokens_read(run, cfg)
   kernel, why = chosen_kernel(
-    shape.flash,
-    dtype=shape.dtype,
-    T=shape.T,
-    H=shape.D // shape.N,
+    cfg.flash,
+    dtype=cfg.dtype,
+    T=cfg.T,
+    H=cfg.D // cfg.N,
     dropout=run.model.dropout > 0,
   )
   return '\n'.join(
     [
       f'model     {total:,} parameters ({body:,} without embeddings), '
-      f'context {shape.T}, vocabulary {shape.vocab}',
+      f'context {cfg.T}, vocabulary {cfg.vocab}',
       f'data      {tokens:,} tokens to train on, {held_out:,} held out, '
       f'{bytes_per_token:.2f} bytes a token',
       f'training  {run.steps:,} updates of {grows}{per_step:,} tokens = {read:,} '
@@ -274,15 +268,15 @@ def tables(run: config.Run, vocab: int, devices: int) -> list[Table]:
     vocab: entries of its tokenizer.
     devices: how many.
   """
-  shape = Shape.of(run.model, vocab)
+  cfg = GPTConfig.of(run.model, vocab)
   layout = Layout.imagined(run, devices)
-  layout.check(shape)
+  layout.check(cfg)
   return [
-    _architecture(run, shape),
-    _parameters(shape),
-    _flops(run, shape),
-    _memory(run, shape, layout),
-    _communication(run, shape, layout),
+    _architecture(run, cfg),
+    _parameters(cfg),
+    _flops(run, cfg),
+    _memory(run, cfg, layout),
+    _communication(run, cfg, layout),
   ]
 
 
@@ -293,42 +287,42 @@ def _table(title: str, *headings: str) -> Table:
   return table
 
 
-def _architecture(run: config.Run, shape: Shape) -> Table:
+def _architecture(run: config.Run, cfg: GPTConfig) -> Table:
   table = Table(title='architecture', title_justify='left', box=None, show_header=False)
-  banded = [i for i, kind in enumerate(shape.attention) if kind == 'banded']
-  attention = f'{shape.L - len(banded)} dense layers'
+  banded = [i for i, kind in enumerate(cfg.attention) if kind == 'banded']
+  attention = f'{cfg.L - len(banded)} dense layers'
   if banded:
     first = ', '.join(map(str, banded[:3])) + (', ...' if len(banded) > 3 else '')
-    attention += f', {len(banded)} with a band of {shape.band} ({first})'
+    attention += f', {len(banded)} with a band of {cfg.band} ({first})'
   norm = {
     'pre': 'before each branch, and a last one',
     'post': 'after each sum, no last one',
   }
-  biases = 'none' if not shape.bias else 'all' if shape.qkv_bias else 'all but q, k, v'
-  where = 'embedding matrices' if shape.dropout_wte else 'embeddings'
+  biases = 'none' if not cfg.bias else 'all' if cfg.qkv_bias else 'all but q, k, v'
+  where = 'embedding matrices' if cfg.dropout_wte else 'embeddings'
   rows = {
-    'layers': f'{shape.L} of width {shape.D}, {shape.N} heads of '
-    f'{shape.D // shape.N}, MLP {shape.F} ({shape.activation})',
-    'context': f'{shape.T} tokens',
-    'vocabulary': f'{shape.vocab:,}, stored as {shape.V:,} rows',
-    'attention': attention + ('' if shape.attention_scale else ', not scaled'),
-    'LayerNorm': norm[shape.norm],
-    'output': 'tied to wte' if shape.tied else 'a matrix of its own (lm_head)',
+    'layers': f'{cfg.L} of width {cfg.D}, {cfg.N} heads of '
+    f'{cfg.D // cfg.N}, MLP {cfg.F} ({cfg.activation})',
+    'context': f'{cfg.T} tokens',
+    'vocabulary': f'{cfg.vocab:,}, stored as {cfg.V:,} rows',
+    'attention': attention + ('' if cfg.attention_scale else ', not scaled'),
+    'LayerNorm': norm[cfg.norm],
+    'output': 'tied to wte' if cfg.tied else 'a matrix of its own (lm_head)',
     'biases': biases,
     'dropout': f'{run.model.dropout:g} on {where}, attention and branches',
-    'parametrisation': f'maximal update, from width {shape.mup_base}'
-    if shape.mup_base
+    'parametrisation': f'maximal update, from width {cfg.mup_base}'
+    if cfg.mup_base
     else 'standard',
-    'compute': f'{shape.dtype}, parameters float32',
+    'compute': f'{cfg.dtype}, parameters float32',
   }
   for name, text in rows.items():
     table.add_row(name, Text(text))
   return table
 
 
-def _parameters(shape: Shape) -> Table:
+def _parameters(cfg: GPTConfig) -> Table:
   table = _table('parameters', 'part', 'number', 'share')
-  parts = parameters_by_part(shape)
+  parts = parameters_by_part(cfg)
   total = sum(parts.values())
   for part, number in sorted(parts.items(), key=lambda item: -item[1]):
     table.add_row(part, f'{number:,}', f'{number / total:.1%}')
@@ -336,32 +330,32 @@ def _parameters(shape: Shape) -> Table:
   return table
 
 
-def _flops(run: config.Run, shape: Shape) -> Table:
+def _flops(run: config.Run, cfg: GPTConfig) -> Table:
   table = _table('FLOPs of training', 'part', 'a token', 'share')
-  parts = flops_per_token(shape)
+  parts = flops_per_token(cfg)
   total = sum(parts.values())
   for part, flops in parts.items():
     table.add_row(part, f'{flops:.3e}', f'{flops / total:.1%}')
-  tokens = tokens_read(run, shape)
+  tokens = tokens_read(run, cfg)
   table.add_row('total', f'{total:.3e}', '')
   table.add_row(f'run of {tokens:.3g} tokens', f'{total * tokens:.3e}', '')
   return table
 
 
-def _memory(run: config.Run, shape: Shape, layout: Layout) -> Table:
+def _memory(run: config.Run, cfg: GPTConfig, layout: Layout) -> Table:
   rows = run.batch // run.accumulate
   table = _table(
-    f'memory of training, GiB: {rows} rows of {shape.T} tokens at a time, {layout}',
+    f'memory of training, GiB: {rows} rows of {cfg.T} tokens at a time, {layout}',
     'part',
     '1 device',
     f'each of {layout.mesh.size}',
   )
-  here, there = state_bytes(run, shape), state_bytes(run, shape, layout)
+  here, there = state_bytes(run, cfg), state_bytes(run, cfg, layout)
   mine = rows // layout.parts
   tensor = layout.mesh.shape['tensor']
   chunk = run.loss_chunk
-  kept = activation_bytes(shape, rows, loss_chunk=chunk)
-  kept_there = activation_bytes(shape, mine, tensor=tensor, loss_chunk=chunk)
+  kept = activation_bytes(cfg, rows, loss_chunk=chunk)
+  kept_there = activation_bytes(cfg, mine, tensor=tensor, loss_chunk=chunk)
   gib = lambda size: f'{size / 2**30:,.2f}'  # noqa: E731
   for part in here:
     table.add_row(part, gib(here[part]), gib(there[part]))
@@ -381,9 +375,9 @@ def _memory(run: config.Run, shape: Shape, layout: Layout) -> Table:
   return table
 
 
-def _communication(run: config.Run, shape: Shape, layout: Layout) -> Table:
+def _communication(run: config.Run, cfg: GPTConfig, layout: Layout) -> Table:
   table = _table('sent by each device in an update', 'part', 'GiB')
-  for part, size in communication_bytes(run, shape, layout).items():
+  for part, size in communication_bytes(run, cfg, layout).items():
     if size:
       table.add_row(part, f'{size / 2**30:,.3f}')
   return table

@@ -18,7 +18,7 @@ import numpy as np
 
 from gpt_jax import config, tokenizers
 from gpt_jax.data.windows import Batch
-from gpt_jax.model.gpt import Shape
+from gpt_jax.model.gpt import GPTConfig
 from gpt_jax.runs import cost
 from gpt_jax.training import optim, sharding
 
@@ -41,12 +41,12 @@ class Cost(NamedTuple):
   operations: dict[str, int]
 
 
-def compiled_cost(run: config.Run, shape: Shape, layout: sharding.Layout) -> Cost:
+def compiled_cost(run: config.Run, cfg: GPTConfig, layout: sharding.Layout) -> Cost:
   """Returns the cost of an update, from the program compiled for the devices."""
-  rows = np.zeros((run.batch, shape.T), np.int32)
+  rows = np.zeros((run.batch, cfg.T), np.int32)
   batch = layout.put(Batch(rows, rows, rows.astype('f'), rows[:, 0]), run.accumulate)
-  state = layout.state_shapes(run, shape)
-  lowered = layout.train_step(run, shape).lower(state, batch, optim.Hyper.of(run))
+  state = layout.state_shapes(run, cfg)
+  lowered = layout.train_step(run, cfg).lower(state, batch, optim.Hyper.of(run))
   program = lowered.compile()
   memory = program.memory_analysis()
   sent, operations = communication(program.as_text())
@@ -139,19 +139,19 @@ def _bytes(shapes: str) -> int:
   )
 
 
-def advice(run: config.Run, shape: Shape, layout: sharding.Layout, cost: Cost) -> str:
+def advice(run: config.Run, cfg: GPTConfig, layout: sharding.Layout, cost: Cost) -> str:
   """Returns the first change to make where an update does not fit."""
   rows = run.batch // run.accumulate // layout.parts
-  logits = rows * shape.T * shape.V * 4
+  logits = rows * cfg.T * cfg.V * 4
   if cost.state > cost.working:
     cut = layout.mesh is not None and layout.mesh.shape['fsdp'] > 1
     if not cut and len(layout.devices) > 1:
       return '--config.layout=fsdp, which divides parameters and optimizer state'
     return 'more devices: parameters and optimizer state alone take most of it'
   if not run.loss_chunk and logits > 0.2 * cost.working:
-    chunk = next(n for n in range(max(1, shape.T // 8), 0, -1) if shape.T % n == 0)
+    chunk = next(n for n in range(max(1, cfg.T // 8), 0, -1) if cfg.T % n == 0)
     return f'--config.loss_chunk={chunk}, which never holds all logits'
-  if shape.remat != 'block':
+  if cfg.remat != 'block':
     return '--config.model.remat=block --config.model.scan=True, which keeps less'
   if rows > 1:
     return (
@@ -179,12 +179,12 @@ def report(run: config.Run, workdir: str | pathlib.Path, device_gib: float = 0) 
   config.check(run, layout.parts)
   own = pathlib.Path(workdir) / 'tokenizer'
   vocab = tokenizers.load(own).vocab if own.exists() else cost.vocabulary(run)
-  shape = Shape.of(run.model, vocab)
-  layout.check(shape)
+  cfg = GPTConfig.of(run.model, vocab)
+  layout.check(cfg)
   if layout.devices[0].platform != jax.default_backend():
     # Simulated: the program can't have the attention of the devices that are there.
-    shape = dataclasses.replace(shape, flash='plain')
-  compiled = compiled_cost(run, shape, layout)
+    cfg = dataclasses.replace(cfg, flash='plain')
+  compiled = compiled_cost(run, cfg, layout)
   device = layout.devices[0]
   limit = device_gib * _GIB or (device.memory_stats() or {}).get('bytes_limit', 0)
   need = compiled.state + compiled.working
@@ -198,7 +198,7 @@ def report(run: config.Run, workdir: str | pathlib.Path, device_gib: float = 0) 
       for name, size in sorted(compiled.sent.items(), key=lambda item: -item[1])
     ),
   ]
-  change = advice(run, shape, layout, compiled)
+  change = advice(run, cfg, layout, compiled)
   if not limit:
     lines.append(
       f'fits      is not known: {device.platform} does not tell its memory; give '

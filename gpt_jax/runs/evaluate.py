@@ -46,8 +46,10 @@ def held_out_metrics(
       f'started from it (--config.init_from={workdir}), or the one that it started from'
     )
   run.eval_tokens = 0
-  eval_step = layout.eval_step(run, model.shape)
-  metrics = held_out_loss(eval_step, model.params, model.shape, data.valid, run, layout)
+  eval_step = layout.eval_step(run, model.config)
+  metrics = held_out_loss(
+    eval_step, model.params, model.config, data.valid, run, layout
+  )
   return {'step': model.step, 'text_sha256': data.valid.text, **metrics}
 
 

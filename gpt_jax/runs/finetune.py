@@ -24,7 +24,7 @@ from gpt_jax import config
 from gpt_jax.config import UserError
 from gpt_jax.evaluation import metrics
 from gpt_jax.files import write_whole
-from gpt_jax.model.gpt import Shape
+from gpt_jax.model.gpt import GPTConfig
 from gpt_jax.runs import cost
 from gpt_jax.runs.finetune_results import described, results
 from gpt_jax.runs.workdir import (
@@ -40,7 +40,7 @@ from gpt_jax.tasks.labelled_table import TASKS
 from gpt_jax.training import checkpoint, loop, metrics_log, task_step
 from gpt_jax.training.members import Group, Job, devices, group_size, row_parts
 from gpt_jax.training.step import State
-from gpt_jax.training.throughput import Meter, free_memory
+from gpt_jax.training.throughput import Throughput, free_memory
 
 # What training may choose of a model that comes from elsewhere.
 FREE = 'dropout', 'dropout_wte', 'dtype', 'remat', 'flash', 'scan'
@@ -70,23 +70,23 @@ def job(run: config.Run, report: Callable[[str], None]) -> Job:
       f'init_from={run.init_from} has no tokenizer; import it with one: '
       'python launch.py import --source=... --tokenizer=... --workdir=...'
     )
-  for name, value in dataclasses.asdict(source.shape).items():
+  for name, value in dataclasses.asdict(source.config).items():
     if name not in FREE:
       value = ','.join(value) if name == 'attention' else value
       setattr(run.model, name, value)
-  shape = Shape.of(run.model, source.tokenizer.vocab)
+  cfg = GPTConfig.of(run.model, source.tokenizer.vocab)
   chosen = labelled.drawn(examples['train'], run.task.examples)
-  read = partial(inputs.inputs, task, encode=source.tokenizer.encode, vocab=shape.vocab)
-  train, dev = (read(each, T=shape.T) for each in (chosen, examples['dev']))
+  read = partial(inputs.inputs, task, encode=source.tokenizer.encode, vocab=cfg.vocab)
+  train, dev = (read(each, T=cfg.T) for each in (chosen, examples['dev']))
   for name, data in (('train', train), ('dev', dev)):
-    inputs.tell_truncated(name, data, shape.T, report)
+    inputs.tell_truncated(name, data, cfg.T, report)
   missing = np.flatnonzero(train.targets.sum(0) == 0)
   if task.kind != 'multiple_choice' and not task.scores and len(missing):
     raise UserError(
       f'task.examples={run.task.examples} leaves no example of class '
       f'{task.labels[missing[0]]!r} of {task.name}; raise it'
     )
-  order = inputs.Order(train.lengths, run.batch, shape.T, run.task.batches)
+  order = inputs.Order(train.lengths, run.batch, cfg.T, run.task.batches)
   run.steps = run.steps or run.task.epochs * len(order)
   run.eval_every = min(run.eval_every, len(order))
   config.check(run, row_parts(run, group_size(run)))
@@ -96,7 +96,7 @@ def job(run: config.Run, report: Callable[[str], None]) -> Job:
   return Job(
     run,
     task,
-    shape,
+    cfg,
     source.tokenizer,
     train,
     dev,
@@ -286,7 +286,7 @@ def _plan(job: Job) -> str:
     f'task      {job.task.name}: {len(job.train.sequences):,} training and '
     f'{len(job.dev.sequences):,} dev examples of {C} sequence{"s" * (C > 1)}; '
     f'{real:,} tokens an epoch, padded to {padding:,}\n'
-    f'model     {cost.parameter_count(job.shape):,} parameters, transfer '
+    f'model     {cost.parameter_count(job.cfg):,} parameters, transfer '
     f'{run.task.transfer} from {run.init_from}, trains {run.task.train}\n'
     f'training  {run.steps:,} updates of {run.batch} examples, '
     f'{run.steps / len(job.order):.3g} epochs, {run.seeds} seed{"s" * (run.seeds > 1)}'
@@ -331,11 +331,11 @@ def _train_group(
         found.append(seed.judged(step, logits[i], own | fixed))
       return {name: float(np.mean([f[name] for f in found])) for name in found[0]}
 
-    written = metrics_log.Record(folder, done)
-    meter = Meter(
+    written = metrics_log.MetricsLog(folder, done)
+    meter = Throughput(
       flops_per_token=0,  # they depend on lengths and on what is trained
       devices=devices(run),
-      dtype=job.shape.dtype,
+      dtype=job.cfg.dtype,
     )
     try:
       loop.train(
@@ -373,7 +373,7 @@ class _Seed:
     self.job, self.folder = job, folder
     own = dataclasses.replace(job.run, seed=seed, seeds=1)
     _write_workdir(job, folder, own, done)
-    self.record = metrics_log.Record(folder, done)
+    self.record = metrics_log.MetricsLog(folder, done)
     self.saved = checkpoint.Checkpoints(folder / 'checkpoints', keep=2)
     self.saved.forget_after(done)  # about to be done again
 
@@ -398,7 +398,7 @@ class _Seed:
       for p, label in zip(predicted.tolist(), job.labels.tolist(), strict=True):
         lines.append(f'{p!r}\t{label!r}\n')
       write_whole(self.folder / 'dev_predictions.tsv', ''.join(lines))
-      params, clf = task_step.merged(tree, job.run, job.shape)
+      params, clf = task_step.merged(tree, job.run, job.cfg)
       state = State({'gpt': params, 'clf': clf}, {}, np.int32(step))
       self.saved.save(state, -best[job.task.metrics[0]])
       self.saved.wait()

@@ -39,18 +39,18 @@ def import_model(source: str, workdir: str | pathlib.Path, tokenizer: str = '') 
     model.tokenizer.save(workdir / 'tokenizer')
     saved = checkpoint.Checkpoints(workdir / 'checkpoints', run.keep)
     try:
-      saved.save(step.init_state(run, model.shape, model.params), None)
+      saved.save(step.init_state(run, model.config, model.params), None)
       saved.wait()
     finally:
       saved.close()
     about = {
       'config': config.flat(run),
       'imported': str(source),
-      'vocab': model.shape.vocab,
+      'vocab': model.config.vocab,
       'tokenizer': tokenizers.digest(workdir / 'tokenizer'),
     }
     write_whole(workdir / 'run.json', json.dumps(about, indent=1) + '\n')
-  number = cost.parameter_count(model.shape)
+  number = cost.parameter_count(model.config)
   return (
     f'imported {source} into {workdir}: {number:,} parameters, tokenizer '
     f'{model.tokenizer.kind} of {model.tokenizer.vocab:,} entries'
@@ -64,7 +64,7 @@ def export_model(
   model = load(workdir, checkpoint_step)
   said = hugging_face.export(model, read_run(workdir).model.dropout, target)
   if isinstance(model, Classifier):
-    first = model.shape.vocab - NEW_TOKENS
+    first = model.config.vocab - NEW_TOKENS
     said += (
       f'\nleft out: the head for {model.task.name}; its start, delimiter and extract '
       f'tokens are the ids {first}, {first + 1} and {first + 2}'

@@ -10,7 +10,7 @@ from gpt_jax.config import UserError
 from gpt_jax.data import token_files, windows
 from gpt_jax.evaluation import likelihood
 from gpt_jax.inference.language_model import LanguageModel
-from gpt_jax.model.gpt import Shape, init_params
+from gpt_jax.model.gpt import GPTConfig, init_params
 from gpt_jax.runs import benchmark, cost
 from gpt_jax.runs.workdir import (
   Prepared,
@@ -27,14 +27,14 @@ from gpt_jax.training import checkpoint, sharding, step
 _NOT_THE_FUNCTION = 'vocab scaled_init dropout_wte dtype remat flash scan'.split()
 
 
-class Ready(NamedTuple):
+class RunContext(NamedTuple):
   """A run with its data, model and checkpoints, ready to be trained.
 
   Attributes:
     run: its config.
     workdir: its folder.
     layout: how it is spread over devices.
-    shape: of its model.
+    cfg: of its model.
     data: its tokens.
     rows: the number of updates done -> the next batch, numpy rows of this process.
     saved: its checkpoints.
@@ -45,7 +45,7 @@ class Ready(NamedTuple):
   run: config.Run
   workdir: pathlib.Path
   layout: sharding.Layout
-  shape: Shape
+  cfg: GPTConfig
   data: Prepared
   rows: Callable[[int], windows.Batch]
   saved: checkpoint.Checkpoints
@@ -57,8 +57,8 @@ class Ready(NamedTuple):
 
     Where updates are left to do, run.json is written; `together` is for that.
     """
-    run, shape = self.run, self.shape
-    state, source = _start(run, shape, self.saved, self.layout, report)
+    run, cfg = self.run, self.cfg
+    state, source = _start(run, cfg, self.saved, self.layout, report)
     done = int(state.step)
     if done < run.steps and sharding.first_process():
       write_run_json(
@@ -77,12 +77,12 @@ class Ready(NamedTuple):
   def held_out(self, eval_step: Callable, params: dict) -> dict[str, float]:
     """Returns the held-out metrics of parameters during the run."""
     return held_out_loss(
-      eval_step, params, self.shape, self.data.valid, self.run, self.layout
+      eval_step, params, self.cfg, self.data.valid, self.run, self.layout
     )
 
   def model(self, params: dict) -> LanguageModel:
     """Returns parameters as a model to use; all processes must ask."""
-    return LanguageModel(self.layout.gathered(params), self.shape, self.data.tokenizer)
+    return LanguageModel(self.layout.gathered(params), self.cfg, self.data.tokenizer)
 
 
 @contextlib.contextmanager
@@ -94,7 +94,7 @@ def ready(
   argv: Sequence[str] = (),
   overrides: dict[str, Any] | None = None,
   report: Callable[[str], None] = print,
-) -> Iterator[Ready]:
+) -> Iterator[RunContext]:
   """Gives a run ready to be trained, its workdir locked.
 
   Args:
@@ -116,17 +116,17 @@ def ready(
     with sharding.first_process_first('prepared'):
       check_same_run(run, workdir)
       data = prepared(run, workdir, report)
-      shape = Shape.of(run.model, data.tokenizer.vocab)
-      if shape.vocab < data.tokenizer.vocab:
+      cfg = GPTConfig.of(run.model, data.tokenizer.vocab)
+      if cfg.vocab < data.tokenizer.vocab:
         raise UserError(
-          f'model.vocab={shape.vocab} must be at least {data.tokenizer.vocab}, the '
+          f'model.vocab={cfg.vocab} must be at least {data.tokenizer.vocab}, the '
           "tokenizer's entries; 0 takes as many as it has"
         )
-      layout.check(shape)
-    sizes = windows.stages(run.batch, run.batch_start, run.batch_ramp, shape.T)
+      layout.check(cfg)
+    sizes = windows.stages(run.batch, run.batch_start, run.batch_ramp, cfg.T)
     rows = windows.training_batches(
       data.train.ids,
-      T=shape.T,
+      T=cfg.T,
       sizes=sizes,
       seed=run.seed,
       order=run.data.windows,
@@ -135,7 +135,7 @@ def ready(
     report(
       cost.plan(
         run,
-        shape,
+        cfg,
         layout,
         tokens=len(data.train.ids) - 1,
         held_out=len(data.valid.ids) - 1,
@@ -145,14 +145,16 @@ def ready(
 
     saved = checkpoint.Checkpoints(workdir / 'checkpoints', run.keep)
     try:
-      yield Ready(run, workdir, layout, shape, data, rows, saved, argv, overrides or {})
+      yield RunContext(
+        run, workdir, layout, cfg, data, rows, saved, argv, overrides or {}
+      )
     finally:
       saved.close()
 
 
 def _start(
   run: config.Run,
-  shape: Shape,
+  cfg: GPTConfig,
   saved: checkpoint.Checkpoints,
   layout: sharding.Layout,
   report: Callable[[str], None],
@@ -164,17 +166,17 @@ def _start(
   latest = saved.latest()
   if latest is not None:
     report(f'going on from the checkpoint of update {latest}')
-    return saved.restore(latest, layout.state_shapes(run, shape)), None
+    return saved.restore(latest, layout.state_shapes(run, cfg)), None
   if not run.init_from:
-    return layout.new_state(run, shape), None
+    return layout.new_state(run, cfg), None
   source = load(run.init_from)
-  theirs, ours = vars(source.shape), vars(shape)
+  theirs, ours = vars(source.config), vars(cfg)
   differing = [
     f'model.{name}: {theirs[name]} there, {ours[name]} here'
     for name in ours
     if theirs[name] != ours[name] and name not in _NOT_THE_FUNCTION
   ]
-  if source.shape.vocab > shape.vocab:
+  if source.config.vocab > cfg.vocab:
     differing.append(f'model.vocab: {theirs["vocab"]} there, {ours["vocab"]} here')
   if differing:
     raise UserError(
@@ -182,14 +184,14 @@ def _start(
     )
   report(f'starting from the weights of {run.init_from}, update {source.step}')
   params = dict(source.params)
-  if source.shape.vocab < shape.vocab:
+  if source.config.vocab < cfg.vocab:
     # Entries that are new to the model begin like any others (GPT-1, section 3.2).
-    new = init_params(shape, run.seed)
-    known = source.shape.vocab
+    new = init_params(cfg, run.seed)
+    known = source.config.vocab
     for name in new.keys() & {'wte', 'lm_head'}:
       params[name] = new[name].at[:known].set(params[name][:known])
-    report(f'{shape.vocab - known} entries are new to its vocabulary')
-  return layout.place(step.init_state(run, shape, params)), source.params
+    report(f'{cfg.vocab - known} entries are new to its vocabulary')
+  return layout.place(step.init_state(run, cfg, params)), source.params
 
 
 def _source_digest(source: dict | None, workdir: pathlib.Path) -> dict[str, str]:
@@ -208,7 +210,7 @@ def _source_digest(source: dict | None, workdir: pathlib.Path) -> dict[str, str]
 def held_out_loss(
   eval_step: Callable,
   params: dict,
-  shape: Shape,
+  cfg: GPTConfig,
   file: token_files.TokenFile,
   run: config.Run,
   layout: sharding.Layout,
@@ -218,14 +220,14 @@ def held_out_loss(
   Args:
     eval_step: of the layout.
     params: of the model.
-    shape: of the model.
+    cfg: of the model.
     file: the tokens.
     run: whose eval_batch and eval_tokens count.
     layout: over devices.
   """
   rows = windows.held_out_batches(
     file.ids,
-    T=shape.T,
+    T=cfg.T,
     rows=run.eval_batch * layout.parts,
     limit=run.eval_tokens,
     part=layout.rows,
@@ -252,4 +254,4 @@ def samples(model: LanguageModel, run: config.Run) -> str:
 
 
 def _last_tokens(model: LanguageModel, prompt: str) -> list[int]:
-  return model.prompt_ids(prompt)[-model.shape.T :]
+  return model.prompt_ids(prompt)[-model.config.T :]

@@ -25,11 +25,11 @@ from gpt_jax.config import UserError
 from gpt_jax.data.windows import Batch
 from gpt_jax.files import write_whole
 from gpt_jax.runs import cost, finetune
-from gpt_jax.runs.setup import Ready, ready, samples
+from gpt_jax.runs.setup import RunContext, ready, samples
 from gpt_jax.training import checkpoint, checksums, loop, optim, sharding, step
-from gpt_jax.training.metrics_log import CLOCK_FIELDS, Record
+from gpt_jax.training.metrics_log import CLOCK_FIELDS, MetricsLog
 from gpt_jax.training.step import State
-from gpt_jax.training.throughput import Meter, free_memory
+from gpt_jax.training.throughput import Throughput, free_memory
 
 # Numbers that programs take as arguments; what they switch on or off is compiled.
 _NUMBERS = (
@@ -63,7 +63,7 @@ def kind(run: config.Run) -> tuple:
 class Group:
   """The compiled update of several runs, spread over devices as far as they go."""
 
-  def __init__(self, members: Sequence[Ready], devices: Sequence[jax.Device]):
+  def __init__(self, members: Sequence[RunContext], devices: Sequence[jax.Device]):
     first = members[0]
     self.run = first.run
     self.devices = devices[: math.gcd(len(devices), len(members))]
@@ -79,7 +79,7 @@ class Group:
       jax.tree.map(lambda *leaf: np.stack(leaf), *hps), self.each
     )
 
-    one = partial(step.train_step, run=first.run, shape=first.shape)
+    one = partial(step.train_step, run=first.run, cfg=first.cfg)
     at_once = jax.vmap(one, (self.axes, 0, 0), (self.axes, 0))
 
     def in_turn(state, batch, hp):
@@ -141,9 +141,9 @@ class _Kept:
   It stands where the loop has the record and the checkpoints of one run.
   """
 
-  def __init__(self, members: Sequence[Ready], group: Group, done: int):
+  def __init__(self, members: Sequence[RunContext], group: Group, done: int):
     self.members, self.group = members, group
-    self.records = [Record(member.workdir, done) for member in members]
+    self.records = [MetricsLog(member.workdir, done) for member in members]
     self.folder = members[0].saved.folder
     self.found: dict[int, dict] = {}  # of updates whose metrics were not written yet
     self.lost_R = np.zeros(len(members), np.int32)
@@ -287,7 +287,7 @@ def _ready(
   devices: Sequence[jax.Device],
   argv: Sequence[str],
   report: Callable[[str], None],
-) -> contextlib.AbstractContextManager[Ready]:
+) -> contextlib.AbstractContextManager[RunContext]:
   """Gives a run on the first device, for what is done run by run."""
   layout = sharding.Layout(tuple(devices[:1]))
   overrides = member.overrides
@@ -311,11 +311,11 @@ def _most(
 ) -> int:
   """Returns how many of the runs to train together: as many as fit, 1 or more."""
   with _ready(alike[0], devices, argv, lambda text: None) as first:
-    run, shape = first.run, first.shape
+    run, cfg = first.run, first.cfg
   rows = run.batch // run.accumulate
-  kept = cost.activation_bytes(shape, rows, loss_chunk=run.loss_chunk)
+  kept = cost.activation_bytes(cfg, rows, loss_chunk=run.loss_chunk)
   each = kept['layers'] + kept['output']
-  each += sum(cost.state_bytes(run, shape).values())
+  each += sum(cost.state_bytes(run, cfg).values())
 
   def needed(number):
     return each * -(-number // math.gcd(len(devices), number))
@@ -326,7 +326,7 @@ def _most(
 
 
 def _train(
-  members: list[Ready],
+  members: list[RunContext],
   devices: Sequence[jax.Device],
   report: Callable[[str], None],
 ) -> dict[pathlib.Path, int]:
@@ -339,7 +339,7 @@ def _train(
   if done:
     report(f'going on from the checkpoints of update {done}')
   kept = _Kept(members, group, done)
-  eval_step = first.layout.eval_step(first.run, first.shape)
+  eval_step = first.layout.eval_step(first.run, first.cfg)
   steps = iter(range(done + 1, first.run.steps + 1))
 
   def update(state, rows, _):
@@ -368,10 +368,10 @@ def _train(
     ]
     return kept.texts[0]
 
-  meter = Meter(
-    flops_per_token=sum(cost.flops_per_token(first.shape).values()),
+  meter = Throughput(
+    flops_per_token=sum(cost.flops_per_token(first.cfg).values()),
     devices=group.devices,
-    dtype=first.shape.dtype,
+    dtype=first.cfg.dtype,
   )
   try:
     loop.train(

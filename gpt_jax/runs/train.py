@@ -8,7 +8,7 @@ from gpt_jax import config
 from gpt_jax.runs import benchmark, cost, finetune
 from gpt_jax.runs.setup import ready, samples
 from gpt_jax.training import checkpoint, loop, metrics_log, sharding
-from gpt_jax.training.throughput import Meter
+from gpt_jax.training.throughput import Throughput
 
 
 def train(
@@ -46,14 +46,14 @@ def train(
   with ready(
     run, workdir, layout, argv=argv, overrides=overrides, report=report
   ) as here:
-    shape, saved = here.shape, here.saved
+    cfg, saved = here.cfg, here.saved
     state = here.start(report)
     done = int(state.step)
     if done >= run.steps:
       report(f'finished: {done} updates are done (steps={run.steps}). {_best(saved)}')
       return
-    eval_step = layout.eval_step(run, shape)
-    like = layout.state_shapes(run, shape)
+    eval_step = layout.eval_step(run, cfg)
+    like = layout.state_shapes(run, cfg)
     asked = benchmark.during(run.exams)
 
     def evaluate(params, step):
@@ -67,17 +67,17 @@ def train(
       model = here.model(params)
       return samples(model, run) if writes else ''
 
-    written = metrics_log.Record(here.workdir, done) if writes else None
-    meter = Meter(
-      flops_per_token=sum(cost.flops_per_token(shape).values()),
+    written = metrics_log.MetricsLog(here.workdir, done) if writes else None
+    meter = Throughput(
+      flops_per_token=sum(cost.flops_per_token(cfg).values()),
       devices=layout.devices,
-      dtype=shape.dtype,
+      dtype=cfg.dtype,
     )
     try:
       loop.train(
         run,
         state,
-        update=layout.train_step(run, shape),
+        update=layout.train_step(run, cfg),
         batch=lambda step: layout.put(here.rows(step), run.accumulate),
         evaluate=evaluate,
         sample=draw,

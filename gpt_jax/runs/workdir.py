@@ -23,7 +23,7 @@ from gpt_jax.files import write_whole
 from gpt_jax.inference import hugging_face
 from gpt_jax.inference.classifier import Classifier
 from gpt_jax.inference.language_model import LanguageModel
-from gpt_jax.model.gpt import Shape, init_params
+from gpt_jax.model.gpt import GPTConfig, init_params
 from gpt_jax.runs import provenance
 from gpt_jax.tasks.labelled_table import TASKS, Task
 from gpt_jax.training import checkpoint, task_step
@@ -288,21 +288,21 @@ def load(
   if task and (workdir / 'groups.json').exists():
     workdir = _best_seed(workdir, task)
   tokenizer = tokenizers.load(workdir / 'tokenizer')
-  shape = Shape.of(run.model, tokenizer.vocab)
+  cfg = GPTConfig.of(run.model, tokenizer.vocab)
   averaged = bool(run.optim.ema)
   if not task:
-    like = jax.eval_shape(lambda: init_params(shape, 0))
+    like = jax.eval_shape(lambda: init_params(cfg, 0))
     params, step = _restored(workdir, checkpoint_step, like, averaged)
-    return LanguageModel(params, shape, tokenizer, step)
-  shape = task_step.grown(shape)
+    return LanguageModel(params, cfg, tokenizer, step)
+  cfg = task_step.grown(cfg)
   like = jax.eval_shape(
     lambda: {
-      'gpt': init_params(shape, 0),
-      'clf': task_step.new_head(task, shape.D, jax.random.key(0)),
+      'gpt': init_params(cfg, 0),
+      'clf': task_step.new_head(task, cfg.D, jax.random.key(0)),
     }
   )
   tree, step = _restored(workdir, checkpoint_step, like, averaged)
-  return Classifier(tree['gpt'], shape, tokenizer, step, tree['clf'], task)
+  return Classifier(tree['gpt'], cfg, tokenizer, step, tree['clf'], task)
 
 
 def group_folder(

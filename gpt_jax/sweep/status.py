@@ -11,7 +11,7 @@ from typing import Any
 from gpt_jax import config
 from gpt_jax.config import UserError
 from gpt_jax.files import write_whole
-from gpt_jax.model.gpt import Shape
+from gpt_jax.model.gpt import GPTConfig
 from gpt_jax.runs import cost
 from gpt_jax.runs.workdir import (
   check_same_run,
@@ -152,8 +152,8 @@ def result(entry: Entry) -> Result:
   about = read_about(entry.workdir)
   environment = sessions(entry.workdir)[-1]['environment']
   run = entry.run
-  shape = Shape.of(run.model, about.get('vocab') or run.model.vocab)
-  tokens = cost.tokens_read(run, shape, step)
+  cfg = GPTConfig.of(run.model, about.get('vocab') or run.model.vocab)
+  tokens = cost.tokens_read(run, cfg, step)
   return Result(
     state='finished' if finished(entry) else 'unfinished',
     step=step,
@@ -164,7 +164,7 @@ def result(entry: Entry) -> Result:
     final_bpb=final.get('valid_bpb'),
     best_bpb=best.get('valid_bpb'),
     tokens=tokens,
-    flops=tokens * sum(cost.flops_per_token(shape).values()),
+    flops=tokens * sum(cost.flops_per_token(cfg).values()),
     seconds=seconds_of_training(entry.workdir),
     left=_left(trained, steps),
     commit=environment.get('git', {}).get('commit', ''),

@@ -18,10 +18,10 @@ from gpt_jax.data.windows import Batch, prefetched
 from gpt_jax.tasks.inputs import TaskBatch
 from gpt_jax.training import checksums
 from gpt_jax.training.checkpoint import Checkpoints
-from gpt_jax.training.metrics_log import Record
+from gpt_jax.training.metrics_log import MetricsLog
 from gpt_jax.training.optim import Hyper
 from gpt_jax.training.step import State
-from gpt_jax.training.throughput import Meter
+from gpt_jax.training.throughput import Throughput
 
 _MOST_SPIKES = 20  # updates left out one after another
 _MOST_ROLL_BACKS = 5  # to one checkpoint
@@ -45,8 +45,8 @@ def train(
   batch: Callable[[int], Batch | TaskBatch],
   evaluate: Callable[[dict, int], dict[str, float]],
   sample: Callable[[dict], str],
-  record: Record | None,
-  meter: Meter,
+  record: MetricsLog | None,
+  meter: Throughput,
   checkpoints: Checkpoints,
   restore: Callable[[int], State],
   anywhere: Callable[[int], int] | None = None,

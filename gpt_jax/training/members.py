@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from gpt_jax import config
-from gpt_jax.model.gpt import Shape, init_params
+from gpt_jax.model.gpt import GPTConfig, init_params
 from gpt_jax.tasks import inputs
 from gpt_jax.tasks.inputs import Inputs, TaskBatch
 from gpt_jax.tasks.labelled_table import Task
@@ -27,7 +27,7 @@ class Job:
   Attributes:
     run: with everything filled in that data and source say.
     task: of the table.
-    shape: of the model without the new tokens.
+    cfg: of the model without the new tokens.
     tokenizer: of the model that is started from.
     train, dev: examples as sequences.
     labels: of the examples of dev.
@@ -37,7 +37,7 @@ class Job:
 
   run: config.Run
   task: Task
-  shape: Shape
+  cfg: GPTConfig
   tokenizer: Tokenizer
   train: Inputs
   dev: Inputs
@@ -76,7 +76,7 @@ class Group:
     place = partial(NamedSharding, mesh)
     self.each, self.all = place(P('seed')), place(P())
     self.micro, self.rows = place(P('seed', None, 'row')), place(P('row'))
-    static = {'run': run, 'shape': job.shape, 'task': job.task}
+    static = {'run': run, 'cfg': job.cfg, 'task': job.task}
     self.axes = State(0, 0, None)  # one number of updates for all
 
     def update(state, fixed, batch, hp):
@@ -106,9 +106,9 @@ class Group:
   def _make(self, source: dict | None, seed: jax.Array) -> State:
     """Returns the state of one seed before the first update."""
     job, run = self.job, self.run
-    trained = task_step.init(run, job.shape, job.task, source, seed)
+    trained = task_step.init(run, job.cfg, job.task, source, seed)
     tx = optim.transformation(
-      run.optim, optim.Hyper.of(run), np.int32(0), job.shape.width
+      run.optim, optim.Hyper.of(run), np.int32(0), job.cfg.width
     )
     return State(trained, tx.init(trained), np.int32(0))
 
@@ -137,7 +137,7 @@ class Group:
         tree,
       )
 
-    source = jax.eval_shape(lambda: init_params(self.job.shape, 0))
+    source = jax.eval_shape(lambda: init_params(self.job.cfg, 0))
     seeds = jax.ShapeDtypeStruct((len(self.seeds),), np.uint32)
     made = jax.eval_shape(jax.vmap(self._make, (None, 0), self.axes), source, seeds)
     state = State(
@@ -168,7 +168,7 @@ class Group:
       return self.predict(trained, fixed, jax.device_put(batch, self.rows))
 
     rows = self.run.eval_batch * row_parts(self.run, len(self.seeds))
-    return inputs.all_logits(self.job.dev, rows, self.job.shape.T, predict)
+    return inputs.all_logits(self.job.dev, rows, self.job.cfg.T, predict)
 
   def bytes_needed(self) -> int:
     """Returns the bytes that an update of the longest batch takes of a device."""

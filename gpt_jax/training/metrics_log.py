@@ -80,7 +80,7 @@ def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
   return [json.loads(line) for line in lines]
 
 
-class Record:
+class MetricsLog:
   """Appends to the record of one run; one writer at a time."""
 
   def __init__(self, workdir: str | pathlib.Path, step: int):

@@ -30,7 +30,7 @@ from jax.sharding import PartitionSpec as P
 from gpt_jax import config
 from gpt_jax.config import UserError
 from gpt_jax.data.windows import Batch
-from gpt_jax.model.gpt import Shape
+from gpt_jax.model.gpt import GPTConfig
 from gpt_jax.training import step
 
 AXES = 'data', 'fsdp', 'tensor'
@@ -196,13 +196,13 @@ class Layout:
       return ' x '.join(f'{axis} {n}' for axis, n in sizes if n > 1) or 'one device'
     return 'pmap' if len(self.devices) > 1 else 'jit'
 
-  def check(self, shape: Shape) -> None:
+  def check(self, cfg: GPTConfig) -> None:
     """Raises UserError if the model can't be cut so."""
     tensor = 1 if self.mesh is None else self.mesh.shape['tensor']
     for name in ('N', 'F'):
-      if getattr(shape, name) % tensor:
+      if getattr(cfg, name) % tensor:
         raise UserError(
-          f'layout: tensor={tensor} must divide model.{name}={getattr(shape, name)}, '
+          f'layout: tensor={tensor} must divide model.{name}={getattr(cfg, name)}, '
           'since each device computes whole heads and a part of the MLP'
         )
 
@@ -237,9 +237,9 @@ class Layout:
 
     return jax.tree_util.tree_map_with_path(place, tree)
 
-  def state_shapes(self, run: config.Run, shape: Shape) -> step.State:
+  def state_shapes(self, run: config.Run, cfg: GPTConfig) -> step.State:
     """Returns the shapes of a run's state, with where each array goes."""
-    return self.placed(jax.eval_shape(lambda: step.init_state(run, shape)))
+    return self.placed(jax.eval_shape(lambda: step.init_state(run, cfg)))
 
   def bytes_each(self, tree: Any) -> int:
     """Returns the bytes of arrays on one device, from their `placed` shapes."""
@@ -248,10 +248,10 @@ class Layout:
       for leaf in jax.tree.leaves(tree)
     )
 
-  def new_state(self, run: config.Run, shape: Shape) -> step.State:
+  def new_state(self, run: config.Run, cfg: GPTConfig) -> step.State:
     """Returns the state before the first update, never whole on one device."""
-    shardings = _shardings(self.state_shapes(run, shape))
-    return jax.jit(lambda: step.init_state(run, shape), out_shardings=shardings)()
+    shardings = _shardings(self.state_shapes(run, cfg))
+    return jax.jit(lambda: step.init_state(run, cfg), out_shardings=shardings)()
 
   def place(self, state: step.State) -> step.State:
     """Returns a state where this layout keeps it."""
@@ -312,15 +312,15 @@ class Layout:
     rows = NamedSharding(self.mesh, P(_ROWS))
     return {'spread': lambda x: jax.lax.with_sharding_constraint(x, rows)}
 
-  def train_step(self, run: config.Run, shape: Shape) -> Callable:
+  def train_step(self, run: config.Run, cfg: GPTConfig) -> Callable:
     """Returns the compiled f(state, batch, hp) -> (state, metrics).
 
     The batch is one that `put` made. The state passed in is donated: its buffers become
     those of the result.
     """
-    fn = partial(step.train_step, run=run, shape=shape, **self._how())
+    fn = partial(step.train_step, run=run, cfg=cfg, **self._how())
     if self.mesh is not None:
-      state = _shardings(self.state_shapes(run, shape))
+      state = _shardings(self.state_shapes(run, cfg))
       whole = NamedSharding(self.mesh, P())
       return jax.jit(
         fn,
@@ -339,11 +339,11 @@ class Layout:
       donate_argnums=0,
     )
 
-  def eval_step(self, run: config.Run, shape: Shape) -> Callable:
+  def eval_step(self, run: config.Run, cfg: GPTConfig) -> Callable:
     """Returns the compiled f(params, batch) -> (nll_sum, count)."""
-    fn = partial(step.eval_step, shape=shape, loss_chunk=run.loss_chunk, **self._how())
+    fn = partial(step.eval_step, cfg=cfg, loss_chunk=run.loss_chunk, **self._how())
     if self.mesh is not None:
-      params = self.state_shapes(run, shape).params
+      params = self.state_shapes(run, cfg).params
       return jax.jit(
         fn,
         in_shardings=(_shardings(params), self._batch_sharding(False)),

@@ -9,7 +9,7 @@ _MEMORY = 100  # updates that its running mean remembers
 
 
 @flax.struct.dataclass
-class Guard:
+class SpikeDetector:
   """What is known of the losses of accepted updates; scalars.
 
   Attributes:
@@ -26,14 +26,14 @@ class Guard:
   passed_over: jax.Array
 
   @classmethod
-  def new(cls) -> 'Guard':
+  def new(cls) -> 'SpikeDetector':
     """Returns the guard before the first update."""
     return cls(jnp.float32(0), jnp.float32(0), jnp.int32(0), jnp.int32(0))
 
 
 def judge(
-  guard: Guard, loss: jax.Array, grad_norm: jax.Array, sigmas: jax.Array
-) -> tuple[Guard, jax.Array]:
+  guard: SpikeDetector, loss: jax.Array, grad_norm: jax.Array, sigmas: jax.Array
+) -> tuple[SpikeDetector, jax.Array]:
   """Returns the guard after an update, and whether the update is a spike, bool.
 
   A spike is a loss or gradient that is not finite, or, after 50 updates, a loss above

@@ -11,10 +11,10 @@ import optax
 
 from gpt_jax import config
 from gpt_jax.data.windows import Batch
-from gpt_jax.model.gpt import GPT, Shape, init_params
+from gpt_jax.model.gpt import GPT, GPTConfig, init_params
 from gpt_jax.model.layers import Dropout
 from gpt_jax.training import loss, optim
-from gpt_jax.training.spikes import Guard, judge
+from gpt_jax.training.spikes import SpikeDetector, judge
 
 
 @flax.struct.dataclass
@@ -33,7 +33,7 @@ class State:
   opt_state: optax.OptState
   step: jax.Array
   ema: dict | None = None
-  guard: Guard | None = None
+  guard: SpikeDetector | None = None
 
   @property
   def weights(self) -> dict:
@@ -41,18 +41,18 @@ class State:
     return self.params if self.ema is None else self.ema
 
 
-def init_state(run: config.Run, shape: Shape, params: dict | None = None) -> State:
+def init_state(run: config.Run, cfg: GPTConfig, params: dict | None = None) -> State:
   """Returns the state before the first update, with new parameters unless given."""
-  params = init_params(shape, run.seed) if params is None else params
+  params = init_params(cfg, run.seed) if params is None else params
   step = jnp.int32(0)
-  tx = optim.transformation(run.optim, optim.Hyper.of(run), step, shape.width)
+  tx = optim.transformation(run.optim, optim.Hyper.of(run), step, cfg.width)
   return State(
     params=params,
     opt_state=tx.init(params),
     step=step,
     # A copy: the same buffer can't be donated twice.
     ema=jax.tree.map(jnp.array, params) if run.optim.ema else None,
-    guard=Guard.new() if run.optim.guard != 'off' else None,
+    guard=SpikeDetector.new() if run.optim.guard != 'off' else None,
   )
 
 
@@ -69,7 +69,7 @@ def averaged(ema: dict, params: dict, step: jax.Array, decay: jax.Array) -> dict
 def model_nll_sum(
   params: dict,
   batch: Batch,
-  shape: Shape,
+  cfg: GPTConfig,
   loss_chunk: int,
   **how,
 ) -> jax.Array:
@@ -78,16 +78,16 @@ def model_nll_sum(
   Args:
     params: of the model.
     batch: leaves [B, ...].
-    shape: of the model.
+    cfg: of the model.
     loss_chunk: as in `config.Run`.
     **how: `drop` and `spread` of the model.
   """
-  apply = partial(GPT(shape).apply, {'params': params}, batch.ids_BT, **how)
+  apply = partial(GPT(cfg).apply, {'params': params}, batch.ids_BT, **how)
   if not loss_chunk:
     return loss.nll_sum(apply()[0], batch.y_BT, batch.w_BT)
   x_BTD, head_VD = apply(logits=False)
   return loss.chunked_nll_sum(
-    x_BTD, head_VD, batch.y_BT, batch.w_BT, shape.vocab, loss_chunk
+    x_BTD, head_VD, batch.y_BT, batch.w_BT, cfg.vocab, loss_chunk
   )
 
 
@@ -128,7 +128,7 @@ def train_step(
   hp: optim.Hyper,
   *,
   run: config.Run,
-  shape: Shape,
+  cfg: GPTConfig,
   axis: str | None = None,
   **how,
 ) -> tuple[State, dict[str, jax.Array]]:
@@ -143,7 +143,7 @@ def train_step(
     batch: leaves [A, B, ...]: A micro-batches of B rows on this device.
     hp: numeric hyper-parameters.
     run: its choices (optimizer, schedule, whether there is dropout) are static.
-    shape: of the model.
+    cfg: of the model.
     axis: name of the mapped axis that devices form, or None.
     **how: `spread` of the model.
 
@@ -161,14 +161,14 @@ def train_step(
     drop = None
     if run.model.dropout:
       drop = dropout(hp, state.step, micro.row_B)
-    nll = model_nll_sum(params, micro, shape, run.loss_chunk, drop=drop, **how)
+    nll = model_nll_sum(params, micro, cfg, run.loss_chunk, drop=drop, **how)
     # Where no target counts, the loss is zero rather than 0 / 0.
     return nll / jnp.maximum(count, 1)
 
   gradient = partial(jax.value_and_grad(micro_loss), state.params)
   nll, grads = sum_devices(accumulated(gradient, batch))
 
-  tx = optim.transformation(run.optim, hp, state.step, shape.width)
+  tx = optim.transformation(run.optim, hp, state.step, cfg.width)
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
   metrics = {
@@ -191,11 +191,11 @@ def eval_step(
   params: dict,
   batch: Batch,
   *,
-  shape: Shape,
+  cfg: GPTConfig,
   loss_chunk: int,
   axis: str | None = None,
   **how,
 ) -> tuple[jax.Array, jax.Array]:
   """Returns (nll_sum [nats], count [tokens]) over a batch of leaves [B, ...]."""
-  sums = model_nll_sum(params, batch, shape, loss_chunk, **how), batch.w_BT.sum()
+  sums = model_nll_sum(params, batch, cfg, loss_chunk, **how), batch.w_BT.sum()
   return sums if axis is None else jax.lax.psum(sums, axis)

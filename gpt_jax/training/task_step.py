@@ -21,7 +21,7 @@ import optax
 
 from gpt_jax import config
 from gpt_jax.model import lora
-from gpt_jax.model.gpt import GPT, Shape, init_params
+from gpt_jax.model.gpt import GPT, GPTConfig, init_params
 from gpt_jax.model.layers import apply_dropout
 from gpt_jax.tasks.inputs import NEW_TOKENS, TaskBatch, classes
 from gpt_jax.tasks.labelled_table import Task
@@ -29,19 +29,19 @@ from gpt_jax.training import loss, optim
 from gpt_jax.training.step import State, accumulated, dropout
 
 
-def grown(shape: Shape) -> Shape:
+def grown(cfg: GPTConfig) -> GPTConfig:
   """Returns the shape of the model with the new tokens."""
-  return dataclasses.replace(shape, vocab=shape.vocab + NEW_TOKENS)
+  return dataclasses.replace(cfg, vocab=cfg.vocab + NEW_TOKENS)
 
 
 def init(
-  run: config.Run, shape: Shape, task: Task, source: dict | None, seed: jax.Array
+  run: config.Run, cfg: GPTConfig, task: Task, source: dict | None, seed: jax.Array
 ) -> dict:
   """Returns what is trained, before the first update.
 
   Args:
     run: its task says what is trained, and how much comes from `source`.
-    shape: of the model, without the new tokens.
+    cfg: of the model, without the new tokens.
     task: gives the size of the head.
     source: parameters of the pre-trained model; None with task.transfer=none.
     seed: of all that is new.
@@ -49,15 +49,15 @@ def init(
   key = jax.random.key(seed)
 
   def draw(i):
-    rows = (NEW_TOKENS, shape.D)
+    rows = (NEW_TOKENS, cfg.D)
     return 0.02 * jax.random.normal(jax.random.fold_in(key, i), rows)
 
   tree = {
-    'special': {name: draw(i) for i, name in enumerate(_embeddings(shape))},
-    'clf': new_head(task, shape.D, jax.random.fold_in(key, 2)),
+    'special': {name: draw(i) for i, name in enumerate(_embeddings(cfg))},
+    'clf': new_head(task, cfg.D, jax.random.fold_in(key, 2)),
   }
   if run.task.train == 'full':
-    tree['gpt'] = _body(run, shape, source, seed)
+    tree['gpt'] = _body(run, cfg, source, seed)
   elif run.task.train == 'lora':
     tree['lora'] = lora.init(source, run.task.rank, jax.random.fold_in(key, 3))
   return tree
@@ -68,9 +68,9 @@ def fixed(run: config.Run, source: dict | None) -> dict:
   return {} if run.task.train == 'full' else {'gpt': source}
 
 
-def _embeddings(shape: Shape) -> tuple[str, ...]:
+def _embeddings(cfg: GPTConfig) -> tuple[str, ...]:
   """Returns the matrices that have a row for each token."""
-  return ('wte',) if shape.tied else ('wte', 'lm_head')
+  return ('wte',) if cfg.tied else ('wte', 'lm_head')
 
 
 def new_head(task: Task, D: int, key: jax.Array) -> dict:
@@ -80,39 +80,41 @@ def new_head(task: Task, D: int, key: jax.Array) -> dict:
   return {'kernel': kernel, 'bias': jnp.zeros(outputs)}
 
 
-def _body(run: config.Run, shape: Shape, source: dict | None, seed: jax.Array) -> dict:
+def _body(
+  run: config.Run, cfg: GPTConfig, source: dict | None, seed: jax.Array
+) -> dict:
   """Returns the model's parameters: transferred, or new from some layer on."""
-  if run.task.transfer in ('all', str(shape.L)):
+  if run.task.transfer in ('all', str(cfg.L)):
     return source
-  new = init_params(shape, seed)
+  new = init_params(cfg, seed)
   if run.task.transfer == 'none':
     return new
   layers = [f'h_{layer}' for layer in range(int(run.task.transfer))]
-  kept = [*_embeddings(shape), 'wpe', *layers]
+  kept = [*_embeddings(cfg), 'wpe', *layers]
   return new | {name: source[name] for name in kept}
 
 
-def assembled(tree: dict, run: config.Run, shape: Shape) -> tuple[dict, dict]:
+def assembled(tree: dict, run: config.Run, cfg: GPTConfig) -> tuple[dict, dict]:
   """Returns the variables and the head of a model: (of `GPT(grown(shape))`, clf).
 
   Args:
     tree: what is trained and what is not, together.
     run: of fine-tuning.
-    shape: of the model without the new tokens.
+    cfg: of the model without the new tokens.
   """
   gpt = dict(tree['gpt'])
-  filler = jnp.zeros((grown(shape).V - shape.vocab - NEW_TOKENS, shape.D))
+  filler = jnp.zeros((grown(cfg).V - cfg.vocab - NEW_TOKENS, cfg.D))
   for name, rows in tree['special'].items():
-    gpt[name] = jnp.concatenate([gpt[name][: shape.vocab], rows, filler])
+    gpt[name] = jnp.concatenate([gpt[name][: cfg.vocab], rows, filler])
   variables = {'params': gpt}
   if 'lora' in tree:
     variables['lora'] = lora.scaled(tree['lora'], run.task.alpha, run.task.rank)
   return variables, tree['clf']
 
 
-def merged(tree: dict, run: config.Run, shape: Shape) -> tuple[dict, dict]:
+def merged(tree: dict, run: config.Run, cfg: GPTConfig) -> tuple[dict, dict]:
   """Returns the parameters of a GPT with the new tokens, and the head."""
-  variables, clf = assembled(tree, run, shape)
+  variables, clf = assembled(tree, run, cfg)
   params = variables['params']
   if 'lora' in variables:
     params = lora.merged(params, variables['lora'])
@@ -123,7 +125,7 @@ def task_logits(
   variables: dict,
   clf: dict,
   batch: TaskBatch,
-  shape: Shape,
+  cfg: GPTConfig,
   task: Task,
   drop=None,
   clf_drop=None,
@@ -134,7 +136,7 @@ def task_logits(
     variables: of the model with the new tokens.
     clf: the head.
     batch: leaves [B, ...].
-    shape: of the model with the new tokens.
+    cfg: of the model with the new tokens.
     task: says how sequences become logits.
     drop: dropout of the model, whose rows are sequences.
     clf_drop: before the head, whose rows are examples: choices share a draw, as in the
@@ -145,7 +147,7 @@ def task_logits(
   """
   B, C, T = batch.ids_BCT.shape
   ids = batch.ids_BCT.reshape(B * C, T)
-  x, head_VD = GPT(shape).apply(variables, ids, drop=drop, logits=False)
+  x, head_VD = GPT(cfg).apply(variables, ids, drop=drop, logits=False)
   last = batch.length_BC.reshape(B * C, 1, 1) - 1
   h_BCD = jnp.take_along_axis(x, last, axis=1).reshape(B, C, -1).astype(jnp.float32)
   if task.kind == 'multiple_choice':
@@ -177,7 +179,7 @@ def losses(
   tree: dict,
   batch: TaskBatch,
   run: config.Run,
-  shape: Shape,
+  cfg: GPTConfig,
   task: Task,
   hp: optim.Hyper | None = None,
   step: jax.Array | None = None,
@@ -191,21 +193,21 @@ def losses(
     tree: all parameters.
     batch: leaves [B, ...].
     run: says the weight of the second, which is 0 where it isn't asked for.
-    shape: of the model without the new tokens.
+    cfg: of the model without the new tokens.
     task: its kind.
     hp: numbers of the run.
     step: updates done.
   """
-  large = grown(shape)
+  large = grown(cfg)
   C = batch.ids_BCT.shape[1]
   drop = clf_drop = None
   if step is not None and run.model.dropout:
     rows = batch.row_B[:, None] * C + jnp.arange(C)
     drop = dropout(hp, step, rows.reshape(-1))
   if step is not None and run.task.dropout:
-    place = shape.L + 2  # behind those of the model
+    place = cfg.L + 2  # behind those of the model
     clf_drop = dropout(hp, step, batch.row_B).at(place).replace(rate=hp.clf_dropout)
-  variables, clf = assembled(tree, run, shape)
+  variables, clf = assembled(tree, run, cfg)
   logits_BK, x, head_VD = task_logits(
     variables, clf, batch, large, task, drop, clf_drop
   )
@@ -227,7 +229,7 @@ def train_step(
   hp: optim.Hyper,
   *,
   run: config.Run,
-  shape: Shape,
+  cfg: GPTConfig,
   task: Task,
 ) -> tuple[State, dict[str, jax.Array]]:
   """Returns the state after one update, and its metrics.
@@ -238,7 +240,7 @@ def train_step(
     batch: leaves [A, B, ...]: A micro-batches.
     hp: numeric hyper-parameters.
     run: its choices are static.
-    shape: of the model without the new tokens.
+    cfg: of the model without the new tokens.
     task: its kind.
 
   Returns:
@@ -248,13 +250,13 @@ def train_step(
   count = jnp.maximum(batch.w_B.sum(), 1)
 
   def objective(trained, micro):
-    nll, lm = losses(trained | fixed, micro, run, shape, task, hp, state.step)
+    nll, lm = losses(trained | fixed, micro, run, cfg, task, hp, state.step)
     return (nll + hp.aux * lm) / count, (nll / count, lm / count)
 
   gradient = partial(jax.value_and_grad(objective, has_aux=True), state.params)
   (_, (nll, lm)), grads = accumulated(gradient, batch)
 
-  tx = optim.transformation(run.optim, hp, state.step, shape.width)
+  tx = optim.transformation(run.optim, hp, state.step, cfg.width)
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
   metrics = {
     'loss': nll,
@@ -272,9 +274,9 @@ def predict_step(
   batch: TaskBatch,
   *,
   run: config.Run,
-  shape: Shape,
+  cfg: GPTConfig,
   task: Task,
 ) -> jax.Array:
   """Returns logits [B, K] of a batch with leaves [B, ...]."""
-  variables, clf = assembled(trained | fixed, run, shape)
-  return task_logits(variables, clf, batch, grown(shape), task)[0]
+  variables, clf = assembled(trained | fixed, run, cfg)
+  return task_logits(variables, clf, batch, grown(cfg), task)[0]

@@ -123,7 +123,7 @@ def free_memory(devices: Sequence[jax.Device]) -> float:
   return free / len(devices)
 
 
-class Meter:
+class Throughput:
   """Measures training proper by the loop's own clock, which starts when it is made.
 
   Evaluation and saving are left out (`paused`). Nothing waits for its sake: the loop

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from gpt_jax import config
 from gpt_jax.config import UserError
-from gpt_jax.model.gpt import Shape
+from gpt_jax.model.gpt import GPTConfig
 
 FAMILIES = 'gpt2', 'openai-gpt', 'gpt_neo'
 # Names of our activations in config.json; openai-gpt's 'gelu' is the tanh form.
@@ -104,7 +104,7 @@ def pattern_of(kinds: list[str]) -> str:
   return ','.join(kinds)
 
 
-def config_json(family: str, c: Shape, dropout: float, eos: int) -> dict:
+def config_json(family: str, c: GPTConfig, dropout: float, eos: int) -> dict:
   """Returns what config.json says."""
   activations = GPT1_ACTIVATIONS if family == 'openai-gpt' else _ACTIVATIONS
   activation = next(n for n, ours in activations.items() if ours == c.activation)

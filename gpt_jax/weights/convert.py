@@ -18,7 +18,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from gpt_jax import config
 from gpt_jax.config import UserError
-from gpt_jax.model.gpt import Shape
+from gpt_jax.model.gpt import GPTConfig
 from gpt_jax.weights.config_json import (
   GPT1_ACTIVATIONS,
   config_json,
@@ -50,7 +50,7 @@ class _Tensor(NamedTuple):
   transposed: bool = False
 
 
-def _tensors(family: str, c: Shape) -> Iterator[_Tensor]:
+def _tensors(family: str, c: GPTConfig) -> Iterator[_Tensor]:
   """Yields the tensors of an architecture, with all the biases that it has."""
 
   def linear(name, paths, rows, columns, *, bias=True, transposed=False):
@@ -117,8 +117,8 @@ def read(folder: str | Path) -> tuple[config.Model, dict]:
   else:
     family, model, wrong = read_config(folder / 'config.json')
     found = _read_safetensors(folder)
-  shape = Shape.of(model, model.vocab)
-  params, misfits = _from_file(found, list(_tensors(family, shape)), shape)
+  cfg = GPTConfig.of(model, model.vocab)
+  params, misfits = _from_file(found, list(_tensors(family, cfg)), cfg)
   wrong += misfits
   if wrong:
     raise UserError(f'{folder}: not a {family} that can be read:\n' + '\n'.join(wrong))
@@ -126,13 +126,13 @@ def read(folder: str | Path) -> tuple[config.Model, dict]:
 
 
 def _from_file(
-  found: dict[str, np.ndarray], tensors: list[_Tensor], shape: Shape
+  found: dict[str, np.ndarray], tensors: list[_Tensor], cfg: GPTConfig
 ) -> tuple[dict, list[str]]:
   """Returns the parameter tree of the tensors of a file, and what does not fit."""
   found = {name.removeprefix('transformer.'): array for name, array in found.items()}
   found = {name: a for name, a in found.items() if not _BUFFER.fullmatch(name)}
   head = found.get('lm_head.weight')
-  if shape.tied and head is not None:
+  if cfg.tied and head is not None:
     # Some files hold the tied matrix twice.
     embedding = next(t.name for t in tensors if t.paths == ('wte',))
     if np.array_equal(head, found.get(embedding)):
@@ -161,7 +161,7 @@ def _from_file(
       tensor.paths, np.split(array, len(tensor.paths), axis=-1), strict=True
     ):
       if path in ('wte', 'lm_head'):
-        part = np.pad(part, ((0, shape.V - shape.vocab), (0, 0)))
+        part = np.pad(part, ((0, cfg.V - cfg.vocab), (0, 0)))
       params[path] = np.ascontiguousarray(part)
   return unflatten_dict(params, sep='/'), sorted(wrong)
 
@@ -235,7 +235,7 @@ def _renamed(name: str) -> str:
   return '.'.join([*above, {'w': 'weight', 'g': 'weight', 'b': 'bias'}.get(last, last)])
 
 
-def family_of(params: dict, c: Shape) -> str:
+def family_of(params: dict, c: GPTConfig) -> str:
   """Returns the architecture of Hugging Face that computes what the model does.
 
   Raises:
@@ -274,12 +274,12 @@ def family_of(params: dict, c: Shape) -> str:
   return family
 
 
-def write(params: dict, c: Shape, dropout: float, eos: int, folder: Path) -> str:
+def write(params: dict, c: GPTConfig, dropout: float, eos: int, folder: Path) -> str:
   """Writes config.json and model.safetensors as Hugging Face has them.
 
   Biases that the model lacks are written as zeros. Where the model scales attention
   otherwise than the architecture (gpt_neo does not at all), that goes into the query's
-  weights; the scale of the output (`Shape.width`) goes into the last LayerNorm.
+  weights; the scale of the output (`GPTConfig.width`) goes into the last LayerNorm.
 
   Args:
     params: the parameter tree.
