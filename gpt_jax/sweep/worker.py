@@ -15,8 +15,8 @@ from gpt_jax.training import loop
 _MAIN = """
 import sys
 sys.path.insert(0, sys.argv.pop(1))
-from gpt_jax.sweep import group
-sys.exit(group.main(sys.argv[1], sys.argv[2], sys.argv[3:]))
+from gpt_jax.sweep import worker
+sys.exit(worker.main(sys.argv[1], sys.argv[2], sys.argv[3:]))
 """
 
 
