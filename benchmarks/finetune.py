@@ -24,7 +24,7 @@ import jax
 from gpt_jax import config
 from gpt_jax.config import papers
 from gpt_jax.runs import finetune, train
-from gpt_jax.runs.workdir import load
+from gpt_jax.runs.load import load
 from gpt_jax.training.members import Group
 
 SEEDS = 4

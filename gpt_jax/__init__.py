@@ -68,7 +68,7 @@ sys.meta_path.append(_Aliases())
 def __getattr__(name: str):
   # Lazy, so that rooms without jax stay without jax.
   if name == 'load':
-    from gpt_jax.runs.workdir import load
+    from gpt_jax.runs.load import load
 
     return load
   if f'gpt_jax.{name}' in _ALIASES:

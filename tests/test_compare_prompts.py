@@ -11,7 +11,7 @@ from scripts import EXPERIMENTS, opened
 from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
 from gpt_jax.inference.language_model import LanguageModel
-from gpt_jax.model.gpt import GPTConfig, init_params
+from gpt_jax.model.gpt import GPT, GPTConfig, init_params
 from gpt_jax.tasks import templates
 
 compare = opened('prompts/compare.py')
@@ -21,7 +21,7 @@ compare = opened('prompts/compare.py')
 def model():
   tokenizer = tokenizers.Characters("abcdefghij' :\n")
   cfg = GPTConfig.of(config.Model(L=1, D=16, N=2, T=32), tokenizer.vocab)
-  return LanguageModel(init_params(cfg, 0), cfg, tokenizer)
+  return LanguageModel(init_params(cfg, 0), GPT(cfg), tokenizer)
 
 
 def written(folder, text, name='prompt.txt'):

@@ -18,7 +18,8 @@ from gpt_jax.config import UserError
 from gpt_jax.inference import hugging_face
 from gpt_jax.inference.language_model import LanguageModel
 from gpt_jax.model.gpt import GPT, GPTConfig, init_params
-from gpt_jax.runs import evaluate, import_export, train, workdir
+from gpt_jax.runs import evaluate, import_export, train
+from gpt_jax.runs.load import load
 from gpt_jax.training import loss
 from gpt_jax.weights import convert
 
@@ -280,8 +281,8 @@ def hf_folder(tmp_path):
 def test_a_folder_goes_through_import_and_export_unchanged(hf_folder, tmp_path):
   said = import_export.import_model(str(hf_folder), tmp_path / 'w')
   assert 'tokenizer byte_bpe of 265 entries' in said
-  model = workdir.load(tmp_path / 'w')
-  direct = workdir.load(hf_folder)
+  model = load(tmp_path / 'w')
+  direct = load(hf_folder)
   jax.tree.map(np.testing.assert_array_equal, model.params, direct.params)
   assert model.tokenizer.encode('the cat') == direct.tokenizer.encode('the cat')
   (made,) = model.generate('the cat', max_new_tokens=4, temperature=0)
@@ -306,7 +307,7 @@ def test_a_folder_goes_through_import_and_export_unchanged(hf_folder, tmp_path):
 
 def test_an_export_that_fails_leaves_nothing(tmp_path):
   cfg, params = random_model({'attention': 'banded', 'band': 2}, vocab=257)
-  model = LanguageModel(params, cfg, tokenizers.Bytes())
+  model = LanguageModel(params, GPT(cfg), tokenizers.Bytes())
   with pytest.raises(UserError, match='can not be written as gpt_neo'):
     hugging_face.export(model, 0.0, tmp_path / 'out')
   assert list(tmp_path.iterdir()) == []
@@ -314,7 +315,7 @@ def test_an_export_that_fails_leaves_nothing(tmp_path):
 
 def test_weights_without_a_tokenizer_are_used_by_numbers(tmp_path):
   import_export.import_model(str(GOLDENS / 'gpt2'), tmp_path / 'w')
-  model = workdir.load(tmp_path / 'w')
+  model = load(tmp_path / 'w')
   (made,) = model.generate('3 14 15', max_new_tokens=3, temperature=0)
   assert made.prompt == [3, 14, 15]
   assert made.text.split() == [str(i) for i in made.ids if i != 0]
@@ -350,7 +351,7 @@ def test_training_goes_on_from_imported_weights_also_with_new_entries(
   lines = []
   train.train(run, tmp_path / 'tuned', report=lines.append)
   assert '35 entries are new to its vocabulary' in lines
-  before, after = workdir.load(tmp_path / 'w'), workdir.load(tmp_path / 'tuned')
+  before, after = load(tmp_path / 'w'), load(tmp_path / 'tuned')
   np.testing.assert_array_equal(before.params['wte'][:265], after.params['wte'][:265])
   assert np.std(after.params['wte'][265:300]) == pytest.approx(0.02, rel=0.2)
   jax.tree.map(np.testing.assert_array_equal, before.params['h_1'], after.params['h_1'])

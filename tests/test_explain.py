@@ -12,7 +12,7 @@ import pytest
 from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
 from gpt_jax.inference.language_model import LanguageModel
-from gpt_jax.model.gpt import GPTConfig, init_params
+from gpt_jax.model.gpt import GPT, GPTConfig, init_params
 from gpt_jax.reports import explain
 
 T, BAND = 24, 4
@@ -32,7 +32,7 @@ def model(kind):
   like = jax.eval_shape(lambda: init_params(cfg, 0))
   draw = np.random.default_rng(0).standard_normal
   params = jax.tree.map(lambda x: 0.5 * draw(x.shape, np.float32), like)
-  return LanguageModel(params, cfg, tokenizer)
+  return LanguageModel(params, GPT(cfg), tokenizer)
 
 
 @pytest.mark.parametrize('kind', KINDS)
@@ -140,7 +140,7 @@ def test_a_text_cannot_break_out_of_the_page(tmp_path):
   cfg = GPTConfig.of(config.Model(L=1, D=16, N=2, T=40), tokenizer.vocab)
   like = jax.eval_shape(lambda: init_params(cfg, 0))
   params = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), like)
-  one = LanguageModel(params, cfg, tokenizer)
+  one = LanguageModel(params, GPT(cfg), tokenizer)
   explain.write(one, '</script><b>x', tmp_path / 'page.html')
   page = (tmp_path / 'page.html').read_text()
   assert page.count('</script>') == 1 and '<b>' not in page.split('<script>')[1]
@@ -151,7 +151,7 @@ def test_half_a_character_is_shown_in_hex(tmp_path):
   cfg = GPTConfig.of(config.Model(L=1, D=16, N=2, T=40), tokenizer.vocab)
   like = jax.eval_shape(lambda: init_params(cfg, 0))
   params = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), like)
-  one = LanguageModel(params, cfg, tokenizer)
+  one = LanguageModel(params, GPT(cfg), tokenizer)
   explain.write(one, 'aя', tmp_path / 'page.html')
   page = (tmp_path / 'page.html').read_text(encoding='utf-8')
   data = json.loads(re.search(r'const D = (\{.*\});', page)[1])

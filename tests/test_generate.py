@@ -16,7 +16,7 @@ from gpt_jax.config import UserError
 from gpt_jax.decoding import sampling
 from gpt_jax.decoding.generation_config import FLAGS, GenerationConfig
 from gpt_jax.inference.language_model import LanguageModel, _before_stop
-from gpt_jax.model.gpt import GPTConfig, init_params
+from gpt_jax.model.gpt import GPT, GPTConfig, init_params
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 GOLDENS = ROOT / 'tests/goldens'
@@ -32,7 +32,7 @@ def model():
   params = jax.tree.map(
     lambda p: p + 0.4 * jax.random.normal(next(keys), p.shape), init_params(cfg, 0)
   )
-  return LanguageModel(params, cfg, tokenizer)
+  return LanguageModel(params, GPT(cfg), tokenizer)
 
 
 def texts(made):
@@ -299,7 +299,7 @@ def tiny_gpt2(make, seed):
       node = node.setdefault(room, {})
     node[leaf] = array
   tokenizer = tokenizers.Characters(''.join(map(chr, range(59))))  # 59 and eot
-  return LanguageModel(params, cfg, tokenizer)
+  return LanguageModel(params, GPT(cfg), tokenizer)
 
 
 def assert_same_as_hugging_face(make, model, cases):

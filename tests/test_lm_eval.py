@@ -23,7 +23,7 @@ from gpt_jax.cli.lm_eval import GPTJax, main  # noqa: E402
 from gpt_jax.config import UserError  # noqa: E402
 from gpt_jax.inference import hugging_face  # noqa: E402
 from gpt_jax.inference.language_model import LanguageModel  # noqa: E402
-from gpt_jax.model.gpt import GPTConfig, init_params  # noqa: E402
+from gpt_jax.model.gpt import GPT, GPTConfig, init_params  # noqa: E402
 
 T, DOCS = 64, 24
 ACC = [{'metric': 'acc'}, {'metric': 'acc_norm'}]
@@ -261,7 +261,7 @@ def test_a_setting_that_we_do_not_know_is_refused(ours):
 def test_no_text_is_lost_where_pieces_span_words(trained, text, tmp_path):
   tokenizer = trained['bpe']
   cfg = GPTConfig.of(config.Model(L=1, D=16, N=2, T=32), tokenizer.vocab)
-  model = LanguageModel(init_params(cfg, 0), cfg, tokenizer)
+  model = LanguageModel(init_params(cfg, 0), GPT(cfg), tokenizer)
   hugging_face.export(model, 0.0, tmp_path / 'model')
   ours = GPTJax(str(tmp_path / 'model'))
   spanned = 0

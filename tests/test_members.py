@@ -12,7 +12,7 @@ import tiny_text
 from gpt_jax import config
 from gpt_jax.config import UserError
 from gpt_jax.model.gpt import GPTConfig
-from gpt_jax.runs import together, train
+from gpt_jax.runs import train
 from gpt_jax.training import checkpoint, sharding
 from gpt_jax.training.metrics_log import CLOCK_FIELDS, read_metrics
 
@@ -29,7 +29,7 @@ def alike(found, want):
 
 
 def paired(some, folders):
-  return [together.Member(*pair) for pair in zip(some, folders, strict=True)]
+  return [train.Member(*pair) for pair in zip(some, folders, strict=True)]
 
 
 @pytest.fixture(scope='module')
@@ -83,7 +83,7 @@ def members(place):
 @pytest.fixture(scope='module')
 def trained(place, members):
   folders = [place / f'together_{i}' for i in range(3)]
-  assert together.train(paired(members, folders), report=say_nothing) == {}
+  assert train.train_together(paired(members, folders), report=say_nothing) == {}
   return folders
 
 
@@ -131,13 +131,13 @@ def test_runs_go_on_together_and_by_themselves_and_lose_nothing(
 ):
   some = [dataclasses.replace(run, steps=4) for run in members]
   folders = [place / f'some_{i}' for i in range(3)]
-  together.train(paired(some, folders), report=say_nothing)
+  train.train_together(paired(some, folders), report=say_nothing)
   ahead = dataclasses.replace(members[0], steps=8)
   train.train(ahead, folders[0], report=say_nothing)
 
   # Now they stand at different updates, as after a kill in the midst of saving.
   told = []
-  together.train(paired(members, folders), report=told.append)
+  train.train_together(paired(members, folders), report=told.append)
   assert '3 of 3 runs, together' in told
   assert [text for text in told if text.startswith('going on')] == [
     'going on from the checkpoints of update 4',
@@ -149,14 +149,14 @@ def test_runs_go_on_together_and_by_themselves_and_lose_nothing(
     alike(state_of(run, folder, 12), state_of(run, whole, 12))
   sessions = json.loads((folders[0] / 'run.json').read_text())['sessions']
   assert [each['starts'] for each in sessions] == [[0], [4], [8]]
-  assert together.train(paired(members, folders), report=told.append) == {}
+  assert train.train_together(paired(members, folders), report=told.append) == {}
   assert '0 of 3 runs, together' in told
 
 
 def test_on_several_devices_all_runs_are_updated_at_once(place, members, trained):
   folders = [place / f'spread_{i}' for i in range(3)]
   spread = [changed(run, devices=3) for run in members]
-  together.train(paired(spread, folders), report=say_nothing)
+  train.train_together(paired(spread, folders), report=say_nothing)
   for run, folder, whole in zip(members, folders, trained, strict=True):
     alike(state_of(run, folder, 12), state_of(run, whole, 12))
 
@@ -165,7 +165,7 @@ def test_a_run_that_diverges_leaves_the_others_alone(place, members, trained):
   wild = changed(members[0], seed=5, optim__lr=1e30)
   folders = [place / 'calm', place / 'wild']
   pairs = paired([members[0], wild], folders)
-  found = together.train(pairs, report=say_nothing)
+  found = train.train_together(pairs, report=say_nothing)
   assert found == {folders[1]: found[folders[1]]} and 1 < found[folders[1]] < 12
   assert all(line['step'] < found[folders[1]] for line in read_metrics(folders[1]))
   for line, want in zip(
@@ -174,9 +174,9 @@ def test_a_run_that_diverges_leaves_the_others_alone(place, members, trained):
     np.testing.assert_allclose(line.get('loss', 0), want.get('loss', 0), **TOLERANCE)
   # Asked again, it is known, and nothing is done again; alone, it is the answer too.
   told = []
-  assert together.train(pairs, report=told.append) == found
+  assert train.train_together(pairs, report=told.append) == found
   assert '0 of 2 runs, together' in told
-  assert together.train(paired([wild], [place / 'wild2']), report=say_nothing)
+  assert train.train_together(paired([wild], [place / 'wild2']), report=say_nothing)
 
 
 def test_runs_of_several_kinds_are_refused(place):
@@ -188,10 +188,10 @@ def test_runs_of_several_kinds_are_refused(place):
     {'optim__guard': 'skip'},
     {'steps': 13},
   ):
-    assert together.kind(run) != together.kind(changed(run, **fields)), fields
+    assert train.kind(run) != train.kind(changed(run, **fields)), fields
     with pytest.raises(UserError, match='differ in more than their seed and numbers'):
       both = [run, changed(run, **fields)]
-      together.train(paired(both, [place / 'a', place / 'b']))
+      train.train_together(paired(both, [place / 'a', place / 'b']))
   same = changed(run, seed=9, optim__lr=1.0, optim__clip=3.0, optim__beta1=0.5)
-  assert together.kind(run) == together.kind(same)
+  assert train.kind(run) == train.kind(same)
   assert not (place / 'a').exists()

@@ -20,6 +20,7 @@ from test_convert import OURS, assert_agrees, random_model  # noqa: E402
 from gpt_jax import tokenizers  # noqa: E402
 from gpt_jax.inference import hugging_face  # noqa: E402
 from gpt_jax.inference.language_model import LanguageModel  # noqa: E402
+from gpt_jax.model.gpt import GPT  # noqa: E402
 from gpt_jax.weights import convert  # noqa: E402
 
 LARGER = {
@@ -70,7 +71,7 @@ def test_an_exported_folder_is_opened_by_transformers(name, kind, tmp_path):
   text = 'the cat sat on the mat, and so did the dog.\n' * 30
   tokenizer = tokenizers.train(kind, [text], {'byte_bpe': 275}.get(kind, 290))
   cfg, params = random_model(OURS[name], tokenizer.vocab)
-  ours = LanguageModel(params, cfg, tokenizer)
+  ours = LanguageModel(params, GPT(cfg), tokenizer)
   hugging_face.export(ours, 0.1, tmp_path / 'out')
   theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / 'out').eval()
   ids = np.random.default_rng(0).integers(0, cfg.vocab, (2, cfg.T))

@@ -14,6 +14,7 @@ import tiny_text
 from gpt_jax import config
 from gpt_jax.config import UserError
 from gpt_jax.runs import provenance, reproduce, train, workdir
+from gpt_jax.runs.load import load
 from gpt_jax.training import checkpoint, metrics_log
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -91,7 +92,7 @@ def test_a_manifest_says_what_a_run_was_made_of(first, place):
 
 
 def test_fingerprints_follow_the_losses(first):
-  lines = metrics_log.read_fingerprints(first)
+  lines = metrics_log.read_checksums(first)
   assert [line['step'] for line in lines] == [10, 20]
   assert lines[0].keys() == {'step', 'losses', 'rest', 'params'}
   for field in ('losses', 'rest', 'params'):
@@ -106,9 +107,9 @@ def test_fingerprints_follow_the_losses(first):
     written = metrics_log.MetricsLog(folder, cut)
     for step in range(cut + 2, 21, 2):
       written.write(step, {'loss': values[step]['loss']})
-    written.write_fingerprint(20, {})
+    written.write_checksums(20, {})
     written.close()
-  found = metrics_log.read_fingerprints(folder)
+  found = metrics_log.read_checksums(folder)
   assert found == [{'step': 20, 'losses': lines[1]['losses']}]
 
 
@@ -189,7 +190,7 @@ def test_another_seed_and_changed_data_are_named_with_what_differs_first(
     assert f'data file {tmp_path}/text/07.txt: not there any more' in part
   assert 'the first line of metrics that differs is of update 2: loss ' in after
   assert 'checkpoint that differs is that of update 10: 20 of 20 tensors' in after
-  (a, b), name = (workdir.load(f, 10).params for f in (run, other)), 'h_0/attn/k/bias'
+  (a, b), name = (load(f, 10).params for f in (run, other)), 'h_0/attn/k/bias'
   a, b = (np.asarray(each['h_0']['attn']['k']['bias']) for each in (a, b))
   apart = f'{name}, up to {np.abs(a).max():.3g}, are up to {np.abs(a - b).max():.3g}'
   assert f'at update 10 the values of {apart} apart' in after

@@ -14,7 +14,7 @@ from gpt_jax import config
 from gpt_jax.config import UserError
 from gpt_jax.model.gpt import GPTConfig, init_params
 from gpt_jax.runs import evaluate, train
-from gpt_jax.runs.workdir import load
+from gpt_jax.runs.load import load
 from gpt_jax.training import checkpoint, metrics_log, optim, sharding, step
 
 # Sums of float32 gradients in another order.

@@ -3,11 +3,19 @@
 import jax
 import numpy as np
 import pytest
-from updates import make_run, ragged_batch, trained, updater
+from updates import (
+  first_state,
+  make_run,
+  objective_of,
+  ragged_batch,
+  state_shapes,
+  trained,
+  updater,
+)
 
 from gpt_jax import config
-from gpt_jax.model.gpt import GPT, GPTConfig
-from gpt_jax.training import sharding, step
+from gpt_jax.model.gpt import GPT, GPTConfig, unembed
+from gpt_jax.training import sharding
 
 # Sums of float32 gradients in another order.
 SAME = {'rtol': 1e-5, 'atol': 1e-5}
@@ -33,7 +41,7 @@ def test_dropout_is_on_and_drawn_anew_each_update_and_seed(one_device):
   first = {}
   for name, seed, updates in [('a', 0, 0), ('b', 1, 0), ('c', 1, 1)]:
     _, _, update = updater(make_run(devices=1, seed=seed))
-    state = step.init_state(run, cfg).replace(step=np.int32(updates))
+    state = first_state(run, cfg).replace(step=np.int32(updates))
     first[name] = float(update(state, ragged_batch())[1]['loss'])
   first['quiet'] = trained(make_run(devices=1, model_dropout=0.0), 1)[1][0]
   assert len(set(first.values())) == 4, first
@@ -43,8 +51,10 @@ def test_dropout_is_on_and_drawn_anew_each_update_and_seed(one_device):
 def test_the_loss_is_the_mean_over_targets_that_count():
   run = make_run(devices=1, model_dropout=0.0)
   cfg = GPTConfig.of(run.model, 11)
-  state, batch = step.init_state(run, cfg), ragged_batch()
-  logits = np.asarray(GPT(cfg).apply({'params': state.params}, batch.ids_BT)[0], 'd')
+  state, batch = first_state(run, cfg), ragged_batch()
+  gpt = GPT(cfg)
+  x, _ = gpt.apply({'params': state.params}, batch.ids_BT)
+  logits = np.asarray(unembed(gpt, state.params, x), 'd')
   logits = logits[..., :11]
   logp = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
   nll = -np.take_along_axis(logp, batch.y_BT[..., None], -1)[..., 0]
@@ -54,11 +64,12 @@ def test_the_loss_is_the_mean_over_targets_that_count():
 
 def test_evaluation_sums_agree_over_devices():
   cfg = GPTConfig.of(make_run().model, 11)
-  params = step.init_state(make_run(), cfg).params
+  params = first_state(make_run(), cfg).params
   sums = []
   for n in (1, 4):
     layout = sharding.Layout.of(config.Run(devices=n))
-    evaluate = layout.eval_step(make_run(), cfg)
+    like = state_shapes(make_run(), cfg, layout).params
+    evaluate = layout.eval_step(objective_of(make_run(), cfg, layout), like)
     sums.append(np.asarray(evaluate(params, layout.put(ragged_batch()))))
   np.testing.assert_allclose(sums[0], sums[1], rtol=1e-5)
   assert sums[0][1] == ragged_batch().w_BT.sum()

@@ -36,7 +36,7 @@ def tiny(characters=' ab=,.-@\n'):
   draw = np.random.default_rng(2).standard_normal
   like = jax.eval_shape(lambda: init_params(cfg, 0))
   params = jax.tree.map(lambda x: 0.5 * draw(x.shape, np.float32), like)
-  return LanguageModel(params, cfg, tokenizer)
+  return LanguageModel(params, GPT(cfg), tokenizer)
 
 
 @functools.cache

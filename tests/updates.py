@@ -5,8 +5,9 @@ import numpy as np
 
 from gpt_jax import config
 from gpt_jax.data.windows import Batch
-from gpt_jax.model.gpt import GPTConfig
-from gpt_jax.training import optim, sharding
+from gpt_jax.model.gpt import GPT, GPTConfig, init_params
+from gpt_jax.training import members, sharding, step
+from gpt_jax.training.objective import LanguageModeling
 
 VOCAB = 11
 
@@ -29,23 +30,44 @@ def ragged_batch(seed=0):
   return Batch(ids[:, :-1], ids[:, 1:], w, np.arange(8, dtype=np.int32))
 
 
-def updater(run, vocab=VOCAB):
-  """Returns (layout, shape, f(state, numpy batch) -> (state, metrics)) of a run."""
-  layout = sharding.Layout.of(run)
-  cfg = GPTConfig.of(run.model, vocab)
+def first_state(run, cfg):
+  """Returns the state before the first update."""
+  return step.init_state(run, init_params(cfg, run.seed), cfg.width)
+
+
+def state_shapes(run, cfg, layout):
+  """Returns the shapes of a run's state, with where each array goes."""
+  return layout.state_shapes(lambda: first_state(run, cfg))
+
+
+def objective_of(run, cfg, layout=None):
+  """Returns the objective of a run in a layout."""
+  layout = layout or sharding.Layout.of(run)
+  return LanguageModeling.of(run, GPT(cfg, layout.execution(run.model)))
+
+
+def program_of(run, vocab=VOCAB):
+  """Returns what updates a run in its layout."""
+  layout, cfg = sharding.Layout.of(run), GPTConfig.of(run.model, vocab)
   config.check(run, layout.parts)
-  step, hp = layout.train_step(run, cfg), optim.Hyper.of(run)
+  like = state_shapes(run, cfg, layout)
+  return members.Alone(run, objective_of(run, cfg, layout), layout, like)
+
+
+def updater(run, vocab=VOCAB):
+  """Returns (layout, config, f(state, numpy batch) -> (state, metrics)) of a run."""
+  program = program_of(run, vocab)
   return (
-    layout,
-    cfg,
-    lambda state, batch: step(state, layout.put(batch, run.accumulate), hp),
+    program.layout,
+    GPTConfig.of(run.model, vocab),
+    lambda state, batch: program.update(state, program.put([batch])),
   )
 
 
 def trained(run, updates=3, batch=ragged_batch):
   """Returns the parameters after some updates, and the loss of each."""
   layout, cfg, update = updater(run)
-  state, losses = layout.new_state(run, cfg), []
+  state, losses = layout.new_state(lambda: first_state(run, cfg)), []
   for i in range(updates):
     state, metrics = update(state, batch(i))
     losses.append(float(metrics['loss']))

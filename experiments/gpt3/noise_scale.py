@@ -37,6 +37,8 @@ from gpt_jax.model.gpt import GPTConfig
 from gpt_jax.reports import committed
 from gpt_jax.reports.committed import Measured
 from gpt_jax.runs import workdir
+from gpt_jax.runs.load import load
+from gpt_jax.runs.setup import prepared
 from gpt_jax.training import checkpoint, step
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'folder of the run', required=True)
@@ -123,11 +125,11 @@ def main(argv: list[str]) -> int:
   rows, n = _ROWS.value, _BATCHES.value
   try:
     run = workdir.read_run(_WORKDIR.value)
-    data = workdir.prepared(run, pathlib.Path(_WORKDIR.value))
+    data = prepared(run, pathlib.Path(_WORKDIR.value))
     saved = checkpoint.Checkpoints(pathlib.Path(_WORKDIR.value) / 'checkpoints')
     steps = saved.steps()
     saved.close()
-    T = workdir.load(_WORKDIR.value, 'latest').config.T
+    T = load(_WORKDIR.value, 'latest').config.T
     draw = windows.training_batches(
       data.train.ids,
       T=T,
@@ -141,7 +143,7 @@ def main(argv: list[str]) -> int:
     print(row('update', '|G|^2', 'tr(Sigma)', 'scale, tokens', '95 %'))
     measured = []
     for number in steps:
-      model = workdir.load(_WORKDIR.value, number)
+      model = load(_WORKDIR.value, number)
       groups = [
         of_rows(model.params, model.config, [draw(g * n + i) for i in range(n)])
         for g in range(_GROUPS.value)

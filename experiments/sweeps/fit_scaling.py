@@ -37,6 +37,7 @@ from gpt_jax.model.gpt import GPTConfig
 from gpt_jax.reports import committed
 from gpt_jax.reports.committed import Measured
 from gpt_jax.runs import cost, workdir
+from gpt_jax.runs.load import load
 from gpt_jax.training.metrics_log import read_metrics
 
 _RUNS = flags.DEFINE_string('runs', None, 'glob of the workdirs', required=True)
@@ -89,7 +90,7 @@ def read(pattern: str) -> list[Point]:
     ends = [line for line in lines if line['step'] == run.steps and 'valid_nll' in line]
     if not ends:
       raise UserError(f'{folder} is not finished: no held-out loss of {run.steps}')
-    cfg = GPTConfig.of(run.model, workdir.load(folder).config.vocab)
+    cfg = GPTConfig.of(run.model, load(folder).config.vocab)
     parts = cost.parameters_by_part(cfg)
     N = sum(size for part, size in parts.items() if part not in _EMBEDDINGS)
     D = cost.tokens_read(run, cfg)

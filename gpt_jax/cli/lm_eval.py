@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from gpt_jax.config import UserError
 from gpt_jax.evaluation import likelihood
-from gpt_jax.runs import workdir
+from gpt_jax.runs.load import load
 
 _ROWS = 64  # prompts between two steps of the progress bar
 # What tasks call the most tokens of an answer; of several the first counts.
@@ -57,7 +57,7 @@ class GPTJax(TemplateLM):
     """Opens a model.
 
     Args:
-      path: of the model, see `workdir.load`.
+      path: of the model, see `gpt_jax.load`.
       checkpoint: of a workdir: 'best', 'latest' or a number of updates.
       batch_size: lm-eval's command line gives it to every model; without effect here,
         where texts share rows by themselves.
@@ -70,7 +70,7 @@ class GPTJax(TemplateLM):
     super().__init__()
     del batch_size, max_batch_size, device
     self._path = str(path)  # lm-eval makes a number of one that looks like it
-    self._model = workdir.load(self._path, checkpoint)
+    self._model = load(self._path, checkpoint)
 
   @property
   def max_length(self) -> int:

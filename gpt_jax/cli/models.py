@@ -174,7 +174,7 @@ def _settings(values) -> dict:
 
 def sample(values) -> None:
   """Continues prompts."""
-  from gpt_jax.runs.workdir import load
+  from gpt_jax.runs.load import load
 
   prompts = list(values.prompt)
   if values.prompts_file:
@@ -277,7 +277,7 @@ def explain_flags(values):
 def explain(values) -> None:
   """Writes a page that shows what a model does with a text."""
   from gpt_jax.reports import explain
-  from gpt_jax.runs.workdir import load
+  from gpt_jax.runs.load import load
 
   model = load(values.workdir, values.checkpoint)
   explain.write(model, values.text, values.target, values.workdir)

@@ -20,7 +20,7 @@ def prepare_flags(values):
 
 def prepare(values) -> None:
   """Makes the tokenizer and token files of a config."""
-  from gpt_jax.runs.workdir import prepared
+  from gpt_jax.runs.setup import prepared
 
   run = overridden(values)
   without_task(run, 'prepare')

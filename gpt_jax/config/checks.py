@@ -13,6 +13,7 @@ _CHOICES = {
   'model.dtype': ('float32', 'bfloat16'),
   'model.remat': ('none', 'attention', 'block'),
   'model.flash': ('auto', 'plain'),
+  'model.gradients': ('written', 'plain'),
   'optim.name': ('adamw', 'adam_gpt1', 'muon', 'adafactor', 'lion', 'sgd'),
   'optim.guard': ('off', 'skip', 'rollback'),
   'optim.schedule': ('cosine', 'linear', 'rsqrt', 'constant', 'wsd'),

@@ -99,6 +99,8 @@ class Model:
       'attention' (the weights of attention) or 'block' (a layer but for its input).
     flash: 'auto' takes cuDNN's flash attention or the TPU's where it can (bfloat16, no
       dropout), else ours; 'plain' always ours.
+    gradients: 'written', those by hand, which are faster on a CPU; 'plain', autodiff's,
+      which `jax.jvp`, Hessian-vector products and `jax.linearize` need.
     scan: whether training goes over the layers in a compiled loop: quicker to compile
       and, with remat, smaller; unrolled is faster. Parameters are the same.
     mup_base: width at which the hyper-parameters were tuned, for the maximal update
@@ -126,6 +128,7 @@ class Model:
   dtype: str = 'float32'
   remat: str = 'none'
   flash: str = 'auto'
+  gradients: str = 'written'
   scan: bool = False
   mup_base: int = 0
   mup_base_N: int = 0
@@ -299,6 +302,7 @@ class Run:
 LENGTH_AND_LOGGING = (
   'model.remat',
   'model.flash',
+  'model.gradients',
   'model.scan',
   'steps',
   'accumulate',

@@ -98,14 +98,14 @@ def stages(batch: int, start: int = 0, ramp: int = 0, T: int = 1) -> list[Stage]
   return made
 
 
-def _stage(sizes: list[Stage], step: int) -> Stage:
+def stage_at(sizes: list[Stage], step: int) -> Stage:
   """Returns the stage of the update that follows `step` updates."""
   return next(stage for stage in reversed(sizes) if stage.update <= step)
 
 
 def rows_read(sizes: list[Stage], steps: int) -> int:
   """Returns how many rows all of the first `steps` updates have."""
-  stage = _stage(sizes, steps)
+  stage = stage_at(sizes, steps)
   return stage.row + (steps - stage.update) * stage.rows
 
 
@@ -147,7 +147,7 @@ def training_batches(
     return shift + shuffled[int(i)] * T
 
   def batch(step):
-    stage = _stage(sizes, step)
+    stage = stage_at(sizes, step)
     own = part(stage.rows)
     if order == 'random':
       starts = _random(seed, step).integers(0, len(ids) - T, stage.rows)[own]

@@ -34,7 +34,7 @@ from gpt_jax.decoding.beam_state import (
 from gpt_jax.decoding.constraints import Automaton
 from gpt_jax.decoding.logit_rules import NO_RULES, History, Rules, adjust
 from gpt_jax.decoding.sampling import Model, model_of
-from gpt_jax.model.gpt import GPTConfig
+from gpt_jax.model.gpt import GPT
 
 _STOPPING = {False: 0, True: 1, 'never': 2}
 _PENALTY_OFFSET = {'gnmt': 5, 'hf': 0}
@@ -325,14 +325,14 @@ def search(
   return state.done
 
 
-@partial(jax.jit, static_argnames=('cfg', 'K', 'M', 'G', 'rules', 'eot'))
-def _search(params, *arrays, cfg, **static):
-  return search(model_of(params, cfg), *arrays, **static)
+@partial(jax.jit, static_argnames=('gpt', 'K', 'M', 'G', 'rules', 'eot'))
+def _search(params, *arrays, gpt, **static):
+  return search(model_of(params, gpt), *arrays, **static)
 
 
 def generate(
   params: dict,
-  cfg: GPTConfig,
+  gpt: GPT,
   prompts: Sequence[Sequence[int]],
   *,
   max_new_tokens: int,
@@ -350,7 +350,6 @@ def generate(
 
   Args:
     params: of the model.
-    cfg: of the model.
     prompts: token ids, 1 .. T of them each.
     max_new_tokens: at most so many.
     beams: how to search.
@@ -382,7 +381,7 @@ def generate(
   size = max(1, ROWS // beams.beams)
   for at in range(0, len(prompts), size):
     batch = prompts[at : at + size]
-    arrays, G = prepare(batch, cfg.T, max_new_tokens, rules)
+    arrays, G = prepare(batch, gpt.config.T, max_new_tokens, rules)
     *arrays, history = arrays
     if constraint is not None:
       constraint.check(int(arrays[-1][: len(batch)].min()))
@@ -393,7 +392,7 @@ def generate(
       constraint,
       history,
       ends,
-      cfg=cfg,
+      gpt=gpt,
       K=K,
       M=M,
       G=G,

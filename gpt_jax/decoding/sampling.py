@@ -24,8 +24,8 @@ from gpt_jax.decoding.logit_rules import (
   adjust,
   draw,
 )
-from gpt_jax.model.attention import Cache
-from gpt_jax.model.gpt import GPT, GPTConfig, empty_cache
+from gpt_jax.model.cache import Cache
+from gpt_jax.model.gpt import GPT, empty_cache, last_token, unembed
 
 _CHUNK = 16  # tokens between two looks for a stop
 _ROWS = 64  # of a batch; more prompts wait for their turn
@@ -49,21 +49,24 @@ class Model(NamedTuple):
   step_beams: Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, Any]]
 
 
-def model_of(params: dict, cfg: GPTConfig) -> Model:
+def model_of(params: dict, gpt: GPT) -> Model:
   """Returns the decoding contract of a GPT."""
 
-  def extend(cache, ids_BT, length_B=None):
-    variables = {'params': params}
-    return GPT(cfg).apply(variables, ids_BT, cache=cache, length_B=length_B)
+  variables = {'params': params}
+
+  def last_logits(cache, ids_BT, length_B):
+    x_BTD, cache = gpt.apply(variables, ids_BT, cache=cache, length_B=length_B)
+    return unembed(gpt, params, last_token(x_BTD, length_B)), cache
 
   def prefill(ids_BT, length_B, S):
-    return extend(empty_cache(cfg, ids_BT.shape[0], S), ids_BT, length_B)
+    return last_logits(empty_cache(gpt, ids_BT.shape[0], S), ids_BT, length_B)
 
   def step(cache, ids_B):
-    return extend(cache, ids_B[:, None], jnp.ones_like(ids_B))
+    return last_logits(cache, ids_B[:, None], jnp.ones_like(ids_B))
 
   def step_beams(cache, parent_BK, ids_BK):
-    return extend(cache.follow(parent_BK), ids_BK)
+    x_BKD, cache = gpt.apply(variables, ids_BK, cache=cache.follow(parent_BK))
+    return unembed(gpt, params, x_BKD), cache
 
   return Model(prefill, step, Cache.branch, step_beams)
 
@@ -174,21 +177,21 @@ def advance(
   return _add(state, logits_BV, sampling=sampling, rules=rules, eot=eot)
 
 
-@partial(jax.jit, static_argnames=('cfg', 'G', 'sampling', 'rules', 'eot'))
-def _begin(params, ids_BP, length_B, key_B2, drawn, history, *, cfg, **static):
-  model = model_of(params, cfg)
+@partial(jax.jit, static_argnames=('gpt', 'G', 'sampling', 'rules', 'eot'))
+def _begin(params, ids_BP, length_B, key_B2, drawn, history, *, gpt, **static):
+  model = model_of(params, gpt)
   key_B = _fold(jax.random.wrap_key_data(key_B2, impl='threefry2x32'), drawn)
   return begin(model, ids_BP, length_B, key_B, history, **static)
 
 
 @partial(
   jax.jit,
-  static_argnames=('cfg', 'sampling', 'rules', 'eot'),
+  static_argnames=('gpt', 'sampling', 'rules', 'eot'),
   donate_argnames='state',
 )
-def _run(params, state, limit, *, cfg, **static):
+def _run(params, state, limit, *, gpt, **static):
   """Returns the state with `limit` tokens a row, or all rows done."""
-  model = model_of(params, cfg)
+  model = model_of(params, gpt)
   return jax.lax.while_loop(
     lambda state: (state.n < limit) & ~state.done_B.all(),
     lambda state: advance(model, state, **static),
@@ -253,7 +256,7 @@ def keys_of(seed: int | Sequence[int], prompts: int, num_return: int = 1) -> np.
 
 def _first(
   params: dict,
-  cfg: GPTConfig,
+  gpt: GPT,
   texts: Sequence[Sequence[int]],
   key_B2: np.ndarray,
   *,
@@ -269,7 +272,6 @@ def _first(
 
   Args:
     params: of the model.
-    cfg: of the model.
     texts: prompt and new tokens so far; all of one length if they fill the context.
     key_B2: data of a PRNG key for each.
     new: how many tokens of each text are new.
@@ -277,7 +279,7 @@ def _first(
     rules: what may be drawn.
     **static: sampling, eot.
   """
-  T = cfg.T
+  T = gpt.config.T
   B = power_of_two(len(texts))
   read = [text[-max(1, T // 2) :] if len(text) > T else text for text in texts]
   longest = max(map(len, read))
@@ -291,7 +293,7 @@ def _first(
     history = History(ids_BW, length_B, np.maximum(length_B - new, 0))
   ids_BP, length_B = padded(read, B)
   key_B2 = np.resize(key_B2, (B, 2))
-  static |= {'cfg': cfg, 'rules': rules, 'G': G}
+  static |= {'gpt': gpt, 'rules': rules, 'G': G}
   state = _begin(params, ids_BP, length_B, key_B2, new, history, **static)
   return state, min(max_new_tokens - new, T - longest + 1)
 
@@ -323,7 +325,7 @@ def _batches(prompts: Sequence[Sequence[int]], new: int, T: int) -> Iterator[lis
 
 def generate(
   params: dict,
-  cfg: GPTConfig,
+  gpt: GPT,
   prompts: Sequence[Sequence[int]],
   keys: np.ndarray,
   *,
@@ -341,7 +343,6 @@ def generate(
 
   Args:
     params: of the model.
-    cfg: of the model.
     prompts: token ids, 1 .. T of them each.
     keys: of `keys_of`, one for each prompt.
     max_new_tokens: at most so many; fewer where end-of-text is drawn.
@@ -352,9 +353,9 @@ def generate(
       16 tokens.
     row_params: the parameters in the form that decodes one row fastest, or None.
   """
-  static = {'cfg': cfg, 'sampling': sampling, 'rules': rules, 'eot': eot}
+  static = {'gpt': gpt, 'sampling': sampling, 'rules': rules, 'eot': eot}
   results = [Continuation([], []) for _ in prompts]
-  for rows in _batches(prompts, max_new_tokens, cfg.T):
+  for rows in _batches(prompts, max_new_tokens, gpt.config.T):
     drawn = 0
     step_params = row_params if row_params and len(rows) == 1 else params
     while rows and drawn < max_new_tokens:
@@ -380,7 +381,7 @@ def generate(
 
 def stream(
   params: dict,
-  cfg: GPTConfig,
+  gpt: GPT,
   prompt: Sequence[int],
   key: np.ndarray,
   *,
@@ -392,7 +393,7 @@ def stream(
 ) -> Iterator[int]:
   """Yields the tokens of `generate` for one prompt, each as soon as it is drawn."""
   step_params = row_params or params
-  static = {'cfg': cfg, 'sampling': sampling, 'rules': rules, 'eot': eot}
+  static = {'gpt': gpt, 'sampling': sampling, 'rules': rules, 'eot': eot}
   new = []
   while len(new) < max_new_tokens:
     of = {'new': len(new), 'max_new_tokens': max_new_tokens}

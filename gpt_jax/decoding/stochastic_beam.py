@@ -29,7 +29,7 @@ from gpt_jax.decoding.beam_state import (
 )
 from gpt_jax.decoding.logit_rules import NO_RULES, History, Rules, adjust
 from gpt_jax.decoding.sampling import Model, model_of
-from gpt_jax.model.gpt import GPTConfig
+from gpt_jax.model.gpt import GPT
 
 
 @flax.struct.dataclass
@@ -196,14 +196,14 @@ def search(
   return state.found
 
 
-@partial(jax.jit, static_argnames=('cfg', 'K', 'G', 'rules', 'eot'))
-def _search(params, *arrays, cfg, **static):
-  return search(model_of(params, cfg), *arrays, **static)
+@partial(jax.jit, static_argnames=('gpt', 'K', 'G', 'rules', 'eot'))
+def _search(params, *arrays, gpt, **static):
+  return search(model_of(params, gpt), *arrays, **static)
 
 
 def generate(
   params: dict,
-  cfg: GPTConfig,
+  gpt: GPT,
   prompts: Sequence[Sequence[int]],
   keys: np.ndarray,
   *,
@@ -221,7 +221,6 @@ def generate(
 
   Args:
     params: of the model.
-    cfg: of the model.
     prompts: token ids, 1 .. T of them each.
     keys: of `sample.keys_of`, one for each prompt.
     max_new_tokens: at most so many.
@@ -236,12 +235,12 @@ def generate(
     raise UserError(
       f'temperature={temperature} must be above 0; for the likeliest texts use beams'
     )
-  static = {'cfg': cfg, 'K': beams, 'rules': rules, 'eot': eot}
+  static = {'gpt': gpt, 'K': beams, 'rules': rules, 'eot': eot}
   results = []
   size = max(1, ROWS // beams)
   for at in range(0, len(prompts), size):
     batch = prompts[at : at + size]
-    arrays, G = prepare(batch, cfg.T, max_new_tokens, rules)
+    arrays, G = prepare(batch, gpt.config.T, max_new_tokens, rules)
     key_B2 = np.resize(keys[at : at + size], (len(arrays[0]), 2))
     heat = np.float32(temperature)
     found = _search(params, *arrays, key_B2, heat, G=G, **static)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gpt_jax.config import UserError
-from gpt_jax.model.gpt import GPT, GPTConfig
+from gpt_jax.model.gpt import GPT, unembed
 
 
 class Explanation(NamedTuple):
@@ -35,36 +35,37 @@ class Explanation(NamedTuple):
 
 
 def explained(
-  params: dict, cfg: GPTConfig, ids: Sequence[int], pieces: Sequence[str]
+  params: dict, gpt: GPT, ids: Sequence[int], pieces: Sequence[str]
 ) -> Explanation:
   """Returns what a model does with a text.
 
   Args:
     params: the parameters.
-    cfg: of the model.
     ids: tokens, the first of which is read only.
     pieces: the text of each.
 
   Raises:
     UserError: fewer than two tokens, or more than the context.
   """
+  cfg = gpt.config
   if not 2 <= len(ids) <= cfg.T:
     raise UserError(
       f'a text of {len(ids) - 1} tokens cannot be explained: there must be 1 .. '
       f'{cfg.T - 1}, as the context is {cfg.T} and end-of-text is read first'
     )
-  plain = dataclasses.replace(cfg, scan=False, flash='plain', remat='none')
+  how = dataclasses.replace(gpt.execution, scan=False, kernel='plain', remat='none')
   row = np.array(ids, np.int32)
-  found = _inside(params, row[None], cfg=plain)
+  found = _inside(params, row[None], gpt=GPT(cfg, how))
   next_logp, attention, hidden = (np.asarray(x) for x in found)
   logp = next_logp[np.arange(len(ids) - 1), row[1:]]
   return Explanation(list(ids), list(pieces), logp, next_logp, attention, hidden)
 
 
-@partial(jax.jit, static_argnames='cfg')
-def _inside(params, ids_BT, *, cfg):
+@partial(jax.jit, static_argnames='gpt')
+def _inside(params, ids_BT, *, gpt: GPT):
   """Returns next_logp, attention and hidden of one row, as in `Explanation`."""
-  (logits_BTV, _), seen = GPT(cfg).apply(
+  cfg = gpt.config
+  (x_BTD, _), seen = gpt.apply(
     {'params': params}, ids_BT, capture_intermediates=True, mutable=['intermediates']
   )
   T = ids_BT.shape[1]
@@ -87,5 +88,6 @@ def _inside(params, ids_BT, *, cfg):
       preferred_element_type=jnp.float32,
     )
     attention.append(jax.nn.softmax(jnp.where(allowed_TT, a_NTT, -jnp.inf)))
+  logits_BTV = unembed(gpt, params, x_BTD)
   next_logp = jax.nn.log_softmax(logits_BTV[0, :, : cfg.vocab])
   return next_logp, jnp.stack(attention), jnp.stack(hidden)

@@ -13,8 +13,8 @@ import numpy as np
 from gpt_jax.config import UserError
 from gpt_jax.data.windows import Batch, held_out_batches
 from gpt_jax.evaluation import packing
-from gpt_jax.model.attention import Tree
-from gpt_jax.model.gpt import GPT, GPTConfig, empty_cache, output
+from gpt_jax.model.cache import Tree
+from gpt_jax.model.gpt import GPT, empty_cache, unembed
 from gpt_jax.training import loss
 
 
@@ -28,7 +28,7 @@ def held_out_nll(
 
 
 def held_out_token_nll(
-  params: dict, cfg: GPTConfig, ids: np.ndarray, rows: int
+  params: dict, gpt: GPT, ids: np.ndarray, rows: int
 ) -> np.ndarray:
   """Returns -log p of each target of a held-out text [nats], float64 [tokens - 1].
 
@@ -36,21 +36,20 @@ def held_out_token_nll(
 
   Args:
     params: the parameters.
-    cfg: of the model.
     ids: all of the held-out tokens.
     rows: windows of a batch.
   """
   found = []
-  for batch in held_out_batches(ids, T=cfg.T, rows=rows):
-    nll_BT = np.asarray(_window_nll(params, batch, cfg=cfg), np.float64)
+  for batch in held_out_batches(ids, T=gpt.config.T, rows=rows):
+    nll_BT = np.asarray(_window_nll(params, batch, gpt=gpt), np.float64)
     found.append(nll_BT[batch.w_BT > 0])
   return np.concatenate(found)
 
 
-@partial(jax.jit, static_argnames='cfg')
-def _window_nll(params, batch, *, cfg):
-  logits_BTV = GPT(cfg).apply({'params': params}, batch.ids_BT)[0]
-  return loss.nll_BT(logits_BTV, batch.y_BT)
+@partial(jax.jit, static_argnames='gpt')
+def _window_nll(params, batch, *, gpt: GPT):
+  x_BTD, _ = gpt.apply({'params': params}, batch.ids_BT)
+  return loss.nll_BT(unembed(gpt, params, x_BTD), batch.y_BT)
 
 
 def held_out_metrics(nll: float, count: int, bytes_per_token: float) -> dict:
@@ -87,15 +86,15 @@ class TokenScores(NamedTuple):
   best_allowed: list[bool]
 
 
-@partial(jax.jit, static_argnames=('cfg', 'S'))
-def _read(params, ids_BT, length_B, *, cfg, S):
-  cache = empty_cache(cfg, 1, S)
+@partial(jax.jit, static_argnames=('gpt', 'S'))
+def _read(params, ids_BT, length_B, *, gpt: GPT, S: int):
+  cache = empty_cache(gpt, 1, S)
   variables = {'params': params}
-  return GPT(cfg).apply(variables, ids_BT, cache=cache, length_B=length_B)[1]
+  return gpt.apply(variables, ids_BT, cache=cache, length_B=length_B)[1]
 
 
-@partial(jax.jit, static_argnames='cfg')
-def _states(params, before, ids_BW, pos_BW, end_BW, *, cfg):
+@partial(jax.jit, static_argnames='gpt')
+def _states(params, before, ids_BW, pos_BW, end_BW, *, gpt: GPT):
   """Returns x_BWD, what the output sees of each token of rows of trees.
 
   Args:
@@ -104,7 +103,6 @@ def _states(params, before, ids_BW, pos_BW, end_BW, *, cfg):
     ids_BW: tokens; they, `pos_BW` and `end_BW` as in `packing.Row`.
     pos_BW: positions.
     end_BW: ends.
-    cfg: of the model.
   """
   B, W = ids_BW.shape
   P = before.pos_BS.shape[1]
@@ -116,17 +114,17 @@ def _states(params, before, ids_BW, pos_BW, end_BW, *, cfg):
 
   tree = Tree(
     kv=jax.tree.map(
-      lambda old, new: behind(old, new, 2), before.kv, empty_cache(cfg, B, W).kv
+      lambda old, new: behind(old, new, 2), before.kv, empty_cache(gpt, B, W).kv
     ),
     pos_BS=behind(before.pos_BS, pos_BW, 1),
     end_BS=behind(first, end_BW + P, 1),
     slot=P,
   )
-  return GPT(cfg).apply({'params': params}, ids_BW, cache=tree, logits=False)[0]
+  return gpt.apply({'params': params}, ids_BW, cache=tree)[0]
 
 
-@partial(jax.jit, static_argnames='cfg')
-def _judged(params, x_BWD, at_BC, y_BC, banned_V, *, cfg):
+@partial(jax.jit, static_argnames='gpt')
+def _judged(params, x_BWD, at_BC, y_BC, banned_V, *, gpt: GPT):
   """Returns log p of tokens y after the places `at`, and whether they are likeliest.
 
   Args:
@@ -135,11 +133,9 @@ def _judged(params, x_BWD, at_BC, y_BC, banned_V, *, cfg):
     at_BC: places in a row.
     y_BC: the tokens that follow.
     banned_V: bool, the ids that the third result leaves out; None: it is the second.
-    cfg: of the model.
   """
   x_BCD = jnp.take_along_axis(x_BWD, at_BC[..., None], axis=1)
-  head_VD = params['wte' if cfg.tied else 'lm_head']
-  logits_BCV = output(x_BCD, head_VD.astype(cfg.dtype), cfg.vocab)
+  logits_BCV = unembed(gpt, params, x_BCD)
 
   def logit(id_BC):
     return jnp.take_along_axis(logits_BCV, id_BC[..., None], axis=-1)[..., 0]
@@ -156,7 +152,7 @@ def _judged(params, x_BWD, at_BC, y_BC, banned_V, *, cfg):
 
 def score_continuations(
   params: dict,
-  cfg: GPTConfig,
+  gpt: GPT,
   pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
   banned: np.ndarray | None = None,
 ) -> list[TokenScores]:
@@ -164,13 +160,13 @@ def score_continuations(
 
   Arguments and errors are those of `scores`.
   """
-  found = dict(scores(params, cfg, pairs, banned))
+  found = dict(scores(params, gpt, pairs, banned))
   return [found[i] for i in range(len(pairs))]
 
 
 def scores(
   params: dict,
-  cfg: GPTConfig,
+  gpt: GPT,
   pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
   banned: np.ndarray | None = None,
 ) -> Iterator[tuple[int, TokenScores]]:
@@ -182,7 +178,6 @@ def scores(
 
   Args:
     params: the parameters.
-    cfg: of the model.
     pairs: ids of contexts and of their continuations.
     banned: bool [V], ids that `best_allowed` leaves out; None: none.
 
@@ -190,14 +185,15 @@ def scores(
     UserError: no context (end-of-text stands for an empty one), an empty continuation,
       or one longer than the model's context.
   """
+  T = gpt.config.T
   for context, continuation in pairs:
-    if not len(context) or not 1 <= len(continuation) <= cfg.T:
+    if not len(context) or not 1 <= len(continuation) <= T:
       raise UserError(
         f'a context of {len(context)} tokens and a continuation of {len(continuation)} '
-        f'cannot be scored: there must be 1 or more, and 1 .. {cfg.T}'
+        f'cannot be scored: there must be 1 or more, and 1 .. {T}'
       )
   if pairs:
-    yield from _scores(params, cfg, [_text(*p, cfg.T) for p in pairs], banned)
+    yield from _scores(params, gpt, [_text(*p, T) for p in pairs], banned)
 
 
 def _text(context: Sequence[int], continuation: Sequence[int], T: int) -> packing.Text:
@@ -207,21 +203,21 @@ def _text(context: Sequence[int], continuation: Sequence[int], T: int) -> packin
 
 def _scores(
   params: dict,
-  cfg: GPTConfig,
+  gpt: GPT,
   texts: list[packing.Text],
   banned: np.ndarray | None,
 ) -> Iterator[tuple[int, TokenScores]]:
   """Yields what `scores` does, of texts that fit."""
-  W = _WIDTH if cfg.D < 768 else 2 * _WIDTH
+  W = _WIDTH if gpt.config.D < 768 else 2 * _WIDTH
   skip = packing.shared(texts)
   if skip * (len(texts) - 1) < 4 * W:
     skip = 0  # not worth a program of its own
-  before = empty_cache(cfg, 1, 0)
+  before = empty_cache(gpt, 1, 0)
   if skip:
     P = packing.round_up(skip)
     ids_BP = np.zeros((1, P), np.int32)
     ids_BP[0, :skip] = texts[0].ids[:skip]
-    before = _read(params, ids_BP, np.array([skip], np.int32), cfg=cfg, S=P)
+    before = _read(params, ids_BP, np.array([skip], np.int32), gpt=gpt, S=P)
   rows = packing.packed(texts, W, skip)
   put, devices = _over_devices()
   params, before = put(params, False), put(before, False)
@@ -236,8 +232,8 @@ def _scores(
       ends = [texts[i].ids[texts[i].known :] for i, _ in row.asked]
       y_BC[b, :n] = np.concatenate(ends or [[]])
     arrays = [np.stack([getattr(row, name) for row in some]) for name in _ARRAYS]
-    x_BWD = _states(params, before, *map(put, arrays), cfg=cfg)
-    found = _judged(params, x_BWD, put(at_BC), put(y_BC), banned, cfg=cfg)
+    x_BWD = _states(params, before, *map(put, arrays), gpt=gpt)
+    found = _judged(params, x_BWD, put(at_BC), put(y_BC), banned, gpt=gpt)
     found = [np.asarray(x) for x in found]
     for b, row in enumerate(some):
       at = 0
@@ -275,7 +271,7 @@ def _over_devices() -> tuple[Callable, int]:
 
 
 def continuation_logp(
-  params: dict, cfg: GPTConfig, context: list[int], continuation: list[int]
+  params: dict, gpt: GPT, context: list[int], continuation: list[int]
 ) -> list[float]:
   """Returns log p of each token of one continuation; see `score_continuations`."""
-  return score_continuations(params, cfg, [(context, continuation)])[0].logp
+  return score_continuations(params, gpt, [(context, continuation)])[0].logp

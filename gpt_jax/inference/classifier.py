@@ -10,10 +10,11 @@ import numpy as np
 
 from gpt_jax.config import UserError
 from gpt_jax.inference.language_model import LanguageModel
+from gpt_jax.model.gpt import GPT
+from gpt_jax.model.heads import task_logits
 from gpt_jax.tasks import inputs
 from gpt_jax.tasks.labelled import Example
 from gpt_jax.tasks.labelled_table import Task
-from gpt_jax.training.task_step import task_logits
 
 _FORMS = {
   'classification': 'a text',
@@ -40,7 +41,7 @@ class Classifier(LanguageModel):
   """A language model whose vocabulary has the task's new tokens, and a head.
 
   Attributes:
-    clf: the head's parameters (`training/task_step.py`).
+    clf: the head's parameters (`model/heads.py`).
     task: what it was trained on.
   """
 
@@ -90,7 +91,7 @@ class Classifier(LanguageModel):
     )
     inputs.tell_truncated(self.task.name, data, self.config.T, tell)
     predict = functools.partial(
-      _task_logits, self.params, self.clf, cfg=self.config, task=self.task
+      _task_logits, self.params, self.clf, gpt=self.gpt, task=self.task
     )
     rows = min(rows, len(examples))
     return inputs.all_logits(data, rows, self.config.T, predict)
@@ -119,6 +120,8 @@ class Classifier(LanguageModel):
     return len(self.task.labels)
 
 
-@functools.partial(jax.jit, static_argnames=('cfg', 'task'))
-def _task_logits(params, clf, batch, *, cfg, task):
-  return task_logits({'params': params}, clf, batch, cfg, task)[0]
+@functools.partial(jax.jit, static_argnames=('gpt', 'task'))
+def _task_logits(params, clf, batch, *, gpt: GPT, task: Task):
+  ids = batch.ids_BCT.reshape(-1, batch.ids_BCT.shape[-1])
+  x = gpt.apply({'params': params}, ids)[0].astype(gpt.execution.dtype)
+  return task_logits(clf, x, batch, task)

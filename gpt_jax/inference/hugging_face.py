@@ -12,7 +12,7 @@ from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
 from gpt_jax.files import sync
 from gpt_jax.inference.language_model import LanguageModel
-from gpt_jax.model.gpt import GPTConfig
+from gpt_jax.model.gpt import GPT, Execution, GPTConfig
 from gpt_jax.tokenizers import hugging_face as their_tokenizers
 from gpt_jax.weights import convert
 from gpt_jax.weights.config_json import read_json
@@ -100,7 +100,9 @@ def open_model(
     )
   # To the device once: numpy's arrays would be copied there by every call.
   params = jax.tree.map(jnp.asarray, params)
-  return model, LanguageModel(params, GPTConfig.of(model, model.vocab), opened)
+  execution = Execution.of(model, jax.local_devices()[:1])
+  gpt = GPT(GPTConfig.of(model, model.vocab), execution)
+  return model, LanguageModel(params, gpt, opened)
 
 
 def _end_of_text(folder: Path, vocab: int) -> int:
@@ -164,7 +166,8 @@ def export(model: LanguageModel, dropout: float, target: str | Path) -> str:
 def _largest_difference(model: LanguageModel, folder: Path) -> float:
   """Returns how far apart the logits of a model and of its folder are."""
   written, params = convert.read(folder)
-  again = LanguageModel(params, GPTConfig.of(written, written.vocab), model.tokenizer)
+  gpt = GPT(GPTConfig.of(written, written.vocab))
+  again = LanguageModel(params, gpt, model.tokenizer)
   random = np.random.default_rng(0)
   ids = random.integers(0, model.config.vocab, (2, min(model.config.T, 256)))
   apart = jnp.abs(model.logits(ids) - again.logits(ids)).max()

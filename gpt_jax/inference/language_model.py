@@ -14,8 +14,8 @@ from gpt_jax.config import UserError, nearest
 from gpt_jax.decoding import beam, reranking, sampling, stochastic_beam
 from gpt_jax.decoding.generation_config import GenerationConfig
 from gpt_jax.evaluation import introspection, likelihood
-from gpt_jax.model.gpt import GPT, GPTConfig
-from gpt_jax.model.layers import quantized, transposed
+from gpt_jax.model.gpt import GPT, GPTConfig, unembed
+from gpt_jax.model.quantize import quantized, transposed
 from gpt_jax.tokenizers import Tokenizer
 
 
@@ -64,15 +64,20 @@ class LanguageModel:
 
   Attributes:
     params: the parameter tree (`model/gpt.py`).
-    config: of the model.
+    gpt: the model.
     tokenizer: text to ids and back.
     step: updates it was trained for.
   """
 
   params: dict
-  config: GPTConfig
+  gpt: GPT
   tokenizer: Tokenizer
   step: int = 0
+
+  @property
+  def config(self) -> GPTConfig:
+    """The architecture of the model."""
+    return self.gpt.config
 
   def prompt_ids(self, text: str) -> list[int]:
     """Returns the ids of a prompt; the empty one is end-of-text, a new document."""
@@ -99,7 +104,7 @@ class LanguageModel:
       raise UserError(
         f'ids must be in 0 .. {self.config.vocab - 1}, not {ids.min()} .. {ids.max()}'
       )
-    logits = _logits(self.params, ids.reshape(-1, ids.shape[-1]), cfg=self.config)
+    logits = _logits(self.params, ids.reshape(-1, ids.shape[-1]), gpt=self.gpt)
     return logits.reshape(*ids.shape, -1)[..., : self.config.vocab]
 
   def score(self, context: str, continuation: str) -> Score:
@@ -110,7 +115,7 @@ class LanguageModel:
     """
     ids = self.tokenizer.encode(continuation)
     before = self.prompt_ids(context)
-    logp = likelihood.continuation_logp(self.params, self.config, before, ids)
+    logp = likelihood.continuation_logp(self.params, self.gpt, before, ids)
     return Score(sum(logp), logp)
 
   def explain(self, text: str) -> introspection.Explanation:
@@ -121,7 +126,7 @@ class LanguageModel:
     """
     ids = [self.tokenizer.eot, *self.tokenizer.encode(text)]
     pieces = ['', *(self._decode([i]) for i in ids[1:])]
-    return introspection.explained(self.params, self.config, ids, pieces)
+    return introspection.explained(self.params, self.gpt, ids, pieces)
 
   def generate(self, prompts: str | Sequence[str], **settings) -> list[Generation]:
     """Returns continuations of texts, `num_return` for each, in order.
@@ -172,7 +177,7 @@ class LanguageModel:
 
     made = sampling.generate(
       self.params,
-      self.config,
+      self.gpt,
       [prompt for prompt in prompts for _ in range(n)],
       sampling.keys_of(how.seed, len(prompts), n),
       sampling=how.sampling(),
@@ -189,7 +194,7 @@ class LanguageModel:
     """Returns the best hypotheses of each prompt."""
     return beam.generate(
       self.params,
-      self.config,
+      self.gpt,
       prompts,
       beams=how.searching(),
       num_return=how.num_return,
@@ -221,7 +226,7 @@ class LanguageModel:
     """Returns hypotheses of each prompt, drawn without replacement."""
     return stochastic_beam.generate(
       self.params,
-      self.config,
+      self.gpt,
       prompts,
       sampling.keys_of(how.seed, len(prompts)),
       beams=how.beams,
@@ -253,7 +258,7 @@ class LanguageModel:
     (key,) = sampling.keys_of(how.seed, 1)
     for token in sampling.stream(
       self.params,
-      self.config,
+      self.gpt,
       prompts[0],
       key,
       sampling=how.sampling(),
@@ -353,6 +358,6 @@ def _stop_begun(text: str, stops: tuple[str, ...]) -> int:
   return max(begun, default=0)
 
 
-@functools.partial(jax.jit, static_argnames='cfg')
-def _logits(params, ids_BT, *, cfg):
-  return GPT(cfg).apply({'params': params}, ids_BT)[0]
+@functools.partial(jax.jit, static_argnames='gpt')
+def _logits(params, ids_BT, *, gpt: GPT):
+  return unembed(gpt, params, gpt.apply({'params': params}, ids_BT)[0])

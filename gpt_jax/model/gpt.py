@@ -1,7 +1,8 @@
-"""The GPT: token and position embeddings, L blocks, an output over the vocabulary.
+"""The GPT: token and position embeddings, L blocks; and `unembed`, its output.
 
-One module covers the line; what differs is in `config.Model`, and `papers.py` sets it
-for each published model.
+One module covers the line; what differs is in `config.Model`, and `config.papers` sets
+it for each published model. `GPTConfig` says which function a model is, `Execution` how
+it is computed.
 
 Precision: parameters are float32. Linear layers and attention products compute in
 `dtype`; LayerNorm statistics, the attention softmax, the logits and the loss are
@@ -19,7 +20,7 @@ V is the vocabulary rounded up to a multiple of 128; the logits of the padding a
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import flax.linen as nn
@@ -27,26 +28,22 @@ import jax
 import jax.numpy as jnp
 
 from gpt_jax import config
-from gpt_jax.model.attention import Cache, Tree, attend, attend_text, in_band
+from gpt_jax.model import gradients, kernels
+from gpt_jax.model.attention import attend, attend_text
+from gpt_jax.model.cache import Cache, Tree, in_band
+from gpt_jax.model.gradients import Gradients
 from gpt_jax.model.layers import (
   Dropout,
   LayerNorm,
   Linear,
   apply_dropout,
   drop_matrix,
-  gelu_tanh,
 )
-
-ACTIVATIONS = {
-  'gelu': lambda x: jax.nn.gelu(x, approximate=False),
-  'gelu_tanh': gelu_tanh,
-  'relu': jax.nn.relu,
-}
 
 
 @dataclasses.dataclass(frozen=True)
 class GPTConfig:
-  """What a compiled program needs to know of a model: `config.Model`, frozen.
+  """The architecture of a model: which function its parameters are.
 
   Attributes: as in `config.Model`, with vocab and F filled in; attention is one of
     'dense' and 'banded' for each layer.
@@ -68,30 +65,30 @@ class GPTConfig:
   qkv_bias: bool
   scaled_init: bool
   dropout_wte: bool
-  dtype: str
-  remat: str
-  flash: str
-  scan: bool
   mup_base: int
   mup_base_N: int
 
   @classmethod
   def of(cls, model: config.Model, vocab: int) -> 'GPTConfig':
-    """Returns the shape of `model` for a tokenizer of `vocab` entries."""
-    fields = dataclasses.asdict(model)
-    del fields['dropout']
+    """Returns the architecture of `model` for a tokenizer of `vocab` entries."""
     pattern = model.attention.split(',')
     filled = {
       'vocab': model.vocab or vocab,
       'F': model.F or 4 * model.D,
       'attention': tuple(pattern[i % len(pattern)] for i in range(model.L)),
     }
-    return cls(**fields | filled)
+    names = [field.name for field in dataclasses.fields(cls)]
+    return cls(**{name: getattr(model, name) for name in names} | filled)
 
   @property
   def V(self) -> int:
     """Rows of `wte`: the vocabulary rounded up to a multiple of 128."""
     return -(-self.vocab // 128) * 128
+
+  @property
+  def H(self) -> int:
+    """Features of a head."""
+    return self.D // self.N
 
   @property
   def width(self) -> float:
@@ -105,9 +102,60 @@ class GPTConfig:
     Attention logits are to go as 1 / H (Tensor Programs V, section 4 and definition
     4.1), so that much more shrinks them where heads are larger than the base model's.
     """
-    H = self.D // self.N
-    base_H = self.mup_base // self.mup_base_N if self.mup_base_N else H
-    return (base_H**-0.5 if self.attention_scale else 1.0) * (base_H / H)
+    base_H = self.mup_base // self.mup_base_N if self.mup_base_N else self.H
+    return (base_H**-0.5 if self.attention_scale else 1.0) * (base_H / self.H)
+
+
+@dataclasses.dataclass(frozen=True)
+class Execution:
+  """How a model is computed: the same function, but for rounding.
+
+  Attributes:
+    dtype, remat, scan, gradients: as in `config.Model`.
+    kernel: of attention of a text to itself; see `model/kernels.py`.
+    rows: where the residual stream is on the devices; None leaves it to the compiler.
+      Without it the compiler cuts activations like the parameters that `fsdp` cut, and
+      sends them about, where the parameters should be gathered.
+  """
+
+  dtype: str = 'float32'
+  remat: str = 'none'
+  scan: bool = False
+  gradients: Gradients = 'written'
+  kernel: str = 'plain'
+  rows: jax.sharding.Sharding | None = None
+
+  @classmethod
+  def of(
+    cls,
+    model: config.Model,
+    devices: Sequence[jax.Device],
+    rows: jax.sharding.Sharding | None = None,
+  ) -> 'Execution':
+    """Returns how to compute `model` on the devices that share a program."""
+    kernel, _ = attention_kernel(model, devices)
+    return cls(model.dtype, model.remat, model.scan, model.gradients, kernel, rows)
+
+  def spread(self, x: jax.Array) -> jax.Array:
+    """Returns the residual stream, kept where its rows belong."""
+    if self.rows is None:
+      return x
+    return jax.lax.with_sharding_constraint(x, self.rows)
+
+
+def attention_kernel(
+  model: config.Model, devices: Sequence[jax.Device]
+) -> kernels.Choice:
+  """Returns the kernel of a model's attention on some devices, and the reason."""
+  return kernels.choose(
+    model.flash,
+    devices,
+    dtype=model.dtype,
+    gradients=model.gradients,
+    T=model.T,
+    H=model.D // model.N,
+    dropout=model.dropout > 0,
+  )
 
 
 def normal(cfg: GPTConfig, residual: bool = False):
@@ -126,38 +174,73 @@ def normal(cfg: GPTConfig, residual: bool = False):
 _EMBEDDING = nn.initializers.normal(0.02)
 
 
+def activation(name: str, gradient: Gradients) -> Callable[[jax.Array], jax.Array]:
+  """Returns the activation function of an MLP."""
+  return {
+    'gelu': partial(jax.nn.gelu, approximate=False),
+    'gelu_tanh': gradients.of(gradients.gelu_tanh, gradient),
+    'relu': jax.nn.relu,
+  }[name]
+
+
 class Attention(nn.Module):
   """Multi-head causal self-attention."""
 
   config: GPTConfig
+  execution: Execution
   banded: bool
 
   @nn.compact
-  def __call__(self, x_BTD, allowed, kv, slot, drop):
-    c = self.config
+  def __call__(
+    self,
+    x_BTD: jax.Array,
+    seen_BTS: jax.Array | None = None,
+    kv: tuple[jax.Array, jax.Array] | None = None,
+    slot: jax.Array | None = None,
+    drop: Dropout | None = None,
+  ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
+    """Returns the branch [B, T, D], and keys and values of the cache once it is read.
+
+    Args:
+      x_BTD: the text, after its LayerNorm.
+      seen_BTS: with a cache, bool: may token t see slot s? A text without a cache is
+        causal.
+      kv: keys and values of the cache, [B, N, S, H] each.
+      slot: int32 scalar, where those of this text go.
+      drop: dropout on the attention weights and on the branch.
+    """
+    c, how = self.config, self.execution
+
+    def linear(name, bias, residual=False):
+      init = normal(c, residual)
+      return Linear(c.D, bias, init, how.dtype, how.gradients, name=name)
 
     def heads(name):
-      y_BTD = Linear(c.D, c.bias and c.qkv_bias, normal(c), c.dtype, name=name)(x_BTD)
-      return y_BTD.reshape(*y_BTD.shape[:2], c.N, c.D // c.N).swapaxes(1, 2)
+      y_BTD = linear(name, c.bias and c.qkv_bias)(x_BTD)
+      return y_BTD.reshape(*y_BTD.shape[:2], c.N, c.H).swapaxes(1, 2)
 
     q_BNTH, k_BNSH, v_BNSH = heads('q'), heads('k'), heads('v')
     q_BNTH = q_BNTH * c.query_scale
-    if kv is not None:
+    drop_weights = drop and drop.at(0)
+    if kv is None:
+      read = partial(
+        attend_text,
+        band=c.band if self.banded else x_BTD.shape[1],
+        kernel=how.kernel,
+        gradients=how.gradients,
+      )
+      read = jax.checkpoint(read) if how.remat == 'attention' else read
+      y_BNTH = read(q_BNTH, k_BNSH, v_BNSH, drop=drop_weights)
+    else:
       k_BNSH, v_BNSH = kv = tuple(
         jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), slot, axis=2)
         for old, new in zip(kv, (k_BNSH, v_BNSH), strict=True)
       )
-    drop_weights = drop and drop.at(0)
-    if kv is None:
-      T = x_BTD.shape[1]
-      band = c.band if self.banded else T
-      read = partial(attend_text, band=band, flash=c.flash)
-      read = jax.checkpoint(read) if c.remat == 'attention' else read
-      y_BNTH = read(q_BNTH, k_BNSH, v_BNSH, drop=drop_weights)
-    else:
-      y_BNTH = attend(q_BNTH, k_BNSH, v_BNSH, allowed, drop_weights)
+      y_BNTH = attend(
+        q_BNTH, k_BNSH, v_BNSH, seen_BTS[:, None], drop_weights, how.gradients
+      )
     y_BTD = y_BNTH.swapaxes(1, 2).reshape(x_BTD.shape)
-    y_BTD = Linear(c.D, c.bias, normal(c, residual=True), c.dtype, name='o')(y_BTD)
+    y_BTD = linear('o', c.bias, residual=True)(y_BTD)
     return apply_dropout(y_BTD, drop and drop.at(1)), kv
 
 
@@ -165,13 +248,19 @@ class MLP(nn.Module):
   """Two linear layers with the activation between."""
 
   config: GPTConfig
+  execution: Execution
 
   @nn.compact
-  def __call__(self, x_BTD, drop):
-    c = self.config
-    x_BTF = Linear(c.F, c.bias, normal(c), c.dtype, name='up')(x_BTD)
-    x_BTF = ACTIVATIONS[c.activation](x_BTF)
-    y_BTD = Linear(c.D, c.bias, normal(c, residual=True), c.dtype, name='down')(x_BTF)
+  def __call__(self, x_BTD: jax.Array, drop: Dropout | None = None) -> jax.Array:
+    """Returns the branch [B, T, D] of a text after its LayerNorm."""
+    c, how = self.config, self.execution
+
+    def linear(name, features, residual=False):
+      init = normal(c, residual)
+      return Linear(features, c.bias, init, how.dtype, how.gradients, name=name)
+
+    x_BTF = activation(c.activation, how.gradients)(linear('up', c.F)(x_BTD))
+    y_BTD = linear('down', c.D, residual=True)(x_BTF)
     return apply_dropout(y_BTD, drop and drop.at(2))
 
 
@@ -183,33 +272,47 @@ class Block(nn.Module):
   """
 
   config: GPTConfig
+  execution: Execution
   banded: bool
 
   @nn.compact
-  def __call__(self, x_BTD, allowed, kv, slot, drop):
-    c = self.config
-    attention = Attention(c, self.banded, name='attn')
-    mlp = MLP(c, name='mlp')
+  def __call__(
+    self,
+    x_BTD: jax.Array,
+    seen_BTS: jax.Array | None = None,
+    kv: tuple[jax.Array, jax.Array] | None = None,
+    slot: jax.Array | None = None,
+    drop: Dropout | None = None,
+  ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
+    """Returns the residual stream [B, T, D] after the layer, and its cache.
+
+    Arguments are those of `Attention`, but x is the residual stream before the layer.
+    """
+    c, how = self.config, self.execution
+    attention = Attention(c, how, self.banded, name='attn')
+    mlp = MLP(c, how, name='mlp')
     # After a sum the result goes on as the residual stream, so it stays float32.
-    dtype = 'float32' if c.norm == 'post' else c.dtype
-    ln_1, ln_2 = (LayerNorm(c.bias, dtype, name=f'ln_{i}') for i in (1, 2))
+    dtype = 'float32' if c.norm == 'post' else how.dtype
+    ln_1, ln_2 = (
+      LayerNorm(c.bias, dtype, how.gradients, name=f'ln_{i}') for i in (1, 2)
+    )
     if c.norm == 'post':
-      y_BTD, kv = attention(x_BTD, allowed, kv, slot, drop)
+      y_BTD, kv = attention(x_BTD, seen_BTS, kv, slot, drop)
       x_BTD = ln_1(x_BTD + y_BTD)
       return ln_2(x_BTD + mlp(x_BTD, drop)), kv
-    y_BTD, kv = attention(ln_1(x_BTD), allowed, kv, slot, drop)
+    y_BTD, kv = attention(ln_1(x_BTD), seen_BTS, kv, slot, drop)
     x_BTD = x_BTD + y_BTD
     return x_BTD + mlp(ln_2(x_BTD), drop), kv
 
 
-def _as_it_is(x: jax.Array) -> jax.Array:
-  return x
-
-
 class GPT(nn.Module):
-  """A decoder-only transformer; `params` is its only collection."""
+  """A decoder-only transformer up to its last hidden states; see `unembed`.
+
+  It has one collection, `params`; a collection 'lora' may stand beside it.
+  """
 
   config: GPTConfig
+  execution: Execution = Execution()
 
   @nn.compact
   def __call__(
@@ -219,10 +322,8 @@ class GPT(nn.Module):
     drop: Dropout | None = None,
     cache: Cache | Tree | None = None,
     length_B: jax.Array | None = None,
-    logits: bool = True,
-    spread: Callable[[jax.Array], jax.Array] = _as_it_is,
-  ) -> tuple[jax.Array, Cache | Tree | jax.Array | None]:
-    """Returns logits of the next tokens and the cache, extended.
+  ) -> tuple[jax.Array, Cache | Tree | None]:
+    """Returns the last hidden states [B, T, D] and the cache, extended.
 
     Args:
       ids_BT: tokens. Without a cache they are positions 0 .. T-1; with one they follow
@@ -230,69 +331,52 @@ class GPT(nn.Module):
       drop: dropout, or None.
       cache: keys and values of the tokens before; or a tree, whose tokens these are.
       length_B: with a cache and no beams: how many of each row's T tokens are real; the
-        rest is padding that no later token sees. The logits are then [B, V], of the
-        last real token of each row; otherwise they are [B, T, V].
-      logits: if not, returns their two factors, x_BTD and head_VD, of the compute dtype
-        (for a loss that never holds all logits).
-      spread: is applied to the residual stream before each layer and after the last:
-        the identity, but for how its rows are spread over devices.
+        rest is padding that no later token sees.
     """
-    c = self.config
+    c, how = self.config, self.execution
     T = ids_BT.shape[1]
     wte_VD = self.param('wte', _EMBEDDING, (c.V, c.D))
     wpe_TD = self.param('wpe', _EMBEDDING, (c.T, c.D))
+    if not c.tied:  # of `unembed`
+      self.param('lm_head', _EMBEDDING, (c.V, c.D))
     if c.dropout_wte:
       wte_VD = drop_matrix(wte_VD, drop and drop.at(c.L))
       wpe_TD = drop_matrix(wpe_TD, drop and drop.at(c.L + 1))
 
     if cache is None:
-      kv, slot = (None,) * c.L, None
-      dense = banded = jnp.tril(jnp.ones((T, T), bool))
+      kv, slot, seen_BTS, near_BTS = (None,) * c.L, None, None, None
       x_BTD = wte_VD[ids_BT] + wpe_TD[:T]
     else:
       kv, slot = cache.kv, cache.slot
       cache, pos_BT, seen_BTS = cache.written(T, length_B)
-      dense = banded = seen_BTS[:, None]
       if 'banded' in c.attention:
-        banded = dense & in_band(cache.pos_BS, pos_BT, c.band)[:, None]
+        near_BTS = seen_BTS & in_band(cache.pos_BS, pos_BT, c.band)
       x_BTD = wte_VD[ids_BT] + wpe_TD[jnp.minimum(pos_BT, c.T - 1)]
 
     if not c.dropout_wte:
       x_BTD = apply_dropout(x_BTD, drop and drop.at(c.L))
-    if c.scan and cache is None and not self.is_initializing():
+    if how.scan and cache is None and not self.is_initializing():
       layers = [self.variables['params'][f'h_{layer}'] for layer in range(c.L)]
-      x_BTD = _scanned(c, layers, x_BTD, dense, drop, spread)
+      x_BTD = _scanned(self, layers, x_BTD, drop)
     else:
       new_kv = []
-      make = nn.remat(Block) if c.remat == 'block' else Block
+      make = nn.remat(Block) if how.remat == 'block' else Block
       for layer, kind in enumerate(c.attention):
-        block = make(c, kind == 'banded', name=f'h_{layer}')
-        allowed = banded if kind == 'banded' else dense
+        block = make(c, how, kind == 'banded', name=f'h_{layer}')
+        allowed = near_BTS if kind == 'banded' else seen_BTS
         here = drop and drop.at(layer)
-        x_BTD, layer_kv = block(spread(x_BTD), allowed, kv[layer], slot, here)
+        x_BTD, layer_kv = block(how.spread(x_BTD), allowed, kv[layer], slot, here)
         new_kv.append(layer_kv)
-    x_BTD = spread(x_BTD)
-    if cache is not None:
-      cache = cache.replace(kv=tuple(new_kv))
-      if length_B is not None:
-        x_BTD = jnp.take_along_axis(x_BTD, (length_B - 1)[:, None, None], axis=1)[:, 0]
-
+      if cache is not None:
+        cache = cache.replace(kv=tuple(new_kv))
+    x_BTD = how.spread(x_BTD)
     if c.norm == 'pre':
-      x_BTD = LayerNorm(c.bias, c.dtype, name='ln_f')(x_BTD)
-    head_VD = wte_VD if c.tied else self.param('lm_head', _EMBEDDING, (c.V, c.D))
-    x_BTD, head_VD = (x_BTD / c.width).astype(c.dtype), head_VD.astype(c.dtype)
-    if not logits:
-      return x_BTD, head_VD
-    return output(x_BTD, head_VD, c.vocab), cache
+      x_BTD = LayerNorm(c.bias, how.dtype, how.gradients, name='ln_f')(x_BTD)
+    return x_BTD, cache
 
 
 def _scanned(
-  c: GPTConfig,
-  layers: list[dict],
-  x_BTD: jax.Array,
-  causal_TT: jax.Array,
-  drop: Dropout | None,
-  spread: Callable[[jax.Array], jax.Array],
+  gpt: GPT, layers: list[dict], x_BTD: jax.Array, drop: Dropout | None
 ) -> jax.Array:
   """Returns x after all layers, whose parameters are stacked for a compiled loop.
 
@@ -300,20 +384,20 @@ def _scanned(
   one form of parameters; the price is a copy of the weights and of their gradients. A
   turn of the loop takes one period of the attention's pattern.
   """
+  c, how = gpt.config, gpt.execution
   period = next(
     p for p in range(1, c.L + 1) if c.attention[:p] * (c.L // p) == c.attention
   )
 
-  def turn(x_BTD, given):
-    first, params = given
+  def turn(x_BTD, first_and_params):
+    first, params = first_and_params
     for i in range(period):
-      block = Block(c, c.attention[i] == 'banded')
+      block = Block(c, how, c.attention[i] == 'banded')
       here = drop and drop.at(first + i)
-      args = spread(x_BTD), causal_TT, None, None, here
-      x_BTD, _ = block.apply({'params': params[i]}, *args)
+      x_BTD, _ = block.apply({'params': params[i]}, how.spread(x_BTD), drop=here)
     return x_BTD, None
 
-  if c.remat == 'block':
+  if how.remat == 'block':
     turn = jax.checkpoint(turn, prevent_cse=False)
   stacked = [
     jax.tree.map(lambda *each: jnp.stack(each), *layers[i::period])
@@ -322,12 +406,30 @@ def _scanned(
   return jax.lax.scan(turn, x_BTD, (jnp.arange(0, c.L, period), stacked))[0]
 
 
-def output(x: jax.Array, head_VD: jax.Array, vocab: int) -> jax.Array:
+def output_factors(
+  gpt: GPT, params: dict, x: jax.Array, drop: Dropout | None = None
+) -> tuple[jax.Array, jax.Array]:
+  """Returns the factors of the logits in the compute dtype: x [..., D], head [V, D].
+
+  Args:
+    gpt: the model.
+    params: its parameters.
+    x: hidden states that it returned.
+    drop: its dropout, which with `dropout_wte` is on the output matrix too.
+  """
+  c, dtype = gpt.config, gpt.execution.dtype
+  head_VD = params['wte' if c.tied else 'lm_head']
+  if c.tied and c.dropout_wte:
+    head_VD = drop_matrix(head_VD, drop and drop.at(c.L))
+  return (x / c.width).astype(dtype), head_VD.astype(dtype)
+
+
+def logits_of(x: jax.Array, head_VD: jax.Array, vocab: int) -> jax.Array:
   """Returns float32 logits x head', [..., V]; -inf for the entries from `vocab` on.
 
   Args:
-    x: [..., D], what `GPT` returns where it gives the factors of its logits.
-    head_VD: the other.
+    x: [..., D]; it and `head_VD` are those of `output_factors`.
+    head_VD: the output matrix.
     vocab: entries of V that are real.
   """
   if x.ndim == 2:
@@ -338,17 +440,33 @@ def output(x: jax.Array, head_VD: jax.Array, vocab: int) -> jax.Array:
   return jnp.where(jnp.arange(logits.shape[-1]) < vocab, logits, -jnp.inf)
 
 
+def unembed(
+  gpt: GPT, params: dict, x: jax.Array, drop: Dropout | None = None
+) -> jax.Array:
+  """Returns float32 logits of the next tokens, [..., V]; -inf for V's padding.
+
+  Arguments are those of `output_factors`.
+  """
+  return logits_of(*output_factors(gpt, params, x, drop), gpt.config.vocab)
+
+
+def last_token(x_BTD: jax.Array, length_B: jax.Array) -> jax.Array:
+  """Returns the states [B, D] of the last of each row's `length_B` tokens."""
+  return jnp.take_along_axis(x_BTD, (length_B - 1)[:, None, None], axis=1)[:, 0]
+
+
 def init_params(cfg: GPTConfig, seed: int) -> dict:
   """Returns freshly initialised parameters, float32."""
   ids_BT = jnp.zeros((1, 1), jnp.int32)
   return GPT(cfg).init(jax.random.key(seed), ids_BT)['params']
 
 
-def empty_cache(cfg: GPTConfig, B: int, S: int) -> Cache:
+def empty_cache(gpt: GPT, B: int, S: int) -> Cache:
   """Returns a cache of S slots with no token in it, in the model's dtype."""
-  zeros = jnp.zeros((B, cfg.N, S, cfg.D // cfg.N), cfg.dtype)
+  c = gpt.config
+  zeros = jnp.zeros((B, c.N, S, c.H), gpt.execution.dtype)
   return Cache(
-    kv=((zeros, zeros),) * cfg.L,
+    kv=((zeros, zeros),) * c.L,
     pos_BS=jnp.full((B, S), -1, jnp.int32),
     fill_B=jnp.zeros(B, jnp.int32),
     slot=jnp.int32(0),

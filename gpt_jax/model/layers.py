@@ -1,6 +1,5 @@
-"""The pieces that blocks are made of: linear layers, LayerNorm, GELU, dropout."""
+"""The pieces that blocks are made of: linear layers, LayerNorm and dropout."""
 
-import math
 from collections.abc import Callable
 from functools import partial
 
@@ -8,6 +7,9 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+
+from gpt_jax.model import gradients, quantize
+from gpt_jax.model.gradients import Gradients
 
 
 @flax.struct.dataclass
@@ -65,34 +67,6 @@ def _zeroed(x: jax.Array, bits: jax.Array, rate: jax.Array) -> jax.Array:
   return jnp.where(keep, x * (65536 / (65536 - cut)).astype(x.dtype), 0)
 
 
-@jax.custom_vjp
-def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """Returns x @ kernel for x [..., I] and kernel [I, O], in the dtype of x.
-
-  Its gradient for the kernel is one product over all rows. XLA would derive the same
-  sum through a transposed copy, of the incoming gradient or, where rows have several
-  axes, of x; each costs a tenth of the training step on a CPU. It is summed in
-  float32, over rows and over devices, also where x is of lower precision.
-  """
-  return x @ kernel.astype(x.dtype)
-
-
-def _matmul_forward(x, kernel):
-  return matmul(x, kernel), (x, kernel)
-
-
-def _matmul_backward(saved, dy):
-  x, kernel = saved
-  x_RI, dy_RO = (array.reshape(-1, array.shape[-1]) for array in (x, dy))
-  dkernel = jax.lax.dot_general(
-    x_RI, dy_RO, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32
-  )
-  return dy @ kernel.astype(x.dtype).T, dkernel.astype(kernel.dtype)
-
-
-matmul.defvjp(_matmul_forward, _matmul_backward)
-
-
 class Linear(nn.Module):
   """x @ kernel + bias, computed in `dtype`; the kernel is stored [in, out]."""
 
@@ -100,15 +74,22 @@ class Linear(nn.Module):
   bias: bool
   kernel_init: Callable
   dtype: str
+  gradients: Gradients
 
   @nn.compact
   def __call__(self, x):
+    """Returns [..., features] of x [..., I], in `dtype`.
+
+    For decoding, the kernel may be stored in the forms of `model/quantize.py`; a
+    collection 'lora' adds a low-rank product (`model/lora.py`).
+    """
+    matmul = gradients.of(gradients.matmul, self.gradients)
     x = x.astype(self.dtype)
     stored = partial(self.get_variable, 'params')
     if self.has_variable('params', 'kernel_T'):
-      y = _times_transposed(x, stored('kernel_T').astype(self.dtype))
+      y = quantize.times_transposed(x, stored('kernel_T').astype(self.dtype))
     elif self.has_variable('params', 'kernel_int8'):
-      y = _times_int8(x, stored('kernel_int8'), stored('kernel_scale'))
+      y = quantize.times_int8(x, stored('kernel_int8'), stored('kernel_scale'))
     else:
       kernel = self.param('kernel', self.kernel_init, (x.shape[-1], self.features))
       y = matmul(x, kernel)
@@ -122,117 +103,17 @@ class Linear(nn.Module):
     return y
 
 
-def transposed(params: dict) -> dict:
-  """Returns the parameters with each `kernel` as `kernel_T`, [out, in], for decoding.
-
-  A CPU multiplies one vector with a matrix stored so about 1.4 times as fast.
-  """
-  return _each_kernel(params, lambda kernel: {'kernel_T': jnp.array(kernel.T)})
-
-
-def quantized(params: dict) -> dict:
-  """Returns the parameters with the kernels in 8 bits, for decoding.
-
-  Each `kernel` becomes `kernel_int8` [in, out] and `kernel_scale` [out], float32: the
-  nearest of 255 evenly spaced values, symmetric, for each output (weight-only
-  quantization, LLM.int8() without its outliers: Dettmers et al. 2022, section 2.1).
-  Embeddings, biases and LayerNorms stay as they are.
-  """
-
-  def int8(kernel):
-    scale = jnp.maximum(jnp.abs(kernel).max(axis=0), 1e-30) / 127
-    rounded = jnp.round(kernel / scale).astype(jnp.int8)
-    return {'kernel_int8': rounded, 'kernel_scale': scale}
-
-  return _each_kernel(params, int8)
-
-
-def _each_kernel(params: dict, change: Callable[[jax.Array], dict]) -> dict:
-  """Returns the parameters with each `kernel` replaced by the entries it becomes."""
-  made = {}
-  for name, leaf in params.items():
-    if name == 'kernel':
-      made |= change(leaf)
-    else:
-      made[name] = _each_kernel(leaf, change) if isinstance(leaf, dict) else leaf
-  return made
-
-
-def _times_transposed(x: jax.Array, kernel_T: jax.Array) -> jax.Array:
-  y = jnp.matmul(kernel_T, x.reshape(-1, x.shape[-1]).T).T
-  return y.reshape(*x.shape[:-1], len(kernel_T))
-
-
-def _times_int8(x: jax.Array, kernel: jax.Array, scale: jax.Array) -> jax.Array:
-  if x.size == x.shape[-1]:
-    # One vector. XLA fuses this sum, where before a product it would write out the
-    # whole matrix as floats.
-    y = (x.reshape(-1, 1) * kernel.astype(x.dtype)).sum(axis=0)
-    return (y * scale.astype(x.dtype)).reshape(*x.shape[:-1], len(scale))
-  return (x @ kernel.astype(x.dtype)) * scale.astype(x.dtype)
-
-
-@jax.custom_vjp
-def gelu_tanh(x: jax.Array) -> jax.Array:
-  """Returns GELU by its tanh approximation (Hendrycks and Gimpel 2016, section 2).
-
-  Only x is kept for the backward pass, not the tanh: one array less to write.
-  """
-  return jax.nn.gelu(x, approximate=True)
-
-
-def _gelu_forward(x):
-  return gelu_tanh(x), x
-
-
-def _gelu_backward(x, dy):
-  c, x32 = (2 / math.pi) ** 0.5, x.astype(jnp.float32)
-  square = jnp.square(x32)
-  t = jnp.tanh(c * x32 * (1 + 0.044715 * square))
-  dt = c * (1 + 3 * 0.044715 * square) * (1 - jnp.square(t))
-  return ((0.5 * (1 + t + x32 * dt) * dy).astype(x.dtype),)
-
-
-gelu_tanh.defvjp(_gelu_forward, _gelu_backward)
-
-
-@jax.custom_vjp
-def normalize(x: jax.Array, scale: jax.Array, bias: jax.Array | None) -> jax.Array:
-  """Returns x [..., D], float32, with mean 0 and variance 1, times scale, plus bias.
-
-  Its gradient is written out: XLA's own goes over the array twice as often.
-  """
-  return _normalize_forward(x, scale, bias)[0]
-
-
-def _normalize_forward(x, scale, bias):
-  mean = x.mean(-1, keepdims=True)
-  y = x - mean
-  rate = jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + 1e-5)
-  y = y * rate * scale
-  return y if bias is None else y + bias, (x, mean, rate, scale, bias)
-
-
-def _normalize_backward(saved, dy):
-  x, mean, rate, scale, bias = saved
-  unit, dunit = (x - mean) * rate, dy * scale
-  dmean = dunit.mean(-1, keepdims=True)
-  dx = rate * (dunit - dmean - unit * (dunit * unit).mean(-1, keepdims=True))
-  rows = tuple(range(x.ndim - 1))
-  return dx, (dy * unit).sum(rows), None if bias is None else dy.sum(rows)
-
-
-normalize.defvjp(_normalize_forward, _normalize_backward)
-
-
 class LayerNorm(nn.Module):
   """LayerNorm with eps 1e-5 and float32 statistics; the result is of `dtype`."""
 
   bias: bool
   dtype: str
+  gradients: Gradients
 
   @nn.compact
   def __call__(self, x):
+    """Returns x [..., D] normalised over D, times scale [D], plus bias [D]."""
+    normalize = gradients.of(gradients.normalize, self.gradients)
     scale = self.param('scale', nn.initializers.ones, (x.shape[-1],))
     bias = None
     if self.bias:

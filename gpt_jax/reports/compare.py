@@ -16,13 +16,15 @@ from gpt_jax.data.windows import rows_read, stages
 from gpt_jax.evaluation import likelihood, metrics
 from gpt_jax.model.gpt import GPTConfig
 from gpt_jax.runs import cost
+from gpt_jax.runs.load import load
 from gpt_jax.runs.reproduce import (
   data_changes,
   differing_fields,
   environment_changes,
   parts,
 )
-from gpt_jax.runs.workdir import load, prepared, read_about, read_run
+from gpt_jax.runs.setup import prepared
+from gpt_jax.runs.workdir import read_about, read_run
 from gpt_jax.training.metrics_log import read_metrics
 
 # What runs are compared at equal amounts of: in words, and how an amount is written.
@@ -199,7 +201,7 @@ def texts(first: pathlib.Path, second: pathlib.Path) -> Texts | str:
   bits, T = [], max(run.model.T for run in runs)
   for run, folder, each in zip(runs, (first, second), data, strict=True):
     model, ids = load(folder), each.valid.ids
-    nll = likelihood.held_out_token_nll(model.params, model.config, ids, run.eval_batch)
+    nll = likelihood.held_out_token_nll(model.params, model.gpt, ids, run.eval_batch)
     # A document's end-of-text stands before the next one.
     begin = each.valid.starts if by_document else np.arange(0, len(nll), T)
     bits.append(np.add.reduceat(nll, begin.astype(np.int64)) / math.log(2))

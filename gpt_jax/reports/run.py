@@ -16,18 +16,19 @@ from gpt_jax.reports import markup, tasks
 from gpt_jax.reports.markup import Code, Notes, Part, Picture, Table, Title, Words, code
 from gpt_jax.runs import cost
 from gpt_jax.runs.workdir import (
+  logged_folders,
+  old_groups,
   read_about,
   read_held_out,
   read_run,
   seconds_of_training,
   seed_folders,
   sessions,
-  trained_folders,
   updates_done,
 )
 from gpt_jax.tasks.labelled_table import TASKS
 from gpt_jax.training.metrics_log import last_samples, read_metrics
-from gpt_jax.training.task_step import grown
+from gpt_jax.training.transfer import grown
 
 _MODEL = 'L', 'D', 'N', 'F', 'T'
 
@@ -47,7 +48,7 @@ def write(
   """
   workdir = pathlib.Path(workdir)
   run = read_run(workdir)
-  if run.task.name and not (workdir / 'groups.json').exists():
+  if run.task.name and not (old_groups(workdir) or seed_folders(workdir)):
     raise UserError(
       f'{workdir} is a seed of a fine-tuning; report {workdir.absolute().parent}'
     )
@@ -212,7 +213,7 @@ def _samples(workdir: pathlib.Path) -> list[Part]:
 
 
 def _cost(workdir: pathlib.Path, run: config.Run) -> str:
-  groups = [read_metrics(folder) for folder in trained_folders(workdir)]
+  groups = [read_metrics(folder) for folder in logged_folders(workdir)]
   seconds = seconds_of_training(workdir)
   said = f'{seconds:,.0f} seconds ({seconds / 3600:.2f} hours) of training'
   if not run.task.name:

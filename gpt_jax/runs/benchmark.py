@@ -22,7 +22,7 @@ from gpt_jax.evaluation.benchmark import Exam, TaskModel, exams, take
 from gpt_jax.files import write_whole
 from gpt_jax.inference.language_model import LanguageModel
 from gpt_jax.runs import provenance
-from gpt_jax.runs.workdir import load
+from gpt_jax.runs.load import load
 
 _REQUESTS = 4096  # that are in memory as ids at once
 _WINDOWS = 1024  # likewise
@@ -56,9 +56,7 @@ def student(model: LanguageModel) -> TaskModel:
         # Nothing is certain to follow, if that is what is asked.
         yield from ((i, _NOTHING) for i, (_, after) in pairs.items() if not after)
         pairs = {i: pair for i, pair in pairs.items() if pair[1]}
-        found = likelihood.scores(
-          model.params, model.config, list(pairs.values()), banned
-        )
+        found = likelihood.scores(model.params, model.gpt, list(pairs.values()), banned)
         known = list(pairs)
         yield from ((known[i], scores) for i, scores in found)
 
@@ -85,7 +83,7 @@ def student(model: LanguageModel) -> TaskModel:
   def window(pairs):
     for at in range(0, len(pairs), _WINDOWS):
       some = pairs[at : at + _WINDOWS]
-      for i, found in likelihood.scores(model.params, model.config, some):
+      for i, found in likelihood.scores(model.params, model.gpt, some):
         yield at + i, -sum(found.logp)
 
   return TaskModel(answer, write, window, model.prompt_ids, T)
@@ -106,7 +104,7 @@ def evaluate(
   Args:
     workdir: of the model.
     wanted: of `exams`.
-    checkpoint_step: as of `workdir.load`.
+    checkpoint_step: as of `load`.
     int8: with the weights of linear layers in 8 bits.
     report: is told the results as they come.
 

@@ -16,9 +16,16 @@ from rich.text import Text
 from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
 from gpt_jax.data.windows import Batch, rows_read, stages
-from gpt_jax.model.attention import chosen_kernel
-from gpt_jax.model.gpt import Block, GPTConfig, init_params
+from gpt_jax.model.gpt import (
+  GPT,
+  Block,
+  Execution,
+  GPTConfig,
+  attention_kernel,
+  init_params,
+)
 from gpt_jax.training import step
+from gpt_jax.training.objective import LanguageModeling
 from gpt_jax.training.sharding import AXES, Layout
 
 # Rows of the vocabulary's padding are no parameters of the model.
@@ -102,13 +109,13 @@ def _kept(f, *args, tensor: int = 1) -> float:
 
 
 def activation_bytes(
-  cfg: GPTConfig, rows: int, *, tensor: int = 1, loss_chunk: int = 0
+  run: config.Run, cfg: GPTConfig, rows: int, *, tensor: int = 1
 ) -> dict[str, float]:
   """Returns the bytes of activations that training keeps for `rows` rows of T tokens.
 
   By part: 'layers', all of them, everything kept; 'layers, remat', their inputs and
   one layer's insides at a time; 'output', from the last layer to the loss, where
-  `loss_chunk` keeps little. `tensor` devices share the insides of layers. What the
+  `run.loss_chunk` keeps little. `tensor` devices share the insides of layers. What the
   compiler fuses away is counted, and room to work is not: XLA's own figure was 0.84 to
   1.11 of the sum for small models on a CPU. Attention is as in `model.attention`
   without a flash kernel, which keeps less. (XLA's CPU compiler merges the repeated
@@ -117,13 +124,13 @@ def activation_bytes(
   """
   x_BTD = jax.ShapeDtypeStruct((rows, cfg.T, cfg.D), jnp.float32)
   tree = _tree(cfg)
+  how = dataclasses.replace(Execution.of(run.model, ()), scan=False)
   layer = {}
   for kind in set(cfg.attention):
-    block = Block(cfg, kind == 'banded')
+    block = Block(cfg, how, kind == 'banded')
 
     def one_layer(params, x_BTD, block=block):
-      mask_TT = jnp.tril(jnp.ones((cfg.T, cfg.T), bool))
-      return block.apply({'params': params}, x_BTD, mask_TT, None, None, None)[0]
+      return block.apply({'params': params}, x_BTD)[0]
 
     layer[kind] = _kept(one_layer, tree['h_0'], x_BTD, tensor=tensor)
   everything = sum(layer[kind] for kind in cfg.attention)
@@ -131,16 +138,17 @@ def activation_bytes(
   ends = {name: leaf for name, leaf in tree.items() if not name.startswith('h_')}
   ids = jax.ShapeDtypeStruct((rows, cfg.T), jnp.int32)
 
-  bare = dataclasses.replace(cfg, L=0, attention=())
+  bare = GPT(dataclasses.replace(cfg, L=0, attention=()), how)
+  objective = LanguageModeling(bare, loss_chunk=run.loss_chunk)
 
   def output(params, ids_BT):
     row_B = jnp.zeros(rows, jnp.int32)
     batch = Batch(ids_BT, ids_BT, jnp.ones(ids_BT.shape), row_B)
-    return step.model_nll_sum(params, batch, bare, loss_chunk)
+    return objective.nll_sum(params, batch)
 
   output_bytes = _kept(output, ends, ids, tensor=tensor)
   # A chunk's logits and their gradients, while they exist.
-  output_bytes += 2 * 4 * rows * loss_chunk * cfg.V / tensor
+  output_bytes += 2 * 4 * rows * run.loss_chunk * cfg.V / tensor
 
   return {
     'layers': everything,
@@ -161,7 +169,9 @@ def state_bytes(
   """
   if layout is None:
     layout = Layout.imagined(config.Run(), 1)
-  state = layout.state_shapes(run, cfg)
+  state = layout.state_shapes(
+    lambda: step.init_state(run, init_params(cfg, 0), cfg.width)
+  )
   parameters = layout.bytes_each(state.params)
   return {
     'parameters': parameters,
@@ -181,7 +191,7 @@ def communication_bytes(
   """
   data, fsdp, tensor = (layout.mesh.shape[axis] for axis in AXES)
   ring = lambda n: (n - 1) / n  # noqa: E731
-  item = jnp.dtype(cfg.dtype).itemsize
+  item = jnp.dtype(run.model.dtype).itemsize
   weights = parameter_count(cfg) / tensor
   tokens = run.batch // layout.parts * cfg.T
   sums = 4 * cfg.L + 2  # after each branch, both ways; embedding and output
@@ -220,13 +230,7 @@ def plan(
   flops = sum(flops_per_token(cfg).values())
   state = sum(state_bytes(run, cfg, layout).values())
   read = tokens_read(run, cfg)
-  kernel, why = chosen_kernel(
-    cfg.flash,
-    dtype=cfg.dtype,
-    T=cfg.T,
-    H=cfg.D // cfg.N,
-    dropout=run.model.dropout > 0,
-  )
+  kernel, why = attention_kernel(run.model, layout.devices)
   return '\n'.join(
     [
       f'model     {total:,} parameters ({body:,} without embeddings), '
@@ -313,7 +317,7 @@ def _architecture(run: config.Run, cfg: GPTConfig) -> Table:
     'parametrisation': f'maximal update, from width {cfg.mup_base}'
     if cfg.mup_base
     else 'standard',
-    'compute': f'{cfg.dtype}, parameters float32',
+    'compute': f'{run.model.dtype}, parameters float32',
   }
   for name, text in rows.items():
     table.add_row(name, Text(text))
@@ -353,9 +357,8 @@ def _memory(run: config.Run, cfg: GPTConfig, layout: Layout) -> Table:
   here, there = state_bytes(run, cfg), state_bytes(run, cfg, layout)
   mine = rows // layout.parts
   tensor = layout.mesh.shape['tensor']
-  chunk = run.loss_chunk
-  kept = activation_bytes(cfg, rows, loss_chunk=chunk)
-  kept_there = activation_bytes(cfg, mine, tensor=tensor, loss_chunk=chunk)
+  kept = activation_bytes(run, cfg, rows)
+  kept_there = activation_bytes(run, cfg, mine, tensor=tensor)
   gib = lambda size: f'{size / 2**30:,.2f}'  # noqa: E731
   for part in here:
     table.add_row(part, gib(here[part]), gib(there[part]))

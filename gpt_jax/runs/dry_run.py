@@ -7,20 +7,19 @@ layers that are unrolled keep what `model.remat` would forget).
 """
 
 import collections
-import dataclasses
 import math
 import pathlib
 import re
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from gpt_jax import config, tokenizers
 from gpt_jax.data.windows import Batch
-from gpt_jax.model.gpt import GPTConfig
+from gpt_jax.model.gpt import GPT, GPTConfig, init_params
 from gpt_jax.runs import cost
-from gpt_jax.training import optim, sharding
+from gpt_jax.training import optim, sharding, step
+from gpt_jax.training.objective import LanguageModeling
 
 _GIB = 2**30
 
@@ -45,9 +44,12 @@ def compiled_cost(run: config.Run, cfg: GPTConfig, layout: sharding.Layout) -> C
   """Returns the cost of an update, from the program compiled for the devices."""
   rows = np.zeros((run.batch, cfg.T), np.int32)
   batch = layout.put(Batch(rows, rows, rows.astype('f'), rows[:, 0]), run.accumulate)
-  state = layout.state_shapes(run, cfg)
-  lowered = layout.train_step(run, cfg).lower(state, batch, optim.Hyper.of(run))
-  program = lowered.compile()
+  state = layout.state_shapes(
+    lambda: step.init_state(run, init_params(cfg, 0), cfg.width)
+  )
+  gpt = GPT(cfg, layout.execution(run.model))
+  update = layout.train_step(run, LanguageModeling.of(run, gpt), state, {})
+  program = update.lower(state, {}, batch, optim.Hyper.of(run)).compile()
   memory = program.memory_analysis()
   sent, operations = communication(program.as_text())
   return Cost(
@@ -151,7 +153,7 @@ def advice(run: config.Run, cfg: GPTConfig, layout: sharding.Layout, cost: Cost)
   if not run.loss_chunk and logits > 0.2 * cost.working:
     chunk = next(n for n in range(max(1, cfg.T // 8), 0, -1) if cfg.T % n == 0)
     return f'--config.loss_chunk={chunk}, which never holds all logits'
-  if cfg.remat != 'block':
+  if run.model.remat != 'block':
     return '--config.model.remat=block --config.model.scan=True, which keeps less'
   if rows > 1:
     return (
@@ -181,9 +183,6 @@ def report(run: config.Run, workdir: str | pathlib.Path, device_gib: float = 0) 
   vocab = tokenizers.load(own).vocab if own.exists() else cost.vocabulary(run)
   cfg = GPTConfig.of(run.model, vocab)
   layout.check(cfg)
-  if layout.devices[0].platform != jax.default_backend():
-    # Simulated: the program can't have the attention of the devices that are there.
-    cfg = dataclasses.replace(cfg, flash='plain')
   compiled = compiled_cost(run, cfg, layout)
   device = layout.devices[0]
   limit = device_gib * _GIB or (device.memory_stats() or {}).get('bytes_limit', 0)

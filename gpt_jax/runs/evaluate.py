@@ -8,9 +8,12 @@ from typing import Any
 from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
 from gpt_jax.evaluation.baselines import kneser_ney_nll, xz_bits_per_byte
-from gpt_jax.runs.setup import held_out_loss
-from gpt_jax.runs.workdir import load, prepared, read_run
+from gpt_jax.model.gpt import GPT
+from gpt_jax.runs.load import load
+from gpt_jax.runs.setup import held_out_loss, prepared
+from gpt_jax.runs.workdir import read_run
 from gpt_jax.training import sharding
+from gpt_jax.training.objective import LanguageModeling
 
 
 def held_out_metrics(
@@ -46,7 +49,9 @@ def held_out_metrics(
       f'started from it (--config.init_from={workdir}), or the one that it started from'
     )
   run.eval_tokens = 0
-  eval_step = layout.eval_step(run, model.config)
+  gpt = GPT(model.config, layout.execution(run.model))
+  objective = LanguageModeling.of(run, gpt)
+  eval_step = layout.eval_step(objective, layout.placed(model.params))
   metrics = held_out_loss(
     eval_step, model.params, model.config, data.valid, run, layout
   )

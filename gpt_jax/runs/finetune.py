@@ -1,19 +1,19 @@
-"""Fine-tunes a model on a labelled task: several seeds in one program, where they fit.
+"""Fine-tuning on a labelled task: the seeds of a run are members of one training.
 
-A workdir holds run.json, groups.json (which seeds train together), for each seed a
-folder seed_N, a workdir of its own with the best epoch's model, and results.json when
-all seeds are done. Checkpoints of a run that is under way, and its metrics, are in the
-workdir; where there are several groups, in a folder for each.
+A workdir holds run.json, for each seed a folder seed_N, and results.json when all
+seeds are done. A seed's folder is a workdir of its own: run.json, tokenizer/, the log
+of its training, the best epoch's model in checkpoints/, what that says of the dev split
+in dev_predictions.tsv, and in training/ the states that training goes on from.
 """
 
-import copy
+import contextlib
 import dataclasses
-import hashlib
 import json
+import math
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -24,147 +24,79 @@ from gpt_jax import config
 from gpt_jax.config import UserError
 from gpt_jax.evaluation import metrics
 from gpt_jax.files import write_whole
-from gpt_jax.model.gpt import GPTConfig
-from gpt_jax.runs import cost
+from gpt_jax.runs.finetune_job import (
+  Job,
+  check_workdir,
+  group_size,
+  plan,
+  read_job,
+  row_parts,
+)
 from gpt_jax.runs.finetune_results import described, results
+from gpt_jax.runs.load import load
 from gpt_jax.runs.workdir import (
+  TRAINING,
   alone,
-  best_line,
-  check_same_run,
-  group_folder,
-  load,
+  old_groups,
+  read_run,
+  updates_done,
   write_run_json,
 )
-from gpt_jax.tasks import inputs, labelled
-from gpt_jax.tasks.labelled_table import TASKS
-from gpt_jax.training import checkpoint, loop, metrics_log, task_step
-from gpt_jax.training.members import Group, Job, devices, group_size, row_parts
+from gpt_jax.tasks import inputs
+from gpt_jax.training import checkpoint, metrics_log, sharding, transfer
+from gpt_jax.training.loop import Training
+from gpt_jax.training.members import Alone, Together
 from gpt_jax.training.step import State
-from gpt_jax.training.throughput import Throughput, free_memory
-
-# What training may choose of a model that comes from elsewhere.
-FREE = 'dropout', 'dropout_wte', 'dtype', 'remat', 'flash', 'scan'
-
-
-def job(run: config.Run, report: Callable[[str], None]) -> Job:
-  """Returns what a run needs, read and checked.
-
-  Raises:
-    UserError: the config breaks a rule, or source or data can't be read.
-  """
-  run = copy.deepcopy(run)
-  _check_early(run)
-  task = TASKS.get(run.task.name)
-  if task and pathlib.Path(run.task.data).is_file() and not task.releases[0].held_out:
-    raise UserError(
-      f'task.data={run.task.data} is a file; give the folder that has both the train '
-      'and the dev split'
-    )
-  examples = {
-    split: labelled.read(run.task.name, run.task.data, split, report)
-    for split in ('train', 'dev')
-  }
-  source = load(run.init_from)
-  if source.tokenizer.kind == 'numbers':
-    raise UserError(
-      f'init_from={run.init_from} has no tokenizer; import it with one: '
-      'python launch.py import --source=... --tokenizer=... --workdir=...'
-    )
-  for name, value in dataclasses.asdict(source.config).items():
-    if name not in FREE:
-      value = ','.join(value) if name == 'attention' else value
-      setattr(run.model, name, value)
-  cfg = GPTConfig.of(run.model, source.tokenizer.vocab)
-  chosen = labelled.drawn(examples['train'], run.task.examples)
-  read = partial(inputs.inputs, task, encode=source.tokenizer.encode, vocab=cfg.vocab)
-  train, dev = (read(each, T=cfg.T) for each in (chosen, examples['dev']))
-  for name, data in (('train', train), ('dev', dev)):
-    inputs.tell_truncated(name, data, cfg.T, report)
-  missing = np.flatnonzero(train.targets.sum(0) == 0)
-  if task.kind != 'multiple_choice' and not task.scores and len(missing):
-    raise UserError(
-      f'task.examples={run.task.examples} leaves no example of class '
-      f'{task.labels[missing[0]]!r} of {task.name}; raise it'
-    )
-  order = inputs.Order(train.lengths, run.batch, cfg.T, run.task.batches)
-  run.steps = run.steps or run.task.epochs * len(order)
-  run.eval_every = min(run.eval_every, len(order))
-  config.check(run, row_parts(run, group_size(run)))
-  digests = {'train': _digest(train), 'dev': _digest(dev)}
-  if run.task.transfer != 'none':
-    digests['source'] = _sha256(jax.tree.leaves(source.params))
-  return Job(
-    run,
-    task,
-    cfg,
-    source.tokenizer,
-    train,
-    dev,
-    np.array([example.label for example in examples['dev']]),
-    order,
-    digests,
-  )
-
-
-def _check_early(run: config.Run) -> None:
-  """Checks what can be before data and source are read."""
-  early = copy.deepcopy(run)
-  early.steps = run.steps or 1
-  if str(run.task.transfer).isdigit():
-    early.model.L = max(early.model.L, int(run.task.transfer))  # not known yet
-  config.check(early)
-
-
-def _digest(data: inputs.Inputs) -> str:
-  """Returns the SHA-256 of examples as the model reads them."""
-  return _sha256([data.targets, *(ids for each in data.sequences for ids in each)])
-
-
-def _sha256(arrays: Iterable[np.ndarray]) -> str:
-  digest = hashlib.sha256()
-  for array in arrays:
-    digest.update(f'{array.shape}'.encode())
-    digest.update(np.ascontiguousarray(array))
-  return digest.hexdigest()
+from gpt_jax.training.throughput import free_memory
 
 
 def groups(
   job: Job, workdir: pathlib.Path, report: Callable[[str], None]
 ) -> list[list[int]]:
-  """Returns the seeds that train together: as said, else as many as fit.
-
-  What is found is written down, for a run that goes on in another moment.
+  """Returns the seeds that train together: as begun, else as asked for, else as fit.
 
   Raises:
     UserError: the run has begun with groups of another size than is asked for now, or
       a group's batch can't be divided over the devices.
   """
-  path, run = workdir / 'groups.json', job.run
-  if path.exists():
-    found = json.loads(path.read_text(encoding='utf-8'))
-    if run.task.together in (0, len(found[0])):
-      return found
-    if any(
-      group_folder(workdir, found, g).joinpath('checkpoints').exists() for g in found
-    ):
-      raise UserError(
-        f'task.together={run.task.together} must stay {len(found[0])}, as this run has '
-        'begun; choose another workdir to change it'
-      )
+  run = job.run
   every = list(range(run.seed, run.seed + run.seeds))
-  size = group_size(run)
-  if not run.task.together:
-    size = most_together(
-      size,
-      lambda number: Group(job, every[:number]).bytes_needed(),
-      free_memory(devices(run)),
-      report,
-    )
+  size = group_size(run, job.layout)
+  begun = (workdir / 'run.json').exists() and read_run(workdir).task.together
+  if begun and updates_done(workdir):
+    if run.task.together not in (0, begun):
+      raise UserError(
+        f'task.together={run.task.together} must stay {begun}, as this run has begun; '
+        'choose another workdir to change it'
+      )
+    size = min(begun, size)
+  elif not run.task.together and size > 1:
+    free = free_memory(job.layout.devices)
+    size = most_together(size, partial(_bytes_needed, job), free, report)
   found = [every[at : at + size] for at in range(0, len(every), size)]
   for group in found:
-    config.check(run, row_parts(run, len(group)))
-  write_whole(path, json.dumps(found) + '\n')
+    config.check(run, row_parts(run, job.layout, len(group)))
   return found
+
+
+def _program(job: Job, seeds: Sequence[int], fixed: dict) -> Together:
+  """Returns what updates seeds together."""
+  runs = [dataclasses.replace(job.run, seed=seed) for seed in seeds]
+  devices = job.layout.devices
+  return Together(runs, job.objective, devices, fixed=fixed, share_rows=True)
+
+
+def _bytes_needed(job: Job, seeds: int) -> int:
+  """Returns the bytes that an update of the longest batch takes of a device."""
+  source = job.source_shapes()
+  program = _program(job, range(seeds), {})
+  make = jax.vmap(job.make, (None, 0), program.axes)
+  state = jax.eval_shape(make, source, np.arange(seeds, dtype=np.uint32))
+  fixed = transfer.fixed(job.run, source)
+  steps = range(job.order.updates(1))
+  longest = max(steps, key=lambda step: job.batch(0, step).tokens)
+  batch = program.put([job.batch(0, longest)] * seeds)
+  return program.bytes_needed(state, fixed, batch)
 
 
 def most_together(
@@ -191,63 +123,197 @@ def most_together(
   return seeds
 
 
-def train(
+@contextlib.contextmanager
+def opened(
   run: config.Run,
   workdir: str | pathlib.Path,
   *,
   argv: Sequence[str] = (),
   overrides: dict[str, Any] | None = None,
-  profile: tuple[int, int] | None = None,
   report: Callable[[str], None] = print,
-) -> None:
-  """Fine-tunes all seeds of a run, or goes on where it stopped.
+) -> Iterator[Iterator[Training]]:
+  """Gives the groups of seeds that are left to train, one after another.
+
+  The workdir is locked meanwhile; when all are trained, results.json is written.
 
   Raises:
-    UserError: the config breaks a rule, files can't be read, the workdir is another
-      run's or is in use, or training can't go on.
-    loop.Interrupted: asked to stop; the state reached is saved.
+    UserError: the config breaks a rule, files can't be read, or the workdir is another
+      run's or is in use.
   """
   workdir = pathlib.Path(workdir)
-  there = job(run, report)
-  run = there.run
+  job = read_job(run, report)
+  run, writes = job.run, sharding.first_process()
   workdir.mkdir(parents=True, exist_ok=True)
-  with alone(workdir):
-    if (workdir / 'run.json').exists() and not (workdir / 'groups.json').exists():
-      raise UserError(
-        f'workdir={workdir} holds a run that is no fine-tuning, or a single seed of '
-        'one; choose another'
+  with alone(workdir) if writes else contextlib.nullcontext():
+    with sharding.first_process_first('prepared'):
+      check_workdir(job, workdir)
+      _give_seeds_their_states(job, workdir)
+      together = groups(job, workdir, report)
+      run.task.together = len(together[0])  # by memory, perhaps: run.json says so
+      done = [checkpoint.done(_folder(workdir, s), TRAINING) for s in sum(together, [])]
+      if writes and min(done) < run.steps:
+        _write_workdir(job, workdir, run, max(done), argv, overrides)
+    report(plan(job))
+    yield _trainings(job, together, workdir, report)
+    if writes:
+      judged = results(workdir)
+      write_whole(workdir / 'results.json', json.dumps(judged, indent=1) + '\n')
+      report(described(judged))
+
+
+def _trainings(
+  job: Job,
+  together: list[list[int]],
+  workdir: pathlib.Path,
+  report: Callable[[str], None],
+) -> Iterator[Training]:
+  """Yields the training of each group of seeds that is not finished."""
+  run = job.run
+  for group in together:
+    report(f'seeds {", ".join(map(str, group))}, together')
+    with contextlib.ExitStack() as stack:
+      seeds = []
+      for number in group:
+        seeds.append(_Seed(job, _folder(workdir, number), number))
+        stack.callback(seeds[-1].close)
+      done = _in_common(seeds)
+      if done >= run.steps:
+        report(f'finished: {done} updates are done (steps={run.steps}).')
+        continue
+      program, state = _begun(job, seeds, done)
+      if done:
+        report(f'going on from the checkpoint of update {done}')
+      for seed in seeds:
+        seed.begin(done)
+      yield Training(
+        run=run,
+        state=state,
+        program=program,
+        folders=[seed.folder for seed in seeds],
+        checkpoints=[seed.states for seed in seeds],
+        rows=_rows(job, group),
+        evaluate=_evaluation(job, program, seeds),
+        sample=lambda state, seeds=seeds: [''] * len(seeds),
+        restore=partial(_restored, job, program, seeds),
+        flops_per_token=0,  # they depend on lengths and on what is trained
       )
-    check_same_run(run, workdir)
-    _check_same_data(there, workdir)
-    found = groups(there, workdir, report)
-    run.task.together = len(found[0])  # by memory, perhaps: run.json says how many
-    done = [checkpoint.done(group_folder(workdir, found, group)) for group in found]
-    if min(done) < run.steps:
-      _write_workdir(there, workdir, run, max(done), argv, overrides)
-    report(_plan(there))
-    for group in found:
-      report(f'seeds {", ".join(map(str, group))}, together')
-      folder = group_folder(workdir, found, group)
-      _train_group(Group(there, group), workdir, folder, profile, report)
-    judged = results(workdir)
-    write_whole(workdir / 'results.json', json.dumps(judged, indent=1) + '\n')
-    report(described(judged))
 
 
-def _check_same_data(job: Job, workdir: pathlib.Path) -> None:
-  """Raises UserError where source or data are not those that a run began with."""
-  path = workdir / 'run.json'
-  if not path.exists():
-    return
-  before = json.loads(path.read_text(encoding='utf-8'))['data']
-  changed = [name for name in job.digests if before.get(name) != job.digests[name]]
-  if changed:
-    where = {'source': f'init_from={job.run.init_from}'}
-    raise UserError(
-      f'workdir={workdir} was begun with other contents of '
-      + ', '.join(where.get(n, f'task.data={job.run.task.data}, {n}') for n in changed)
-      + '; restore them, or choose another workdir'
+def _folder(workdir: pathlib.Path, seed: int) -> pathlib.Path:
+  """Returns the workdir of a seed."""
+  return workdir / f'seed_{seed}'
+
+
+def _in_common(seeds: 'Sequence[_Seed]') -> int:
+  """Returns the updates of the last states that all seeds have; 0: there are none.
+
+  A kill in the midst of saving leaves some with a state more than others.
+  """
+  common = set.intersection(*(set(seed.states.steps()) for seed in seeds))
+  return max(common, default=0)
+
+
+def _rows(job: Job, seeds: list[int]) -> Callable[[int], list[inputs.TaskBatch]]:
+  """Returns what gives the next batch of each seed, as far as this process reads it."""
+
+  def rows(step):
+    batches = [job.batch(seed, step) for seed in seeds]
+    own = job.layout.rows(len(batches[0].w_B), job.run.accumulate)
+    return [jax.tree.map(lambda leaf: leaf[own], batch) for batch in batches]
+
+  return rows
+
+
+def _begun(job: Job, seeds: 'list[_Seed]', done: int) -> tuple[Alone | Together, State]:
+  """Returns what updates seeds, and their state after `done` updates."""
+  run, layout = job.run, job.layout
+  # Read again, for as long as it is needed: it may be large.
+  source = None
+  if run.task.train != 'full' or (not done and run.task.transfer != 'none'):
+    source = load(run.init_from).params
+  fixed = transfer.fixed(run, source)
+  numbers = [seed.seed for seed in seeds]
+  if layout.mesh is None:
+    program = _program(job, numbers, fixed)
+  else:
+    own = dataclasses.replace(run, seed=numbers[0])
+    program = Alone(own, job.objective, layout, layout.placed(job.shapes()), fixed)
+  if done:
+    return program, _restored(job, program, seeds, done)
+  if layout.mesh is None:
+    return program, program.begin(job.make, source, seeds=numbers)
+  return program, layout.place(jax.jit(job.make)(source, np.uint32(numbers[0])))
+
+
+def _restored(
+  job: Job, program: Alone | Together, seeds: 'list[_Seed]', done: int
+) -> State:
+  """Returns the state of seeds as it was saved after `done` updates."""
+  one = sharding.Layout(job.layout.devices[:1])
+  like = one.placed(job.shapes()) if job.layout.mesh is None else program.like
+  return program.stack([seed.states.restore(done, like) for seed in seeds])
+
+
+def _evaluation(
+  job: Job, program: Alone | Together, seeds: 'list[_Seed]'
+) -> Callable[[State, int], list[dict[str, float]]]:
+  """Returns what judges seeds on the dev split, and keeps their best models."""
+  objective, layout, run = job.objective, job.layout, job.run
+  merge = partial(transfer.merged, task=run.task, cfg=objective.gpt.config)
+  rows = run.eval_batch * row_parts(run, layout, len(seeds))
+  if isinstance(program, Together):
+    stacked = program.over_rows(
+      lambda trained, fixed, batch: objective.logits(trained | fixed, batch)
     )
+
+    def predict(trained, batch):
+      return stacked(trained, program.fixed, batch)
+  else:
+    whole = jax.sharding.NamedSharding(layout.mesh, jax.sharding.PartitionSpec())
+    merge = jax.jit(merge, out_shardings=whole)
+    alone_step = layout.over_rows(objective.logits, program.like.params | program.fixed)
+
+    def predict(trained, batch):
+      own = layout.rows(len(batch.w_B))
+      mine = layout.put(jax.tree.map(lambda leaf: leaf[own], batch))
+      return alone_step(trained | program.fixed, mine)[None]
+
+  def evaluate(state, step):
+    logits = inputs.all_logits(
+      job.dev, rows, job.cfg.T, partial(predict, state.weights)
+    )
+    scores = []
+    for i, seed in enumerate(seeds):
+      own = program.member(state, i).weights | program.fixed
+      scores.append(seed.judged(step, logits[i], partial(merge, own)))
+    return scores
+
+  return evaluate
+
+
+def _give_seeds_their_states(job: Job, workdir: pathlib.Path) -> None:
+  """Divides states that seeds share, as a version before this one kept them."""
+  old = old_groups(workdir)
+  one = sharding.Layout(job.layout.devices[:1])
+  for folder, seeds in old.items():
+    with contextlib.closing(
+      checkpoint.Checkpoints(folder / 'checkpoints', best=False)
+    ) as shared:
+      if shared.latest() is None:
+        continue
+      program = _program(job, seeds, {})
+      make = jax.vmap(job.make, (None, 0), program.axes)
+      numbers = np.array(seeds, np.uint32)
+      like = one.placed(jax.eval_shape(make, job.source_shapes(), numbers))
+      state = shared.restore(shared.latest(), like)
+    for i, seed in enumerate(seeds):
+      with contextlib.closing(
+        checkpoint.Checkpoints(_folder(workdir, seed) / TRAINING, best=False)
+      ) as own:
+        own.save(program.member(state, i), None)
+        own.wait()
+  if old:
+    (workdir / 'groups.json').unlink()
 
 
 def _write_workdir(
@@ -270,141 +336,65 @@ def _write_workdir(
     folder,
     vocab=job.tokenizer.vocab,
     data=job.digests,
-    devices=devices(run),
+    devices=job.layout.devices,
     argv=argv,
     overrides=overrides,
     start=start,
   )
 
 
-def _plan(job: Job) -> str:
-  """Returns what a run will do."""
-  run, C = job.run, inputs.sequences_each(job.task)
-  padding = sum(job.order.sizes) * run.batch * C
-  real = sum(len(ids) for each in job.train.sequences for ids in each)
-  return (
-    f'task      {job.task.name}: {len(job.train.sequences):,} training and '
-    f'{len(job.dev.sequences):,} dev examples of {C} sequence{"s" * (C > 1)}; '
-    f'{real:,} tokens an epoch, padded to {padding:,}\n'
-    f'model     {cost.parameter_count(job.cfg):,} parameters, transfer '
-    f'{run.task.transfer} from {run.init_from}, trains {run.task.train}\n'
-    f'training  {run.steps:,} updates of {run.batch} examples, '
-    f'{run.steps / len(job.order):.3g} epochs, {run.seeds} seed{"s" * (run.seeds > 1)}'
-  )
-
-
-def _train_group(
-  group: Group,
-  workdir: pathlib.Path,
-  folder: pathlib.Path,
-  profile: tuple[int, int] | None,
-  report: Callable[[str], None],
-) -> None:
-  """Trains some seeds together to their end."""
-  job, run = group.job, group.run
-  saved = checkpoint.Checkpoints(folder / 'checkpoints', run.keep, best=False)
-  like, _ = group.shapes()
-  try:
-    latest = saved.latest()
-    if latest is not None and latest >= run.steps:
-      report(f'finished: {latest} updates are done (steps={run.steps}).')
-      return
-    # Read again, for as long as it is needed: it may be large.
-    source = None
-    if run.task.train != 'full' or (latest is None and run.task.transfer != 'none'):
-      source = load(run.init_from).params
-    fixed = group.fixed(source)
-    if latest is None:
-      state = group.start(source)
-    else:
-      report(f'going on from the checkpoint of update {latest}')
-      state = saved.restore(latest, like)
-    del source
-    done = int(state.step)
-    kept = [_Seed(job, workdir / f'seed_{seed}', seed, done) for seed in group.seeds]
-
-    def evaluate(trained, step):
-      logits = group.dev_logits(trained, fixed)
-      found = []
-      for i, seed in enumerate(kept):
-        own = jax.tree.map(lambda leaf, i=i: leaf[i], trained)
-        found.append(seed.judged(step, logits[i], own | fixed))
-      return {name: float(np.mean([f[name] for f in found])) for name in found[0]}
-
-    written = metrics_log.MetricsLog(folder, done)
-    meter = Throughput(
-      flops_per_token=0,  # they depend on lengths and on what is trained
-      devices=devices(run),
-      dtype=job.cfg.dtype,
-    )
-    try:
-      loop.train(
-        run,
-        state,
-        update=lambda state, rows, _: group.update(state, fixed, rows, group.hp),
-        batch=group.batch,
-        evaluate=evaluate,
-        sample=lambda trained: '',
-        record=written,
-        meter=meter,
-        checkpoints=saved,
-        restore=lambda step: saved.restore(step, like),
-        profile=profile,
-        profile_folder=str(folder / 'profile'),
-      )
-    finally:
-      written.close()
-      for seed in kept:
-        seed.close()
-    report(meter.summary())
-  finally:
-    saved.close()
-
-
 class _Seed:
-  """Judges one seed after each epoch, and keeps its best model in a workdir of its own.
+  """A seed of a fine-tuning: its log, its states, and its best model so far."""
 
-  That holds run.json, tokenizer/, checkpoints/, metrics.jsonl and what the best model
-  says of the dev split, dev_predictions.tsv.
-  """
+  def __init__(self, job: Job, folder: pathlib.Path, seed: int):
+    """Opens the folder of a seed, made if missing."""
+    self.job, self.folder, self.seed = job, folder, seed
+    self.states = checkpoint.Checkpoints(folder / TRAINING, job.run.keep, best=False)
+    self.models = checkpoint.Checkpoints(folder / 'checkpoints', keep=2)
+    self.best = -math.inf
 
-  def __init__(self, job: Job, folder: pathlib.Path, seed: int, done: int):
-    """Opens the folder of a seed that goes on after `done` updates."""
-    self.job, self.folder = job, folder
-    own = dataclasses.replace(job.run, seed=seed, seeds=1)
-    _write_workdir(job, folder, own, done)
-    self.record = metrics_log.MetricsLog(folder, done)
-    self.saved = checkpoint.Checkpoints(folder / 'checkpoints', keep=2)
-    self.saved.forget_after(done)  # about to be done again
+  def begin(self, done: int) -> None:
+    """Forgets what followed `done` updates: they are about to be done again."""
+    own = dataclasses.replace(self.job.run, seed=self.seed, seeds=1)
+    if sharding.first_process():
+      _write_workdir(self.job, self.folder, own, done)
+    self.models.forget_after(done)
+    metric = self.job.task.metrics[0]
+    lines = [
+      line
+      for line in metrics_log.read_metrics(self.folder)
+      if line['step'] <= done and metric in line
+    ]
+    self.best = max((line[metric] for line in lines), default=-math.inf)
 
-  def judged(self, step: int, logits: np.ndarray, tree: dict) -> dict[str, float]:
+  def judged(
+    self, step: int, logits: np.ndarray, model: Callable[[], dict]
+  ) -> dict[str, float]:
     """Returns the metrics of dev logits [examples, K], and keeps a best model.
 
     Args:
       step: updates done.
       logits: of the dev split.
-      tree: all parameters of the seed.
+      model: returns the tree of the model and its head, to keep.
     """
     job = self.job
     predicted = inputs.answers(job.task, logits)
     logp = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
-    found = {'dev_nll': float(-(job.dev.targets * logp).sum(-1).mean())}
+    scores = {'dev_nll': float(-(job.dev.targets * logp).sum(-1).mean())}
     for name in job.task.metrics:
-      found[name] = getattr(metrics, name)(predicted, job.labels)
-    self.record.write(step, found)
-    best = best_line(self.folder, job.task)
-    if best['step'] == step:
+      scores[name] = getattr(metrics, name)(predicted, job.labels)
+    if scores[job.task.metrics[0]] > self.best:
+      self.best = scores[job.task.metrics[0]]
       lines = ['prediction\tlabel\n']
       for p, label in zip(predicted.tolist(), job.labels.tolist(), strict=True):
         lines.append(f'{p!r}\t{label!r}\n')
-      write_whole(self.folder / 'dev_predictions.tsv', ''.join(lines))
-      params, clf = task_step.merged(tree, job.run, job.cfg)
-      state = State({'gpt': params, 'clf': clf}, {}, np.int32(step))
-      self.saved.save(state, -best[job.task.metrics[0]])
-      self.saved.wait()
-    return found
+      if sharding.first_process():
+        write_whole(self.folder / 'dev_predictions.tsv', ''.join(lines))
+      self.models.save(State(model(), {}, np.int32(step)), -self.best)
+      self.models.wait()
+    return scores
 
   def close(self) -> None:
     """Closes the files."""
-    self.record.close()
-    self.saved.close()
+    self.states.close()
+    self.models.close()

@@ -8,7 +8,8 @@ import numpy as np
 from gpt_jax.evaluation import metrics
 from gpt_jax.files import write_whole
 from gpt_jax.inference.classifier import Classifier
-from gpt_jax.runs.workdir import best_line, load, read_run, seed_folders
+from gpt_jax.runs.load import load
+from gpt_jax.runs.workdir import best_line, read_run, seed_folders
 from gpt_jax.tasks import inputs, labelled
 from gpt_jax.tasks.labelled import Example
 from gpt_jax.tasks.labelled_table import TASKS, Task

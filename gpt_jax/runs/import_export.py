@@ -10,7 +10,8 @@ from gpt_jax.files import write_whole
 from gpt_jax.inference import hugging_face
 from gpt_jax.inference.classifier import Classifier
 from gpt_jax.runs import cost
-from gpt_jax.runs.workdir import alone, load, read_run
+from gpt_jax.runs.load import load
+from gpt_jax.runs.workdir import alone, read_run
 from gpt_jax.tasks.inputs import NEW_TOKENS
 from gpt_jax.training import checkpoint, step
 
@@ -39,7 +40,7 @@ def import_model(source: str, workdir: str | pathlib.Path, tokenizer: str = '') 
     model.tokenizer.save(workdir / 'tokenizer')
     saved = checkpoint.Checkpoints(workdir / 'checkpoints', run.keep)
     try:
-      saved.save(step.init_state(run, model.config, model.params), None)
+      saved.save(step.init_state(run, model.params, model.config.width), None)
       saved.wait()
     finally:
       saved.close()

@@ -10,21 +10,17 @@ import numpy as np
 
 from gpt_jax import config
 from gpt_jax.config import UserError
-from gpt_jax.runs import benchmark, finetune, provenance, train
-from gpt_jax.runs.workdir import (
-  check_same_run,
-  load,
-  prepared,
-  read_about,
-  read_run,
-  sessions,
-)
+from gpt_jax.runs import benchmark, finetune_job, provenance, train
+from gpt_jax.runs.load import load
+from gpt_jax.runs.setup import prepared
+from gpt_jax.runs.workdir import check_same_run, read_about, read_run, sessions
 from gpt_jax.training import checkpoint, checksums, sharding
-from gpt_jax.training.metrics_log import CLOCK_FIELDS, read_fingerprints, read_metrics
+from gpt_jax.training.metrics_log import CLOCK_FIELDS, read_checksums, read_metrics
 
 # Fields of `LENGTH_AND_LOGGING` that change numbers, if only by rounding.
 _NUMBERS = (
-  'model.remat model.flash model.scan steps accumulate loss_chunk devices layout'
+  'model.remat model.flash model.gradients model.scan steps accumulate loss_chunk '
+  'devices layout'
 ).split()
 _WORDS = {
   'train': 'training tokens',
@@ -216,7 +212,8 @@ def _data_read(
 ) -> list[str]:
   """Returns how what the run will read differs from what it read."""
   if run.task.name:
-    return data_changes(about['data'], finetune.job(run, report).digests)
+    job = finetune_job.read_job(run, report)
+    return data_changes(about['data'], finetune_job.digests(job, about['data']))
   into.mkdir(parents=True, exist_ok=True)
   check_same_run(first, into)
   here = prepared(run, into, report).digests()
@@ -246,9 +243,7 @@ def _judged(
     raise UserError(
       f'{workdir} has logged nothing that could be compared; train it further'
     )
-  both = [
-    [_by_step(read_fingerprints(w / f)) for w in (workdir, into)] for f in folders
-  ]
+  both = [[_by_step(read_checksums(w / f)) for w in (workdir, into)] for f in folders]
   if not differing and not any(ours.keys() & theirs.keys() for ours, theirs in both):
     report(
       'the same as far as is known, ' + '; '.join(equal) + '; its tensors are not '
@@ -293,7 +288,7 @@ def held_against(a: pathlib.Path, b: pathlib.Path) -> tuple[list[str], list[str]
     losses = sum('loss' in ours[step] for step in common)
     what = f'{losses} logged losses and all other metrics' if losses else 'all metrics'
     same.append(f'{what} up to update {common[-1]}')
-  ours, theirs = _by_step(read_fingerprints(a)), _by_step(read_fingerprints(b))
+  ours, theirs = _by_step(read_checksums(a)), _by_step(read_checksums(b))
   common = sorted(ours.keys() & theirs.keys())
   first = next((step for step in common if _unlike(ours[step], theirs[step])), None)
   if first is not None:

@@ -1,43 +1,102 @@
-"""A run made ready: its data, model and checkpoints, in a workdir that is locked."""
+"""Sets a run up: its data, model and checkpoints, in a workdir that is locked."""
 
 import contextlib
+import dataclasses
+import os
 import pathlib
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from gpt_jax import config
+from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
-from gpt_jax.data import token_files, windows
+from gpt_jax.data import prepare, token_files, windows
 from gpt_jax.evaluation import likelihood
 from gpt_jax.inference.language_model import LanguageModel
-from gpt_jax.model.gpt import GPTConfig, init_params
+from gpt_jax.model.gpt import GPT, GPTConfig, init_params
 from gpt_jax.runs import benchmark, cost
+from gpt_jax.runs.load import load
 from gpt_jax.runs.workdir import (
-  Prepared,
   alone,
   check_same_run,
-  load,
-  prepared,
   read_about,
   write_run_json,
 )
 from gpt_jax.training import checkpoint, sharding, step
+from gpt_jax.training.objective import LanguageModeling
 
-# Fields of a shape that two models that compute the same may differ in.
-_NOT_THE_FUNCTION = 'vocab scaled_init dropout_wte dtype remat flash scan'.split()
+# Fields of an architecture that two models that compute the same may differ in.
+_NOT_THE_FUNCTION = 'vocab scaled_init dropout_wte'.split()
 
 
-class RunContext(NamedTuple):
-  """A run with its data, model and checkpoints, ready to be trained.
+class Prepared(NamedTuple):
+  """The tokens of a run."""
+
+  tokenizer: tokenizers.Tokenizer
+  train: token_files.TokenFile
+  valid: token_files.TokenFile
+
+  def digests(self) -> dict[str, Any]:
+    """Returns checksums of the tokens, the tokenizer, the text and its files."""
+    return {
+      'train': self.train.digest,
+      'valid': self.valid.digest,
+      'tokenizer': self.train.tokenizer,
+      'text': self.train.text,
+      'valid_text': self.valid.text,
+      'files': self.train.files | self.valid.files,
+    }
+
+
+def prepared(
+  run: config.Run, workdir: pathlib.Path, report: Callable[[str], None] = print
+) -> Prepared:
+  """Returns the tokenizer and tokens of a run, made first where they are missing.
+
+  With `init_from` the tokenizer is that run's, copied once. Where data.tokens names
+  another folder, the tokenizer is copied into the workdir, which so stays complete.
+  """
+  if not run.data.source:
+    raise UserError(
+      f"data.source='' names no text for {workdir}; set --config.data.source. If these "
+      'are imported weights, train and evaluate in a new workdir that starts from '
+      f'them: --config.init_from={workdir}'
+    )
+  folder = pathlib.Path(run.data.tokens or workdir)
+  own = pathlib.Path(workdir) / 'tokenizer'
+  given = None
+  if run.init_from:
+    given = own if own.exists() else pathlib.Path(run.init_from) / 'tokenizer'
+  prepare.prepare(run.data, folder, report=report, tokenizer=given)
+  made = folder / 'tokenizer'
+  if not own.exists():
+    staged = own.with_name(f'.tokenizer.{os.getpid()}.tmp')
+    shutil.copytree(made, staged, dirs_exist_ok=True)
+    staged.rename(own)
+  files = [
+    token_files.open_tokens(folder / 'tokens' / part) for part in ('train', 'valid')
+  ]
+  digest = tokenizers.digest(own)
+  if any(file.tokenizer != digest for file in files):
+    raise UserError(
+      f'{own} is not the tokenizer that made {folder / "tokens"}; remove the one that '
+      'does not belong there'
+    )
+  return Prepared(tokenizers.load(own), *files)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunContext:
+  """A pre-training run with its data, model and checkpoints, ready to be trained.
 
   Attributes:
     run: its config.
     workdir: its folder.
     layout: how it is spread over devices.
-    cfg: of its model.
+    objective: with its model.
     data: its tokens.
     rows: the number of updates done -> the next batch, numpy rows of this process.
-    saved: its checkpoints.
+    checkpoints: in its workdir.
     argv: the command, for run.json.
     overrides: the fields that it set, likewise.
   """
@@ -45,20 +104,38 @@ class RunContext(NamedTuple):
   run: config.Run
   workdir: pathlib.Path
   layout: sharding.Layout
-  cfg: GPTConfig
+  objective: LanguageModeling
   data: Prepared
   rows: Callable[[int], windows.Batch]
-  saved: checkpoint.Checkpoints
+  checkpoints: checkpoint.Checkpoints
   argv: Sequence[str]
   overrides: dict[str, Any]
 
+  @property
+  def cfg(self) -> GPTConfig:
+    """The architecture of the model."""
+    return self.objective.gpt.config
+
+  def make(self) -> step.State:
+    """Returns the state before the first update, of new parameters."""
+    params = init_params(self.cfg, self.run.seed)
+    return step.init_state(self.run, params, self.cfg.width)
+
   def start(self, report: Callable[[str], None], together: int = 1) -> step.State:
-    """Returns the latest checkpoint's state, else that of the beginning.
+    """Returns the latest checkpoint's state, else `init_from`'s weights, else new ones.
 
     Where updates are left to do, run.json is written; `together` is for that.
     """
-    run, cfg = self.run, self.cfg
-    state, source = _start(run, cfg, self.saved, self.layout, report)
+    run, source = self.run, None
+    latest = self.checkpoints.latest()
+    if latest is not None:
+      report(f'going on from the checkpoint of update {latest}')
+      state = self.checkpoints.restore(latest, self.layout.state_shapes(self.make))
+    elif run.init_from:
+      params, source = _from_model(run, self.cfg, report)
+      state = self.layout.place(step.init_state(run, params, self.cfg.width))
+    else:
+      state = self.layout.new_state(self.make)
     done = int(state.step)
     if done < run.steps and sharding.first_process():
       write_run_json(
@@ -74,6 +151,11 @@ class RunContext(NamedTuple):
       )
     return state
 
+  def eval_step(self) -> Callable:
+    """Returns the compiled step of `held_out`."""
+    params = self.layout.state_shapes(self.make).params
+    return self.layout.eval_step(self.objective, params)
+
   def held_out(self, eval_step: Callable, params: dict) -> dict[str, float]:
     """Returns the held-out metrics of parameters during the run."""
     return held_out_loss(
@@ -82,7 +164,9 @@ class RunContext(NamedTuple):
 
   def model(self, params: dict) -> LanguageModel:
     """Returns parameters as a model to use; all processes must ask."""
-    return LanguageModel(self.layout.gathered(params), self.cfg, self.data.tokenizer)
+    one = sharding.Layout(self.layout.devices[:1])
+    gpt = GPT(self.cfg, one.execution(self.run.model))
+    return LanguageModel(self.layout.gathered(params), gpt, self.data.tokenizer)
 
 
 @contextlib.contextmanager
@@ -109,10 +193,9 @@ def ready(
     UserError: the config breaks a rule, or the workdir is another run's or is in use.
   """
   config.check(run, layout.parts)
-  writes = sharding.first_process()
   workdir = pathlib.Path(workdir)
   workdir.mkdir(parents=True, exist_ok=True)
-  with alone(workdir) if writes else contextlib.nullcontext():
+  with alone(workdir) if sharding.first_process() else contextlib.nullcontext():
     with sharding.first_process_first('prepared'):
       check_same_run(run, workdir)
       data = prepared(run, workdir, report)
@@ -142,33 +225,32 @@ def ready(
         bytes_per_token=_bytes_per_token(data.train),
       )
     )
-
-    saved = checkpoint.Checkpoints(workdir / 'checkpoints', run.keep)
+    objective = LanguageModeling.of(run, GPT(cfg, layout.execution(run.model)))
+    checkpoints = checkpoint.Checkpoints(workdir / 'checkpoints', run.keep)
     try:
       yield RunContext(
-        run, workdir, layout, cfg, data, rows, saved, argv, overrides or {}
+        run,
+        workdir,
+        layout,
+        objective,
+        data,
+        rows,
+        checkpoints,
+        argv,
+        overrides or {},
       )
     finally:
-      saved.close()
+      checkpoints.close()
 
 
-def _start(
-  run: config.Run,
-  cfg: GPTConfig,
-  saved: checkpoint.Checkpoints,
-  layout: sharding.Layout,
-  report: Callable[[str], None],
-) -> tuple[step.State, dict | None]:
-  """Returns the latest checkpoint, else `init_from`'s weights, else new ones.
+def _from_model(
+  run: config.Run, cfg: GPTConfig, report: Callable[[str], None]
+) -> tuple[dict, dict]:
+  """Returns the parameters to begin with, and those of `init_from` as they are there.
 
-  And the parameters of `init_from` as they are there, None where they were not read.
+  Raises:
+    UserError: that is a model of another architecture.
   """
-  latest = saved.latest()
-  if latest is not None:
-    report(f'going on from the checkpoint of update {latest}')
-    return saved.restore(latest, layout.state_shapes(run, cfg)), None
-  if not run.init_from:
-    return layout.new_state(run, cfg), None
   source = load(run.init_from)
   theirs, ours = vars(source.config), vars(cfg)
   differing = [
@@ -191,7 +273,7 @@ def _start(
     for name in new.keys() & {'wte', 'lm_head'}:
       params[name] = new[name].at[:known].set(params[name][:known])
     report(f'{cfg.vocab - known} entries are new to its vocabulary')
-  return layout.place(step.init_state(run, cfg, params)), source.params
+  return params, source.params
 
 
 def _source_digest(source: dict | None, workdir: pathlib.Path) -> dict[str, str]:

@@ -1,14 +1,41 @@
-"""Puts a run together: data, model, step, loop, workdir."""
+"""Trains runs: the only place that puts members, program and loop together.
 
+A run by itself is one member. The seeds of a fine-tuning, and runs of a sweep that
+differ only in seeds and numbers, are several members of one program.
+"""
+
+import contextlib
+import json
+import math
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
+
+import jax
 
 from gpt_jax import config
+from gpt_jax.config import UserError
+from gpt_jax.files import write_whole
 from gpt_jax.runs import benchmark, cost, finetune
-from gpt_jax.runs.setup import ready, samples
-from gpt_jax.training import checkpoint, loop, metrics_log, sharding
-from gpt_jax.training.throughput import Throughput
+from gpt_jax.runs.setup import RunContext, ready, samples
+from gpt_jax.training import checkpoint, loop, optim, sharding
+from gpt_jax.training.loop import Training
+from gpt_jax.training.members import Alone, Together
+from gpt_jax.training.step import State
+from gpt_jax.training.throughput import free_memory
+
+# Numbers that programs take as arguments; what they switch on or off is compiled.
+_NUMBERS = (
+  'seed',
+  'model.dropout',
+  *(
+    f'optim.{name}'
+    for name in optim.Hyper.__annotations__
+    if hasattr(config.Optim(), name)
+  ),
+)
+_DIVERGED = 'diverged.json'
+_MOST = 64  # runs of a program: each has files open, and more gain no more
 
 
 def train(
@@ -23,7 +50,7 @@ def train(
   """Trains a run to its end, or goes on where its workdir's last checkpoint stands.
 
   Args:
-    run: what to train.
+    run: what to train: a language model, or the seeds of a fine-tuning.
     workdir: where.
     argv: the command, for run.json.
     overrides: the fields that it set, likewise.
@@ -35,70 +62,88 @@ def train(
       training can't go on.
     loop.Interrupted: asked to stop; the state reached is saved.
   """
+  report = report if sharding.first_process() else _say_nothing
+  recorded = {'argv': argv, 'overrides': overrides, 'report': report}
   if run.task.name:
-    finetune.train(
-      run, workdir, argv=argv, overrides=overrides, profile=profile, report=report
-    )
+    with finetune.opened(run, workdir, **recorded) as trainings:
+      for training in trainings:
+        report(_trained(training, profile))
     return
-  writes = sharding.first_process()
-  report = report if writes else _say_nothing
   layout = sharding.Layout.of(run)
-  with ready(
-    run, workdir, layout, argv=argv, overrides=overrides, report=report
-  ) as here:
-    cfg, saved = here.cfg, here.saved
-    state = here.start(report)
-    done = int(state.step)
-    if done >= run.steps:
-      report(f'finished: {done} updates are done (steps={run.steps}). {_best(saved)}')
-      return
-    eval_step = layout.eval_step(run, cfg)
-    like = layout.state_shapes(run, cfg)
-    asked = benchmark.during(run.exams)
-
-    def evaluate(params, step):
-      found = here.held_out(eval_step, params)
-      if not _examines(run, step):
-        return found
-      model = here.model(params)
-      return found | (asked(model) if writes else {})
-
-    def draw(params):
-      model = here.model(params)
-      return samples(model, run) if writes else ''
-
-    written = metrics_log.MetricsLog(here.workdir, done) if writes else None
-    meter = Throughput(
-      flops_per_token=sum(cost.flops_per_token(cfg).values()),
-      devices=layout.devices,
-      dtype=cfg.dtype,
+  with ready(run, workdir, layout, **recorded) as context:
+    state = context.start(report)
+    best = lambda: (  # noqa: E731
+      f'The best checkpoint is that of update {context.checkpoints.best()}.'
     )
-    try:
-      loop.train(
-        run,
-        state,
-        update=layout.train_step(run, cfg),
-        batch=lambda step: layout.put(here.rows(step), run.accumulate),
-        evaluate=evaluate,
-        sample=draw,
-        record=written,
-        meter=meter,
-        checkpoints=saved,
-        restore=lambda step: saved.restore(step, like),
-        anywhere=sharding.anywhere if sharding.several_processes() else None,
-        profile=profile,
-        profile_folder=str(here.workdir / 'profile'),
+    if int(state.step) >= run.steps:
+      report(
+        f'finished: {int(state.step)} updates are done (steps={run.steps}). {best()}'
       )
-    finally:
-      if written:
-        written.close()
-    if writes:
-      report(meter.summary())
-    report(f'finished: {run.steps} updates. {_best(saved)}')
+      return
+    like = layout.state_shapes(context.make)
+    program = Alone(run, context.objective, layout, like)
+    report(_trained(_language_models([context], program, state), profile))
+    report(f'finished: {run.steps} updates. {best()}')
+
+
+def _trained(
+  training: Training,
+  profile: tuple[int, int] | None = None,
+  diverged: Callable[[int, int], None] = lambda member, step: None,
+) -> str:
+  """Trains members to their end; returns a line about the speed."""
+  return loop.train(
+    training,
+    anywhere=sharding.anywhere if sharding.several_processes() else None,
+    diverged=diverged,
+    profile=profile,
+    profile_folder=training.folders[0] / 'profile',
+    shows=sharding.first_process(),
+  )
+
+
+def _language_models(
+  contexts: Sequence[RunContext], program: Alone | Together, state: State
+) -> Training:
+  """Returns the training of pre-training runs that share a program."""
+  first, run = contexts[0], contexts[0].run
+  eval_step = first.eval_step()
+  asked = benchmark.during(run.exams)
+
+  def evaluate(state, step):
+    each = []
+    for i, context in enumerate(contexts):
+      params = program.weights(state, i)
+      scores = context.held_out(eval_step, params)
+      if _examines(run, step):
+        model = context.model(params)
+        scores |= asked(model) if sharding.first_process() else {}
+      each.append(scores)
+    return each
+
+  def sample(state):
+    texts = []
+    for i, context in enumerate(contexts):
+      model = context.model(program.weights(state, i))
+      texts.append(samples(model, context.run) if sharding.first_process() else '')
+    return texts
+
+  return Training(
+    run=run,
+    state=state,
+    program=program,
+    folders=[context.workdir for context in contexts],
+    checkpoints=[context.checkpoints for context in contexts],
+    rows=lambda step: [context.rows(step) for context in contexts],
+    evaluate=evaluate,
+    sample=sample,
+    restore=lambda step: first.checkpoints.restore(step, program.like),
+    flops_per_token=sum(cost.flops_per_token(first.cfg).values()),
+  )
 
 
 def _examines(run: config.Run, step: int) -> bool:
-  """Returns whether exams are due after so many updates."""
+  """Returns whether tasks are asked after so many updates."""
   every = run.exams.every
   due = step == run.steps or (every and step % every == 0)
   return bool(run.exams.tasks and due)
@@ -108,5 +153,152 @@ def _say_nothing(text: str) -> None:
   pass
 
 
-def _best(saved: checkpoint.Checkpoints) -> str:
-  return f'The best checkpoint is that of update {saved.best()}.'
+def kind(run: config.Run) -> tuple:
+  """Returns what a run has in common with those that it can be trained together with.
+
+  Equal for runs that differ only in their seed and in numbers, each of which must be
+  zero in both or in neither. A run that can't be trained with others has a kind of its
+  own: a fine-tuning (its seeds train together in their own way), one that is spread by
+  a layout, guarded against spikes, or takes exams on the way.
+  """
+  flat = config.flat(run)
+  same = {k: bool(v) if k in _NUMBERS[1:] else v for k, v in flat.items()}
+  del same['seed']
+  apart = run.task.name or run.layout or run.optim.guard != 'off' or run.exams.tasks
+  return (*map(repr, same.items()), repr(flat) if apart else '')
+
+
+class Member(NamedTuple):
+  """A run of several that are trained together.
+
+  Attributes:
+    run: its config.
+    workdir: its folder.
+    overrides: what a sweep sets in the config, for run.json.
+  """
+
+  run: config.Run
+  workdir: pathlib.Path
+  overrides: dict[str, Any] = {}
+
+
+def train_together(
+  members: Sequence[Member],
+  *,
+  argv: Sequence[str] = (),
+  sharing: int = 1,
+  report: Callable[[str], None] = print,
+) -> dict[pathlib.Path, int]:
+  """Trains runs of one kind to their end, or goes on where their workdirs stand.
+
+  Each gives what it gives by itself, but for rounding: another program, and under
+  `vmap` products over several runs, may add in another order. Runs that stand at
+  different updates, after a kill, go on in a program for each update. A run whose loss
+  is no longer finite is left where it was, marked in its workdir, and the others go on.
+
+  Args:
+    members: the runs.
+    argv: the command, for run.json.
+    sharing: programs like this one that share this machine's memory.
+    report: is told how it goes.
+
+  Returns:
+    The workdirs of the runs that diverged, with the number of the update at which.
+
+  Raises:
+    UserError: runs are of several kinds, or what `train` raises of any of them.
+    loop.Interrupted: asked to stop; the states reached are saved.
+  """
+  if len({kind(member.run) for member in members}) != 1:
+    raise UserError(
+      'these runs can not be trained together: they differ in more than their seed and '
+      'numbers, or need a program of their own; train them one by one'
+    )
+  devices = sharding.Layout.of(members[0].run).devices
+  standing: dict[int, list[Member]] = {}
+  for member in members:
+    done = checkpoint.done(member.workdir)
+    if not diverged(member.workdir) and done < member.run.steps:
+      standing.setdefault(done, []).append(member)
+  left = sum(map(len, standing.values()))
+  report(f'{left} of {len(members)} runs, together')
+  for _, alike in sorted(standing.items()):
+    size = _most(alike, devices, sharing, argv, report)
+    for at in range(0, len(alike), size):
+      with contextlib.ExitStack() as stack:
+        contexts = []
+        for number, member in enumerate(alike[at : at + size]):
+          tells = _say_nothing if number else report
+          contexts.append(stack.enter_context(_ready(member, devices, argv, tells)))
+        _train_stacked(contexts, devices, report)
+  return {m.workdir: at for m in members if (at := diverged(m.workdir))}
+
+
+def _ready(
+  member: Member,
+  devices: Sequence[jax.Device],
+  argv: Sequence[str],
+  report: Callable[[str], None],
+) -> contextlib.AbstractContextManager[RunContext]:
+  """Gives a run on the first device, for what is done run by run."""
+  layout = sharding.Layout(tuple(devices[:1]))
+  overrides = member.overrides
+  return ready(
+    member.run, member.workdir, layout, argv=argv, overrides=overrides, report=report
+  )
+
+
+def diverged(workdir: pathlib.Path) -> int:
+  """Returns the update at which a run of a sweep diverged; 0 if it did not."""
+  path = workdir / _DIVERGED
+  return json.loads(path.read_text(encoding='utf-8'))['step'] if path.exists() else 0
+
+
+def _most(
+  alike: list[Member],
+  devices: Sequence[jax.Device],
+  sharing: int,
+  argv: Sequence[str],
+  report: Callable[[str], None],
+) -> int:
+  """Returns how many of the runs to train together: as many as fit, 1 or more."""
+  with _ready(alike[0], devices, argv, _say_nothing) as first:
+    run, cfg = first.run, first.cfg
+  rows = run.batch // run.accumulate
+  kept = cost.activation_bytes(run, cfg, rows)
+  each = kept['layers'] + kept['output']
+  each += sum(cost.state_bytes(run, cfg).values())
+
+  def needed(number):
+    return each * -(-number // math.gcd(len(devices), number))
+
+  free = free_memory(devices) / (sharing if devices[0].platform == 'cpu' else 1)
+  most = min(len(alike), _MOST)
+  return finetune.most_together(most, needed, free, report, 'runs')
+
+
+def _train_stacked(
+  contexts: list[RunContext],
+  devices: Sequence[jax.Device],
+  report: Callable[[str], None],
+) -> None:
+  """Trains runs that are not finished, marks those that diverge."""
+  first = contexts[0]
+  program = Together(
+    [context.run for context in contexts],
+    first.objective,
+    devices,
+    # One run keeps the cores of a CPU busy, and its arrays in their caches.
+    in_turn=devices[0].platform == 'cpu',
+  )
+  starts = (c.start(_say_nothing, together=len(contexts)) for c in contexts)
+  state = program.stack([jax.device_get(start) for start in starts])
+  if done := int(state.step):
+    report(f'going on from the checkpoints of update {done}')
+
+  def mark(i, step):
+    text = json.dumps({'step': step}) + '\n'
+    write_whole(contexts[i].workdir / _DIVERGED, text)
+
+  with contextlib.suppress(loop.Diverged):  # all of them: each is marked
+    report(_trained(_language_models(contexts, program, state), diverged=mark))

@@ -1,4 +1,4 @@
-"""A workdir: what it holds, and how it is opened.
+"""A workdir: its paths, its lock, and run.json, which says of what run it is.
 
 run.json (the config and all that the run was made of), tokenizer/, tokens/ (unless
 data.tokens names another folder), checkpoints/, metrics.jsonl, fingerprints.jsonl,
@@ -8,82 +8,21 @@ tensorboard/ and samples.txt; held_out.json and eval/ once it was evaluated.
 import contextlib
 import fcntl
 import json
-import os
 import pathlib
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 
-from gpt_jax import config, tokenizers
+from gpt_jax import config
 from gpt_jax.config import UserError
-from gpt_jax.data import prepare, token_files
 from gpt_jax.files import write_whole
-from gpt_jax.inference import hugging_face
-from gpt_jax.inference.classifier import Classifier
-from gpt_jax.inference.language_model import LanguageModel
-from gpt_jax.model.gpt import GPTConfig, init_params
 from gpt_jax.runs import provenance
-from gpt_jax.tasks.labelled_table import TASKS, Task
-from gpt_jax.training import checkpoint, task_step
+from gpt_jax.tasks.labelled_table import Task
+from gpt_jax.training import checkpoint
 from gpt_jax.training.metrics_log import read_metrics, seconds_trained
 
-
-class Prepared(NamedTuple):
-  """The tokens of a run."""
-
-  tokenizer: tokenizers.Tokenizer
-  train: token_files.TokenFile
-  valid: token_files.TokenFile
-
-  def digests(self) -> dict[str, Any]:
-    """Returns checksums of the tokens, the tokenizer, the text and its files."""
-    return {
-      'train': self.train.digest,
-      'valid': self.valid.digest,
-      'tokenizer': self.train.tokenizer,
-      'text': self.train.text,
-      'valid_text': self.valid.text,
-      'files': self.train.files | self.valid.files,
-    }
-
-
-def prepared(
-  run: config.Run, workdir: pathlib.Path, report: Callable[[str], None] = print
-) -> Prepared:
-  """Returns the tokenizer and tokens of a run, made first where they are missing.
-
-  With `init_from` the tokenizer is that run's, copied once. Where data.tokens names
-  another folder, the tokenizer is copied into the workdir, which so stays complete.
-  """
-  if not run.data.source:
-    raise UserError(
-      f"data.source='' names no text for {workdir}; set --config.data.source. If these "
-      'are imported weights, train and evaluate in a new workdir that starts from '
-      f'them: --config.init_from={workdir}'
-    )
-  folder = pathlib.Path(run.data.tokens or workdir)
-  own = pathlib.Path(workdir) / 'tokenizer'
-  given = None
-  if run.init_from:
-    given = own if own.exists() else pathlib.Path(run.init_from) / 'tokenizer'
-  prepare.prepare(run.data, folder, report=report, tokenizer=given)
-  made = folder / 'tokenizer'
-  if not own.exists():
-    staged = own.with_name(f'.tokenizer.{os.getpid()}.tmp')
-    shutil.copytree(made, staged, dirs_exist_ok=True)
-    staged.rename(own)
-  files = [
-    token_files.open_tokens(folder / 'tokens' / part) for part in ('train', 'valid')
-  ]
-  digest = tokenizers.digest(own)
-  if any(file.tokenizer != digest for file in files):
-    raise UserError(
-      f'{own} is not the tokenizer that made {folder / "tokens"}; remove the one that '
-      'does not belong there'
-    )
-  return Prepared(tokenizers.load(own), *files)
+TRAINING = 'training'  # of a seed's workdir: the states that its training goes on from
 
 
 @contextlib.contextmanager
@@ -264,69 +203,39 @@ def read_held_out(workdir: str | pathlib.Path) -> list[dict[str, Any]]:
   return json.loads(path.read_text(encoding='utf-8')) if path.exists() else []
 
 
-def load(
-  path: str | pathlib.Path, checkpoint_step: str | int = 'best'
-) -> LanguageModel:
-  """Returns the `LanguageModel` in a workdir or a folder of weights.
+def seed_folders(workdir: str | pathlib.Path) -> list[pathlib.Path]:
+  """Returns the workdirs of a fine-tuned run's seeds, in their order."""
+  found = [p for p in pathlib.Path(workdir).glob('seed_*') if p.name[5:].isdigit()]
+  return sorted(found, key=lambda folder: int(folder.name[5:]))
 
-  Of a workdir that was fine-tuned on a task it is a `Classifier`, the best seed's; the
-  others are in the folders seed_N.
 
-  Args:
-    path: a workdir, a Hugging Face folder, or hf:NAME@REVISION (see `hugging_face`).
-    checkpoint_step: of a workdir: 'best' (lowest held-out loss; of a task, the epoch
-      with the best metric), 'latest', or a number of updates.
+def old_groups(workdir: str | pathlib.Path) -> dict[pathlib.Path, list[int]]:
+  """Returns the folders of seeds that share a state, with the seeds.
 
-  Raises:
-    UserError: `path` is neither, or has no such checkpoint.
+  Only fine-tunings that began before each seed had a state of its own have any: one
+  folder for each group that trained together, the workdir itself if there is one.
   """
-  workdir = pathlib.Path(path)
-  if not (workdir / 'run.json').exists() and hugging_face.names_weights(path):
-    return hugging_face.open_model(path)[1]
-  run = read_run(workdir)
-  task = TASKS.get(run.task.name)
-  if task and (workdir / 'groups.json').exists():
-    workdir = _best_seed(workdir, task)
-  tokenizer = tokenizers.load(workdir / 'tokenizer')
-  cfg = GPTConfig.of(run.model, tokenizer.vocab)
-  averaged = bool(run.optim.ema)
-  if not task:
-    like = jax.eval_shape(lambda: init_params(cfg, 0))
-    params, step = _restored(workdir, checkpoint_step, like, averaged)
-    return LanguageModel(params, cfg, tokenizer, step)
-  cfg = task_step.grown(cfg)
-  like = jax.eval_shape(
-    lambda: {
-      'gpt': init_params(cfg, 0),
-      'clf': task_step.new_head(task, cfg.D, jax.random.key(0)),
-    }
-  )
-  tree, step = _restored(workdir, checkpoint_step, like, averaged)
-  return Classifier(tree['gpt'], cfg, tokenizer, step, tree['clf'], task)
-
-
-def group_folder(
-  workdir: pathlib.Path, groups: list[list[int]], group: list[int]
-) -> pathlib.Path:
-  """Returns where seeds that train together keep their metrics and checkpoints."""
-  if len(groups) == 1:
-    return workdir
-  return workdir / f'seeds_{group[0]}_{group[-1]}'
-
-
-def trained_folders(workdir: str | pathlib.Path) -> list[pathlib.Path]:
-  """Returns where updates are recorded: the workdir, or a folder for each group."""
   workdir = pathlib.Path(workdir)
   path = workdir / 'groups.json'
   if not path.exists():
-    return [workdir]
+    return {}
   groups = json.loads(path.read_text(encoding='utf-8'))
-  return [group_folder(workdir, groups, group) for group in groups]
+  if len(groups) == 1:
+    return {workdir: groups[0]}
+  return {workdir / f'seeds_{group[0]}_{group[-1]}': group for group in groups}
+
+
+def logged_folders(workdir: str | pathlib.Path) -> list[pathlib.Path]:
+  """Returns where updates are logged: the workdir, or those of its seeds."""
+  return list(old_groups(workdir)) or seed_folders(workdir) or [pathlib.Path(workdir)]
 
 
 def updates_done(workdir: str | pathlib.Path) -> int:
-  """Returns the updates that are on disk: of groups of seeds, the least."""
-  return min(map(checkpoint.done, trained_folders(workdir)))
+  """Returns the updates that are on disk: of several seeds, the least."""
+  seeds = [] if old_groups(workdir) else seed_folders(workdir)
+  if seeds:
+    return min(checkpoint.done(seed, TRAINING) for seed in seeds)
+  return min(map(checkpoint.done, logged_folders(workdir)))
 
 
 def seconds_of_training(workdir: str | pathlib.Path) -> float:
@@ -336,49 +245,13 @@ def seconds_of_training(workdir: str | pathlib.Path) -> float:
   """
   starts = [start for each in sessions(workdir) for start in each['starts']]
   total = 0.0
-  for folder in trained_folders(workdir):
+  for folder in logged_folders(workdir):
     lines = [line for line in read_metrics(folder) if 'loss' in line]
     total += seconds_trained(lines, starts)
   return total
-
-
-def seed_folders(workdir: pathlib.Path) -> list[pathlib.Path]:
-  """Returns the workdirs of a fine-tuned run's seeds, in their order."""
-  found = [p for p in workdir.glob('seed_*') if p.name[5:].isdigit()]
-  return sorted(found, key=lambda folder: int(folder.name[5:]))
 
 
 def best_line(folder: pathlib.Path, task: Task) -> dict[str, float]:
   """Returns the first line of metrics with the best value of a task's metric; or {}."""
   lines = [line for line in read_metrics(folder) if task.metrics[0] in line]
   return max(lines, key=lambda line: line[task.metrics[0]], default={})
-
-
-def _best_seed(workdir: pathlib.Path, task: Task) -> pathlib.Path:
-  """Returns the folder of the seed that is best on dev, the first of equals."""
-  judged = [f for f in seed_folders(workdir) if best_line(f, task)]
-  if not judged:
-    raise UserError(f'{workdir} has no model yet: no epoch is done; train it first')
-  return max(judged, key=lambda folder: best_line(folder, task)[task.metrics[0]])
-
-
-def _restored(
-  workdir: pathlib.Path, wanted: str | int, like: dict, averaged: bool
-) -> tuple[dict, int]:
-  """Returns the parameters of a checkpoint, and the number of its updates."""
-  if not (workdir / 'checkpoints').is_dir():
-    raise UserError(f'{workdir} has no checkpoint yet; train it first')
-  saved = checkpoint.Checkpoints(workdir / 'checkpoints')  # to read: keeps all
-  try:
-    kept = saved.steps()
-    step = {'best': saved.best(), 'latest': saved.latest()}.get(wanted, wanted)
-    if not kept or (isinstance(step, str) and not step.isdigit()):
-      step = None
-    if step is None or int(step) not in kept:
-      raise UserError(
-        f'{workdir} has no checkpoint {wanted!r}; there are best, latest and '
-        f'{", ".join(map(str, kept)) or "none"}'
-      )
-    return saved.restore_params(int(step), like, averaged=averaged), int(step)
-  finally:
-    saved.close()

@@ -10,7 +10,8 @@ import jax
 from gpt_jax.config import UserError
 from gpt_jax.runs import train
 from gpt_jax.runs.provenance import git_state
-from gpt_jax.runs.workdir import alone, prepared
+from gpt_jax.runs.setup import prepared
+from gpt_jax.runs.workdir import alone
 from gpt_jax.sweep import plan, pool, status
 from gpt_jax.sweep.board import Board
 from gpt_jax.sweep.plan import Entry, Sweep, check_same, read, write

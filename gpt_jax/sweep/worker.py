@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from absl import logging
 
 from gpt_jax.config import UserError
-from gpt_jax.runs import together
+from gpt_jax.runs.train import Member, kind, train_together
 from gpt_jax.sweep import plan
 from gpt_jax.sweep.plan import LAUNCH, Entry
 from gpt_jax.training import loop
@@ -30,7 +30,7 @@ def groups(entries: Sequence[Entry], most: int, workers: int) -> list[list[Entry
   """
   kinds: dict[tuple, list[Entry]] = {}
   for entry in entries:
-    kinds.setdefault(together.kind(entry.run), []).append(entry)
+    kinds.setdefault(kind(entry.run), []).append(entry)
   found = []
   for alike in kinds.values():
     number = -(-len(alike) // most) if most else min(workers, len(alike))
@@ -60,10 +60,8 @@ def main(folder: str, workers: str, names: Sequence[str]) -> int:
     sweep = plan.load(folder)
     known = {entry.name: entry for entry in sweep.entries}
     chosen = [known[name] for name in names]
-    members = [
-      together.Member(e.run, e.workdir, {**sweep.given, **e.overrides}) for e in chosen
-    ]
-    lost = together.train(members, argv=sweep.argv, sharing=int(workers))
+    members = [Member(e.run, e.workdir, {**sweep.given, **e.overrides}) for e in chosen]
+    lost = train_together(members, argv=sweep.argv, sharing=int(workers))
   except UserError as error:
     print(f'error: {error}', file=sys.stderr)
     return 1

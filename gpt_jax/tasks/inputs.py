@@ -20,6 +20,7 @@ import flax.struct
 import jax
 import numpy as np
 
+from gpt_jax.data.windows import Stage, rows_read, stage_at
 from gpt_jax.tasks.labelled import Example
 from gpt_jax.tasks.labelled_table import Task
 
@@ -201,32 +202,43 @@ class Order:
 
   Every epoch has each example once. By 'length', examples are sorted into buckets by
   `padded_length`, and each batch comes from one bucket; what does not fill a batch
-  joins the next larger bucket. Seeds differ in which examples of a bucket share a
+  joins the next larger bucket. Where updates grow (`config.Run.batch_ramp`), examples
+  are batched by as many as the first updates have, and a later one reads several such
+  batches, padded to the longest. Seeds differ in which examples of a bucket share a
   batch, never in how long the batch of an update is: so they can train together.
   Differs: GPT-1's batches are of any lengths; that is 'random'. And what is left of an
   epoch's examples is a batch too, however small.
   """
 
-  def __init__(self, lengths: np.ndarray, batch: int, T: int, by: str):
-    """Takes the examples' lengths, at most T, and makes batches of `batch` examples."""
+  def __init__(self, lengths: np.ndarray, stages: list[Stage], T: int, by: str):
+    """Divides examples into batches.
+
+    Args:
+      lengths: of the examples [tokens], at most T.
+      stages: the sizes of updates.
+      T: the longest.
+      by: 'length' or 'random'.
+    """
     sizes = np.array([padded_length(n, T) for n in lengths])
     if by == 'random':
       sizes[:] = sizes.max()
-    self.batch = batch
+    self.stages, self.unit = stages, stages[0].rows
     self.buckets = [
       (int(size), np.flatnonzero(sizes == size)) for size in np.unique(sizes)
     ]
     # The padded length of each batch of an epoch, before their order is drawn.
     self.sizes, left = [], 0
     for size, members in self.buckets:
-      full, left = divmod(len(members) + left, batch)
+      full, left = divmod(len(members) + left, self.unit)
       self.sizes += [size] * full
     self.sizes += [self.buckets[-1][0]] * (left > 0)
     self._known = {}  # groups by (epoch, seed), of few epochs
 
-  def __len__(self) -> int:
-    """Returns the updates of an epoch."""
-    return len(self.sizes)
+  def updates(self, epochs: int) -> int:
+    """Returns the updates after which so many epochs are read."""
+    rows = epochs * len(self.sizes) * self.unit
+    stage = next(stage for stage in reversed(self.stages) if stage.row < rows)
+    return stage.update + -(-(rows - stage.row) // stage.rows)
 
   def _groups(self, seed: int, epoch: int) -> list[np.ndarray]:
     if (epoch, seed) not in self._known:
@@ -239,16 +251,22 @@ class Order:
     groups, left = [], np.array([], int)
     for _, members in self.buckets:
       members = random.permutation(np.concatenate([left, members]))
-      full = len(members) // self.batch * self.batch
-      groups += np.split(members[:full], full // self.batch) if full else []
+      full = len(members) // self.unit * self.unit
+      groups += np.split(members[:full], full // self.unit) if full else []
       left = members[full:]
     return groups + [left] * (len(left) > 0)
 
-  def at(self, seed: int, step: int) -> tuple[np.ndarray, int]:
-    """Returns the examples of the update that follows `step`, and their length."""
-    epoch, i = divmod(step, len(self))
-    place = np.random.default_rng(epoch).permutation(len(self))[i]
-    return self._groups(seed, epoch)[place], self.sizes[place]
+  def at(self, seed: int, step: int) -> tuple[np.ndarray, int, int]:
+    """Returns the examples of the update that follows `step`, its rows and length."""
+    rows = stage_at(self.stages, step).rows
+    first = rows_read(self.stages, step) // self.unit
+    chosen, sizes = [], []
+    for number in range(first, first + rows // self.unit):
+      epoch, i = divmod(number, len(self.sizes))
+      place = np.random.default_rng(epoch).permutation(len(self.sizes))[i]
+      chosen.append(self._groups(seed, epoch)[place])
+      sizes.append(self.sizes[place])
+    return np.concatenate(chosen), rows, max(sizes)
 
 
 def batch(data: Inputs, chosen: np.ndarray, rows: int, T: int) -> TaskBatch:

@@ -1,25 +1,31 @@
-"""The only training loop: update, and where due log, evaluate, sample, save."""
+"""The only training loop: update, and where due log, evaluate, sample, save.
+
+It trains one member or several at once (`training/members.py`). Each has a log and
+checkpoints of its own, like those of a run by itself.
+"""
 
 import collections
 import contextlib
 import math
 import os
+import pathlib
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import rich.progress
 
 from gpt_jax import config
 from gpt_jax.config import UserError
-from gpt_jax.data.windows import Batch, prefetched
-from gpt_jax.tasks.inputs import TaskBatch
+from gpt_jax.data.windows import prefetched
 from gpt_jax.training import checksums
 from gpt_jax.training.checkpoint import Checkpoints
+from gpt_jax.training.members import Alone, Together
 from gpt_jax.training.metrics_log import MetricsLog
-from gpt_jax.training.optim import Hyper
 from gpt_jax.training.step import State
 from gpt_jax.training.throughput import Throughput
 
@@ -31,171 +37,280 @@ class Interrupted(Exception):
   """Training was asked to stop, and has saved. Carries the signal's number."""
 
 
+class Diverged(UserError):
+  """No member's loss is finite any more."""
+
+
 class _Spike(Exception):
   """The guard wants to roll back. Carries the number of the update, and its loss."""
 
 
+class Training(NamedTuple):
+  """What the loop trains: members that share a program.
+
+  Attributes:
+    run: what to do when; members agree in it.
+    state: where to start; donated.
+    program: what updates them.
+    folders: where each is logged.
+    checkpoints: of the states of each.
+    rows: updates done -> the next batch of each, numpy arrays.
+    evaluate: state, updates done -> metrics of each; 'valid_nll' chooses the best
+      checkpoint, where there is one.
+    sample: state -> text of each for samples.txt; '' for none.
+    restore: number of updates -> the state in that checkpoint.
+    flops_per_token: of an update, for each of its tokens; 0: not counted.
+  """
+
+  run: config.Run
+  state: State
+  program: Alone | Together
+  folders: Sequence[pathlib.Path]
+  checkpoints: Sequence[Checkpoints]
+  rows: Callable[[int], list[Any]]
+  evaluate: Callable[[State, int], list[dict[str, float]]]
+  sample: Callable[[State], list[str]]
+  restore: Callable[[int], State]
+  flops_per_token: float
+
+
+class _Watch:
+  """Looks at the losses of all members: which diverged, and which are spikes.
+
+  Attributes:
+    lost: by number of a member, the update at which its loss was no longer finite.
+  """
+
+  def __init__(
+    self,
+    checkpoints: Sequence[Checkpoints],
+    guard: str,
+    diverged: Callable[[int, int], None],
+  ):
+    self.checkpoints, self.guard, self._diverged = checkpoints, guard, diverged
+    self.lost: dict[int, int] = {}
+    self.good = 'none yet'  # the last loss that was finite, in words
+    self._spikes = [0] * len(checkpoints)  # one after another
+
+  def alive(self) -> list[int]:
+    """Returns the members whose losses were finite so far."""
+    return [i for i in range(len(self.checkpoints)) if i not in self.lost]
+
+  def look(self, step: int, metrics: list[dict[str, float]]) -> float:
+    """Returns the mean loss of the members that are left, after an update.
+
+    Raises:
+      Diverged: no member is left.
+      _Spike: the guard wants to roll back.
+    """
+    losses = []
+    for i in self.alive():
+      loss, spike = metrics[i]['loss'], bool(metrics[i].get('spike', 0))
+      self._spikes[i] = self._spikes[i] + 1 if spike else 0
+      if self._spikes[i] > _MOST_SPIKES or not (spike or math.isfinite(loss)):
+        self.lost[i] = step
+        self._diverged(i, step)
+        continue
+      if spike and self.guard == 'rollback' and self.latest() is not None:
+        raise _Spike(step, loss)
+      losses.append(loss)
+      if not spike:
+        self.good = f'{loss:.4f} at update {step}'
+    if not self.alive():
+      raise Diverged(
+        f'the loss of update {step} is {metrics[0]["loss"]}; the last good one was '
+        f'{self.good}. {self._last_checkpoint()} Lower optim.lr or optim.clip, or '
+        'lengthen optim.warmup, in a new workdir.'
+      )
+    return float(np.mean(losses)) if losses else math.nan
+
+  def latest(self) -> int | None:
+    """Returns the updates of the first member's latest checkpoint."""
+    return self.checkpoints[0].latest()
+
+  def _last_checkpoint(self) -> str:
+    if self.latest() is None:
+      return 'There is no checkpoint yet.'
+    folder = self.checkpoints[0].folder / str(self.latest())
+    return f'The last checkpoint is {folder}.'
+
+
 def train(
-  run: config.Run,
-  state: State,
+  training: Training,
   *,
-  update: Callable[
-    [State, Batch | TaskBatch, Hyper], tuple[State, dict[str, jax.Array]]
-  ],
-  batch: Callable[[int], Batch | TaskBatch],
-  evaluate: Callable[[dict, int], dict[str, float]],
-  sample: Callable[[dict], str],
-  record: MetricsLog | None,
-  meter: Throughput,
-  checkpoints: Checkpoints,
-  restore: Callable[[int], State],
   anywhere: Callable[[int], int] | None = None,
+  diverged: Callable[[int, int], None] = lambda member, step: None,
   profile: tuple[int, int] | None = None,
-  profile_folder: str = '',
-) -> State:
-  """Returns the state after `run.steps` updates, all recorded and saved.
+  profile_folder: str | pathlib.Path = '',
+  shows: bool = True,
+) -> str:
+  """Trains members up to `run.steps` updates, all logged and saved.
+
+  A member whose loss is no longer finite is left as it was, and the others go on.
 
   Args:
-    run: what to do when.
-    state: where to start; donated.
-    update: one optimizer update.
-    batch: the batch of an update, by number.
-    evaluate: parameters, updates done -> metrics; 'valid_nll' chooses the best
-      checkpoint, where there is one.
-    sample: parameters -> text for samples.txt.
-    record: open at `state.step`; None for a process that writes and shows nothing.
-    meter: of the speed.
-    checkpoints: of this run.
-    restore: number of updates -> the state in that checkpoint.
+    training: the members.
     anywhere: of several processes: the largest of a number of theirs. They stop when
       one was asked to, at an update that is logged.
+    diverged: is told the number of a member that diverged, and the update at which.
     profile: trace the updates first .. last - 1 into `profile_folder`.
+    profile_folder: see `profile`.
+    shows: whether this process is the one that logs and shows.
+
+  Returns:
+    A line about speed and memory.
 
   Raises:
-    UserError: the loss is no longer finite, spikes do not end, or a checkpoint could
-      not be written.
-    Interrupted: by SIGINT or SIGTERM; the state reached is saved.
+    UserError: spikes do not end, or a checkpoint could not be written.
+    Diverged: no member is left.
+    Interrupted: by SIGINT or SIGTERM; the states reached are saved.
   """
-  hp = Hyper.of(run)
+  run, state, program = training.run, training.state, training.program
+  checkpoints, number = training.checkpoints, len(training.checkpoints)
   first = int(state.step)
-  finite, tracing = 'none yet', False
+  watch = _Watch(checkpoints, run.optim.guard, diverged)
+  throughput = Throughput(
+    flops_per_token=training.flops_per_token,
+    devices=program.devices,
+    dtype=run.model.dtype,
+  )
+  tracing = False
   waiting = None  # the last update's step and metrics: fetched one step late
-  spikes = 0  # one after another
   rolled_back, passed_over = collections.Counter(), collections.Counter()
 
   def fetch(due: bool) -> None:
     """Looks at the metrics of the update before: by now they are computed."""
-    nonlocal finite, waiting, spikes
+    nonlocal waiting
     if waiting is None:
       return
     step, metrics = waiting
     waiting = None
-    with meter.computing():
-      loss = float(metrics['loss'])
-    spike = bool(metrics.get('spike', False))
-    spikes = spikes + 1 if spike else 0
-    if spikes > _MOST_SPIKES or not (spike or math.isfinite(loss)):
-      raise UserError(
-        f'the loss of update {step} is {loss}; the last good one was {finite}. '
-        f'{_last_checkpoint(checkpoints)} Lower optim.lr or optim.clip, or lengthen '
-        'optim.warmup, in a new workdir.'
-      )
-    if spike and run.optim.guard == 'rollback' and checkpoints.latest() is not None:
-      raise _Spike(step, loss)
-    finite = finite if spike else f'{loss:.4f} at update {step}'
-    if due and record:
-      speed = meter.window()
-      values = {name: float(value) for name, value in metrics.items()}
-      # JSON has no NaN, which the loss of an update that was left out may be.
-      known = {name: value for name, value in values.items() if math.isfinite(value)}
-      record.write(step, known | speed)
-      shown.update(step, loss, speed)
+    with throughput.computing():
+      each = program.split(metrics)
+    loss = watch.look(step, each)
+    if due and shows:
+      clock = throughput.window()
+      progress.update(step, loss, clock)
+      for i in watch.alive():
+        # A member's share of the time, so that times add up.
+        seconds = {'seconds': round(clock['seconds'] / number, 3)}
+        logs[i].write(step, _finite(each[i]) | clock | seconds)
+
+  def look(step: int, state: State) -> list[dict[str, float]]:
+    """Evaluates, samples and logs what came of it; returns the metrics."""
+    metrics = training.evaluate(state, step)
+    texts = training.sample(state) if run.sample_tokens else []
+    if shows:
+      alive = watch.alive()
+      for i in alive:
+        logs[i].write(step, _finite(metrics[i]))
+        if texts:
+          logs[i].write_samples(step, texts[i])
+      progress.print(step, _mean([metrics[i] for i in alive]))
+    return metrics
+
+  def save(step: int, state: State, metrics: list[dict[str, float]]) -> None:
+    """Saves every member; `metrics` are [] at a stop, which undisturbed runs lack."""
+    for i in watch.alive():
+      own = program.member(state, i)
+      if metrics:
+        sums = checksums.of(own)
+        if shows:
+          logs[i].write_checksums(step, sums)
+      checkpoints[i].save(own, metrics[i].get('valid_nll') if metrics else None)
+
+  def wait() -> None:
+    for each in checkpoints:
+      each.wait()
 
   def go(state: State) -> State:
     """Returns the state at the end of the run."""
     nonlocal tracing, waiting
     first = int(state.step)
-    over = 0 if state.guard is None else int(state.guard.passed_over)
-    ahead = prefetched(lambda step: batch(step + over), first, run.steps)
+    over = 0 if state.guard is None else int(np.max(state.guard.passed_over))
+    batch_of = lambda step: program.put(training.rows(step + over))  # noqa: E731
+    ahead = prefetched(batch_of, first, run.steps)
     with contextlib.closing(ahead) as batches:
-      for step, rows in enumerate(meter.inputs(batches), start=first + 1):
+      for step, batch in enumerate(throughput.inputs(batches), start=first + 1):
         if profile and profile[0] < step <= profile[1] and not tracing:
-          jax.profiler.start_trace(profile_folder)
+          jax.profiler.start_trace(str(profile_folder))
           tracing = True
-        state, metrics = update(state, rows, hp)
+        state, metrics = program.update(state, batch)
         fetch(due=(step - 1) % run.log_every == 0)
         waiting = step, metrics
-        meter.count(rows.tokens)
+        throughput.count(batch.tokens)
         if tracing and step >= profile[1]:
           jax.block_until_ready(state)
           jax.profiler.stop_trace()
           tracing = False
 
         last = step == run.steps
-        evaluated = None
+        evaluated = []
         stop = asked[0] if asked else 0
         if anywhere:
           stop = anywhere(stop) if step % run.log_every == 0 else 0
         if last or step % run.eval_every == 0:
           fetch(due=last or step % run.log_every == 0)
-          with meter.paused():
-            evaluated = evaluate(state.weights, step)
-            text = sample(state.weights) if run.sample_tokens else ''
-            if record:
-              record.write(step, evaluated)
-              shown.print(step, evaluated)
-              if text:
-                record.write_samples(step, text)
+          with throughput.paused():
+            evaluated = look(step, state)
         if evaluated or stop:
           fetch(due=step % run.log_every == 0)
-          with meter.paused():
-            if evaluated:
-              # Not of a stop's checkpoint, which an undisturbed run does not have.
-              found = checksums.of(state)
-              if record:
-                record.write_fingerprint(step, found)
-            checkpoints.save(state, evaluated and evaluated.get('valid_nll'))
+          with throughput.paused():
+            save(step, state, evaluated)
         if stop and not last:
-          checkpoints.wait()
+          wait()
           raise Interrupted(stop)
-      checkpoints.wait()
+      wait()
     return state
 
   def back(step: int, loss: float) -> State:
     """Returns the last checkpoint's state, which will go on with later data."""
-    checkpoints.wait()
-    saved = checkpoints.latest()
+    wait()
+    saved = watch.latest()
     rolled_back[saved] += 1
     if rolled_back[saved] > _MOST_ROLL_BACKS:
       raise UserError(
         f'the loss of update {step} is {loss}, a spike, and {_MOST_ROLL_BACKS} '
-        f'roll-backs to update {saved} did not help; the last good one was {finite}. '
-        'Lower optim.lr or optim.clip in a new workdir, or raise optim.guard_sigmas.'
+        f'roll-backs to update {saved} did not help; the last good one was '
+        f'{watch.good}. Lower optim.lr or optim.clip in a new workdir, or raise '
+        'optim.guard_sigmas.'
       )
-    if record:
-      record.cut(saved)
-      shown.say(f'update {step}: loss {loss:.4f} is a spike; back to update {saved}')
-    state = restore(saved)
+    if shows:
+      logs[0].cut(saved)
+      progress.say(f'update {step}: loss {loss:.4f} is a spike; back to update {saved}')
+    state = training.restore(saved)
     passed_over[saved] += step - saved
     over = state.guard.passed_over + passed_over[saved]
     return state.replace(guard=state.guard.replace(passed_over=over))
 
-  with _signals() as asked, _Shown(run.steps, first, record is not None) as shown:
+  with contextlib.ExitStack() as stack:
+    logs = []
+    for folder in training.folders if shows else ():
+      logs.append(stack.enter_context(contextlib.closing(MetricsLog(folder, first))))
+    asked = stack.enter_context(_signals())
+    progress = stack.enter_context(_Progress(run.steps, first, shows))
     while True:
       try:
-        return go(state)
+        go(state)
+        return throughput.summary()
       except _Spike as spike:
         state, waiting = back(*spike.args), None
 
 
-def _last_checkpoint(checkpoints: Checkpoints) -> str:
-  latest = checkpoints.latest()
-  if latest is None:
-    return 'There is no checkpoint yet.'
-  return f'The last checkpoint is {checkpoints.folder / str(latest)}.'
+def _finite(values: dict[str, float]) -> dict[str, float]:
+  """Returns what is finite: JSON has no NaN, which the loss of a spike may be."""
+  return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
-class _Shown:
+def _mean(each: list[dict[str, float]]) -> dict[str, float]:
+  """Returns the mean of each metric over members, of those that are finite."""
+  finite = {
+    name: [m[name] for m in map(_finite, each) if name in m] for name in each[0]
+  }
+  return {name: float(np.mean(values)) for name, values in finite.items() if values}
+
+
+class _Progress:
   """A progress bar on a terminal, a plain line every few seconds elsewhere."""
 
   def __init__(self, steps: int, first: int, on: bool):
@@ -214,7 +329,7 @@ class _Shown:
     self.task = self.bar.add_task('', total=steps, completed=first, text='compiling')
     self.begin = self.printed = time.monotonic()
 
-  def __enter__(self) -> '_Shown':
+  def __enter__(self) -> '_Progress':
     self.bar.start()
     return self
 

@@ -1,11 +1,10 @@
 """The language-model loss, as sums: how they are divided is the caller's business."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 
-from gpt_jax.model.gpt import output
+from gpt_jax.model.gpt import logits_of
+from gpt_jax.model.gradients import Gradients
 
 
 def nll_BT(logits_BTV: jax.Array, y_BT: jax.Array) -> jax.Array:
@@ -22,33 +21,38 @@ def nll_sum(logits_BTV: jax.Array, y_BT: jax.Array, w_BT: jax.Array) -> jax.Arra
   return (nll_BT(logits_BTV, y_BT) * w_BT).sum()
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def chunked_nll_sum(
   x_BTD: jax.Array,
   head_VD: jax.Array,
   y_BT: jax.Array,
   w_BT: jax.Array,
+  *,
   vocab: int,
   chunk: int,
+  gradients: Gradients = 'written',
 ) -> jax.Array:
   """Returns `nll_sum` of the logits x head', of which few exist at a time.
 
-  The logits of `chunk` positions of each row are made, used and forgotten. Their
-  gradients are taken in the same turn, which is right up to the scalar that arrives
-  later; so no product is done twice, and no [B, T, V] array exists.
-
   Args:
-    x_BTD: the model's last hidden states.
-    head_VD: its output matrix.
+    x_BTD: it and `head_VD` are the factors of the logits (`gpt.output_factors`).
+    head_VD: the output matrix.
     y_BT: targets.
     w_BT: their weights.
     vocab: entries of V that are real.
-    chunk: positions, a divisor of T.
+    chunk: positions, a divisor of T, whose logits exist at a time.
+    gradients: 'written' takes those of the logits in the same turn as the loss, and
+      makes no product twice; 'plain' computes the logits again.
   """
+  if gradients == 'written':
+    return _chunked(x_BTD, head_VD, y_BT, w_BT, vocab, chunk)
+  return _over_chunks(x_BTD, head_VD, y_BT, w_BT, vocab, chunk)
 
-  def turn(nll, given):
-    x, y, w = given
-    return nll + nll_sum(output(x, head_VD, vocab), y, w), None
+
+def _over_chunks(x_BTD, head_VD, y_BT, w_BT, vocab, chunk):
+  @jax.checkpoint
+  def turn(nll, chunked):
+    x, y, w = chunked
+    return nll + nll_sum(logits_of(x, head_VD, vocab), y, w), None
 
   return jax.lax.scan(turn, jnp.float32(0), _turns((x_BTD, y_BT, w_BT), chunk))[0]
 
@@ -60,10 +64,15 @@ def _turns(arrays: tuple, chunk: int) -> tuple:
   )
 
 
+# The gradients of the logits are right up to the scalar that arrives later, so they are
+# taken with the loss, and no [B, T, V] array exists.
+_chunked = jax.custom_vjp(_over_chunks, nondiff_argnums=(4, 5))
+
+
 def _chunked_forward(x_BTD, head_VD, y_BT, w_BT, vocab, chunk):
-  def turn(sums, given):
-    x, y, w = given
-    logits = output(x, head_VD, vocab)
+  def turn(sums, chunked):
+    x, y, w = chunked
+    logits = logits_of(x, head_VD, vocab)
     nll = nll_sum(logits, y, w)
     hit = jnp.arange(logits.shape[-1]) == y[..., None]
     dlogits = ((jax.nn.softmax(logits) - hit) * w[..., None]).astype(x.dtype)
@@ -83,4 +92,4 @@ def _chunked_backward(vocab, chunk, saved, dnll):
   return scaled(dx_BTD), scaled(dhead_VD), None, None
 
 
-chunked_nll_sum.defvjp(_chunked_forward, _chunked_backward)
+_chunked.defvjp(_chunked_forward, _chunked_backward)

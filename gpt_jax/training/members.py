@@ -1,9 +1,14 @@
-"""Several seeds of a fine-tuning in one program, spread over devices."""
+"""Programs that update members: one run by itself, or several at once.
 
-import dataclasses
+Members share their choices and differ in seeds, batches and numbers: the seeds of a
+fine-tuning, the runs of a sweep. What has to be compiled is the same for all of them,
+so one program updates a stack of their states. On disk each has its own state.
+"""
+
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,170 +16,212 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from gpt_jax import config
-from gpt_jax.model.gpt import GPTConfig, init_params
-from gpt_jax.tasks import inputs
-from gpt_jax.tasks.inputs import Inputs, TaskBatch
-from gpt_jax.tasks.labelled_table import Task
-from gpt_jax.tokenizers import Tokenizer
-from gpt_jax.training import optim, sharding, task_step
+from gpt_jax.training import optim, sharding, step
+from gpt_jax.training.objective import Objective
 from gpt_jax.training.step import State
 
 
-@dataclasses.dataclass(frozen=True)
-class Job:
-  """What all seeds of a run share.
+class Alone:
+  """The compiled update of one run, in any layout.
 
   Attributes:
-    run: with everything filled in that data and source say.
-    task: of the table.
-    cfg: of the model without the new tokens.
-    tokenizer: of the model that is started from.
-    train, dev: examples as sequences.
-    labels: of the examples of dev.
-    order: of the training examples.
-    digests: checksums of the examples.
+    devices: that it uses.
+    like: the shapes of its state, with where each array goes.
   """
 
-  run: config.Run
-  task: Task
-  cfg: GPTConfig
-  tokenizer: Tokenizer
-  train: Inputs
-  dev: Inputs
-  labels: np.ndarray
-  order: inputs.Order
-  digests: dict[str, str]
+  def __init__(
+    self,
+    run: config.Run,
+    objective: Objective,
+    layout: sharding.Layout,
+    like: State,
+    fixed: dict | None = None,
+  ):
+    """Compiles nothing yet.
+
+    Args:
+      run: what to train.
+      objective: what is minimised.
+      layout: over devices.
+      like: the shapes of its state, with where each array goes.
+      fixed: what is not trained.
+    """
+    self.run, self.layout, self.like = run, layout, like
+    self.devices = layout.devices
+    places = layout.placed(fixed or {})
+    self.fixed = layout.place(fixed) if fixed else {}
+    self.hp = optim.Hyper.of(run)
+    self._update = layout.train_step(run, objective, like, places)
+
+  def stack(self, states: Sequence[State]) -> State:
+    """Returns the state to update: that of the only member."""
+    return states[0]
+
+  def member(self, state: State, i: int) -> State:
+    """Returns the state of a member."""
+    del i
+    return state
+
+  def weights(self, state: State, i: int) -> dict:
+    """Returns the parameters to evaluate of a member."""
+    del i
+    return state.weights
+
+  def put(self, rows: Sequence[Any]) -> Any:
+    """Returns the batches of all members on their devices."""
+    return self.layout.put(rows[0], self.run.accumulate)
+
+  def update(self, state: State, batch: Any) -> tuple[State, dict[str, jax.Array]]:
+    """Returns the state after an update, and its metrics; the old one is donated."""
+    return self._update(state, self.fixed, batch, self.hp)
+
+  def split(self, metrics: dict[str, jax.Array]) -> list[dict[str, float]]:
+    """Returns the metrics of each member; waits until they are computed."""
+    return [{name: float(value) for name, value in metrics.items()}]
 
 
-def devices(run: config.Run) -> tuple[jax.Device, ...]:
-  """Returns those that a run uses."""
-  return sharding.Layout.of(run).devices
+class Together:
+  """The compiled update of several members, spread over devices.
 
+  Members are divided over devices as far as they go, and the rows of a batch over the
+  rest where `share_rows` allows it.
 
-def group_size(run: config.Run) -> int:
-  """Returns how many seeds a run asks to train together."""
-  return min(run.task.together or run.seeds, run.seeds)
-
-
-def row_parts(run: config.Run, seeds: int) -> int:
-  """Returns how many devices share the rows of one seed's batch."""
-  number = len(devices(run))
-  return number // math.gcd(number, seeds)
-
-
-class Group:
-  """The compiled programs of seeds that train together, spread over devices.
-
-  Seeds are divided over devices as far as they go, the rows of a batch over the rest.
+  Attributes:
+    devices: that they use.
   """
 
-  def __init__(self, job: Job, seeds: Sequence[int]):
-    run = self.run = job.run
-    self.job, self.seeds = job, seeds
-    rows = row_parts(run, len(seeds))
-    mesh = Mesh(np.array(devices(run)).reshape(-1, rows), ('seed', 'row'))
+  def __init__(
+    self,
+    runs: Sequence[config.Run],
+    objective: Objective,
+    devices: Sequence[jax.Device],
+    *,
+    fixed: dict | None = None,
+    share_rows: bool = False,
+    in_turn: bool = False,
+  ):
+    """Compiles nothing yet.
+
+    Args:
+      runs: of the members; they differ in seed and numbers.
+      objective: what all minimise.
+      devices: to choose from.
+      fixed: what is not trained, the same for all.
+      share_rows: whether several devices may share the rows of a member's batch.
+      in_turn: whether one device updates its members one after another and not at
+        once, which keeps a member's arrays in a CPU's caches.
+    """
+    self.run, number = runs[0], len(runs)
+    apart = math.gcd(len(devices), number)
+    self.devices = tuple(devices) if share_rows else tuple(devices[:apart])
+    mesh = Mesh(np.array(self.devices).reshape(apart, -1), ('member', 'row'))
     place = partial(NamedSharding, mesh)
-    self.each, self.all = place(P('seed')), place(P())
-    self.micro, self.rows = place(P('seed', None, 'row')), place(P('row'))
-    static = {'run': run, 'cfg': job.cfg, 'task': job.task}
-    self.axes = State(0, 0, None)  # one number of updates for all
-
-    def update(state, fixed, batch, hp):
-      step = partial(task_step.train_step, **static)
-      step = jax.vmap(step, (self.axes, None, 0, 0), (self.axes, 0))
-      state, found = step(state, fixed, batch, hp)
-      return state, jax.tree.map(lambda value: value.mean(0), found)
-
-    self.state_sharding = State(self.each, self.each, self.all)
-    self.update = jax.jit(
-      update,
-      in_shardings=(self.state_sharding, self.all, self.micro, self.each),
-      out_shardings=(self.state_sharding, self.all),
-      donate_argnums=0,
+    self.each, self.all = place(P('member')), place(P())
+    self._micro, self._rows = place(P('member', None, 'row')), place(P('row'))
+    choices = self.run.optim
+    ema, guard = choices.ema > 0, choices.guard != 'off'
+    # One number of updates for all members.
+    self.axes = State(0, 0, None, 0 if ema else None, 0 if guard else None)
+    self.places = State(
+      self.each,
+      self.each,
+      self.all,
+      self.each if ema else None,
+      self.each if guard else None,
     )
-    self.predict = jax.jit(
-      jax.vmap(partial(task_step.predict_step, **static), (0, None, None)),
-      in_shardings=(self.each, self.all, self.rows),
-      out_shardings=self.all,
-    )
-    runs = [dataclasses.replace(run, seed=seed) for seed in seeds]
-    hps = [optim.Hyper.of(each) for each in runs]
+    self.fixed = jax.device_put(fixed or {}, self.all)
+    hps = [optim.Hyper.of(run) for run in runs]
     self.hp = jax.device_put(
       jax.tree.map(lambda *leaf: np.stack(leaf), *hps), self.each
     )
+    one = partial(step.train_step, objective=objective, choices=choices)
+    at_once = jax.vmap(one, (self.axes, None, 0, 0), (self.axes, 0))
 
-  def _make(self, source: dict | None, seed: jax.Array) -> State:
-    """Returns the state of one seed before the first update."""
-    job, run = self.job, self.run
-    trained = task_step.init(run, job.cfg, job.task, source, seed)
-    tx = optim.transformation(
-      run.optim, optim.Hyper.of(run), np.int32(0), job.cfg.width
+    def one_by_one(state, fixed, batch, hp):
+      def each(member):
+        own, rows, numbers = member
+        new, metrics = one(state.replace(**own), fixed, rows, numbers)
+        return _own(new), metrics
+
+      own, metrics = jax.lax.map(each, (_own(state), batch, hp))
+      return state.replace(**own, step=state.step + 1), metrics
+
+    self.jitted = jax.jit(
+      one_by_one if in_turn and len(self.devices) == 1 else at_once,
+      in_shardings=(self.places, self.all, self._micro, self.each),
+      out_shardings=(self.places, self.each),
+      donate_argnums=0,
     )
-    return State(trained, tx.init(trained), np.int32(0))
 
-  def start(self, source: dict | None) -> State:
-    """Returns the state before the first update.
+  def begin(
+    self, make: Callable[..., State], *arguments, seeds: Sequence[int]
+  ) -> State:
+    """Returns the states before the first update, of `make(*arguments, seed)`."""
+    over = jax.vmap(make, (*(None,) * len(arguments), 0), self.axes)
+    made = jax.jit(over, out_shardings=self.places)
+    arguments = jax.device_put(arguments, self.all)
+    return made(*arguments, np.array(seeds, np.uint32))
 
-    Args:
-      source: parameters of the model that is started from; None with
-        task.transfer=none.
-    """
-    make = jax.jit(
-      jax.vmap(self._make, (None, 0), self.axes), out_shardings=self.state_sharding
-    )
-    return make(jax.device_put(source, self.all), np.array(self.seeds, np.uint32))
+  def stack(self, states: Sequence[State]) -> State:
+    """Returns the states of all members, after as many updates, as one."""
+    # On the host, as they may not fit on a device beside their stack.
+    host = [jax.device_get(state) for state in states]
+    stacked = jax.tree.map(lambda *leaf: np.stack(leaf), *host)
+    return jax.device_put(stacked.replace(step=host[0].step), self.places)
 
-  def fixed(self, source: dict | None) -> dict:
-    """Returns what is not trained, on all devices."""
-    return jax.device_put(task_step.fixed(self.run, source), self.all)
+  def member(self, state: State, i: int) -> State:
+    """Returns the state of a member."""
+    return state.replace(**jax.tree.map(lambda leaf: leaf[i], _own(state)))
 
-  def shapes(self) -> tuple[State, dict]:
-    """Returns the shapes of the state and of what is not trained, and their places."""
+  def weights(self, state: State, i: int) -> dict:
+    """Returns the parameters to evaluate of a member, on the first device."""
+    own = jax.tree.map(lambda leaf: leaf[i], state.weights)
+    return jax.device_put(own, self.devices[0])
 
-    def placed(tree, sharding):
-      return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        tree,
-      )
-
-    source = jax.eval_shape(lambda: init_params(self.job.cfg, 0))
-    seeds = jax.ShapeDtypeStruct((len(self.seeds),), np.uint32)
-    made = jax.eval_shape(jax.vmap(self._make, (None, 0), self.axes), source, seeds)
-    state = State(
-      placed(made.params, self.each),
-      placed(made.opt_state, self.each),
-      placed(made.step, self.all),
-    )
-    return state, placed(task_step.fixed(self.run, source), self.all)
-
-  def batch(self, step: int) -> TaskBatch:
-    """Returns the batch of the update that follows `step`, [seeds, A, B, ...]."""
-    job, run = self.job, self.run
-    made = []
-    for seed in self.seeds:
-      chosen, T = job.order.at(seed, step)
-      made.append(inputs.batch(job.train, chosen, run.batch, T))
+  def put(self, rows: Sequence[Any]) -> Any:
+    """Returns the batches of all members on their devices, [members, A, B, ...]."""
 
     def split(*leaf):
-      rows = np.stack(leaf)
-      return rows.reshape(len(leaf), run.accumulate, -1, *rows.shape[2:])
+      whole = np.stack(leaf)
+      return whole.reshape(len(leaf), self.run.accumulate, -1, *whole.shape[2:])
 
-    return jax.device_put(jax.tree.map(split, *made), self.micro)
+    return jax.device_put(jax.tree.map(split, *rows), self._micro)
 
-  def dev_logits(self, trained: dict, fixed: dict) -> np.ndarray:
-    """Returns logits [seeds, examples, K] of the dev split."""
+  def update(self, state: State, batch: Any) -> tuple[State, dict[str, jax.Array]]:
+    """Returns the states after an update, and its metrics; the old are donated."""
+    return self.jitted(state, self.fixed, batch, self.hp)
 
-    def predict(batch):
-      return self.predict(trained, fixed, jax.device_put(batch, self.rows))
+  def split(self, metrics: dict[str, jax.Array]) -> list[dict[str, float]]:
+    """Returns the metrics of each member; waits until they are computed."""
+    host = jax.device_get(metrics)
+    number = len(next(iter(host.values())))
+    return [
+      {name: float(value[i]) for name, value in host.items()} for i in range(number)
+    ]
 
-    rows = self.run.eval_batch * row_parts(self.run, len(self.seeds))
-    return inputs.all_logits(self.job.dev, rows, self.job.cfg.T, predict)
+  def over_rows(self, fn: Callable) -> Callable:
+    """Returns the compiled f(stacked parameters, fixed, batch of rows), whole."""
+    return jax.jit(
+      jax.vmap(fn, (0, None, None)),
+      in_shardings=(self.each, self.all, self._rows),
+      out_shardings=self.all,
+    )
 
-  def bytes_needed(self) -> int:
-    """Returns the bytes that an update of the longest batch takes of a device."""
-    order = self.job.order
-    longest = max(range(len(order)), key=lambda step: order.at(0, step)[1])
-    batch = self.batch(longest)
-    memory = self.update.lower(*self.shapes(), batch, self.hp).compile()
-    memory = memory.memory_analysis()
+  def bytes_needed(self, state: State, fixed: dict, batch: Any) -> int:
+    """Returns the bytes that an update takes of a device.
+
+    Args:
+      state: shapes of the stacked states.
+      fixed: shapes of what is not trained.
+      batch: the largest.
+    """
+    program = self.jitted.lower(state, fixed, batch, self.hp).compile()
+    memory = program.memory_analysis()
     return memory.argument_size_in_bytes + memory.temp_size_in_bytes
+
+
+def _own(state: State) -> dict[str, Any]:
+  """Returns what each member has of a state for itself, by field."""
+  return {
+    name: getattr(state, name) for name in ('params', 'opt_state', 'ema', 'guard')
+  }

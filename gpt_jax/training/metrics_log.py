@@ -36,7 +36,7 @@ def read_metrics(workdir: str | pathlib.Path) -> list[dict[str, Any]]:
   return _lines(pathlib.Path(workdir) / 'metrics.jsonl')
 
 
-def read_fingerprints(workdir: str | pathlib.Path) -> list[dict[str, Any]]:
+def read_checksums(workdir: str | pathlib.Path) -> list[dict[str, Any]]:
   """Returns the lines of fingerprints.jsonl, without a last one that was cut off.
 
   Each has `step`; `losses`, a running hash of the losses logged so far; and what
@@ -122,9 +122,9 @@ class MetricsLog:
     summary = summary_pb2.Summary(value=scalars)
     self._events.add_event(event_pb2.Event(step=step, summary=summary))
 
-  def write_fingerprint(self, step: int, found: dict[str, Any]) -> None:
+  def write_checksums(self, step: int, sums: dict[str, Any]) -> None:
     """Appends the fingerprints of the state after `step` updates, and of the losses."""
-    line = {'step': step, 'losses': self._losses.hexdigest()[:16], **found}
+    line = {'step': step, 'losses': self._losses.hexdigest()[:16], **sums}
     with open(self.workdir / 'fingerprints.jsonl', 'a', encoding='utf-8') as file:
       file.write(json.dumps(line) + '\n')
 

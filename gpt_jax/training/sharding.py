@@ -1,4 +1,4 @@
-"""The only room that knows devices: it spreads steps, batches and states over them.
+"""How steps, batches and states are spread over devices.
 
 One device: `jit`. Several devices of one process: `pmap`, data parallel, each with the
 whole state. `config.Run.layout`, or several processes: `jit` over a mesh of devices
@@ -30,8 +30,9 @@ from jax.sharding import PartitionSpec as P
 from gpt_jax import config
 from gpt_jax.config import UserError
 from gpt_jax.data.windows import Batch
-from gpt_jax.model.gpt import GPTConfig
+from gpt_jax.model.gpt import Execution, GPTConfig
 from gpt_jax.training import step
+from gpt_jax.training.objective import LanguageModeling, Objective
 
 AXES = 'data', 'fsdp', 'tensor'
 _ROWS = 'data', 'fsdp'
@@ -237,9 +238,9 @@ class Layout:
 
     return jax.tree_util.tree_map_with_path(place, tree)
 
-  def state_shapes(self, run: config.Run, cfg: GPTConfig) -> step.State:
-    """Returns the shapes of a run's state, with where each array goes."""
-    return self.placed(jax.eval_shape(lambda: step.init_state(run, cfg)))
+  def state_shapes(self, make: Callable[[], step.State]) -> step.State:
+    """Returns the shapes of the state `make` returns, with where each array goes."""
+    return self.placed(jax.eval_shape(make))
 
   def bytes_each(self, tree: Any) -> int:
     """Returns the bytes of arrays on one device, from their `placed` shapes."""
@@ -248,10 +249,9 @@ class Layout:
       for leaf in jax.tree.leaves(tree)
     )
 
-  def new_state(self, run: config.Run, cfg: GPTConfig) -> step.State:
-    """Returns the state before the first update, never whole on one device."""
-    shardings = _shardings(self.state_shapes(run, cfg))
-    return jax.jit(lambda: step.init_state(run, cfg), out_shardings=shardings)()
+  def new_state(self, make: Callable[[], step.State]) -> step.State:
+    """Returns the state that `make` returns, never whole on one device."""
+    return jax.jit(make, out_shardings=_shardings(self.state_shapes(make)))()
 
   def place(self, state: step.State) -> step.State:
     """Returns a state where this layout keeps it."""
@@ -301,54 +301,53 @@ class Layout:
       partial(jax.make_array_from_process_local_data, sharding), local
     )
 
-  def _how(self) -> dict[str, Callable]:
-    """Returns how the model must keep its rows spread.
+  def execution(self, model: config.Model) -> Execution:
+    """Returns how the devices compute a model."""
+    rows = None if self.mesh is None else NamedSharding(self.mesh, P(_ROWS))
+    return Execution.of(model, self.devices, rows)
 
-    Without it the compiler cuts activations like the parameters that `fsdp` cut, and
-    sends them about, where the parameters should be gathered.
-    """
-    if self.mesh is None:
-      return {}
-    rows = NamedSharding(self.mesh, P(_ROWS))
-    return {'spread': lambda x: jax.lax.with_sharding_constraint(x, rows)}
-
-  def train_step(self, run: config.Run, cfg: GPTConfig) -> Callable:
-    """Returns the compiled f(state, batch, hp) -> (state, metrics).
+  def train_step(
+    self, run: config.Run, objective: Objective, state: step.State, fixed: dict
+  ) -> Callable:
+    """Returns the compiled f(state, fixed, batch, hp) -> (state, metrics).
 
     The batch is one that `put` made. The state passed in is donated: its buffers become
     those of the result.
+
+    Args:
+      run: its optimizer is compiled in.
+      objective: what is minimised.
+      state: the shapes of states, as `placed` returns them.
+      fixed: and of what is not trained.
     """
-    fn = partial(step.train_step, run=run, cfg=cfg, **self._how())
+    fn = partial(step.train_step, objective=objective, choices=run.optim)
     if self.mesh is not None:
-      state = _shardings(self.state_shapes(run, cfg))
       whole = NamedSharding(self.mesh, P())
+      places = _shardings(state), _shardings(fixed), self._batch_sharding(True), whole
       return jax.jit(
-        fn,
-        donate_argnums=0,
-        in_shardings=(state, self._batch_sharding(True), whole),
-        out_shardings=(state, whole),
+        fn, donate_argnums=0, in_shardings=places, out_shardings=(places[0], whole)
       )
     if len(self.devices) == 1:
       return jax.jit(fn, donate_argnums=0)
     return jax.pmap(
       partial(fn, axis='data'),
       axis_name='data',
-      in_axes=(None, 0, None),
+      in_axes=(None, None, 0, None),
       out_axes=(None, None),
       devices=self.devices,
       donate_argnums=0,
     )
 
-  def eval_step(self, run: config.Run, cfg: GPTConfig) -> Callable:
-    """Returns the compiled f(params, batch) -> (nll_sum, count)."""
-    fn = partial(step.eval_step, cfg=cfg, loss_chunk=run.loss_chunk, **self._how())
+  def eval_step(self, objective: LanguageModeling, params: dict) -> Callable:
+    """Returns the compiled f(params, batch) -> (nll_sum, count).
+
+    Args:
+      objective: of the model.
+      params: the shapes of its parameters, as `placed` returns them.
+    """
+    fn = partial(step.eval_step, objective=objective)
     if self.mesh is not None:
-      params = self.state_shapes(run, cfg).params
-      return jax.jit(
-        fn,
-        in_shardings=(_shardings(params), self._batch_sharding(False)),
-        out_shardings=NamedSharding(self.mesh, P()),
-      )
+      return self.over_rows(fn, params)
     if len(self.devices) == 1:
       return jax.jit(fn)
     return jax.pmap(
@@ -358,6 +357,12 @@ class Layout:
       out_axes=None,
       devices=self.devices,
     )
+
+  def over_rows(self, fn: Callable, params: dict) -> Callable:
+    """Returns the compiled f(params, batch of rows) of a mesh; its result is whole."""
+    places = _shardings(params), self._batch_sharding(False)
+    whole = NamedSharding(self.mesh, P())
+    return jax.jit(fn, in_shardings=places, out_shardings=whole)
 
 
 def _shardings(shapes: Any) -> Any:

@@ -1,7 +1,6 @@
-"""One update of the parameters, the same on one device and on many."""
+"""One update of what is trained, for any objective, on one device and on many."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, TypeVar
 
 import flax.struct
@@ -11,9 +10,8 @@ import optax
 
 from gpt_jax import config
 from gpt_jax.data.windows import Batch
-from gpt_jax.model.gpt import GPT, GPTConfig, init_params
-from gpt_jax.model.layers import Dropout
-from gpt_jax.training import loss, optim
+from gpt_jax.training import optim
+from gpt_jax.training.objective import LanguageModeling, Objective
 from gpt_jax.training.spikes import SpikeDetector, judge
 
 
@@ -22,7 +20,7 @@ class State:
   """All that training carries from one update to the next.
 
   Attributes:
-    params: the model's parameters, float32.
+    params: what is trained, float32: a model's parameters, or `training/transfer.py`.
     opt_state: optax's state.
     step: int32 scalar, updates done.
     ema: the moving average of the parameters, or None where there is none.
@@ -41,11 +39,16 @@ class State:
     return self.params if self.ema is None else self.ema
 
 
-def init_state(run: config.Run, cfg: GPTConfig, params: dict | None = None) -> State:
-  """Returns the state before the first update, with new parameters unless given."""
-  params = init_params(cfg, run.seed) if params is None else params
+def init_state(run: config.Run, params: dict, width: float) -> State:
+  """Returns the state before the first update.
+
+  Args:
+    run: chooses the optimizer, and whether there is an average or a guard.
+    params: what is to be trained.
+    width: `GPTConfig.width` of the model.
+  """
   step = jnp.int32(0)
-  tx = optim.transformation(run.optim, optim.Hyper.of(run), step, cfg.width)
+  tx = optim.transformation(run.optim, optim.Hyper.of(run), step, width)
   return State(
     params=params,
     opt_state=tx.init(params),
@@ -64,41 +67,6 @@ def averaged(ema: dict, params: dict, step: jax.Array, decay: jax.Array) -> dict
   """
   decay = jnp.minimum(decay, (1 + step) / (10 + step))
   return jax.tree.map(lambda old, new: old + (1 - decay) * (new - old), ema, params)
-
-
-def model_nll_sum(
-  params: dict,
-  batch: Batch,
-  cfg: GPTConfig,
-  loss_chunk: int,
-  **how,
-) -> jax.Array:
-  """Returns the sum of -log p over a batch's targets, weighted [nats].
-
-  Args:
-    params: of the model.
-    batch: leaves [B, ...].
-    cfg: of the model.
-    loss_chunk: as in `config.Run`.
-    **how: `drop` and `spread` of the model.
-  """
-  apply = partial(GPT(cfg).apply, {'params': params}, batch.ids_BT, **how)
-  if not loss_chunk:
-    return loss.nll_sum(apply()[0], batch.y_BT, batch.w_BT)
-  x_BTD, head_VD = apply(logits=False)
-  return loss.chunked_nll_sum(
-    x_BTD, head_VD, batch.y_BT, batch.w_BT, cfg.vocab, loss_chunk
-  )
-
-
-_ALL_ROWS = 2**31 - 1  # the number of no row: the key of what all rows share
-
-
-def dropout(hp: optim.Hyper, step: jax.Array, row_B: jax.Array) -> Dropout:
-  """Returns the draw of an update: a function of (seed, step, row) and no more."""
-  key = jax.random.fold_in(jax.random.key(hp.seed), step)
-  rows = jax.vmap(jax.random.fold_in, (None, 0))(key, row_B)
-  return Dropout(rows, hp.dropout, jax.random.fold_in(key, _ALL_ROWS))
 
 
 _T = TypeVar('_T')
@@ -124,63 +92,61 @@ def accumulated(compute: Callable[[Any], _T], batch: Any) -> _T:
 
 def train_step(
   state: State,
-  batch: Batch,
+  fixed: dict,
+  batch: Any,
   hp: optim.Hyper,
   *,
-  run: config.Run,
-  cfg: GPTConfig,
+  objective: Objective,
+  choices: config.Optim,
   axis: str | None = None,
-  **how,
 ) -> tuple[State, dict[str, jax.Array]]:
   """Returns the state after one update, and its metrics.
 
-  The loss is the mean over the targets of the whole batch: their number is summed over
-  micro-batches and devices first, gradients are those of nll_sum / count, and are
-  added. So neither micro-batches nor devices that hold fewer targets change it.
-
   Args:
     state: before the update.
+    fixed: what the objective takes beside what is trained; {} for a language model.
     batch: leaves [A, B, ...]: A micro-batches of B rows on this device.
     hp: numeric hyper-parameters.
-    run: its choices (optimizer, schedule, whether there is dropout) are static.
-    cfg: of the model.
+    objective: what is minimised.
+    choices: the optimizer, its schedule, and whether there is clipping: static.
     axis: name of the mapped axis that devices form, or None.
-    **how: `spread` of the model.
 
   Returns:
-    The state, and float32 scalars: loss [nats/token], grad_norm (before clipping) and
-    lr, all of this update; with a guard also spike, 1 for an update that was left out.
+    The state, and float32 scalars: the objective's, divided ('loss' among them),
+    grad_norm (before clipping) and lr, all of this update; with a guard also spike, 1
+    for an update that was left out.
   """
 
   def sum_devices(tree):
     return tree if axis is None else jax.lax.psum(tree, axis)
 
-  count = sum_devices(batch.w_BT.sum())
+  # Where nothing counts, the loss is zero rather than 0 / 0.
+  count = jnp.maximum(sum_devices(objective.count(batch)), 1)
 
-  def micro_loss(params, micro):
-    drop = None
-    if run.model.dropout:
-      drop = dropout(hp, state.step, micro.row_B)
-    nll = model_nll_sum(params, micro, cfg, run.loss_chunk, drop=drop, **how)
-    # Where no target counts, the loss is zero rather than 0 / 0.
-    return nll / jnp.maximum(count, 1)
+  def mean(trained, micro):
+    total, parts = objective.sums(trained, fixed, micro, hp, state.step)
+    return total / count, jax.tree.map(lambda part: part / count, parts)
 
-  gradient = partial(jax.value_and_grad(micro_loss), state.params)
-  nll, grads = sum_devices(accumulated(gradient, batch))
+  def gradient(micro):
+    (_, parts), grads = jax.value_and_grad(mean, has_aux=True)(state.params, micro)
+    return parts, grads
 
-  tx = optim.transformation(run.optim, hp, state.step, cfg.width)
+  metrics, grads = sum_devices(accumulated(gradient, batch))
+
+  width = objective.gpt.config.width
+  tx = optim.transformation(choices, hp, state.step, width)
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
-  metrics = {
-    'loss': nll,
+  metrics |= {
     'grad_norm': optax.tree.norm(grads),
-    'lr': optim.learning_rate(state.step, hp, run.optim.schedule),
+    'lr': optim.learning_rate(state.step, hp, choices.schedule),
   }
   new = state.replace(params=params, opt_state=opt_state)
   if state.ema is not None:
     new = new.replace(ema=averaged(state.ema, params, state.step, hp.ema))
   if state.guard is not None:
-    after, spike = judge(state.guard, nll, metrics['grad_norm'], hp.guard_sigmas)
+    loss, norm = metrics['loss'], metrics['grad_norm']
+    after, spike = judge(state.guard, loss, norm, hp.guard_sigmas)
     new = jax.tree.map(lambda old, made: jnp.where(spike, old, made), state, new)
     new = new.replace(guard=after)
     metrics['spike'] = jnp.float32(spike)
@@ -191,11 +157,9 @@ def eval_step(
   params: dict,
   batch: Batch,
   *,
-  cfg: GPTConfig,
-  loss_chunk: int,
+  objective: LanguageModeling,
   axis: str | None = None,
-  **how,
 ) -> tuple[jax.Array, jax.Array]:
   """Returns (nll_sum [nats], count [tokens]) over a batch of leaves [B, ...]."""
-  sums = model_nll_sum(params, batch, cfg, loss_chunk, **how), batch.w_BT.sum()
+  sums = objective.nll_sum(params, batch), objective.count(batch)
   return sums if axis is None else jax.lax.psum(sums, axis)
