@@ -156,3 +156,56 @@ def test_what_belongs_to_a_task_has_its_rules(change, text):
 def test_a_variant_of_fine_tuning_that_is_none_is_named():
   with pytest.raises(UserError, match="'layer=3' is no variant"):
     papers.gpt1_finetuning('sst2', 'layer=3')
+
+
+def test_derived_lists_are_those_that_were_written_by_hand():
+  """Goes with the lists."""
+  from gpt_jax.config import checks
+  from gpt_jax.data import prepare
+  from gpt_jax.runs import finetune, reproduce, setup, together
+  import scripts
+
+  table = scripts.opened('table.py')
+
+  rules = {n: each.metadata for n, each, _ in config.fields(config.Run())}
+  choices = {n: m['choices'] for n, m in rules.items() if m.get('choices')}
+  assert choices == checks._CHOICES
+  bounds = {
+    n: (m['low'], m['below']) for n, m in rules.items() if m.get('low') is not None
+  }
+  old = {n: (1, None) for n in checks._AT_LEAST_ONE}
+  old |= {n: (0, None) for n in checks._NOT_NEGATIVE} | {
+    n: (0, 1) for n in checks._SHARES
+  }
+  assert bounds == old | {'seed': (0, 2**32)}
+  off = {
+    'model.mup_base': 0,
+    'optim.guard': 'off',
+    'optim.ema': 0.0,
+    'layout': '',
+    'batch_start': 0,
+  }
+  assert off == {
+    n: each.default
+    for n, each, _ in config.fields(config.Run())
+    if not each.metadata.get('tasks', True)
+  }
+  with_ = config.fields_with
+  assert set(with_('execution', 'length', 'logging')) == set(config.LENGTH_AND_LOGGING)
+  assert set(
+    with_('execution', 'length', of='') + with_('execution', of='model')
+  ) == set(reproduce._NUMBERS)
+  assert set(with_('number')) == set(together._NUMBERS)
+  assert set(with_('number', 'training', 'execution', of='model')) == {
+    f'model.{n}' for n in finetune.FREE
+  }
+  assert {*with_('training', 'start', 'execution', of='model'), 'model.vocab'} == {
+    f'model.{n}' for n in setup._NOT_THE_FUNCTION
+  }
+  assert {*with_('training', 'execution', of='data'), 'data.tokens'} == {
+    f'data.{n}' for n in prepare._NOT_RECIPE
+  }
+  assert set(with_('place')) == set(table.PLACES)
+  assert set(with_('execution', 'logging')) == set(config.LENGTH_AND_LOGGING) - {
+    'steps'
+  }

@@ -7,7 +7,7 @@ set on the command line: `--config.optim.lr=3e-4`. Where a number may be switche
 
 import dataclasses
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 
@@ -16,6 +16,46 @@ class UserError(ValueError):
 
   `launch.py` prints it without a traceback; any other exception is a bug of ours.
   """
+
+
+# What a field is to a run. One that says nothing is 'identity'.
+ROLES = (
+  'identity',  # another value makes another run
+  'number',  # so does another number, but programs take it as an argument
+  'training',  # of this run alone, not of the model or the tokens that it names
+  'start',  # of new weights alone: two models that differ in it compute the same
+  'execution',  # how the same is computed; numbers differ by rounding at most
+  'length',  # how long the run is
+  'logging',  # what is measured and kept on the way
+  'place',  # where something lies
+)
+TRAINED = 'bpe', 'unigram', 'byte_bpe', 'chars', 'bytes'  # tokenizers made from text
+
+
+def setting(
+  default: Any,
+  *,
+  choices: tuple[str, ...] = (),
+  low: float | None = None,
+  below: float | None = None,
+  role: str = 'identity',
+  tasks: bool = True,
+) -> Any:
+  """Returns a field of the schema with what is known about it.
+
+  Checks, and lists of fields that belong together, are made from this: a new field is
+  its line here and no more.
+
+  Args:
+    default: its value where nothing is said.
+    choices: the texts that it may be; empty: any.
+    low: its smallest number.
+    below: a number that it does not reach.
+    role: of `ROLES`; several are separated by spaces.
+    tasks: whether a fine-tuning may change it.
+  """
+  facts = {'choices': choices, 'low': low, 'below': below, 'role': role, 'tasks': tasks}
+  return dataclasses.field(default=default, metadata=facts)
 
 
 @dataclasses.dataclass
@@ -50,21 +90,21 @@ class Data:
       'random' draws windows at random offsets, as nanoGPT does.
   """
 
-  source: str = 'python:docs'
+  source: str = setting('python:docs', role='place')
   sha256: str = ''
-  valid: str = ''
+  valid: str = setting('', role='place')
   holdout: float = 0.1
-  split: str = 'auto'
-  errors: str = 'strict'
+  split: str = setting('auto', choices=('auto', 'documents', 'position'))
+  errors: str = setting('strict', choices=('strict', 'replace'))
   field: str = 'text'
-  bad_lines: str = 'stop'
+  bad_lines: str = setting('stop', choices=('stop', 'skip'))
   tokenizer: str = 'bpe'
-  vocab: int = 4096
-  sampling: float = 0.0
-  cleaning: str = 'auto'
-  processes: int = 0
-  tokens: str = ''
-  windows: str = 'epochs'
+  vocab: int = setting(4096, low=1)
+  sampling: float = setting(0.0, low=0, below=1)
+  cleaning: str = setting('auto', choices=('auto', 'release', 'basic'))
+  processes: int = setting(0, low=0, role='execution')
+  tokens: str = setting('', role='place')
+  windows: str = setting('epochs', choices=('epochs', 'random'), role='training')
 
 
 @dataclasses.dataclass
@@ -106,29 +146,29 @@ class Model:
     mup_base_N: heads at that width; 0: as many as keep the size of a head.
   """
 
-  L: int = 4
-  D: int = 128
-  N: int = 4
-  F: int = 0
-  T: int = 128
-  vocab: int = 0
-  norm: str = 'pre'
-  activation: str = 'gelu_tanh'
+  L: int = setting(4, low=1)
+  D: int = setting(128, low=1)
+  N: int = setting(4, low=1)
+  F: int = setting(0, low=0)
+  T: int = setting(128, low=1)
+  vocab: int = setting(0, low=0)
+  norm: str = setting('pre', choices=('pre', 'post'))
+  activation: str = setting('gelu_tanh', choices=('gelu', 'gelu_tanh', 'relu'))
   attention: str = 'dense'
-  band: int = 256
+  band: int = setting(256, low=1)
   attention_scale: bool = True
   tied: bool = True
   bias: bool = True
   qkv_bias: bool = True
-  scaled_init: bool = True
-  dropout: float = 0.0
-  dropout_wte: bool = False
-  dtype: str = 'float32'
-  remat: str = 'none'
-  flash: str = 'auto'
-  scan: bool = False
-  mup_base: int = 0
-  mup_base_N: int = 0
+  scaled_init: bool = setting(True, role='start')
+  dropout: float = setting(0.0, low=0, below=1, role='number')
+  dropout_wte: bool = setting(False, role='training')
+  dtype: str = setting('float32', choices=('float32', 'bfloat16'), role='training')
+  remat: str = setting('none', choices=('none', 'attention', 'block'), role='execution')
+  flash: str = setting('auto', choices=('auto', 'plain'), role='execution')
+  scan: bool = setting(False, role='execution')
+  mup_base: int = setting(0, low=0, tasks=False)
+  mup_base_N: int = setting(0, low=0)
 
 
 @dataclasses.dataclass
@@ -157,21 +197,25 @@ class Optim:
     guard_sigmas: how far a loss may stand out.
   """
 
-  name: str = 'adamw'
-  lr: float = 1e-3
-  final_lr: float = 1e-4
-  schedule: str = 'cosine'
-  warmup: int = 100
-  cooldown: int = 0
-  muon_momentum: float = 0.95
-  beta1: float = 0.9
-  beta2: float = 0.95
-  eps: float = 1e-8
-  weight_decay: float = 0.1
-  clip: float = 1.0
-  ema: float = 0.0
-  guard: str = 'off'
-  guard_sigmas: float = 6.0
+  name: str = setting(
+    'adamw', choices=('adamw', 'adam_gpt1', 'muon', 'adafactor', 'lion', 'sgd')
+  )
+  lr: float = setting(1e-3, low=0, role='number')
+  final_lr: float = setting(1e-4, low=0, role='number')
+  schedule: str = setting(
+    'cosine', choices=('cosine', 'linear', 'rsqrt', 'constant', 'wsd')
+  )
+  warmup: int = setting(100, low=0, role='number')
+  cooldown: int = setting(0, low=0, role='number')
+  muon_momentum: float = setting(0.95, low=0, below=1, role='number')
+  beta1: float = setting(0.9, low=0, below=1, role='number')
+  beta2: float = setting(0.95, low=0, below=1, role='number')
+  eps: float = setting(1e-8, low=0, role='number')
+  weight_decay: float = setting(0.1, low=0, role='number')
+  clip: float = setting(1.0, low=0, role='number')
+  ema: float = setting(0.0, low=0, below=1, role='number', tasks=False)
+  guard: str = setting('off', choices=('off', 'skip', 'rollback'), tasks=False)
+  guard_sigmas: float = setting(6.0, low=0, role='number')
 
 
 @dataclasses.dataclass
@@ -202,18 +246,18 @@ class Task:
   """
 
   name: str = ''
-  data: str = ''
-  examples: int = 0
-  epochs: int = 3
-  warmup: float = 0.002
-  aux: float = 0.5
-  dropout: float = 0.1
+  data: str = setting('', role='place')
+  examples: int = setting(0, low=0)
+  epochs: int = setting(3, low=1)
+  warmup: float = setting(0.002, low=0, below=1)
+  aux: float = setting(0.5, low=0)
+  dropout: float = setting(0.1, low=0, below=1)
   transfer: str = 'all'
-  train: str = 'full'
-  rank: int = 8
-  alpha: float = 16.0
-  batches: str = 'length'
-  together: int = 0
+  train: str = setting('full', choices=('full', 'frozen', 'lora'))
+  rank: int = setting(8, low=1)
+  alpha: float = setting(16.0, low=0)
+  batches: str = setting('length', choices=('length', 'random'))
+  together: int = setting(0, low=0, role='execution')
 
 
 @dataclasses.dataclass
@@ -229,11 +273,11 @@ class Exams:
       only. The last update always has one.
   """
 
-  tasks: str = ''
-  data: str = ''
-  shots: str = '0'
-  limit: int = 200
-  every: int = 0
+  tasks: str = setting('', role='logging')
+  data: str = setting('', role='logging place')
+  shots: str = setting('0', role='logging')
+  limit: int = setting(200, low=0, role='logging')
+  every: int = setting(0, low=0, role='logging')
 
 
 @dataclasses.dataclass
@@ -269,24 +313,24 @@ class Run:
     sample_tokens: new tokens of each of these continuations; 0 means no samples.
   """
 
-  seed: int = 0
-  seeds: int = 1
-  steps: int = 1000
-  batch: int = 16
-  batch_start: int = 0
-  batch_ramp: int = 0
-  accumulate: int = 1
-  loss_chunk: int = 0
-  devices: int = 0
-  layout: str = ''
-  init_from: str = ''
-  log_every: int = 10
-  eval_every: int = 250
-  eval_tokens: int = 0
-  eval_batch: int = 16
-  keep: int = 2
-  prompts: tuple[str, ...] = ('',)
-  sample_tokens: int = 64
+  seed: int = setting(0, low=0, below=2**32, role='number')
+  seeds: int = setting(1, low=1)
+  steps: int = setting(1000, low=1, role='length')
+  batch: int = setting(16, low=1)
+  batch_start: int = setting(0, low=0, tasks=False)
+  batch_ramp: int = setting(0, low=0)
+  accumulate: int = setting(1, low=1, role='execution')
+  loss_chunk: int = setting(0, low=0, role='execution')
+  devices: int = setting(0, low=0, role='execution')
+  layout: str = setting('', role='execution', tasks=False)
+  init_from: str = setting('', role='place')
+  log_every: int = setting(10, low=1, role='logging')
+  eval_every: int = setting(250, low=1, role='logging')
+  eval_tokens: int = setting(0, low=0, role='logging')
+  eval_batch: int = setting(16, low=1, role='logging')
+  keep: int = setting(2, low=1, role='logging')
+  prompts: tuple[str, ...] = setting(('',), role='logging')
+  sample_tokens: int = setting(64, low=0, role='logging')
   data: Data = dataclasses.field(default_factory=Data)
   model: Model = dataclasses.field(default_factory=Model)
   optim: Optim = dataclasses.field(default_factory=Optim)
@@ -322,16 +366,38 @@ LENGTH_AND_LOGGING = (
 )
 
 
-def flat(config: Any, prefix: str = '') -> dict[str, Any]:
-  """Returns the fields of a dataclass tree by dotted name, in the order declared."""
-  fields = {}
-  for field in dataclasses.fields(config):
-    value = getattr(config, field.name)
+def fields(
+  config: Any, prefix: str = ''
+) -> Iterator[tuple[str, dataclasses.Field, Any]]:
+  """Yields the dotted name, the declaration and the value of every field, in order."""
+  for each in dataclasses.fields(config):
+    value = getattr(config, each.name)
     if dataclasses.is_dataclass(value):
-      fields |= flat(value, f'{prefix}{field.name}.')
+      yield from fields(value, f'{prefix}{each.name}.')
     else:
-      fields[prefix + field.name] = value
-  return fields
+      yield prefix + each.name, each, value
+
+
+def flat(config: Any) -> dict[str, Any]:
+  """Returns the values of a dataclass tree by dotted name, in the order declared."""
+  return {name: value for name, _, value in fields(config)}
+
+
+def fields_with(*roles: str, of: str | None = None) -> tuple[str, ...]:
+  """Returns the dotted names of the fields that have one of some roles.
+
+  Args:
+    roles: of `ROLES`.
+    of: the section of the config, such as 'model'; '' is `Run` itself; None: any.
+  """
+  if unknown := set(roles) - set(ROLES):
+    raise ValueError(f'{unknown} are no roles')
+  return tuple(
+    name
+    for name, each, _ in fields(Run())
+    if set(each.metadata.get('role', 'identity').split()) & set(roles)
+    and of in (None, name.rpartition('.')[0])
+  )
 
 
 def from_flat(fields: dict[str, Any]) -> Run:
