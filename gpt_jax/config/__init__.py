@@ -1,8 +1,9 @@
-"""What a run is (`schema`), and what it may be (`rules`): read and changed as one."""
+"""The config of a run: fields (`schema`), rules (`checks`), the models of `papers`."""
 
 from gpt_jax.config.checks import check
 from gpt_jax.config.schema import (
-  LENGTH_AND_LOGGING,
+  FREE_ON_RESUME,
+  TRAINED,
   Data,
   Exams,
   Model,
@@ -10,7 +11,6 @@ from gpt_jax.config.schema import (
   Run,
   Task,
   UserError,
-  fields,
   fields_with,
   flat,
   from_flat,
@@ -18,7 +18,8 @@ from gpt_jax.config.schema import (
 )
 
 __all__ = [
-  'LENGTH_AND_LOGGING',
+  'FREE_ON_RESUME',
+  'TRAINED',
   'Data',
   'Exams',
   'Model',
@@ -27,7 +28,6 @@ __all__ = [
   'Task',
   'UserError',
   'check',
-  'fields',
   'fields_with',
   'flat',
   'from_flat',

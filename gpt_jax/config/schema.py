@@ -54,8 +54,15 @@ def setting(
     role: of `ROLES`; several are separated by spaces.
     tasks: whether a fine-tuning may change it.
   """
-  facts = {'choices': choices, 'low': low, 'below': below, 'role': role, 'tasks': tasks}
-  return dataclasses.field(default=default, metadata=facts)
+  facts = {'choices': choices, 'low': low, 'below': below, 'tasks': tasks}
+  return dataclasses.field(default=default, metadata=facts | {'roles': _roles(role)})
+
+
+def _roles(names: str) -> set[str]:
+  """Returns the roles named in a text; a ValueError where one is unknown."""
+  if unknown := set(names.split()) - set(ROLES):
+    raise ValueError(f'{unknown} must be of {ROLES}')
+  return set(names.split())
 
 
 @dataclasses.dataclass
@@ -338,34 +345,6 @@ class Run:
   exams: Exams = dataclasses.field(default_factory=Exams)
 
 
-# A run may be continued with other values of these: how long it runs, on which devices,
-# in which layout, and what is looked at. All else makes it another run.
-LENGTH_AND_LOGGING = (
-  'model.remat',
-  'model.flash',
-  'model.scan',
-  'steps',
-  'accumulate',
-  'loss_chunk',
-  'devices',
-  'layout',
-  'log_every',
-  'eval_every',
-  'eval_tokens',
-  'eval_batch',
-  'keep',
-  'prompts',
-  'sample_tokens',
-  'data.processes',
-  'task.together',
-  'exams.tasks',
-  'exams.data',
-  'exams.shots',
-  'exams.limit',
-  'exams.every',
-)
-
-
 def fields(
   config: Any, prefix: str = ''
 ) -> Iterator[tuple[str, dataclasses.Field, Any]]:
@@ -390,25 +369,28 @@ def fields_with(*roles: str, of: str | None = None) -> tuple[str, ...]:
     roles: of `ROLES`.
     of: the section of the config, such as 'model'; '' is `Run` itself; None: any.
   """
-  if unknown := set(roles) - set(ROLES):
-    raise ValueError(f'{unknown} are no roles')
+  wanted = _roles(' '.join(roles))
   return tuple(
     name
     for name, each, _ in fields(Run())
-    if set(each.metadata.get('role', 'identity').split()) & set(roles)
+    if each.metadata.get('roles', {'identity'}) & wanted
     and of in (None, name.rpartition('.')[0])
   )
 
 
-def from_flat(fields: dict[str, Any]) -> Run:
-  """Returns the run with the given fields by dotted name; others keep their defaults.
+# A run may go on with other values of these; all else makes it another run.
+FREE_ON_RESUME = fields_with('execution', 'length', 'logging')
+
+
+def from_flat(values: dict[str, Any]) -> Run:
+  """Returns the run with the given values by dotted name; others keep their defaults.
 
   Raises:
     KeyError: a name is not in the schema.
   """
   run = Run()
   known = flat(run)
-  for name, value in fields.items():
+  for name, value in values.items():
     *path, last = name.split('.')
     target = run
     for part in path:
