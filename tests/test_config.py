@@ -241,6 +241,10 @@ def test_a_seed_fits_into_32_bits():
   )
 
 
+def test_no_spike_but_a_loss_that_is_not_finite():
+  config.check(changed('optim.guard_sigmas', math.inf))
+
+
 def test_a_number_is_an_argument_of_programs():
   numbers = config.fields_with('number')
   assert {'seed', 'model.dropout', 'optim.lr'} <= set(numbers)

@@ -1,4 +1,4 @@
-"""The rules of a run: `check` finds everything that is wrong with one, at once."""
+"""The rules of a config: `check` lists every rule that a run breaks, at once."""
 
 import dataclasses
 import math
@@ -6,12 +6,12 @@ from typing import Any
 
 from gpt_jax.config.schema import TRAINED, Run, UserError, fields, nearest
 
-# Those whose rate for a wider model is known (training/optim.py, `_kernel_rate`).
+# Optimizers whose rate for a wider model is known (training/optim.py, `_kernel_rate`).
 _MUP_OPTIMIZERS = 'adamw', 'adam_gpt1', 'muon'
 
 
 def _multiples(number: int, unit: int) -> str:
-  """Returns the multiples of `unit` next to a number, in words."""
+  """Returns the multiples of `unit` next to `number`, in words."""
   near = {number // unit * unit, -(-number // unit) * unit} - {0}
   return ' or '.join(map(str, sorted(near)))
 
@@ -20,8 +20,7 @@ def check(config: Run, devices: int = 1) -> None:
   """Raises one UserError that lists every rule the config breaks.
 
   Args:
-    config: the run.
-    devices: how many parts the rows of a batch are divided into, each on devices of
+    devices: the parts that the rows of a batch are divided into, each on devices of
       its own.
   """
   if not isinstance(config, Run):
@@ -142,7 +141,7 @@ def _wrong_value(name: str, declared: dataclasses.Field, value: Any) -> str:
   choices, low, below = map(declared.metadata.get, ('choices', 'low', 'below'))
   if choices and value not in choices:
     return f'{name}={value!r} must be one of {", ".join(choices)}'
-  if low is None or low <= value < (math.inf if below is None else below):
+  if low is None or (low <= value and (below is None or value < below)):
     return ''
   if math.isnan(value):
     return f'{name}={value} must be a number'
@@ -152,7 +151,7 @@ def _wrong_value(name: str, declared: dataclasses.Field, value: Any) -> str:
 
 
 def _wrong_exams(config: Run) -> list[str]:
-  """Returns the rules that a run breaks in what is asked while it is trained."""
+  """Returns the rules that a run breaks about the tasks it answers in training."""
   e, wrong = config.exams, []
   if not e.tasks:
     return wrong
@@ -177,7 +176,7 @@ def _wrong_exams(config: Run) -> list[str]:
 
 
 def _wrong_task(config: Run) -> list[str]:
-  """Returns the rules that a run breaks in what belongs to labelled tasks."""
+  """Returns the rules that a run breaks about fine-tuning."""
   t, wrong = config.task, []
   if not t.name:
     if config.seeds > 1:

@@ -1,7 +1,7 @@
-"""The schema of a run.
+"""The fields of a run's config, and what is known about each.
 
 An experiment is a Python file whose `get_config()` returns a `Run`. Every field can be
-set on the command line: `--config.optim.lr=3e-4`. Where a number may be switched off,
+set on the command line: `--config.optim.lr=3e-4`. Where a number can be switched off,
 0 means off; an empty string means "not given".
 """
 
@@ -12,24 +12,24 @@ from typing import Any
 
 
 class UserError(ValueError):
-  """Something the user can mend: the message says what, by which rule, and how.
+  """An error that the user can fix: the message says what, by which rule, and how.
 
   `launch.py` prints it without a traceback; any other exception is a bug of ours.
   """
 
 
-# What a field is to a run. One that says nothing is 'identity'.
+# What a field means for a run; the first is the default.
 ROLES = (
-  'identity',  # another value makes another run
-  'number',  # so does another number, but programs take it as an argument
-  'training',  # of this run alone, not of the model or the tokens that it names
-  'start',  # of new weights alone: two models that differ in it compute the same
-  'execution',  # how the same is computed; numbers differ by rounding at most
+  'identity',  # another value is another run
+  'number',  # as identity; compiled programs take it as an argument
+  'training',  # as identity; but not of the model, or the tokens, that runs may share
+  'start',  # as identity; only new weights depend on it, not what a model computes
+  'execution',  # how the same is computed; changes at most the rounding
   'length',  # how long the run is
-  'logging',  # what is measured and kept on the way
-  'place',  # where something lies
+  'logging',  # what is measured and kept during training
+  'place',  # where something is stored
 )
-TRAINED = 'bpe', 'unigram', 'byte_bpe', 'chars', 'bytes'  # tokenizers made from text
+TRAINED = 'bpe', 'unigram', 'byte_bpe', 'chars', 'bytes'  # tokenizers trained here
 
 
 def setting(
@@ -41,18 +41,17 @@ def setting(
   role: str = 'identity',
   tasks: bool = True,
 ) -> Any:
-  """Returns a field of the schema with what is known about it.
+  """Returns a field of the schema with the facts about it.
 
-  Checks, and lists of fields that belong together, are made from this: a new field is
-  its line here and no more.
+  The checks and all lists of fields derive from these facts, so that a new field is one
+  line here.
 
   Args:
-    default: its value where nothing is said.
-    choices: the texts that it may be; empty: any.
-    low: its smallest number.
-    below: a number that it does not reach.
-    role: of `ROLES`; several are separated by spaces.
-    tasks: whether a fine-tuning may change it.
+    choices: the texts it may be; empty: any.
+    low: the smallest number it may be.
+    below: numbers must be smaller than this.
+    role: one of `ROLES`, or several separated by spaces.
+    tasks: whether a fine-tuning may change it from its default.
   """
   facts = {'choices': choices, 'low': low, 'below': below, 'tasks': tasks}
   return dataclasses.field(default=default, metadata=facts | {'roles': _roles(role)})
@@ -61,7 +60,7 @@ def setting(
 def _roles(names: str) -> set[str]:
   """Returns the roles named in a text; a ValueError where one is unknown."""
   if unknown := set(names.split()) - set(ROLES):
-    raise ValueError(f'{unknown} must be of {ROLES}')
+    raise ValueError(f'roles {unknown} must be among {ROLES}')
   return set(names.split())
 
 
@@ -70,28 +69,28 @@ class Data:
   """Where the text comes from and how it becomes tokens.
 
   Attributes:
-    source: 'python:docs' (the documentation that every Python ships) or a
+    source: 'python:docs' (the documentation that comes with Python) or a
       comma-separated list of files, folders, globs, https:// addresses and hf:NAME
-      (see data/sources.py): .txt, .jsonl, .parquet, packed or not.
-    sha256: of the file behind each https:// source, comma-separated, in their order;
-      required there.
+      (see data/sources.py): .txt, .jsonl, .parquet, compressed or not.
+    sha256: checksums of the files behind https:// sources, comma-separated, in their
+      order; required for them.
     valid: sources of the held-out text; empty: `holdout` is split off `source`.
     holdout: share of the text that is held out, in (0, 1).
     split: 'documents' holds out whole documents, evenly spread; 'position' the end
       of every document; 'auto' is 'documents' from 10 documents on, else 'position'.
-    errors: 'strict' stops at invalid UTF-8; 'replace' reads U+FFFD in its place.
-    field: of a JSON line or column of a table that holds the text.
-    bad_lines: 'stop' at a JSON line without that text, or 'skip' and count them.
-    tokenizer: 'bpe' or 'unigram' (SentencePiece), 'byte_bpe' (GPT-2's kind), each
-      trained on the training text; 'chars', 'bytes'; or a path: a SentencePiece
-      .model, a tokenizer.json, or a folder with GPT-1's or GPT-2's vocabulary.
-    vocab: entries of a tokenizer trained here, special ones included.
-    sampling: of 'bpe' and 'unigram', on the training text: 0 takes the best pieces,
-      above 0 draws them: BPE drops merges at this rate, unigram draws by probability
-      to this power.
-    cleaning: before GPT-1's BPE: 'release' (needs ftfy and spaCy), 'basic', or 'auto':
-      release where they are installed.
-    processes: that encode; 0 means one for each core.
+    errors: at invalid UTF-8, 'strict' stops; 'replace' reads U+FFFD instead.
+    field: key of a JSON line, or column of a table, that holds the text.
+    bad_lines: at a JSON line without that text, 'stop'; or 'skip' it, and count.
+    tokenizer: 'bpe' or 'unigram' (SentencePiece) or 'byte_bpe' (GPT-2's kind), trained
+      on the training text; 'chars'; 'bytes'; or a path: a SentencePiece .model, a
+      tokenizer.json, or a folder with GPT-1's or GPT-2's vocabulary.
+    vocab: size of a tokenizer trained here, special tokens included.
+    sampling: how 'bpe' and 'unigram' split the training text: 0 takes the best pieces,
+      above 0 samples them: BPE drops merges at this rate, unigram samples by
+      probability to this power.
+    cleaning: of text before GPT-1's BPE: 'release' (needs ftfy and spaCy), 'basic', or
+      'auto': 'release' where those are installed.
+    processes: that encode text; 0 means one for each core.
     tokens: a folder that `launch.py prepare` filled; empty: the workdir itself.
     windows: 'epochs' visits every window of T tokens once an epoch, shuffled;
       'random' draws windows at random offsets, as nanoGPT does.
@@ -116,40 +115,42 @@ class Data:
 
 @dataclasses.dataclass
 class Model:
-  """The shape of a GPT; letters as in docs/design.md.
+  """The model; letters as in docs/design.md.
 
   Attributes:
     L: layers.
     D: width of the residual stream.
     N: attention heads; divides D.
     F: width of the MLP; 0 means 4 * D.
-    T: context, tokens.
+    T: context length in tokens.
     vocab: tokens that can be predicted; 0 means as many as the tokenizer has.
     norm: where a block has its LayerNorms: 'pre', before each branch, and one after
-      the last block (GPT-2, GPT-3); 'post', after each sum, and no last one (GPT-1).
+      the last block (GPT-2, GPT-3); 'post', after each sum, and none at the end
+      (GPT-1).
     activation: 'gelu' (exact), 'gelu_tanh' (GPT-1, 2, 3) or 'relu'.
     attention: 'dense', 'banded', or a comma-separated pattern that the layers repeat:
-      'dense,banded' alternates as GPT-3 does (section 2.1); 'dense' switches it off.
-    band: positions that a banded layer sees, its own included. Neither the width nor
-      which layers are banded was published; 256 is GPT-Neo's.
-    attention_scale: whether attention logits are divided by sqrt(H) (GPT-Neo: not).
+      'dense,banded' alternates as in GPT-3 (section 2.1).
+    band: positions that a banded layer sees, its own included. GPT-3's paper gives
+      neither the width nor which layers are banded; 256 is GPT-Neo's.
+    attention_scale: whether attention logits are divided by sqrt(H) (GPT-Neo: no).
     tied: whether the output matrix is `wte`.
-    bias: whether linear layers and LayerNorms have biases (nanoGPT's switch).
-    qkv_bias: whether, with `bias`, the query, key and value have them (GPT-Neo: not).
+    bias: whether linear layers and LayerNorms have biases (as in nanoGPT).
+    qkv_bias: whether query, key and value have biases too, with `bias` (GPT-Neo: no).
     scaled_init: whether weights that write to the residual stream start smaller, by
-      1 / sqrt(2 L) (GPT-2, section 2.3; GPT-1: not).
+      1 / sqrt(2 L) (GPT-2, section 2.3; GPT-1: no).
     dropout: rate on embeddings, attention weights and residual branches.
-    dropout_wte: whether the embeddings' dropout is on entries of `wte` and `wpe`,
-      before look-up and output alike (GPT-1's released code), and not on their sum.
+    dropout_wte: whether dropout of the embeddings acts on the entries of `wte` and
+      `wpe`, for look-up and output alike (GPT-1's released code), not on their sum.
     dtype: of the computation, 'float32' or 'bfloat16'; parameters are float32.
-    remat: what the backward pass computes again instead of keeping: 'none',
-      'attention' (the weights of attention) or 'block' (a layer but for its input).
+    remat: what the backward pass recomputes instead of keeping: 'none', 'attention'
+      (the attention weights) or 'block' (all of a layer but its input).
     flash: 'auto' takes cuDNN's flash attention or the TPU's where it can (bfloat16, no
       dropout), else ours; 'plain' always ours.
-    scan: whether training goes over the layers in a compiled loop: quicker to compile
+    scan: whether training loops over the layers in compiled code: quicker to compile
       and, with remat, smaller; unrolled is faster. Parameters are the same.
     mup_base: width at which the hyper-parameters were tuned, for the maximal update
-      parametrisation (docs/design.md): they hold at width D then. 0: the standard one.
+      parametrisation (docs/design.md), which carries them over to width D. 0: the
+      standard parametrisation.
     mup_base_N: heads at that width; 0: as many as keep the size of a head.
   """
 
@@ -192,16 +193,17 @@ class Optim:
       the update), 'constant', or 'wsd' (constant, then linear over `cooldown`).
     warmup: updates of linear warm-up.
     cooldown: updates of the last phase of 'wsd'.
-    muon_momentum: of Muon (Nesterov's).
+    muon_momentum: Muon's Nesterov momentum.
     beta1, beta2, eps: of Adam; Lion has the first two, Adafactor its own.
-    weight_decay: decoupled, on weight matrices and embeddings only; not of SGD.
+    weight_decay: decoupled, on weight matrices and embeddings only; SGD has none.
     clip: largest global norm of the gradient; 0 means off.
-    ema: decay, an update, of an exponential moving average of the weights, which is
-      evaluated and loaded in their place; 0 means off.
-    guard: at a spike, a loss that is not finite or `guard_sigmas` standard deviations
-      above its running mean: 'off', nothing; 'skip' leaves the update out; 'rollback'
-      goes to the last checkpoint and on with later data (PaLM, section 5.1).
-    guard_sigmas: how far a loss may stand out.
+    ema: decay per update of an exponential moving average of the weights, which is
+      evaluated and loaded instead of them; 0 means off.
+    guard: at a spike, a loss that is not finite or is `guard_sigmas` standard
+      deviations above its running mean: 'off' does nothing; 'skip' leaves the update
+      out; 'rollback' returns to the last checkpoint and continues with later data
+      (PaLM, section 5.1).
+    guard_sigmas: standard deviations that make a spike.
   """
 
   name: str = setting(
@@ -230,14 +232,13 @@ class Task:
   """A labelled task that a model is fine-tuned on (GPT-1, sections 3.2 and 3.3).
 
   Attributes:
-    name: of the task, one of `tasks.labelled_table.TASKS`; empty: a run is one of
-      language modelling.
-    data: a folder with the files of the task's official distribution; or a data set of
-      Hugging Face's, spelled hf:NAME, hf:NAME:CONFIG, or either with @REVISION behind:
+    name: one of `tasks.labelled_table.TASKS`; empty: the run is language modelling.
+    data: a folder with the files of the task's official distribution; or a Hugging Face
+      data set, hf:NAME or hf:NAME:CONFIG, either with @REVISION behind it:
       hf:nyu-mll/glue:sst2@main; `tasks.labelled_table` has one for each task. hf:FOLDER
       opens one that `save_to_disk` wrote, without network.
-    examples: of training, drawn once from all; 0 means all.
-    epochs: over them.
+    examples: training examples, drawn once from all; 0 means all.
+    epochs: passes over them.
     warmup: share of the updates that are warm-up.
     aux: weight of the language-model loss beside the task's (lambda of section 3.2).
     dropout: rate before the head.
@@ -247,8 +248,8 @@ class Task:
       'lora', those and a low-rank change of every linear layer (Hu et al. 2021).
     rank: of that change.
     alpha: the change is scaled by alpha / rank.
-    batches: 'length' fills batches with examples of about one length, so that little
-      padding is computed; 'random' with any.
+    batches: 'length' fills batches with examples of about one length, which needs
+      little padding; 'random' with any.
     together: seeds that train in one program; 0 means as many as fit into memory.
   """
 
@@ -269,15 +270,15 @@ class Task:
 
 @dataclasses.dataclass
 class Exams:
-  """Tasks that a model answers while it is trained, without being trained on them.
+  """Tasks that a model answers during training, without being trained on them.
 
   Attributes:
-    tasks: comma-separated, of docs/tasks.md; empty: none.
-    data: the folder of their folders.
+    tasks: comma-separated names from docs/tasks.md; empty: none.
+    data: the folder that holds a folder for each task.
     shots: comma-separated numbers of solved examples before a question.
-    limit: questions of a task at most; 0 means all.
-    every: updates between two times, a multiple of `eval_every`; 0 means at the end
-      only. The last update always has one.
+    limit: largest number of questions of a task; 0 means all.
+    every: updates from one benchmark to the next, a multiple of `eval_every`; 0 means
+      only at the end. There is always one after the last update.
   """
 
   tasks: str = setting('', role='logging')
@@ -293,26 +294,27 @@ class Run:
 
   Attributes:
     seed: of initialisation, data order and dropout.
-    seeds: of a task: how many runs are trained, with seeds from `seed` on.
-    steps: optimizer updates; of a task 0 means as many as `task.epochs` are.
+    seeds: how many runs a fine-tuning trains, with seeds from `seed` on.
+    steps: optimizer updates; with a task, 0 means as many as `task.epochs` need.
     batch: rows (windows of T tokens) per update, over all devices.
     batch_start: rows of the first updates; with `batch_ramp`, updates grow from them to
       `batch` rows, by so many at a time (GPT-3, section 2.3). 0 means no ramp.
-    batch_ramp: tokens over which they do, evenly.
+    batch_ramp: tokens over which they grow, evenly.
     accumulate: micro-batches that an update is split into.
-    loss_chunk: positions of a row whose logits exist at a time, for memory; 0 means
+    loss_chunk: positions of a row whose logits exist at a time, to save memory; 0 means
       all.
     devices: how many to use; 0 means all.
     layout: how they share the work: '', each a part of the rows; or a product of
       'data' (a part of the rows), 'fsdp' (a part of the rows, and of the parameters
       and optimizer state) and 'tensor' (a part of each layer), like 'data=2,fsdp=4'.
       One number may be left out.
-    init_from: a workdir whose best weights and tokenizer to start from; of a task also
-      a folder of Hugging Face's, and `model` then says only what training may choose.
+    init_from: a workdir whose best weights and tokenizer to start from. With a task
+      also a Hugging Face folder; the model's shape is then that of `init_from`, and
+      `model` sets only what training may choose.
     log_every: updates between lines of metrics.
     eval_every: updates between evaluations on held-out text, each followed by
-      samples and a checkpoint. The last update always has one. Of a task, an epoch at
-      most.
+      samples and a checkpoint; with a task, at most an epoch. There is always one after
+      the last update.
     eval_tokens: held-out tokens read by an evaluation during training; 0 means all.
     eval_batch: rows per device of an evaluation step.
     keep: latest checkpoints kept beside the best one.
@@ -363,11 +365,11 @@ def flat(config: Any) -> dict[str, Any]:
 
 
 def fields_with(*roles: str, of: str | None = None) -> tuple[str, ...]:
-  """Returns the dotted names of the fields that have one of some roles.
+  """Returns the dotted names of the fields that have at least one of the roles.
 
   Args:
-    roles: of `ROLES`.
-    of: the section of the config, such as 'model'; '' is `Run` itself; None: any.
+    of: a section of the config, such as 'model', '' for the fields of `Run` itself;
+      None: any section.
   """
   wanted = _roles(' '.join(roles))
   return tuple(
@@ -378,7 +380,7 @@ def fields_with(*roles: str, of: str | None = None) -> tuple[str, ...]:
   )
 
 
-# A run may go on with other values of these; all else makes it another run.
+# A run may be resumed with other values of these; any other field makes another run.
 FREE_ON_RESUME = fields_with('execution', 'length', 'logging')
 
 
