@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from gpt_jax.config import UserError
+from gpt_jax.config import TRAINED, UserError
 from gpt_jax.tokenizers.bpe_files import (
   EOT,
   KIND,
@@ -26,7 +26,6 @@ from gpt_jax.tokenizers.byte_level import ByteLevel
 from gpt_jax.tokenizers.gpt1 import GPT1
 from gpt_jax.tokenizers.sentencepiece_model import SentencePiece
 
-TRAINED = 'bpe', 'unigram', 'byte_bpe', 'chars', 'bytes'  # kinds made from texts
 _BYTE_BPE_SAMPLE = 32 << 20  # characters
 
 
