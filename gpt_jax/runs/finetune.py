@@ -37,7 +37,7 @@ from gpt_jax.runs.workdir import (
 )
 from gpt_jax.tasks import inputs, labelled
 from gpt_jax.tasks.labelled_table import TASKS
-from gpt_jax.training import checkpoint, loop, metrics_log, task_step
+from gpt_jax.training import checkpoint, checksums, loop, metrics_log, task_step
 from gpt_jax.training.members import Group, Job, devices, group_size, row_parts
 from gpt_jax.training.step import State
 from gpt_jax.training.throughput import Throughput, free_memory
@@ -92,7 +92,7 @@ def job(run: config.Run, report: Callable[[str], None]) -> Job:
   config.check(run, row_parts(run, group_size(run)))
   digests = {'train': _digest(train), 'dev': _digest(dev)}
   if run.task.transfer != 'none':
-    digests['source'] = _sha256(jax.tree.leaves(source.params))
+    digests['source'] = checksums.digest(source.params)
   return Job(
     run,
     task,
@@ -240,7 +240,8 @@ def _check_same_data(job: Job, workdir: pathlib.Path) -> None:
   if not path.exists():
     return
   before = json.loads(path.read_text(encoding='utf-8'))['data']
-  changed = [name for name in job.digests if before.get(name) != job.digests[name]]
+  here = comparable(job, before)
+  changed = [name for name in here if before.get(name) != here[name]]
   if changed:
     where = {'source': f'init_from={job.run.init_from}'}
     raise UserError(
@@ -248,6 +249,20 @@ def _check_same_data(job: Job, workdir: pathlib.Path) -> None:
       + ', '.join(where.get(n, f'task.data={job.run.task.data}, {n}') for n in changed)
       + '; restore them, or choose another workdir'
     )
+
+
+def comparable(job: Job, before: dict[str, str]) -> dict[str, str]:
+  """Returns a job's digests, to be compared with those of a run.json.
+
+  Fine-tunings used to hash the source's weights without their names. Where `before` has
+  that hash of the same weights, the result has it too.
+  """
+  older = before.get('source')
+  if older in (None, job.digests.get('source')):
+    return job.digests
+  source = load(job.run.init_from).params
+  same = older == _sha256(jax.tree.leaves(source))
+  return job.digests | ({'source': older} if same else {})
 
 
 def _write_workdir(

@@ -10,7 +10,7 @@ import numpy as np
 
 from gpt_jax import config
 from gpt_jax.config import UserError
-from gpt_jax.runs import benchmark, finetune, provenance, train
+from gpt_jax.runs import finetune, provenance, train
 from gpt_jax.runs.workdir import (
   check_same_run,
   load,
@@ -216,12 +216,13 @@ def _data_read(
 ) -> list[str]:
   """Returns how what the run will read differs from what it read."""
   if run.task.name:
-    return data_changes(about['data'], finetune.job(run, report).digests)
+    before = about['data']
+    return data_changes(before, finetune.comparable(finetune.job(run, report), before))
   into.mkdir(parents=True, exist_ok=True)
   check_same_run(first, into)
   here = prepared(run, into, report).digests()
   if run.init_from and 'source' in about['data']:
-    here['source'] = benchmark.parameters_digest(load(run.init_from).params)
+    here['source'] = checksums.digest(load(run.init_from).params)
   return data_changes(about['data'], here)
 
 

@@ -11,7 +11,7 @@ from gpt_jax.data import token_files, windows
 from gpt_jax.evaluation import likelihood
 from gpt_jax.inference.language_model import LanguageModel
 from gpt_jax.model.gpt import GPTConfig, init_params
-from gpt_jax.runs import benchmark, cost
+from gpt_jax.runs import cost
 from gpt_jax.runs.workdir import (
   Prepared,
   alone,
@@ -21,7 +21,7 @@ from gpt_jax.runs.workdir import (
   read_about,
   write_run_json,
 )
-from gpt_jax.training import checkpoint, sharding, step
+from gpt_jax.training import checkpoint, checksums, sharding, step
 
 # Fields of a shape that two models that compute the same may differ in.
 _NOT_THE_FUNCTION = 'vocab scaled_init dropout_wte dtype remat flash scan'.split()
@@ -200,7 +200,7 @@ def _source_digest(source: dict | None, workdir: pathlib.Path) -> dict[str, str]
   Empty where it started from new ones.
   """
   if source is not None:
-    return {'source': benchmark.parameters_digest(source)}
+    return {'source': checksums.digest(source)}
   if not (workdir / 'run.json').exists():
     return {}
   before = read_about(workdir)['data']
