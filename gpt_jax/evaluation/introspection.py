@@ -37,13 +37,7 @@ class Explanation(NamedTuple):
 def explained(
   params: dict, cfg: GPTConfig, ids: Sequence[int], pieces: Sequence[str]
 ) -> Explanation:
-  """Returns what a model does with a text.
-
-  Args:
-    params: the parameters.
-    cfg: of the model.
-    ids: tokens, the first of which is read only.
-    pieces: the text of each.
+  """Returns what a model does with a text, whose first token is read only.
 
   Raises:
     UserError: fewer than two tokens, or more than the context.
@@ -55,8 +49,8 @@ def explained(
     )
   plain = dataclasses.replace(cfg, scan=False, flash='plain', remat='none')
   row = np.array(ids, np.int32)
-  found = _inside(params, row[None], cfg=plain)
-  next_logp, attention, hidden = (np.asarray(x) for x in found)
+  inside = _inside(params, row[None], cfg=plain)
+  next_logp, attention, hidden = (np.asarray(x) for x in inside)
   logp = next_logp[np.arange(len(ids) - 1), row[1:]]
   return Explanation(list(ids), list(pieces), logp, next_logp, attention, hidden)
 
