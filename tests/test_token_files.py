@@ -465,7 +465,7 @@ print(peak() - before)
   assert int(out) < size / 2
 
 
-@pytest.mark.parametrize('module', ['prepare', 'split', 'formats', 'encoding'])
+@pytest.mark.parametrize('module', ['prepare', 'split', 'formats', 'encode'])
 def test_the_rooms_of_text_import_without_jax(module):
   code = f'import sys, gpt_jax.data.{module}; assert "jax" not in sys.modules'
   subprocess.run([sys.executable, '-c', code], check=True, cwd=ROOT)
