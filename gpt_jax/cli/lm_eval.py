@@ -122,8 +122,6 @@ class GPTJax(TemplateLM):
 
     Args:
       requests: texts (None: not to be cached), ids of context and of continuation.
-      disable_tqdm: no progress bar.
-      **kwargs: batch sizes of other models.
 
     Raises:
       UserError: a continuation is empty or longer than the context of the model.
@@ -174,7 +172,6 @@ class GPTJax(TemplateLM):
     Args:
       requests: a context, and `until`, `max_gen_toks`, `do_sample`, `temperature` or
         settings of `LanguageModel.generate`.
-      disable_tqdm: no progress bar.
 
     Raises:
       UserError: a setting is unknown or out of its range.
