@@ -1,4 +1,4 @@
-"""Exams: all-knowing and guessing students, rules by hand, resuming, bad input."""
+"""Benchmarks: models that know all or guess, rules by hand, resuming, bad input."""
 
 import json
 import math
@@ -8,7 +8,8 @@ import prompt_files
 import pytest
 
 from gpt_jax.config import UserError
-from gpt_jax.evaluation import benchmark, scoring_rules, text_metrics
+from gpt_jax.evaluation import scoring_rules, text_metrics
+from gpt_jax.evaluation.benchmark import Benchmark, TaskModel, plan, run_benchmark
 from gpt_jax.evaluation.likelihood import TokenScores
 from gpt_jax.tasks import prompted_files
 from gpt_jax.tasks.prompted import TASKS, TEXTS
@@ -31,14 +32,14 @@ def encode(text):
   return list(text.encode()) or [0]
 
 
-def oracle(exam):
-  """Returns a student that knows the right continuation of every prompt."""
+def oracle(benchmark):
+  """Returns a model that knows the right continuation of every prompt."""
   right, written = set(), {}
-  for question, text in zip(exam.questions, exam.prompts, strict=True):
-    asked = scoring_rules.requests(exam.task, question, text)
-    half = asked if exam.form == 'last_word' else asked[: len(asked) // 2]
+  for question, text in zip(benchmark.questions, benchmark.prompts, strict=True):
+    asked = scoring_rules.requests(benchmark.task, question, text)
+    half = asked if benchmark.form == 'last_word' else asked[: len(asked) // 2]
     right |= {half[i] for i in question.gold if half}
-    if exam.form == 'partial':
+    if benchmark.form == 'partial':
       right |= {asked[len(asked) // 2 + i] for i in question.gold}
     said = question.answers[question.gold[0]] if question.gold else ' something else'
     written[text] = said
@@ -52,11 +53,11 @@ def oracle(exam):
   def write(task, prompts):
     yield from enumerate(written[text] for text in prompts)
 
-  return benchmark.TaskModel(score, write, None, encode, LONG)
+  return TaskModel(score, write, None, encode, LONG)
 
 
 def guesser(seed):
-  """Returns a student whose likelihoods are drawn from a seed."""
+  """Returns a model whose likelihoods are drawn from a seed."""
   rng = np.random.default_rng(seed)
 
   def score(task, requests):
@@ -66,12 +67,12 @@ def guesser(seed):
   def write(task, prompts):
     yield from enumerate('' for _ in prompts)
 
-  return benchmark.TaskModel(score, write, None, encode, LONG)
+  return TaskModel(score, write, None, encode, LONG)
 
 
 def only(name, data, **settings):
-  (exam,) = benchmark.exams([name], data, **settings)
-  return exam
+  (benchmark,) = plan([name], data, **settings)
+  return benchmark
 
 
 @pytest.mark.parametrize('name', sorted(TASKS))
@@ -81,18 +82,18 @@ def test_one_who_knows_all_has_full_marks_by_every_rule(name, data):
   if name == 'cnn_dm':
     pytest.importorskip('rouge_score')
   for shots in (0, 1):
-    exam = only(name, data, shots=[shots])
-    results, cut = benchmark.take(exam, oracle(exam))
+    benchmark = only(name, data, shots=[shots])
+    results, cut = run_benchmark(benchmark, oracle(benchmark))
     assert cut == 0 and results.keys() >= set(TASKS[name].metrics)
     for metric, rules in results.items():
-      assert exam.rule in rules
+      assert benchmark.rule in rules
       for rule, found in rules.items():
         assert found['low'] <= found['value'] <= found['high']
         if metric == 'perplexity':
           assert found['value'] < 1.1
           continue
         if metric == 'coqa_f1':  # answers that differ leave nobody full marks
-          asked = exam.questions
+          asked = benchmark.questions
           best = [text_metrics.coqa_f1(q.answers[0], q.answers) for q in asked]
           full = pytest.approx(np.mean(best))
         else:
@@ -111,16 +112,16 @@ def test_one_who_knows_all_has_full_marks_on_real_files(name, shared_data):
     pytest.skip(f'no file of {name} there')
   split = task.split if task.split in splits else splits[-1]
   settings = {'split': split, 'examples': 'itself', 'limit': 100, 'shots': [0, 3]}
-  for exam in benchmark.exams([name], place, **settings):
-    assert len(exam.questions) >= 50
-    results, _ = benchmark.take(exam, oracle(exam))
+  for benchmark in plan([name], place, **settings):
+    assert len(benchmark.questions) >= 50
+    results, _ = run_benchmark(benchmark, oracle(benchmark))
     for metric, rules in results.items():
       for rule, found in rules.items():
         assert found['value'] == 1 or metric == 'perplexity', (metric, rule)
 
 
 def many(form_of, options, n=400):
-  """Returns an exam of so many made-up questions of a task."""
+  """Returns a benchmark of so many made-up questions of a task."""
   task = TASKS[form_of]
   questions = [
     Question(f'q{i}', tuple(f' {j} of {i}' for j in range(options)), (i % options,))
@@ -129,7 +130,7 @@ def many(form_of, options, n=400):
   if task.form == 'partial':
     questions = [q._replace(completion=' end') for q in questions]
   prompts = [question.context for question in questions]
-  return benchmark.Exam(task, 'dev', 0, 0, 0, '', 0, questions, prompts, [])
+  return Benchmark(task, 'dev', 0, 0, 0, '', 0, questions, prompts, [])
 
 
 @pytest.mark.parametrize(
@@ -143,12 +144,12 @@ def many(form_of, options, n=400):
   ],
 )
 def test_one_who_guesses_is_at_chance_within_the_interval(name, options):
-  exam = many(name, options)
-  chance = scoring_rules.chance(exam.task, exam.questions)
+  benchmark = many(name, options)
+  chance = scoring_rules.chance(benchmark.task, benchmark.questions)
   assert chance == pytest.approx(1 / options)
   inside = []
   for seed in range(20):
-    results, _ = benchmark.take(exam, guesser(seed))
+    results, _ = run_benchmark(benchmark, guesser(seed))
     for found in results['accuracy'].values():
       inside.append(found['low'] <= chance <= found['high'])
   assert np.mean(inside) > 0.85  # of 95 %
@@ -227,10 +228,10 @@ def test_rules_of_the_last_word():
   assert results['perplexity']['last_token']['value'] == pytest.approx(math.exp(2))
 
 
-def test_a_broken_exam_goes_on_where_it_stopped(data, tmp_path):
-  exam = many('hellaswag', 3, 50)
-  whole, _ = benchmark.take(exam, oracle(exam), tmp_path / 'whole.jsonl')
-  path, real = tmp_path / 'part.jsonl', oracle(exam)
+def test_an_interrupted_benchmark_resumes(data, tmp_path):
+  benchmark = many('hellaswag', 3, 50)
+  whole, _ = run_benchmark(benchmark, oracle(benchmark), tmp_path / 'whole.jsonl')
+  path, real = tmp_path / 'part.jsonl', oracle(benchmark)
 
   class Broken(Exception):
     pass
@@ -242,7 +243,7 @@ def test_a_broken_exam_goes_on_where_it_stopped(data, tmp_path):
       yield found
 
   with pytest.raises(Broken):
-    benchmark.take(exam, real._replace(score=breaks), path)
+    run_benchmark(benchmark, real._replace(score=breaks), path)
   kept = [json.loads(line)['number'] for line in path.read_text().splitlines()]
   assert 0 < len(kept) < 50
   with open(path, 'a') as file:
@@ -253,7 +254,7 @@ def test_a_broken_exam_goes_on_where_it_stopped(data, tmp_path):
     asked.extend(requests)
     yield from real.score(task, requests)
 
-  again, _ = benchmark.take(exam, real._replace(score=watched), path)
+  again, _ = run_benchmark(benchmark, real._replace(score=watched), path)
   assert again == whole
   contexts = {request.context for request in asked} - {'Answer:'}
   assert contexts == {f'q{i}' for i in range(50) if i not in kept}
@@ -263,8 +264,8 @@ def test_a_broken_exam_goes_on_where_it_stopped(data, tmp_path):
 def test_perplexity_counts_every_token_once_and_divides_by_units(tmp_path):
   page = ' = Tea = \n \n He said , " It \'s 5 @.@ 5 degrees . " \n'
   (tmp_path / 'wiki.test.tokens').write_text(page + page.replace('Tea', 'Milk'))
-  exam = only('wikitext2', tmp_path)
-  assert len(exam.documents) == 2
+  benchmark = only('wikitext2', tmp_path)
+  assert len(benchmark.documents) == 2
   seen = []
 
   def window(pairs):
@@ -274,15 +275,15 @@ def test_perplexity_counts_every_token_once_and_divides_by_units(tmp_path):
 
   for stride, T in ((0, 16), (4, 16), (0, LONG)):
     seen.clear()
-    who = benchmark.TaskModel(None, None, window, encode, T)
-    results, cut = benchmark.take(exam._replace(stride=stride), who)
-    text = [b for document in exam.documents for b in document.text.encode()]
+    model = TaskModel(None, None, window, encode, T)
+    results, cut = run_benchmark(benchmark._replace(stride=stride), model)
+    text = [b for document in benchmark.documents for b in document.text.encode()]
     assert [i for _, ids in seen for i in ids] == text and cut == 0
     assert all(1 <= len(context) <= T for context, _ in seen)
-    words = sum(document.words for document in exam.documents)
+    words = sum(document.words for document in benchmark.documents)
     found = results['word_perplexity']['windows']['value']
     assert found == pytest.approx(math.exp(0.5 * len(text) / words))
-    size = sum(document.bytes for document in exam.documents)
+    size = sum(document.bytes for document in benchmark.documents)
     found = results['bits_per_byte']['windows']['value']
     assert found == pytest.approx(0.5 * len(text) / math.log(2) / size)
     if stride:
@@ -291,22 +292,20 @@ def test_perplexity_counts_every_token_once_and_divides_by_units(tmp_path):
 
 
 def test_prompts_that_are_too_long_are_counted():
-  exam = many('hellaswag', 2, 6)
-  exam = exam._replace(prompts=['x' * (10 * n + 5) for n in range(6)])
-  who = guesser(0)._replace(longest=39)
-  _, cut = benchmark.take(exam, who)
+  benchmark = many('hellaswag', 2, 6)
+  benchmark = benchmark._replace(prompts=['x' * (10 * n + 5) for n in range(6)])
+  model = guesser(0)._replace(T=39)
+  _, cut = run_benchmark(benchmark, model)
   # 6 bytes of an answer, 40 ids with the last, which is not read
   assert cut == sum(10 * n + 5 + len(' 0 of 0') > 40 for n in range(6))
 
 
 def test_a_prompt_that_leaves_no_room_for_an_answer_to_be_written_is_counted():
-  exam = many('triviaqa', 1, 6)
-  exam = exam._replace(prompts=['x' * n for n in (1, 7, 8, 9, 10, 90)])
-  who = benchmark.TaskModel(
-    None, lambda _, p: enumerate('' for _ in p), None, encode, 0
-  )
-  who = who._replace(longest=exam.task.limit + 8)
-  assert benchmark.take(exam, who)[1] == 3
+  benchmark = many('triviaqa', 1, 6)
+  benchmark = benchmark._replace(prompts=['x' * n for n in (1, 7, 8, 9, 10, 90)])
+  model = TaskModel(None, lambda _, p: enumerate('' for _ in p), None, encode, 0)
+  model = model._replace(T=benchmark.task.limit + 8)
+  assert run_benchmark(benchmark, model)[1] == 3
 
 
 def test_a_limit_counts_questions_where_several_rows_are_about_one(tmp_path):
@@ -320,28 +319,24 @@ def test_a_limit_counts_questions_where_several_rows_are_about_one(tmp_path):
   row = {'idx': 0, 'passage': {'text': 'Tea.', 'questions': questions}}
   (tmp_path / 'multirc').mkdir()
   (tmp_path / 'multirc/val.jsonl').write_text(json.dumps(row) + '\n')
-  exam = only('multirc', tmp_path, limit=2)
-  assert len(exam.questions) == 6 and exam.limit == 2
-  assert len({question.group for question in exam.questions}) == 2
+  benchmark = only('multirc', tmp_path, limit=2)
+  assert len(benchmark.questions) == 6 and benchmark.limit == 2
+  assert len({question.group for question in benchmark.questions}) == 2
   assert only('multirc', tmp_path, limit=9).limit == 0
 
 
 def test_one_file_has_no_examples_of_another_split(data):
   with pytest.raises(UserError, match='is one file.*split dev'):
-    benchmark.exams(
-      ['reversed_words'], _file(data, 'reversed_words'), shots=[1], examples='dev'
-    )
+    plan(['reversed_words'], _file(data, 'reversed_words'), shots=[1], examples='dev')
 
 
 def _file(data, name):
   return prompted_files.find(TASKS[name], data, TASKS[name].split)
 
 
-def test_exams_are_drawn_by_seed_and_told_apart(data):
-  found = benchmark.exams(
-    ['reversed_words'], data, shots=[0, 1, 2], seeds=2, examples='itself'
-  )
-  names = [exam.name for exam in found]
+def test_benchmarks_are_drawn_by_seed_and_have_names_of_their_own(data):
+  found = plan(['reversed_words'], data, shots=[0, 1, 2], seeds=2, examples='itself')
+  names = [benchmark.name for benchmark in found]
   assert names == [
     'reversed_words-0shot',
     'reversed_words-1shot-seed0',
@@ -349,10 +344,8 @@ def test_exams_are_drawn_by_seed_and_told_apart(data):
     'reversed_words-2shot-seed0',
     'reversed_words-2shot-seed1',
   ]
-  assert len({exam.digest() for exam in found}) >= 4
-  again = benchmark.exams(
-    ['reversed_words'], data, shots=[0, 1, 2], seeds=2, examples='itself'
-  )
+  assert len({benchmark.digest() for benchmark in found}) >= 4
+  again = plan(['reversed_words'], data, shots=[0, 1, 2], seeds=2, examples='itself')
   assert [a.digest() for a in again] == [a.digest() for a in found]
   few = only('reversed_words', data, limit=2)
   assert len(few.questions) == 2 and few.digest() != found[0].digest()
@@ -374,18 +367,18 @@ def test_exams_are_drawn_by_seed_and_told_apart(data):
 )
 def test_what_cannot_be_asked_is_refused(data, names, settings, message):
   with pytest.raises(UserError, match=message):
-    benchmark.exams(names, data, **settings)
+    plan(names, data, **settings)
 
 
 def test_a_missing_file_says_where_to_get_it(tmp_path):
   for name in [*TASKS, *TEXTS]:
     with pytest.raises(UserError, match='[Gg]et it from'):
-      benchmark.exams([name], tmp_path)
+      plan([name], tmp_path)
 
 
 def test_damaged_answers_are_named(tmp_path):
-  exam = many('piqa', 2, 3)
+  benchmark = many('piqa', 2, 3)
   path = tmp_path / 'x.jsonl'
   path.write_text('{"number": 0}\nrubbish\n')
   with pytest.raises(UserError, match='x.jsonl is damaged'):
-    benchmark.take(exam, oracle(exam), path)
+    run_benchmark(benchmark, oracle(benchmark), path)

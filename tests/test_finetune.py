@@ -1,5 +1,6 @@
 """Fine-tuned workdirs, from a pre-trained one to predictions."""
 
+import hashlib
 import json
 import os
 import pathlib
@@ -22,7 +23,7 @@ from gpt_jax.runs.train import train as train_run
 from gpt_jax.runs.workdir import best_line
 from gpt_jax.tasks import inputs, labelled
 from gpt_jax.tasks.labelled_table import TASKS
-from gpt_jax.training import checkpoint, loop, members, metrics_log
+from gpt_jax.training import checkpoint, checksums, loop, members, metrics_log
 
 GOOD, BAD = ['good', 'fine', 'nice', 'warm'], ['bad', 'dull', 'cold', 'weak']
 
@@ -373,6 +374,27 @@ def test_other_contents_of_source_or_data_are_noticed(place, finished, tmp_path)
   (workdir / 'run.json').write_text(json.dumps(about))
   with pytest.raises(UserError, match='other contents of task.data=.*, train'):
     train(make(place, task__data=str(tmp_path / 'sst2')), workdir)
+
+
+def test_a_run_with_the_older_hash_of_its_source_goes_on(place, finished, tmp_path):
+  workdir = tmp_path / 'run'
+  shutil.copytree(finished[0], workdir)
+  path = workdir / 'run.json'
+  about = json.loads(path.read_text())
+  params = gpt_jax.load(about['config']['init_from']).params
+  assert about['data']['source'] == checksums.digest(params)
+  older = hashlib.sha256()
+  for leaf in map(np.asarray, jax.tree.leaves(params)):
+    older.update(f'{leaf.shape}'.encode() + leaf.tobytes())
+  about['data']['source'] = older.hexdigest()
+  path.write_text(json.dumps(about))
+  assert 'finished' in train(make(place), workdir)
+  job = finetune.job(make(place), lambda text: None)
+  assert finetune.comparable(job, about['data']) == about['data']
+  about['data']['source'] = '0' * 64
+  path.write_text(json.dumps(about))
+  with pytest.raises(UserError, match='other contents of init_from='):
+    train(make(place), workdir)
 
 
 def test_a_run_that_has_begun_keeps_its_groups(place, finished):

@@ -1,6 +1,7 @@
 """The import rule of docs/design.md, and rooms that must stay without jax."""
 
 import ast
+import graphlib
 import pathlib
 import subprocess
 import sys
@@ -56,6 +57,24 @@ def test_a_module_imports_only_from_rooms_before_its_own(path):
     assert name.split('.')[0] not in ('launch', 'experiments'), name
     if name.startswith('gpt_jax.'):
       assert ORDER.index(room(name)) <= ORDER.index(parts[0]), f'{path} imports {name}'
+
+
+def module_name(path: pathlib.Path) -> str:
+  parts = path.relative_to(ROOT).with_suffix('').parts
+  return '.'.join(part for part in parts if part != '__init__')
+
+
+def test_no_modules_import_each_other_in_a_circle():
+  graph = {module_name(path): set() for path in MODULES}
+  for path in MODULES:
+    for node in ast.walk(ast.parse(path.read_text())):
+      if isinstance(node, ast.ImportFrom):
+        for alias in node.names:
+          whole = f'{node.module}.{alias.name}'
+          graph[module_name(path)].add(whole if whole in graph else node.module)
+  del graph['gpt_jax']  # it offers `load`, lazily
+  assert 'gpt_jax.tokenizers.protocol' in graph['gpt_jax.tokenizers.kinds']
+  list(graphlib.TopologicalSorter(graph).static_order())  # or a CycleError names it
 
 
 def test_every_room_is_named_in_the_order():

@@ -203,7 +203,7 @@ def test_other_words_stand_in_tokenizer_json_alone(trained, text, tmp_path):
 
 def test_merges_go_by_their_pairs(tmp_path):
   # "bc" goes first, and then "a", "bc" is no listed pair: "abc" is never made.
-  entries = [*byte_level._CHARACTER.values(), 'bc', 'ab', 'abc', EOT]
+  entries = [*byte_level.BYTE_CHARACTERS.values(), 'bc', 'ab', 'abc', EOT]
   vocab = {entry: i for i, entry in enumerate(entries)}
   ours = byte_level.ByteLevel(vocab, [('b', 'c'), ('a', 'b'), ('ab', 'c')])
   assert write(ours, tmp_path).encode('abcab').tokens == ['a', 'bc', 'ab']

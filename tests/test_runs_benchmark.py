@@ -15,12 +15,14 @@ import gpt_jax
 from gpt_jax import config
 from gpt_jax.config import UserError
 from gpt_jax.evaluation import likelihood
-from gpt_jax.evaluation.benchmark import Exam, exams, take
+from gpt_jax.evaluation.benchmark import Benchmark, plan, run_benchmark
 from gpt_jax.evaluation.scoring_rules import Request
+from gpt_jax.inference.task_model import task_model
 from gpt_jax.runs import benchmark, train
 from gpt_jax.tasks import prompted_files
 from gpt_jax.tasks.prompted import TASKS
 from gpt_jax.tasks.prompts import Question
+from gpt_jax.training import checksums
 
 ROOT = prompt_files.GOLDEN.parents[2]
 ASKED = ['hellaswag', 'winogrande', 'lambada', 'two_digit_addition', 'wikitext2']
@@ -37,7 +39,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory, data):
-  """A workdir of a tiny model of bytes, which was examined while it was trained."""
+  """A workdir of a tiny model of bytes, with benchmarks while it was trained."""
   place = tmp_path_factory.mktemp('place')
   (place / 'text.txt').write_text('Q: What is 1 plus 1?\n\nA: 2. A step up. ' * 400)
   wanted = config.Run(
@@ -63,7 +65,7 @@ def quiet(*args, **kwargs):
 
 @pytest.fixture(scope='module')
 def found(run, data):
-  results = quiet(run, exams(ASKED, data, shots=[0, 1], seeds=2))
+  results = quiet(run, plan(ASKED, data, shots=[0, 1], seeds=2))
   return {(one['task'], one['shots'], one['seed']): one for one in results}
 
 
@@ -120,7 +122,7 @@ def test_what_is_written_is_the_best_of_four_beams_up_to_the_stop(run, data, fou
 
 def test_a_result_says_what_it_takes_to_repeat_it(run, found):
   model = gpt_jax.load(run)
-  digest = benchmark.parameters_digest(model.params)
+  digest = checksums.digest(model.params)
   for (task, shots, seed), one in found.items():
     assert one['step'] == model.step and one['parameters_sha256'] == digest
     assert one['split'] and one['questions'] and one['tokenizer']
@@ -139,32 +141,32 @@ def test_what_is_known_is_not_computed_again(run, data, found, monkeypatch):
     raise AssertionError('computed again')
 
   monkeypatch.setattr(likelihood, 'scores', never)
-  again = quiet(run, exams(['hellaswag', 'wikitext2'], data, shots=[0]))
+  again = quiet(run, plan(['hellaswag', 'wikitext2'], data, shots=[0]))
   assert again == [found['hellaswag', 0, 0], found['wikitext2', 0, 0]]
   with pytest.raises(AssertionError, match='again'):
-    quiet(run, exams(['hellaswag'], data), checkpoint_step=3)
+    quiet(run, plan(['hellaswag'], data), checkpoint_step=3)
 
 
 def made_up(name, prompts, answers, **fields):
-  """Returns an exam of a task with these prompts, all with the same answers."""
+  """Returns a benchmark of a task with these prompts, all with the same answers."""
   question = Question('', tuple(answers), (0,), **fields)
   questions = [question] * len(prompts)
-  return Exam(TASKS[name], 'dev', 0, 0, 0, '', 0, questions, prompts, [])
+  return Benchmark(TASKS[name], 'dev', 0, 0, 0, '', 0, questions, prompts, [])
 
 
 def test_answers_longer_than_the_context_and_empty_ones_are_scored(run):
   model = gpt_jax.load(run)
   long, end = ' step' * 60, (' step' * 60)[-96:]
-  exam = made_up('piqa', ['A'], [long, ' up'])
-  who = benchmark.student(model)
-  results, cut = take(exam, who)
+  asked = made_up('piqa', ['A'], [long, ' up'])
+  adapter = task_model(model)
+  results, cut = run_benchmark(asked, adapter)
   assert cut == 1 and 'sum' in results['accuracy']
-  found = dict(who.score(exam.task, [Request('A', long), Request('A', end)]))
+  found = dict(adapter.score(asked.task, [Request('A', long), Request('A', end)]))
   assert found[0] == found[1] and len(found[0].logp) == 96
-  assert dict(who.score(exam.task, [Request('A', '')])) == {0: ([], [], [])}
-  exam = made_up('cbt_cn', ['A'], [' cat', ' dog'], completion='')
-  results, _ = take(exam, who)
-  cat, dog = (model.score('A', answer).logp for answer in exam.questions[0].answers)
+  assert dict(adapter.score(asked.task, [Request('A', '')])) == {0: ([], [], [])}
+  asked = made_up('cbt_cn', ['A'], [' cat', ' dog'], completion='')
+  results, _ = run_benchmark(asked, adapter)
+  cat, dog = (model.score('A', answer).logp for answer in asked.questions[0].answers)
   assert results['accuracy']['full']['value'] == float(cat > dog)
 
 
@@ -174,27 +176,27 @@ def test_examples_that_all_share_are_read_once(run, monkeypatch):
     likelihood, '_read', lambda *a, **k: seen.append(a) or real(*a, **k)
   )
   prompts = ['A step up. ' * 6 + f'{i} is' for i in range(20)]
-  exam = made_up('multirc', prompts, [' no', ' yes'])
-  who = benchmark.student(gpt_jax.load(run))
-  take(exam, who)
+  asked = made_up('multirc', prompts, [' no', ' yes'])
+  adapter = task_model(gpt_jax.load(run))
+  run_benchmark(asked, adapter)
   assert len(seen) == 1
 
 
 def test_draws_depend_on_the_prompt_alone(run):
-  who = benchmark.student(gpt_jax.load(run))
+  adapter = task_model(gpt_jax.load(run))
   prompts = ['A step', 'Q: What', 'up. A']
   task = dataclasses.replace(TASKS['cnn_dm'], limit=12)
-  found = dict(who.write(task, prompts))
-  assert dict(who.write(task, prompts[1:])) == {0: found[1], 1: found[2]}
+  found = dict(adapter.write(task, prompts))
+  assert dict(adapter.write(task, prompts[1:])) == {0: found[1], 1: found[2]}
   assert len(set(found.values())) == 3
 
 
-def test_exams_during_training_are_those_of_its_checkpoints(run, data):
+def test_benchmarks_during_training_are_those_of_its_checkpoints(run, data):
   lines = [json.loads(x) for x in (run / 'metrics.jsonl').read_text().splitlines()]
   asked = [line for line in lines if 'hellaswag_0shot_accuracy' in line]
   assert [line['step'] for line in asked] == [3, 6]
   for line in asked:
-    wanted = exams(['hellaswag', 'lambada'], data, shots=[0, 1], limit=2)
+    wanted = plan(['hellaswag', 'lambada'], data, shots=[0, 1], limit=2)
     for one in quiet(run, wanted, checkpoint_step=line['step']):
       name = f'{one["task"]}_{one["shots"]}shot_accuracy'
       assert line[name] == one['metrics']['accuracy'][one['rule']]['value']
@@ -209,16 +211,16 @@ def test_exams_during_training_are_those_of_its_checkpoints(run, data):
     ({'limit': -1}, 'exams.limit=-1'),
   ],
 )
-def test_exams_that_cannot_be_are_refused_before_training(change, message):
+def test_benchmarks_that_cannot_be_are_refused_before_training(change, message):
   given = {'tasks': 'piqa', 'data': 'x'} | change
   run = config.Run(eval_every=3, exams=config.Exams(**given))
   with pytest.raises(UserError, match=message):
     config.check(run)
 
 
-def test_only_a_workdir_is_examined(tmp_path, data):
+def test_only_a_workdir_is_benchmarked(tmp_path, data):
   with pytest.raises(UserError, match='launch.py import'):
-    benchmark.evaluate(tmp_path, exams(['piqa'], data))
+    benchmark.evaluate(tmp_path, plan(['piqa'], data))
 
 
 def launch(*arguments):

@@ -7,7 +7,8 @@ import pytest
 
 from gpt_jax import config
 from gpt_jax.decoding import sampling
-from gpt_jax.decoding.logit_rules import NO_RULES, Rules, Sampling
+from gpt_jax.decoding.logit_rules import NO_RULES, Rules
+from gpt_jax.decoding.selection import Sampling
 from gpt_jax.model.gpt import GPT, GPTConfig, init_params
 
 SHAPE = GPTConfig.of(config.Model(L=2, D=16, N=2, T=24), vocab=40)
@@ -24,14 +25,14 @@ def params():
   )
 
 
-def generate(params, prompts, n, sampling=GREEDY, *, rules=NO_RULES, seed=0, eot=EOT):
+def generate(params, prompts, n, how=GREEDY, *, rules=NO_RULES, seed=0, eot=EOT):
   return sampling.generate(
     params,
     SHAPE,
     prompts,
     sampling.keys_of(seed, len(prompts)),
     max_new_tokens=n,
-    sampling=sampling,
+    sampling=how,
     rules=rules,
     eot=eot,
   )
@@ -73,7 +74,7 @@ MANY_RULES = Rules(((3,), (5, 6)), (2, 2), 9, 3, 1.3, 0.4, 0.2)
 
 
 @pytest.mark.parametrize(
-  ('sampling', 'rules', 'n'),
+  ('how', 'rules', 'n'),
   [
     (GREEDY, NO_RULES, 15),  # within the context
     (Sampling(1.0), NO_RULES, 40),  # beyond it
@@ -81,30 +82,30 @@ MANY_RULES = Rules(((3,), (5, 6)), (2, 2), 9, 3, 1.3, 0.4, 0.2)
     (Sampling(0.7, 5, 0.9), MANY_RULES, 40),
   ],
 )
-def test_a_row_is_the_same_alone_and_in_a_batch(params, sampling, rules, n):
-  together = generate(params, PROMPTS, n, sampling, rules=rules, seed=[5, 6, 7, 8])
+def test_a_row_is_the_same_alone_and_in_a_batch(params, how, rules, n):
+  together = generate(params, PROMPTS, n, how, rules=rules, seed=[5, 6, 7, 8])
   for prompt, seed, row in zip(PROMPTS, [5, 6, 7, 8], together, strict=True):
-    alone = generate(params, [prompt], n, sampling, rules=rules, seed=[seed])[0]
+    alone = generate(params, [prompt], n, how, rules=rules, seed=[seed])[0]
     assert alone.ids == row.ids
     np.testing.assert_allclose(alone.logp, row.logp, atol=1e-4)
 
 
 @pytest.mark.parametrize(
-  ('sampling', 'rules', 'n'),
+  ('how', 'rules', 'n'),
   [(GREEDY, NO_RULES, 9), (Sampling(0.7, 5, 0.9), MANY_RULES, 50)],
 )
-def test_streaming_yields_what_generate_returns(params, sampling, rules, n):
+def test_streaming_yields_what_generate_returns(params, how, rules, n):
   streamed = sampling.stream(
     params,
     SHAPE,
     PROMPTS[0],
     sampling.keys_of(0, 1)[0],
     max_new_tokens=n,
-    sampling=sampling,
+    sampling=how,
     rules=rules,
     eot=EOT,
   )
-  wanted = generate(params, PROMPTS[:1], n, sampling, rules=rules)[0].ids
+  wanted = generate(params, PROMPTS[:1], n, how, rules=rules)[0].ids
   assert list(streamed) == wanted
 
 

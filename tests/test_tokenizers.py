@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from gpt_jax import tokenizers
 from gpt_jax.config import UserError
-from gpt_jax.tokenizers import bpe_files, byte_level, gpt1, sentencepiece_model
+from gpt_jax.tokenizers import byte_level, gpt1, sentencepiece_model
+from gpt_jax.tokenizers.texts import even_sample
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 GOLDEN = json.loads((ROOT / 'tests/goldens/tokenizers.json').read_text('utf-8'))
@@ -248,10 +249,10 @@ def test_the_advice_about_a_vocabulary_of_the_wrong_size_works(
 
 def test_the_sample_to_learn_from_is_spread_evenly_and_bounded():
   texts = [str(i % 10) * 100 for i in range(1000)]
-  kept = bpe_files.even_sample(iter(texts), 5000)
+  kept = even_sample(iter(texts), 5000)
   assert 2500 <= sum(map(len, kept)) <= 5000
   assert kept == texts[:: 1000 // len(kept) + 1]
-  assert bpe_files.even_sample(iter(texts), 100_000) == texts
+  assert even_sample(iter(texts), 100_000) == texts
 
 
 def test_a_byte_level_bpe_trained_here_is_the_vocabulary_of_tokenizers(trained, text):
@@ -270,14 +271,12 @@ def test_a_byte_level_bpe_trained_here_is_the_vocabulary_of_tokenizers(trained, 
 @settings(max_examples=200, deadline=None)
 def test_tiktoken_gives_the_ids_of_tokenizers(trained, text):
   ours = trained['byte_bpe']
-  theirs = byte_level._byte_level_pipeline(
-    ours._vocab, ours._merges, byte_level.GPT2_WORDS
-  )
+  theirs = byte_level.pipeline(ours._vocab, ours._merges, byte_level.GPT2_WORDS)
   assert ours.encode(text) == theirs.encode(text).ids
 
 
 def byte_vocabulary(*more):
-  entries = [*byte_level._CHARACTER.values(), *more]
+  entries = [*byte_level.BYTE_CHARACTERS.values(), *more]
   return {entry: i for i, entry in enumerate(entries)}
 
 
@@ -297,7 +296,13 @@ def test_merges_that_tiktoken_would_do_otherwise_are_left_to_tokenizers(tmp_path
 
 def test_ids_need_not_follow_the_order_of_merges():
   merges = [('a', 'b'), ('ab', 'c')]
-  entries = ['<|endoftext|>', 'abc', *byte_level._CHARACTER.values(), '<pad>', 'ab']
+  entries = [
+    '<|endoftext|>',
+    'abc',
+    *byte_level.BYTE_CHARACTERS.values(),
+    '<pad>',
+    'ab',
+  ]
   tokenizer = byte_level.ByteLevel({e: i for i, e in enumerate(entries)}, merges)
   assert tokenizer.eot == 0
   assert tokenizer.pieces(tokenizer.encode('abcab<pad>')) == ['abc', 'ab', *'<pad>']
@@ -329,7 +334,7 @@ def test_files_that_do_not_fit_each_other_are_an_error(tmp_path, change, wanted)
 def test_a_tokenizer_json_gives_the_ids_of_its_files(trained, text, tmp_path):
   ours = trained['byte_bpe']
   for i, words in enumerate((byte_level.GPT2_WORDS, r'\s+|\d|[^\s\d]+')):
-    theirs = byte_level._byte_level_pipeline(ours._vocab, ours._merges, words)
+    theirs = byte_level.pipeline(ours._vocab, ours._merges, words)
     theirs.add_special_tokens(['<|endoftext|>'])
     theirs.save(str(tmp_path / f'{i}.json'))
     opened = tokenizers.open_path(tmp_path / f'{i}.json')

@@ -1,15 +1,15 @@
 """Tasks of EleutherAI's lm-eval on our models, as its model 'gpt_jax'.
 
   pip install lm_eval
-  python -m gpt_jax.harness --model_args path=WORKDIR --tasks lambada_openai,hellaswag
+  python -m gpt_jax.cli.lm_eval --model_args path=WORKDIR --tasks lambada_openai
 
 That is lm-eval's own command line, with `--model gpt_jax` known and set; all its other
 flags do what they do there. `path` is what `gpt_jax.load` takes: a workdir, a Hugging
 Face folder or hf:NAME@REVISION; `checkpoint=latest` or a number of updates chooses a
 checkpoint. In Python, importing this module is enough:
 
-  from gpt_jax import harness
-  lm_eval.simple_evaluate(harness.GPTJax('WORKDIR'), tasks=['lambada_openai'])
+  from gpt_jax.cli.lm_eval import GPTJax
+  lm_eval.simple_evaluate(GPTJax('WORKDIR'), tasks=['lambada_openai'])
 
 An extra: nothing else of gpt_jax imports it or needs lm-eval. PyTorch is not needed.
 """
@@ -28,9 +28,9 @@ from tqdm import tqdm
 
 from gpt_jax.config import UserError
 from gpt_jax.evaluation import likelihood
+from gpt_jax.inference import task_model
 from gpt_jax.runs.load import load
 
-_ROWS = 64  # prompts between two steps of the progress bar
 # What tasks call the most tokens of an answer; of several the first counts.
 _LIMITS = 'max_gen_toks', 'max_new_tokens', 'max_tokens', 'max_completion_tokens'
 
@@ -57,7 +57,7 @@ class GPTJax(TemplateLM):
     """Opens a model.
 
     Args:
-      path: of the model, see `gpt_jax.load`.
+      path: of the model, see `workdir.load`.
       checkpoint: of a workdir: 'best', 'latest' or a number of updates.
       batch_size: lm-eval's command line gives it to every model; without effect here,
         where texts share rows by themselves.
@@ -122,8 +122,6 @@ class GPTJax(TemplateLM):
 
     Args:
       requests: texts (None: not to be cached), ids of context and of continuation.
-      disable_tqdm: no progress bar.
-      **kwargs: batch sizes of other models.
 
     Raises:
       UserError: a continuation is empty or longer than the context of the model.
@@ -131,9 +129,9 @@ class GPTJax(TemplateLM):
     del kwargs
     results = [(0.0, False)] * len(requests)
     pairs = [(before, after) for _, before, after in requests]
-    found = likelihood.scores(self._model.params, self._model.shape, pairs)
+    scores = likelihood.scores(self._model.params, self._model.config, pairs)
     bar = {'total': len(pairs), 'desc': 'gpt_jax: scoring', 'disable': disable_tqdm}
-    for i, scored in tqdm(found, **bar):
+    for i, scored in tqdm(scores, **bar):
       results[i] = sum(scored.logp), all(scored.best)
       if requests[i][0] is not None:
         self.cache_hook.add_partial('loglikelihood', requests[i][0], results[i])
@@ -155,8 +153,8 @@ class GPTJax(TemplateLM):
         windows.append((None, *utils.make_disjoint_window(window)))
         owner.append(number)
     totals = [0.0] * len(requests)
-    found = self._loglikelihood_tokens(windows, disable_tqdm)
-    for number, (logp, _) in zip(owner, found, strict=True):
+    scores = self._loglikelihood_tokens(windows, disable_tqdm)
+    for number, (logp, _) in zip(owner, scores, strict=True):
       totals[number] += logp
     for request, total in zip(requests, totals, strict=True):
       self.cache_hook.add_partial('loglikelihood_rolling', request.args, total)
@@ -174,7 +172,6 @@ class GPTJax(TemplateLM):
     Args:
       requests: a context, and `until`, `max_gen_toks`, `do_sample`, `temperature` or
         settings of `LanguageModel.generate`.
-      disable_tqdm: no progress bar.
 
     Raises:
       UserError: a setting is unknown or out of its range.
@@ -185,22 +182,18 @@ class GPTJax(TemplateLM):
       for numbers, asked in _alike(requests):
         how = self._settings(asked)
         seed, room = how.pop('seed', 0), self._room(how['max_new_tokens'])
-        prompts = {
-          i: self._model.prompt_ids(requests[i].args[0])[-room:] for i in numbers
-        }
-        numbers = sorted(numbers, key=lambda i: -len(prompts[i]))
-        for at in range(0, len(numbers), _ROWS):
-          some = numbers[at : at + _ROWS]
-          seeds = [np.random.SeedSequence((seed, i)).generate_state(1)[0] for i in some]
-          made = self._model.generate_ids(
-            [prompts[i] for i in some], seed=[int(s) for s in seeds], **how
-          )
-          for i, generation in zip(some, made, strict=True):
-            texts[i] = generation.text
-            self.cache_hook.add_partial(
-              'generate_until', requests[i].args, generation.text
-            )
-          bar.update(len(some))
+        seeds = [np.random.SeedSequence((seed, i)).generate_state(1) for i in numbers]
+        for at, text in task_model.written(
+          self._model,
+          [requests[i].args[0] for i in numbers],
+          room=room,
+          seeds=[int(state[0]) for state in seeds],
+          **how,
+        ):
+          i = numbers[at]
+          texts[i] = text
+          self.cache_hook.add_partial('generate_until', requests[i].args, text)
+          bar.update()
     return texts
 
   def _settings(self, asked: dict) -> dict:

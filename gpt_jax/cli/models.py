@@ -63,7 +63,7 @@ def eval_flags(values):
   int8(values)
 
 
-_OF_EXAMS = 'shots', 'seeds', 'limit', 'examples', 'stride'
+_OF_BENCHMARKS = 'shots', 'seeds', 'limit', 'examples', 'stride'
 
 
 def evaluate(values) -> None:
@@ -74,51 +74,53 @@ def evaluate(values) -> None:
 
   if values.tasks:
     refuse(values, ['baselines', 'held_out'], '`eval --tasks`')
-    _examine(values)
+    _benchmark(values)
     return
   fine_tuned = bool(read_run(values.workdir).task.name)
   of_text = ['checkpoint', 'int8', 'baselines', 'held_out']
   of_task = ['data', 'split']
   kind = 'a fine-tuned model' if fine_tuned else 'a model that was not fine-tuned'
-  refused = [*_OF_EXAMS, *(of_text if fine_tuned else of_task)]
+  refused = [*_OF_BENCHMARKS, *(of_text if fine_tuned else of_task)]
   refuse(values, refused, f'`eval` of {kind} without --tasks')
   if fine_tuned:
     split = values.split or 'dev'
-    found = finetune_results.evaluate(values.workdir, values.data, split)
-    told = isinstance(found, dict)
-    print(finetune_results.described(found) if told else f'no labels: wrote {found}')
+    results = finetune_results.evaluate(values.workdir, values.data, split)
+    if isinstance(results, dict):
+      print(finetune_results.described(results))
+    else:
+      print(f'no labels: wrote {results}')
     return
   text = values.held_out
-  found = held_out_metrics(
+  scores = held_out_metrics(
     values.workdir, values.checkpoint, held_out=text, int8=values.int8
   )
   of = f' of {text}' if text else ''
-  print(f'checkpoint of update {found["step"]}, on all held-out text{of}:')
-  print(f'  {found["valid_nll"]:.4f} nats/token, perplexity {found["valid_ppl"]:.2f}')
+  print(f'checkpoint of update {scores["step"]}, on all held-out text{of}:')
+  print(f'  {scores["valid_nll"]:.4f} nats/token, perplexity {scores["valid_ppl"]:.2f}')
   others = baselines(text or values.workdir) if values.baselines else {}
   keep_held_out(
     values.workdir,
     {
       'text': text and pathlib.Path(text).absolute().name,
       'int8': values.int8,
-      **found,
+      **scores,
       'baselines': others,
     },
   )
-  for name, bits in ({'this GPT': found['valid_bpb']} | others).items():
+  for name, bits in ({'this GPT': scores['valid_bpb']} | others).items():
     print(f'  {bits:.4f} bits/byte  {name}')
 
 
-def _examine(values) -> None:
-  """Has a model answer tasks; WORKDIR/eval holds the answers and results."""
-  from gpt_jax.evaluation.benchmark import exams
+def _benchmark(values) -> None:
+  """Runs tasks on a model; WORKDIR/eval holds the answers and results."""
+  from gpt_jax.evaluation.benchmark import plan
   from gpt_jax.runs import benchmark
 
   if not values.data:
     raise UserError("--tasks needs --data: a folder with each task's folder in it")
   if not all(text.isdecimal() for text in values.shots):
     raise UserError(f'--shots={",".join(values.shots)} must be numbers: 0,1,16')
-  wanted = exams(
+  benchmarks = plan(
     values.tasks,
     values.data,
     shots=[int(text) for text in values.shots],
@@ -129,7 +131,7 @@ def _examine(values) -> None:
     stride=values.stride,
   )
   benchmark.evaluate(
-    values.workdir, wanted, checkpoint_step=values.checkpoint, int8=values.int8
+    values.workdir, benchmarks, checkpoint_step=values.checkpoint, int8=values.int8
   )
 
 
@@ -159,17 +161,17 @@ def _settings(values) -> dict:
   """Returns the settings of generation that were given, and a temperature."""
   from gpt_jax.decoding.generation_config import FLAGS
 
-  found = {name: values[name].value for name, _, _ in FLAGS}
-  found = {name: value for name, value in found.items() if value is not None}
-  if len(found.get('seed', ())) == 1:
-    (found['seed'],) = found['seed']
-  if found.get('early_stopping') in ('true', 'false'):
-    found['early_stopping'] = found['early_stopping'] == 'true'
-  if found.get('method', 'auto') in ('auto', 'sample', 'minimum_risk') and not (
-    found.keys() & {'beams', 'one_of', 'including'}
+  settings = {name: values[name].value for name, _, _ in FLAGS}
+  settings = {name: value for name, value in settings.items() if value is not None}
+  if len(settings.get('seed', ())) == 1:
+    (settings['seed'],) = settings['seed']
+  if settings.get('early_stopping') in ('true', 'false'):
+    settings['early_stopping'] = settings['early_stopping'] == 'true'
+  if settings.get('method', 'auto') in ('auto', 'sample', 'minimum_risk') and not (
+    settings.keys() & {'beams', 'one_of', 'including'}
   ):
-    found.setdefault('temperature', 0.8)
-  return found
+    settings.setdefault('temperature', 0.8)
+  return settings
 
 
 def sample(values) -> None:
@@ -204,9 +206,9 @@ def sample(values) -> None:
       print(text, end='', flush=True)
     print()
     return
-  made = model.generate(prompts, **settings)
-  for i, generation in enumerate(made):
-    if len(made) > 1:
+  generations = model.generate(prompts, **settings)
+  for i, generation in enumerate(generations):
+    if len(generations) > 1:
       print(
         f'--- {i + 1}, log p {generation.logp:.2f}, perplexity '
         f'{generation.perplexity:.1f}'

@@ -77,11 +77,11 @@ def compare(values) -> None:
       f'{len(values.workdir)} --workdir cannot be compared; give two: --workdir=A '
       '--workdir=B'
     )
-  found = compare.compare(*values.workdir)
-  for part in compare.tables(found):
+  comparison = compare.compare(*values.workdir)
+  for part in compare.tables(comparison):
     print(part) if isinstance(part, str) else rich.print(part)
   if values.target:
-    compare.plot(found, values.target)
+    compare.plot(comparison, values.target)
     print(f'wrote {values.target}')
 
 

@@ -146,8 +146,8 @@ class Model:
       (the attention weights) or 'block' (all of a layer but its input).
     flash: 'auto' takes cuDNN's flash attention or the TPU's where it can (bfloat16, no
       dropout), else ours; 'plain' always ours.
-    gradients: 'written' by hand, which is faster on a CPU; 'plain' are autodiff's, which
-      `jax.jvp`, Hessian-vector products and `jax.linearize` need.
+    gradients: 'written' by hand, faster on a CPU; 'plain', autodiff's, which `jax.jvp`,
+      Hessian-vector products and `jax.linearize` need.
     scan: whether training loops over the layers in compiled code: quicker to compile
       and, with remat, smaller; unrolled is faster. Parameters are the same.
     mup_base: width at which the hyper-parameters were tuned, for the maximal update

@@ -1,31 +1,27 @@
 """Text to ids in parallel processes.
 
 A process is this module run by itself: it reads texts from its standard input and
-writes ids to its standard output. So it imports neither the caller's script nor jax,
-and ends when the caller does, however that ends.
+writes ids, or a UserError, to its standard output, all pickled. So it imports neither
+the caller's script nor jax, and ends when the caller does, however that ends.
 """
 
 import contextlib
 import os
+import pickle
 import queue
 import signal
-import struct
 import subprocess
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from gpt_jax import tokenizers
 from gpt_jax.config import UserError
-
-_REQUEST = struct.Struct('<dqq')  # alpha, seed, bytes of text
-_ANSWER = struct.Struct('<cq')  # kind of answer, its bytes
-_IDS, _USER_ERROR = b'i', b'u'
 
 T = TypeVar('T')
 
@@ -50,10 +46,10 @@ def encoded(
   No more than two texts for each process are in memory at a time.
 
   Args:
-    jobs: of each text what to give back with its ids, the text, and the alpha and
+    jobs: for each text a label to return with its ids, the text, and the alpha and
       seed of `encode`.
     folder: of the tokenizer.
-    processes: how many; 1 encodes in this one.
+    processes: 1 encodes in this one.
     tokenizer: the one in the folder, where it is loaded already.
 
   Raises:
@@ -61,25 +57,25 @@ def encoded(
   """
   if processes == 1:
     tokenizer = tokenizer or tokenizers.load(folder)
-    for label, text, alpha, seed in jobs:
-      yield label, encode(tokenizer, text, alpha, seed)
+    for label, *job in jobs:
+      yield label, encode(tokenizer, *job)
     return
   idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
-  started = []
-  pool = ThreadPoolExecutor(processes)
 
-  def work(text: str, alpha: float, seed: int) -> np.ndarray:
+  def work(*job) -> np.ndarray:
     process = idle.get()
     try:
-      return process.encode(text, alpha, seed)
+      return process.encode(*job)
     finally:
       idle.put(process)
 
   waiting: deque[tuple[Any, Future]] = deque()
-  try:
+  with contextlib.ExitStack() as stack:
+    pool = stack.enter_context(ThreadPoolExecutor(processes))
     for _ in range(processes):
-      started.append(_Process(folder))
-      idle.put(started[-1])
+      process = _Process(folder)
+      stack.callback(process.end)  # before the pool, which waits for its jobs
+      idle.put(process)
     for label, *job in jobs:
       waiting.append((label, pool.submit(work, *job)))
       if len(waiting) == 2 * processes:
@@ -87,10 +83,6 @@ def encoded(
         yield first, ids.result()
     for label, ids in waiting:
       yield label, ids.result()
-  finally:
-    for process in started:
-      process.end()
-    pool.shutdown(cancel_futures=True)
 
 
 class _Process:
@@ -109,20 +101,17 @@ class _Process:
 
   def encode(self, text: str, alpha: float, seed: int) -> np.ndarray:
     """Returns the ids of a text."""
-    content = text.encode()
     try:
-      self._process.stdin.write(_REQUEST.pack(alpha, seed, len(content)) + content)
-      self._process.stdin.flush()
-      kind, size = _ANSWER.unpack(_exactly(self._process.stdout, _ANSWER.size))
-      answer = _exactly(self._process.stdout, size)
-    except (EOFError, BrokenPipeError) as e:
+      _send((text, alpha, seed), self._process.stdin)
+      answer = pickle.load(self._process.stdout)
+    except (EOFError, BrokenPipeError, pickle.UnpicklingError) as e:
       raise UserError(
         f'a process that encodes text died (exit {self._process.wait()}), perhaps for '
         'want of memory; use fewer: --config.data.processes=1'
       ) from e
-    if kind == _USER_ERROR:
-      raise UserError(answer.decode())
-    return np.frombuffer(answer, '<u4')
+    if isinstance(answer, UserError):
+      raise answer
+    return answer
 
   def end(self) -> None:
     """Ends the process, whatever it is doing."""
@@ -133,12 +122,9 @@ class _Process:
       self._process.stdin.close()
 
 
-def _exactly(stream: BinaryIO, size: int) -> bytes:
-  """Returns the next `size` bytes of a stream; raises EOFError if there are fewer."""
-  content = stream.read(size)
-  if len(content) < size:
-    raise EOFError
-  return content
+def _send(message: Any, stream) -> None:
+  pickle.dump(message, stream, pickle.HIGHEST_PROTOCOL)
+  stream.flush()
 
 
 def _serve(folder: str) -> None:
@@ -147,17 +133,13 @@ def _serve(folder: str) -> None:
   answers = os.fdopen(os.dup(1), 'wb')
   os.dup2(2, 1)  # what a library prints must not get among the answers
   tokenizer = tokenizers.load(folder)
-  while header := sys.stdin.buffer.read(_REQUEST.size):
-    alpha, seed, size = _REQUEST.unpack(header)
-    text = _exactly(sys.stdin.buffer, size).decode()
+  while sys.stdin.buffer.peek(1):
+    job = pickle.load(sys.stdin.buffer)
     try:
-      ids = encode(tokenizer, text, alpha, seed).astype('<u4', copy=False)
-      kind, answer = _IDS, ids.tobytes()
+      answer = encode(tokenizer, *job)
     except UserError as e:
-      kind, answer = _USER_ERROR, str(e).encode()
-    answers.write(_ANSWER.pack(kind, len(answer)))
-    answers.write(answer)
-    answers.flush()
+      answer = e
+    _send(answer, answers)
 
 
 if __name__ == '__main__':

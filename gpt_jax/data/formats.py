@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from gpt_jax.config import UserError, nearest
-from gpt_jax.tokenizers.bpe_files import encodable
+from gpt_jax.tokenizers.texts import encodable
 
 PART = 1 << 18  # characters of a part, about: larger ones leave more holes in memory
 _BLOCK = 1 << 18  # bytes read at once

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from gpt_jax.config import UserError
 from gpt_jax.data.formats import How, Part, cut, is_text, read_file, read_hub
-from gpt_jax.tokenizers.bpe_files import encodable
+from gpt_jax.tokenizers.texts import encodable
 
 _BLOCK = 1 << 20  # bytes read at once
 _NOT_DOCUMENTATION = {

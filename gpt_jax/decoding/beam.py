@@ -156,16 +156,16 @@ def _diverse_choice(
   b = jnp.arange(B)[:, None]
   score_BMKV, open_BM = score_RKV.reshape(B, M, K, V), open_R.reshape(B, M)
   taken_BV = jnp.zeros((B, V))
-  found = []
+  groups = []
   for group in range(M):
     score_BKV = score_BMKV[:, group]
     parent_BC, token_BC = best_tokens(score_BKV - diversity * taken_BV[:, None], 2 * K)
     score_BC = score_BKV[b, parent_BC, token_BC]
-    found.append(Candidates(score_BC, parent_BC, token_BC, jnp.zeros_like(token_BC)))
+    groups.append(Candidates(score_BC, parent_BC, token_BC, jnp.zeros_like(token_BC)))
     i_BK = _survivors(ends_V[token_BC], K)
     counts_BK = jnp.isfinite(score_BC[b, i_BK]) & open_BM[:, group, None]
     taken_BV = taken_BV.at[b, token_BC[b, i_BK]].add(counts_BK)
-  return jax.tree.map(lambda *x: jnp.stack(x, axis=1).reshape(R, 2 * K), *found)
+  return jax.tree.map(lambda *x: jnp.stack(x, axis=1).reshape(R, 2 * K), *groups)
 
 
 def _add(
@@ -267,8 +267,6 @@ def search(
   """Returns the finished hypotheses of each group of each prompt, best first.
 
   Args:
-    model: what to decode from.
-    ids_BP: the prompts.
     length_B: tokens of each; a row of none is padding, nothing is searched for it.
     limit_B: new tokens of each at most.
     numbers: penalty, stopping, diversity.
@@ -276,10 +274,7 @@ def search(
     history: of the prompts, with room for G more; needed if any rule is on.
     ends_V: bool, tokens that end a hypothesis; None: end-of-text alone.
     K: beams of a group.
-    M: groups.
     G: tokens to make room for.
-    rules: what is made less likely, or impossible.
-    eot: id of end-of-text.
   """
   B, P = ids_BP.shape
   R = B * M
@@ -349,15 +344,10 @@ def generate(
   where the context is full. Of groups, the best of each are taken first.
 
   Args:
-    params: of the model.
     prompts: token ids, 1 .. T of them each.
-    max_new_tokens: at most so many.
-    beams: how to search.
     num_return: hypotheses of each prompt; there are fewer where fewer were found.
-    rules: what is made less likely, or impossible.
     constraint: of `constraints.one_of` or `constraints.including`.
     ends: bool [V], tokens that end a hypothesis, end-of-text too; None: it alone.
-    eot: id of end-of-text.
 
   Raises:
     UserError: more hypotheses asked for than beams; no hypothesis obeys the rules.
@@ -417,7 +407,7 @@ def _merge(groups: list[list[Hypothesis]], n: int) -> list[Hypothesis]:
   ranked = [
     (rank, -one.score, one) for group in groups for rank, one in enumerate(group)
   ]
-  found = {}
+  unique = {}
   for _, _, one in sorted(ranked, key=lambda x: x[:2]):
-    found.setdefault(tuple(one.ids), one)
-  return sorted(list(found.values())[:n], key=lambda one: -one.score)
+    unique.setdefault(tuple(one.ids), one)
+  return sorted(list(unique.values())[:n], key=lambda one: -one.score)

@@ -42,7 +42,7 @@ class Hypotheses:
   """K hypotheses of each search.
 
   Attributes:
-    ids_RKG: int32, new tokens; what follows `length` of them is of no meaning.
+    ids_RKG: int32, new tokens; only the first `length` of them count.
     logp_RKG: float32, the model's own log p of each, before rules [nats].
     length_RK: int32, new tokens so far.
     score_RK: float32; -inf where there is no hypothesis.
@@ -105,7 +105,7 @@ def rows_of(tree: Any, i_X: jax.Array) -> Any:
 
 
 def top_k(x_RKV: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
-  """Returns the k largest of V and their numbers, as `jax.lax.top_k`, but sooner.
+  """Returns the k largest of V and their numbers, as `jax.lax.top_k`, but faster.
 
   The k largest are in those k blocks of 128 whose own largest are largest: on a CPU a
   maximum takes a tenth of the time of a top-k.

@@ -98,7 +98,6 @@ def one_of(sequences: Sequence[Sequence[int]], *, vocab: int, eot: int) -> Autom
   Args:
     sequences: of token ids, without end-of-text.
     vocab: ids that there are.
-    eot: id of end-of-text.
   """
   _check('sequences', sequences, vocab, eot)
   edges, need = {}, [_NEVER]
@@ -131,7 +130,6 @@ def including(phrases: Sequence[Sequence[int]], *, vocab: int, eot: int) -> Auto
   Args:
     phrases: of token ids, without end-of-text; 8 at most.
     vocab: ids that there are.
-    eot: id of end-of-text.
   """
   _check('phrases', phrases, vocab, eot)
   phrases = sorted({tuple(phrase) for phrase in phrases})
@@ -203,11 +201,9 @@ def _allow(
   """Returns the scores of tokens without an edge and of edges, -inf if not allowed.
 
   Args:
-    automaton: what is allowed.
     score_RKV: of each beam's next token.
     at_RK: where the beams are in it.
     left_R: tokens that may follow the next one.
-    eot: id of end-of-text.
 
   Returns:
     score_RKV, tokens without an edge; edge_RKE.
@@ -261,11 +257,9 @@ def choice(
   """Returns 2 K candidates that the automaton allows, shared among its banks.
 
   Args:
-    automaton: what is allowed.
     score_RKV: log p under the rules of each beam and its next token.
     at_RK: where the beams are in it.
     left_R: tokens that may follow the next one.
-    eot: id of end-of-text.
   """
   R, K, V = score_RKV.shape
   r, c = jnp.arange(R)[:, None], min(2 * K, V)

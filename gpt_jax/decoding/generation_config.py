@@ -1,4 +1,4 @@
-"""What can be asked of generation: one set of names for texts, ids and streams."""
+"""The settings of generation, the same for texts, ids and streams."""
 
 import contextlib
 import dataclasses
@@ -9,7 +9,8 @@ import numpy as np
 from gpt_jax.config import UserError, nearest
 from gpt_jax.decoding import constraints
 from gpt_jax.decoding.beam import Beams
-from gpt_jax.decoding.logit_rules import Rules, Sampling
+from gpt_jax.decoding.logit_rules import Rules
+from gpt_jax.decoding.selection import Sampling
 from gpt_jax.tokenizers import Tokenizer
 
 METHODS = 'auto', 'greedy', 'sample', 'beam', 'stochastic', 'minimum_risk'
@@ -22,10 +23,10 @@ FLAGS = (
   ('min_new_tokens', 'integer', 'no end-of-text before'),
   ('num_return', 'integer', 'continuations of each prompt (1)'),
   ('temperature', 'float', 'divides the logits (0.8); 0 is greedy'),
-  ('top_k', 'integer', 'draw from the k likeliest'),
-  ('top_p', 'float', 'draw from the likeliest that have mass p'),
+  ('top_k', 'integer', 'draw from the k most likely'),
+  ('top_p', 'float', 'draw from the most likely that have mass p'),
   ('openai_top_p', 'bool', 'top_p stops before the token that reaches p, as in GPT-2'),
-  ('min_p', 'float', 'draw from those at least p times as likely as the likeliest'),
+  ('min_p', 'float', 'draw from those at least p times as likely as the best'),
   ('typical_p', 'float', 'draw from the most typical that have mass p'),
   ('repetition_penalty', 'float', 'of all tokens so far, as in CTRL; 1 is none'),
   ('presence_penalty', 'float', 'subtracted for each new token that occurred'),
@@ -69,7 +70,7 @@ class GenerationConfig:
     stop: a text or several: a continuation ends before the first of them. A hypothesis
       of beam search ends with the first token that holds one of them; a stop that only
       several tokens make up is cut off once the search is over.
-    banned: texts and sequences of ids that do not come about. A text is banned as the
+    banned: texts and sequences of ids that do not occur. A text is banned as the
       tokens that it is encoded to, by itself and after a blank.
     forced: what a continuation begins with, a text or ids.
     min_new_tokens: as in `Rules`.
@@ -138,8 +139,10 @@ class GenerationConfig:
 
   def sampling(self) -> Sampling:
     """Returns how tokens are drawn."""
-    given = _fields_of(self, Sampling)
-    return Sampling(**given | ({'temperature': 0} if self.chosen() == 'greedy' else {}))
+    fields = _fields_of(self, Sampling)
+    if self.chosen() == 'greedy':
+      fields['temperature'] = 0
+    return Sampling(**fields)
 
   def searching(self) -> Beams:
     """Returns how beams are searched for."""
@@ -179,7 +182,6 @@ class GenerationConfig:
 
     Args:
       prompts: how many there are.
-      tokenizer: of the model.
       vocab: ids that the model knows.
     """
     wrong = []
@@ -203,8 +205,8 @@ class GenerationConfig:
     if not all(self.stops()):
       wrong.append("stop='' would end every text at once; leave it out")
     for name in ('banned', 'forced'):
-      given = [self.forced] if name == 'forced' else self.banned
-      ids = {i for text in given for i in _ids(text, tokenizer)}
+      texts = [self.forced] if name == 'forced' else self.banned
+      ids = {i for text in texts for i in _ids(text, tokenizer)}
       if ids and not 0 <= min(ids) <= max(ids) < vocab:
         wrong.append(f'{name} must be ids in 0 .. {vocab - 1}, not {sorted(ids)}')
     for make in (
@@ -277,5 +279,5 @@ def _fields_of(settings: GenerationConfig, kind: type) -> dict:
 
 
 def _ids(text: Text, tokenizer: Tokenizer) -> tuple[int, ...]:
-  """Returns the ids of a text, or the ids given."""
+  """Returns the ids of a text, or the ids as they are."""
   return tuple(tokenizer.encode(text) if isinstance(text, str) else map(int, text))

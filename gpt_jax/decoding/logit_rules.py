@@ -1,9 +1,9 @@
-"""Rules of decoding: functions from scores to scores, in a fixed order.
+"""Rules that change the scores of the next token by the text so far.
 
-`adjust` applies what depends on the text so far (`Rules`): forbid -> repetition,
-presence and frequency penalty. `draw` goes on (`Sampling`): temperature -> top-k ->
-top-p -> min-p -> typical. Scores are logits where tokens are drawn and log p in beam
-search, as in Hugging Face. A rule that is off leaves no operation in a program.
+`adjust` applies them in a fixed order: forbidden sequences, repeated n-grams, early
+end-of-text, penalties of repetition, presence and frequency, forced tokens. Scores are
+logits in sampling and log p in beam search, as in Hugging Face. A rule that is off
+leaves no operation in a program.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ class Rules:
   """What may follow the text so far, and what is made less likely.
 
   Attributes:
-    forbidden: sequences of ids that never come about, in prompt and new tokens.
+    forbidden: sequences of ids that no new token may complete.
     forced: ids of the first new tokens, whatever other rules say.
     min_new_tokens: no end-of-text before so many new tokens.
     no_repeat_ngram: no sequence of so many tokens occurs twice in prompt and new
@@ -105,13 +105,9 @@ def adjust(
 ) -> jax.Array:
   """Returns the scores of the next token under the rules; -inf is impossible.
 
-  Args:
-    scores_BV: logits, or log p.
-    history: the text before that token; None will do where no rule is on.
-    rules: what to apply.
-    eot: id of end-of-text.
+  `history` may be None where no rule is on.
   """
-  given_BV = scores_BV
+  original_BV = scores_BV
   if rules.forbidden:
     scores_BV = forbid(scores_BV, history, rules.forbidden)
   if rules.no_repeat_ngram:
@@ -126,7 +122,7 @@ def adjust(
     scores_BV = scores_BV - rules.frequency_penalty * counts_BV
     scores_BV = scores_BV - rules.presence_penalty * (counts_BV > 0)
   if rules.forced:
-    scores_BV = force(scores_BV, given_BV, history, rules.forced)
+    scores_BV = force(scores_BV, original_BV, history, rules.forced)
   return scores_BV
 
 
@@ -177,162 +173,18 @@ def penalize_seen(scores_BV: jax.Array, history: History, by: float) -> jax.Arra
 
 
 def force(
-  scores_BV: jax.Array, given_BV: jax.Array, history: History, ids: tuple[int, ...]
+  scores_BV: jax.Array, original_BV: jax.Array, history: History, ids: tuple[int, ...]
 ) -> jax.Array:
   """Returns the scores with all but the forced token at -inf, which keeps its own.
 
   Args:
     scores_BV: for the tokens after the forced ones.
-    given_BV: the scores before other rules, which might have forbidden it.
+    original_BV: the scores before other rules, which might have forbidden it.
     history: the text so far.
-    ids: of the first new tokens.
+    ids: the first new tokens.
   """
   new_B1 = (history.length_B - history.prompt_B)[:, None]
   forced_B1 = jnp.asarray(ids)[jnp.minimum(new_B1, len(ids) - 1)]
   is_forced_BV = jnp.arange(scores_BV.shape[-1]) == forced_B1
-  only_BV = jnp.where(is_forced_BV, given_BV, -jnp.inf)
+  only_BV = jnp.where(is_forced_BV, original_BV, -jnp.inf)
   return jnp.where(new_B1 < len(ids), only_BV, scores_BV)
-
-
-@dataclasses.dataclass(frozen=True)
-class Sampling:
-  """How the next token is drawn.
-
-  Attributes:
-    temperature: divides the logits; 0 takes the likeliest token (greedy).
-    top_k: only the k likeliest tokens, ties with the k-th kept; 0 means all.
-    top_p: only the smallest set of likeliest tokens whose mass reaches p; 1 means all.
-    min_p: only tokens at least min_p times as likely as the likeliest; 0 means all.
-    typical_p: only the smallest set of the most typical tokens whose mass reaches it;
-      1 means all.
-    openai_top_p: top-p stops before the token that reaches p, as GPT-2's sampler did.
-  """
-
-  temperature: float = 1.0
-  top_k: int = 0
-  top_p: float = 1.0
-  min_p: float = 0.0
-  typical_p: float = 1.0
-  openai_top_p: bool = False
-
-  def __post_init__(self):
-    wrong = []
-    if not 0 <= self.temperature < math.inf:
-      wrong.append(f'temperature={self.temperature} must be at least 0 (0 is greedy)')
-    if not self.top_k >= 0:
-      wrong.append(f'top_k={self.top_k} must be at least 0 (0 keeps all)')
-    for name in ('top_p', 'typical_p'):
-      if not 0 < getattr(self, name) <= 1:
-        wrong.append(f'{name}={getattr(self, name)} must be in (0, 1] (1 keeps all)')
-    if not 0 <= self.min_p <= 1:
-      wrong.append(f'min_p={self.min_p} must be in [0, 1] (0 keeps all)')
-    if wrong:
-      raise UserError('\n'.join(wrong))
-
-
-def top_k(logits_BV: jax.Array, k: int) -> jax.Array:
-  """Returns the logits with all but the k largest of a row (and ties) at -inf."""
-  # The min, not the last of them: XLA turns that slice into a sort of all, which on a
-  # CPU takes 90 times as long.
-  kth_B = jax.lax.top_k(logits_BV, min(k, logits_BV.shape[-1]))[0].min(axis=-1)
-  return jnp.where(logits_BV >= kth_B[:, None], logits_BV, -jnp.inf)
-
-
-def top_p(logits_BV: jax.Array, p: float, openai: bool = False) -> jax.Array:
-  """Returns the logits with all but the nucleus at -inf.
-
-  The nucleus is the smallest set of likeliest tokens whose probability is at least p
-  (Holtzman et al. 2020, section 3.1): the token that reaches p belongs to it, and those
-  as likely as that one. With `openai` it is the largest set whose probability is at
-  most p, and never empty (GPT-2's released sampler).
-  """
-  p_BV = jax.nn.softmax(logits_BV)
-  if not openai:
-    return jnp.where(_reach(logits_BV, p_BV, p), logits_BV, -jnp.inf)
-  largest_BV = logits_BV == logits_BV.max(axis=-1, keepdims=True)
-  inside_BV = ~_reach(-logits_BV, p_BV, 1 - p) | largest_BV
-  return jnp.where(inside_BV, logits_BV, -jnp.inf)
-
-
-def min_p(logits_BV: jax.Array, p: float) -> jax.Array:
-  """Returns the logits with all tokens less likely than p times the likeliest at -inf.
-
-  Nguyen et al. 2024, section 3.
-  """
-  floor_B1 = jnp.max(logits_BV, axis=-1, keepdims=True) + math.log(p)
-  return jnp.where(logits_BV >= floor_B1, logits_BV, -jnp.inf)
-
-
-def typical(logits_BV: jax.Array, p: float) -> jax.Array:
-  """Returns the logits with all but the locally typical set (and ties) at -inf.
-
-  The smallest set with probability at least p of those tokens whose -log p is closest
-  to the entropy (Meister et al. 2023, section 4); the token that reaches p belongs
-  to it.
-  """
-  logp_BV = jax.nn.log_softmax(logits_BV)
-  p_BV = jnp.exp(logp_BV)
-  entropy_B1 = -jnp.where(p_BV > 0, p_BV * logp_BV, 0).sum(axis=-1, keepdims=True)
-  typical_BV = _reach(-jnp.abs(-logp_BV - entropy_B1), p_BV, p)
-  return jnp.where(typical_BV, logits_BV, -jnp.inf)
-
-
-def _reach(value_BV: jax.Array, p_BV: jax.Array, mass: float) -> jax.Array:
-  """Returns the smallest set of largest values (and ties) with that mass, bool [B, V].
-
-  Bisection, over integers in the order of float32: exact, and on a CPU 50 times as fast
-  as to sort a vocabulary.
-  """
-  bits_BV = jax.lax.bitcast_convert_type(value_BV, jnp.int32)
-  order_BV = bits_BV ^ ((bits_BV >> 31) & 0x7FFFFFFF)
-
-  def halve(_, bounds):
-    low_B1, high_B1 = bounds  # values from low on have the mass, from high on not
-    middle_B1 = (low_B1 >> 1) + (high_B1 >> 1) + (low_B1 & high_B1 & 1)
-    over_BV = jnp.where(order_BV >= middle_B1, p_BV, 0)
-    enough_B1 = over_BV.sum(axis=-1, keepdims=True) >= mass
-    return (
-      jnp.where(enough_B1, middle_B1, low_B1),
-      jnp.where(enough_B1, high_B1, middle_B1),
-    )
-
-  low_B1 = order_BV.min(axis=-1, keepdims=True)
-  high_B1 = order_BV.max(axis=-1, keepdims=True) + 1
-  return order_BV >= jax.lax.fori_loop(0, 32, halve, (low_B1, high_B1))[0]
-
-
-def shaped(logits_BV: jax.Array, sampling: Sampling) -> jax.Array:
-  """Returns the logits whose softmax tokens are drawn from; temperature is not 0."""
-  logits_BV = logits_BV / sampling.temperature
-  if sampling.top_k:
-    logits_BV = top_k(logits_BV, sampling.top_k)
-  if sampling.top_p < 1:
-    logits_BV = top_p(logits_BV, sampling.top_p, sampling.openai_top_p)
-  if sampling.min_p:
-    logits_BV = min_p(logits_BV, sampling.min_p)
-  if sampling.typical_p < 1:
-    logits_BV = typical(logits_BV, sampling.typical_p)
-  return logits_BV
-
-
-def draw(logits_BV: jax.Array, key_B: jax.Array, sampling: Sampling) -> jax.Array:
-  """Returns a token for each row, drawn with the row's own key, int32 [B].
-
-  By the inverse of the cumulative distribution: on a CPU 4 times as fast as a Gumbel
-  for each token.
-  """
-  if sampling.temperature == 0:
-    return _first(logits_BV == logits_BV.max(axis=-1, keepdims=True))
-  logits_BV = shaped(logits_BV, sampling)
-  p_BV = jnp.exp(logits_BV - logits_BV.max(axis=-1, keepdims=True))
-  # Rounded sums may fall where p is 0; so a token without p has none.
-  below_BV = jnp.where(p_BV > 0, jnp.cumsum(p_BV, axis=-1), 0)
-  u_B = jax.vmap(jax.random.uniform)(key_B) * below_BV.max(axis=-1)
-  return _first(below_BV > u_B[:, None])
-
-
-def _first(is_BV: jax.Array) -> jax.Array:
-  """Returns the first true place of each row, or 0; argmax takes 3 times as long."""
-  V = is_BV.shape[-1]
-  v_B = jnp.where(is_BV, jnp.arange(V, dtype=jnp.int32), V).min(axis=-1)
-  return jnp.where(v_B == V, 0, v_B)

@@ -16,14 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gpt_jax.decoding.logit_rules import (
-  NO_RULES,
-  History,
-  Rules,
-  Sampling,
-  adjust,
-  draw,
-)
+from gpt_jax.decoding.logit_rules import NO_RULES, History, Rules, adjust
+from gpt_jax.decoding.selection import Sampling, draw
 from gpt_jax.model.cache import Cache
 from gpt_jax.model.gpt import GPT, empty_cache, last_token, unembed
 
@@ -51,7 +45,6 @@ class Model(NamedTuple):
 
 def model_of(params: dict, gpt: GPT) -> Model:
   """Returns the decoding contract of a GPT."""
-
   variables = {'params': params}
 
   def last_logits(cache, ids_BT, length_B):
@@ -138,15 +131,10 @@ def begin(
   """Returns the state after the first new token of each row, with room for G.
 
   Args:
-    model: what to decode from.
-    ids_BP: the prompts.
     length_B: tokens of each; a row of none is padding and done at once.
     key_B: a PRNG key for each.
     history: of the prompts, with room for G more; needed if any rule is on.
     G: tokens to make room for.
-    sampling: how to draw.
-    rules: what may be drawn.
-    eot: id of end-of-text.
   """
   B, P = ids_BP.shape
   logits_BV, cache = model.prefill(ids_BP, length_B, P + G)
@@ -250,8 +238,8 @@ def keys_of(seed: int | Sequence[int], prompts: int, num_return: int = 1) -> np.
     first = [(int(one), 0) for one in seed]
   else:
     first = [(int(seed), i) for i in range(prompts)]
-  made = [np.random.SeedSequence((*x, j)) for x in first for j in range(num_return)]
-  return np.stack([one.generate_state(2) for one in made])
+  seeds = [np.random.SeedSequence((*x, j)) for x in first for j in range(num_return)]
+  return np.stack([one.generate_state(2) for one in seeds])
 
 
 def _first(
@@ -271,13 +259,9 @@ def _first(
   again. A text that is longer than the context is read from its last T // 2 tokens.
 
   Args:
-    params: of the model.
     texts: prompt and new tokens so far; all of one length if they fill the context.
     key_B2: data of a PRNG key for each.
     new: how many tokens of each text are new.
-    max_new_tokens: how many are wanted.
-    rules: what may be drawn.
-    **static: sampling, eot.
   """
   T = gpt.config.T
   B = power_of_two(len(texts))
@@ -342,13 +326,9 @@ def generate(
   outgrows the context, decoding goes on from its last T // 2 tokens, again and again.
 
   Args:
-    params: of the model.
     prompts: token ids, 1 .. T of them each.
     keys: of `keys_of`, one for each prompt.
     max_new_tokens: at most so many; fewer where end-of-text is drawn.
-    sampling: how to draw.
-    rules: what may be drawn.
-    eot: id of end-of-text.
     stopped: says of the new tokens of a row whether they are enough; it is asked every
       16 tokens.
     row_params: the parameters in the form that decodes one row fastest, or None.
@@ -368,10 +348,10 @@ def generate(
         state = _run(step_params, state, limit, **static)
         ids_BG, logp_BG = np.asarray(state.ids_BG), np.asarray(state.logp_BG)
         for row, i in list(live.items()):
-          found = _until_eot(ids_BG[row, n:limit], logp_BG[row, n:limit], eot)
-          results[i].ids.extend(found.ids)
-          results[i].logp.extend(found.logp)
-          if found.ids[-1] == eot or (stopped and stopped(results[i].ids)):
+          new = _until_eot(ids_BG[row, n:limit], logp_BG[row, n:limit], eot)
+          results[i].ids.extend(new.ids)
+          results[i].logp.extend(new.logp)
+          if new.ids[-1] == eot or (stopped and stopped(results[i].ids)):
             del live[row]
         n = limit
       drawn += n

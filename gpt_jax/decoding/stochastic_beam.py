@@ -39,7 +39,7 @@ class Drawing:
   Attributes:
     cache: the model's, of K beams a prompt, with all but the last token of each.
     parent_BK: int32, the beam that each hypothesis goes on from.
-    found: the hypotheses, R = B, best first; their score is phi + noise.
+    hypotheses: R = B, best first; their score is phi + noise.
     phi_BK: float32, log of the probability that they are drawn with.
     ended_BK: bool, those that stay as they are.
     n: int32 scalar, tokens of each that has not ended.
@@ -48,7 +48,7 @@ class Drawing:
 
   cache: Any
   parent_BK: jax.Array
-  found: Hypotheses
+  hypotheses: Hypotheses
   phi_BK: jax.Array
   ended_BK: jax.Array
   n: jax.Array
@@ -95,9 +95,11 @@ def _add(
 
   key_B = jax.vmap(jax.random.fold_in, (0, None))(key_B, n)
   noise_BKV = jax.vmap(lambda key: jax.random.gumbel(key, (K, V)))(key_B)
-  score_BKV = conditional_gumbel(phi_BKV + noise_BKV, state.found.score_RK)
+  score_BKV = conditional_gumbel(phi_BKV + noise_BKV, state.hypotheses.score_RK)
   # What has ended has one continuation, itself; it stands in the place of token 0.
-  stays_BKV = jnp.where(jnp.arange(V) == 0, state.found.score_RK[..., None], -jnp.inf)
+  stays_BKV = jnp.where(
+    jnp.arange(V) == 0, state.hypotheses.score_RK[..., None], -jnp.inf
+  )
   score_BKV = jnp.where(state.ended_BK[..., None], stays_BKV, score_BKV)
 
   b = jnp.arange(B)[:, None]
@@ -105,11 +107,11 @@ def _add(
   was_BK = state.ended_BK[b, parent_BK]
   row_BK = (jnp.arange(B * K) // (B * K // X)).reshape(B, K)[b, parent_BK]
   put = partial(jax.lax.dynamic_update_slice_in_dim, start_index=state.n, axis=2)
-  found = state.found.pick(parent_BK)
-  found = Hypotheses(
-    ids_RKG=put(found.ids_RKG, token_BK[..., None]),
-    logp_RKG=put(found.logp_RKG, logp_XV[row_BK, token_BK][..., None]),
-    length_RK=found.length_RK + ~was_BK,
+  hypotheses = state.hypotheses.pick(parent_BK)
+  hypotheses = Hypotheses(
+    ids_RKG=put(hypotheses.ids_RKG, token_BK[..., None]),
+    logp_RKG=put(hypotheses.logp_RKG, logp_XV[row_BK, token_BK][..., None]),
+    length_RK=hypotheses.length_RK + ~was_BK,
     score_RK=score_BKV[b, parent_BK, token_BK],
   )
   phi_BK = jnp.where(
@@ -120,12 +122,12 @@ def _add(
   return Drawing(
     cache=state.cache,
     parent_BK=parent_BK,
-    found=found,
+    hypotheses=hypotheses,
     phi_BK=phi_BK,
     ended_BK=was_BK
     | (token_BK == eot)
     | (n >= limit_B)[:, None]
-    | jnp.isneginf(found.score_RK),
+    | jnp.isneginf(hypotheses.score_RK),
     n=n,
     history=history,
   )
@@ -148,17 +150,12 @@ def search(
   """Returns K continuations of each prompt, in the order in which they were drawn.
 
   Args:
-    model: what to decode from.
-    ids_BP: the prompts.
     length_B: tokens of each; nothing is searched for a row of none.
     limit_B: new tokens of each at most.
     history: of the prompts, with room for G more; needed if any rule is on.
     key_B2: data of a PRNG key for each.
     temperature: divides log p, under the rules, of every token.
-    K: beams.
     G: tokens to make room for.
-    rules: what may be drawn.
-    eot: id of end-of-text.
   """
   B, P = ids_BP.shape
   key_B = jax.random.wrap_key_data(key_B2, impl='threefry2x32')
@@ -176,7 +173,7 @@ def search(
   state = Drawing(
     cache=model.branch(cache, K),
     parent_BK=jnp.zeros((B, K), jnp.int32),
-    found=none.replace(score_RK=none.score_RK.at[:, 0].set(root_B)),
+    hypotheses=none.replace(score_RK=none.score_RK.at[:, 0].set(root_B)),
     phi_BK=none.score_RK.at[:, 0].set(0),
     ended_BK=jnp.broadcast_to((length_B == 0)[:, None], (B, K)),
     n=jnp.int32(0),
@@ -185,7 +182,7 @@ def search(
 
   def advance(state):
     last_BK = jax.lax.dynamic_index_in_dim(
-      state.found.ids_RKG, state.n - 1, axis=2, keepdims=False
+      state.hypotheses.ids_RKG, state.n - 1, axis=2, keepdims=False
     )
     logits_BKV, cache = model.step_beams(state.cache, state.parent_BK, last_BK)
     return add(state.replace(cache=cache), logits_BKV.reshape(B * K, -1))
@@ -193,7 +190,7 @@ def search(
   state = jax.lax.while_loop(
     lambda state: ~state.ended_BK.all(), advance, add(state, logits_BV)
   )
-  return state.found
+  return state.hypotheses
 
 
 @partial(jax.jit, static_argnames=('gpt', 'K', 'G', 'rules', 'eot'))
@@ -220,20 +217,16 @@ def generate(
   rounding).
 
   Args:
-    params: of the model.
     prompts: token ids, 1 .. T of them each.
-    keys: of `sample.keys_of`, one for each prompt.
-    max_new_tokens: at most so many.
+    keys: of `sampling.keys_of`, one for each prompt.
     beams: how many to draw; there are fewer where no more texts are possible.
     temperature: divides log p of every token.
-    rules: what may be drawn.
-    eot: id of end-of-text.
   """
   if not beams >= 1:
     raise UserError(f'beams={beams} must be at least 1')
   if not temperature > 0:
     raise UserError(
-      f'temperature={temperature} must be above 0; for the likeliest texts use beams'
+      f'temperature={temperature} must be above 0; for the most likely texts use beams'
     )
   static = {'gpt': gpt, 'K': beams, 'rules': rules, 'eot': eot}
   results = []
@@ -243,7 +236,7 @@ def generate(
     arrays, G = prepare(batch, gpt.config.T, max_new_tokens, rules)
     key_B2 = np.resize(keys[at : at + size], (len(arrays[0]), 2))
     heat = np.float32(temperature)
-    found = _search(params, *arrays, key_B2, heat, G=G, **static)
-    found = jax.tree.map(np.asarray, found)
-    results += [found.listed(row) for row in range(len(batch))]
+    drawn = _search(params, *arrays, key_B2, heat, G=G, **static)
+    drawn = jax.tree.map(np.asarray, drawn)
+    results += [drawn.listed(row) for row in range(len(batch))]
   return results

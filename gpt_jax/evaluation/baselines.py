@@ -88,7 +88,6 @@ def probabilities(model: KneserNey, ids: Sequence[int] | np.ndarray) -> np.ndarr
   """Returns p(ids[..., i] | the up to order - 1 tokens before it in its row).
 
   Args:
-    model: what `fit` returned.
     ids: [..., tokens]; rows are independent of each other.
 
   Returns:
@@ -114,7 +113,6 @@ def distribution(model: KneserNey, context: Sequence[int] | np.ndarray) -> np.nd
   """Returns p(w | context) for every w of the vocabulary, float64 [vocab]; sums to 1.
 
   Args:
-    model: what `fit` returned.
     context: [tokens], of any length; the last order - 1 of them count.
   """
   context = np.asarray(context, np.int64)[-len(model.levels) :]  # more is unused

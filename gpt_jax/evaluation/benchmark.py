@@ -1,7 +1,7 @@
-"""Exams: what is asked of a model, and how its answers are gathered.
+"""Benchmarks: the prompts of a task, and running a model on them.
 
-All that is asked is read, checked and drawn before anything is answered. Answers go to
-a file as they come, so that an exam that was broken off goes on.
+`plan` reads, checks and draws all prompts before a model sees any. `run_benchmark`
+appends answers to a file as they come, so that an interrupted benchmark resumes.
 """
 
 import collections
@@ -35,20 +35,18 @@ from gpt_jax.tasks.prompts import (
 Results = dict[str, dict[str, dict[str, float]]]
 
 
-class Exam(NamedTuple):
-  """Questions of a task as a model reads them, or windows of a text.
+class Benchmark(NamedTuple):
+  """Questions of a task as a model reads them, or documents of a text.
 
   Attributes:
-    task: whose.
-    split: of the questions.
-    shots: solved examples before each.
-    seed: of their draw.
+    shots: solved examples before each question.
+    seed: draws the examples.
     limit: most questions; 0: no limit.
-    source: where the examples come from; '' without any.
-    stride: of a text: tokens that a window scores; 0: as many as fit.
-    questions: to answer; [] of a text.
-    prompts: what is read before each answer.
-    documents: of a text.
+    source: the split the examples come from; '' without any.
+    stride: tokens of a text that a window scores; 0: as many as fit.
+    questions: [] if the task is a text.
+    prompts: what is read before each answer, examples first.
+    documents: [] if the task is not a text.
   """
 
   task: PromptedTask | TextSet
@@ -74,7 +72,7 @@ class Exam(NamedTuple):
 
   @property
   def name(self) -> str:
-    """Of the exam, to be told apart by people."""
+    """A name for people and files, unique among the benchmarks of a plan."""
     if self.form == 'text':
       return self.task.name
     seed = f'-seed{self.seed}' if self.shots else ''
@@ -96,24 +94,24 @@ class Exam(NamedTuple):
 
 
 class TaskModel(NamedTuple):
-  """Whoever takes an exam.
+  """What a benchmark needs of a model (`inference.task_model` makes one).
 
   Attributes:
     score: yields (number, scores) of requests, in any order.
     write: yields (number, text) of prompts, in any order; the task says how.
-    window: yields (number, -log p [nats]) of windows, pairs of ids, in any order.
+    window: yields (number, -log p [nats]) of pairs (ids of context, ids), in any order.
     encode: ids of a prompt.
-    longest: tokens of the context.
+    T: tokens of the context.
   """
 
   score: Callable[[PromptedTask, list[scoring_rules.Request]], Iterator]
   write: Callable[[PromptedTask, list[str]], Iterator]
   window: Callable[[list[tuple[list[int], list[int]]]], Iterator]
   encode: Callable[[str], list[int]]
-  longest: int
+  T: int
 
 
-def exams(
+def plan(
   names: Sequence[str],
   data: str | pathlib.Path,
   *,
@@ -123,14 +121,14 @@ def exams(
   split: str = '',
   examples: str = '',
   stride: int = 0,
-) -> list[Exam]:
-  """Returns the exams of tasks: with each number of examples, drawn by each seed.
+) -> list[Benchmark]:
+  """Returns the benchmarks of tasks: one for each number of examples and each seed.
 
   Args:
     names: of `TASKS` and `TEXTS`.
     data: folder of the folders of their files.
     shots: numbers of examples; a text has none.
-    seeds: how many; without examples there is one exam.
+    seeds: draws of examples; without examples there is one benchmark.
     limit: most questions of a task, drawn evenly and always the same (where several
       rows are about one question, with all of them); of a text the first documents. 0:
       all.
@@ -155,17 +153,17 @@ def exams(
   wrong += [] if stride >= 0 else [f'stride={stride} must be 0 (side by side) or more']
   if wrong:
     raise UserError('\n'.join(wrong))
-  found = []
+  benchmarks = []
   for name in names:
     if name in TEXTS:
       task = TEXTS[name]
       every = prompted_files.read_documents(task, data, split)
       most = limit if limit < len(every) else 0
       about = task, split or task.split, 0, 0, most, '', stride
-      found.append(Exam(*about, [], [], every[: most or None]))
+      benchmarks.append(Benchmark(*about, [], [], every[: most or None]))
       continue
-    found += _of_task(TASKS[name], data, shots, seeds, limit, split, examples)
-  return found
+    benchmarks += _of_task(TASKS[name], data, shots, seeds, limit, split, examples)
+  return benchmarks
 
 
 def _of_task(
@@ -176,8 +174,8 @@ def _of_task(
   limit: int,
   split: str,
   examples: str,
-) -> Iterator[Exam]:
-  """Yields the exams of a task; arguments are those of `exams`."""
+) -> Iterator[Benchmark]:
+  """Yields the benchmarks of a task; arguments are those of `plan`."""
   source = examples or task.examples
   if any(shots) and pathlib.Path(data).is_file() and source != 'itself':
     raise UserError(
@@ -200,41 +198,38 @@ def _of_task(
         for number, question in some
       ]
       about = task, split or task.split, K, seed, limit, source if K else '', 0
-      yield Exam(*about, questions, prompts, [])
+      yield Benchmark(*about, questions, prompts, [])
 
 
-def take(
-  exam: Exam, student: TaskModel, path: pathlib.Path | None = None
+def run_benchmark(
+  benchmark: Benchmark, model: TaskModel, path: pathlib.Path | None = None
 ) -> tuple[Results, int]:
-  """Returns the results (of `protocols.results`) and how many prompts were cut.
+  """Returns the results (`scoring_rules.results`) and how many prompts were cut.
 
-  Args:
-    exam: to take.
-    student: who takes it.
-    path: of a file of answers, which are added as they come and taken as given where
-      they are there already; None: no file.
+  `path` is a file of answers: those in it are kept, new ones are appended as they come;
+  None: no file.
   """
-  if exam.form == 'text':
-    return _read_text(exam, student, path)
+  if benchmark.form == 'text':
+    return _read_text(benchmark, model, path)
   every = [
-    scoring_rules.requests(exam.task, question, text)
-    for question, text in zip(exam.questions, exam.prompts, strict=True)
+    scoring_rules.requests(benchmark.task, question, text)
+    for question, text in zip(benchmark.questions, benchmark.prompts, strict=True)
   ]
-  with _Answers(exam.name, path, len(every)) as answers:
+  with _Answers(benchmark.name, path, len(every)) as answers:
     left = [n for n in range(len(every)) if n not in answers.records]
-    if exam.form == 'free':
-      for i, text in student.write(exam.task, [exam.prompts[n] for n in left]):
+    if benchmark.form == 'free':
+      for i, text in model.write(benchmark.task, [benchmark.prompts[n] for n in left]):
         answers.add(left[i], {'text': text})
     else:
-      _score(exam.task, student, {n: every[n] for n in left}, answers)
+      _score(benchmark.task, model, {n: every[n] for n in left}, answers)
   records = [answers.records[n] for n in range(len(every))]
-  results = scoring_rules.results(exam.task, exam.questions, records)
-  return results, sum(_is_cut(exam, student, *each) for each in enumerate(every))
+  results = scoring_rules.results(benchmark.task, benchmark.questions, records)
+  return results, sum(_is_cut(benchmark, model, *each) for each in enumerate(every))
 
 
 def _score(
   task: PromptedTask,
-  student: TaskModel,
+  model: TaskModel,
   every: dict[int, list[scoring_rules.Request]],
   answers: '_Answers',
 ) -> None:
@@ -246,50 +241,54 @@ def _score(
   for n, requests in every.items():
     for request in requests:
       owners[request].append(n)
-  unique, found = list(owners), {}
+  unique, scores_of = list(owners), {}
   waits = {n: len(set(requests)) for n, requests in every.items()}
-  for i, scores in student.score(task, unique):
-    found[unique[i]] = scores
+  for i, scores in model.score(task, unique):
+    scores_of[unique[i]] = scores
     for n in dict.fromkeys(owners[unique[i]]):
       waits[n] -= 1
       if not waits[n]:
-        answers.add(n, scoring_rules.record(task, [found[each] for each in every[n]]))
+        scores_of_n = [scores_of[request] for request in every[n]]
+        answers.add(n, scoring_rules.record(task, scores_of_n))
 
 
 def _is_cut(
-  exam: Exam, student: TaskModel, number: int, requests: list[scoring_rules.Request]
+  benchmark: Benchmark,
+  model: TaskModel,
+  number: int,
+  requests: list[scoring_rules.Request],
 ) -> bool:
   """Returns whether a prompt loses its beginning to make room for an answer."""
-  if exam.form == 'free':
-    room = max(1, student.longest - exam.task.limit)
-    return len(student.encode(exam.prompts[number])) > room
+  if benchmark.form == 'free':
+    room = max(1, model.T - benchmark.task.limit)
+    return len(model.encode(benchmark.prompts[number])) > room
   # Tokens are no shorter than a byte: most texts need not be encoded to be sure.
-  if max(len(''.join(each).encode()) for each in requests) < student.longest:
+  if max(len(''.join(each).encode()) for each in requests) < model.T:
     return False
   contexts = {each.context for each in requests}
-  lengths = {context: len(student.encode(context)) for context in contexts}
+  lengths = {context: len(model.encode(context)) for context in contexts}
   return any(
-    lengths[each.context] + len(student.encode(each.continuation)) > student.longest + 1
+    lengths[each.context] + len(model.encode(each.continuation)) > model.T + 1
     for each in requests
   )
 
 
 def _read_text(
-  exam: Exam, student: TaskModel, path: pathlib.Path | None
+  benchmark: Benchmark, model: TaskModel, path: pathlib.Path | None
 ) -> tuple[Results, int]:
   """Returns perplexities of a text, the paper's first, per unit of the original.
 
   Every token of a document counts, the first after end-of-text.
   """
-  T, pairs = student.longest, []
-  step = min(exam.stride or T, T)
-  for document in exam.documents:
-    ids = [*student.encode(''), *student.encode(document.text)]
+  T, pairs = model.T, []
+  step = min(benchmark.stride or T, T)
+  for document in benchmark.documents:
+    ids = [*model.encode(''), *model.encode(document.text)]
     for i in range(1, len(ids), step):
       pairs.append((ids[max(0, i - T) : i], ids[i : i + step]))
-  with _Answers(exam.name, path, len(pairs)) as answers:
+  with _Answers(benchmark.name, path, len(pairs)) as answers:
     left = [n for n in range(len(pairs)) if n not in answers.records]
-    for i, nll in student.window([pairs[n] for n in left]):
+    for i, nll in model.window([pairs[n] for n in left]):
       answers.add(left[i], {'nll': nll})
   nll = np.array([answers.records[n]['nll'] for n in range(len(pairs))])
   tokens = np.array([len(window) for _, window in pairs], np.float64)
@@ -300,7 +299,7 @@ def _read_text(
   low, high = metrics.interval(mean, nll, tokens)
   of = {'value': mean(nll, tokens), 'low': low, 'high': high}
   units = {
-    name: sum(getattr(document, name) for document in exam.documents)
+    name: sum(getattr(document, name) for document in benchmark.documents)
     for name in ('words', 'lines', 'bytes', 'characters')
   }
   total = tokens.sum()
@@ -311,19 +310,19 @@ def _read_text(
   def perplexity(nats):
     return math.exp(min(nats, 700))
 
-  found = {
+  results = {
     'word_perplexity': per(units['words'], perplexity),
     'word_and_line_perplexity': per(units['words'] + units['lines'], perplexity),
     'token_perplexity': per(total, perplexity),
     'bits_per_byte': per(units['bytes'], lambda nats: nats / math.log(2)),
     'bits_per_character': per(units['characters'], lambda nats: nats / math.log(2)),
   }
-  own = exam.task.metric
-  return {own: found.pop(own)} | found, 0
+  own = benchmark.task.metric
+  return {own: results.pop(own)} | results, 0
 
 
 class _Answers:
-  """The answers of an exam: a file that grows, and how far it is."""
+  """The answers of a benchmark: a file that grows, and its progress."""
 
   def __init__(self, name: str, path: pathlib.Path | None, count: int):
     self.records: dict[int, scoring_rules.Record] = {}

@@ -37,12 +37,7 @@ class Explanation(NamedTuple):
 def explained(
   params: dict, gpt: GPT, ids: Sequence[int], pieces: Sequence[str]
 ) -> Explanation:
-  """Returns what a model does with a text.
-
-  Args:
-    params: the parameters.
-    ids: tokens, the first of which is read only.
-    pieces: the text of each.
+  """Returns what a model does with a text, whose first token is read only.
 
   Raises:
     UserError: fewer than two tokens, or more than the context.
@@ -55,8 +50,8 @@ def explained(
     )
   how = dataclasses.replace(gpt.execution, scan=False, kernel='plain', remat='none')
   row = np.array(ids, np.int32)
-  found = _inside(params, row[None], gpt=GPT(cfg, how))
-  next_logp, attention, hidden = (np.asarray(x) for x in found)
+  inside = _inside(params, row[None], gpt=GPT(cfg, how))
+  next_logp, attention, hidden = (np.asarray(x) for x in inside)
   logp = next_logp[np.arange(len(ids) - 1), row[1:]]
   return Explanation(list(ids), list(pieces), logp, next_logp, attention, hidden)
 

@@ -1,4 +1,4 @@
-"""Likelihoods: of held-out text, and of a continuation after a context."""
+"""Likelihoods of held-out text and of continuations after contexts."""
 
 import itertools
 import math
@@ -32,18 +32,14 @@ def held_out_token_nll(
 ) -> np.ndarray:
   """Returns -log p of each target of a held-out text [nats], float64 [tokens - 1].
 
-  It is read in the windows whose mean is `held_out_metrics`' valid_nll.
-
-  Args:
-    params: the parameters.
-    ids: all of the held-out tokens.
-    rows: windows of a batch.
+  The windows are those whose mean is `held_out_metrics`' valid_nll; `rows` of them make
+  a batch.
   """
-  found = []
+  parts = []
   for batch in held_out_batches(ids, T=gpt.config.T, rows=rows):
     nll_BT = np.asarray(_window_nll(params, batch, gpt=gpt), np.float64)
-    found.append(nll_BT[batch.w_BT > 0])
-  return np.concatenate(found)
+    parts.append(nll_BT[batch.w_BT > 0])
+  return np.concatenate(parts)
 
 
 @partial(jax.jit, static_argnames='gpt')
@@ -53,7 +49,7 @@ def _window_nll(params, batch, *, gpt: GPT):
 
 
 def held_out_metrics(nll: float, count: int, bytes_per_token: float) -> dict:
-  """Returns what is reported of held-out text.
+  """Returns the metrics of held-out text.
 
   Args:
     nll: sum of -log p over the targets [nats].
@@ -77,7 +73,7 @@ class TokenScores(NamedTuple):
 
   Attributes:
     logp: log p of each token [nats].
-    best: whether each was the likeliest token in its place.
+    best: whether each was the most likely token in its place.
     best_allowed: the same among the ids that are not banned.
   """
 
@@ -97,12 +93,8 @@ def _read(params, ids_BT, length_B, *, gpt: GPT, S: int):
 def _states(params, before, ids_BW, pos_BW, end_BW, *, gpt: GPT):
   """Returns x_BWD, what the output sees of each token of rows of trees.
 
-  Args:
-    params: the parameters.
-    before: the cache of what all trees follow, of one row; empty if nothing.
-    ids_BW: tokens; they, `pos_BW` and `end_BW` as in `packing.Row`.
-    pos_BW: positions.
-    end_BW: ends.
+  `before` is the cache of what all trees follow, of one row; empty if nothing. The
+  arrays are those of `packing.Row`.
   """
   B, W = ids_BW.shape
   P = before.pos_BS.shape[1]
@@ -125,14 +117,10 @@ def _states(params, before, ids_BW, pos_BW, end_BW, *, gpt: GPT):
 
 @partial(jax.jit, static_argnames='gpt')
 def _judged(params, x_BWD, at_BC, y_BC, banned_V, *, gpt: GPT):
-  """Returns log p of tokens y after the places `at`, and whether they are likeliest.
+  """Returns log p of tokens y after the places `at`, and whether they are the best.
 
-  Args:
-    params: the parameters.
-    x_BWD: of `_states`.
-    at_BC: places in a row.
-    y_BC: the tokens that follow.
-    banned_V: bool, the ids that the third result leaves out; None: it is the second.
+  The third result is whether they are the best of the ids that are not `banned_V`
+  (bool; None: no id is).
   """
   x_BCD = jnp.take_along_axis(x_BWD, at_BC[..., None], axis=1)
   logits_BCV = unembed(gpt, params, x_BCD)
@@ -141,10 +129,10 @@ def _judged(params, x_BWD, at_BC, y_BC, banned_V, *, gpt: GPT):
     return jnp.take_along_axis(logits_BCV, id_BC[..., None], axis=-1)[..., 0]
 
   # Two passes over the logits, no more: their memory is what takes time on a CPU.
-  likeliest_BC = logits_BCV.argmax(-1)
-  own_BC, most_BC = logit(y_BC), logit(likeliest_BC)
+  top_BC = logits_BCV.argmax(-1)
+  own_BC, most_BC = logit(y_BC), logit(top_BC)
   sum_BC = jnp.exp(logits_BCV - most_BC[..., None]).sum(-1)
-  best_BC = best_allowed_BC = likeliest_BC == y_BC
+  best_BC = best_allowed_BC = top_BC == y_BC
   if banned_V is not None:
     best_allowed_BC = jnp.where(banned_V, -jnp.inf, logits_BCV).argmax(-1) == y_BC
   return own_BC - most_BC - jnp.log(sum_BC), best_BC, best_allowed_BC
@@ -160,8 +148,8 @@ def score_continuations(
 
   Arguments and errors are those of `scores`.
   """
-  found = dict(scores(params, gpt, pairs, banned))
-  return [found[i] for i in range(len(pairs))]
+  by_number = dict(scores(params, gpt, pairs, banned))
+  return [by_number[i] for i in range(len(pairs))]
 
 
 def scores(
@@ -177,7 +165,6 @@ def scores(
   (`packing`), what all of them have once for all. Rows are spread over the devices.
 
   Args:
-    params: the parameters.
     pairs: ids of contexts and of their continuations.
     banned: bool [V], ids that `best_allowed` leaves out; None: none.
 
@@ -233,13 +220,13 @@ def _scores(
       y_BC[b, :n] = np.concatenate(ends or [[]])
     arrays = [np.stack([getattr(row, name) for row in some]) for name in _ARRAYS]
     x_BWD = _states(params, before, *map(put, arrays), gpt=gpt)
-    found = _judged(params, x_BWD, put(at_BC), put(y_BC), banned, gpt=gpt)
-    found = [np.asarray(x) for x in found]
+    judged = _judged(params, x_BWD, put(at_BC), put(y_BC), banned, gpt=gpt)
+    judged = [np.asarray(x) for x in judged]
     for b, row in enumerate(some):
       at = 0
       for i, places in row.asked:
         here = b, slice(at, at := at + len(places))
-        yield i, TokenScores(*(x[here].tolist() for x in found))
+        yield i, TokenScores(*(x[here].tolist() for x in judged))
 
 
 _WIDTH = 256  # of a row of a model of less than 768 features

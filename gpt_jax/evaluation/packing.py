@@ -69,7 +69,6 @@ def packed(texts: Sequence[Text], W: int, skip: int = 0) -> list[Row]:
   """Returns rows that hold all texts, the widest first.
 
   Args:
-    texts: whatever they are; those that begin alike meet in a tree.
     W: width of a row. Rows are wider where a tree is, and one with little in it is
       narrower.
     skip: tokens that all begin with and that are not written; positions count them.

@@ -1,12 +1,12 @@
-"""What is asked of a model for each question, and what its answers are worth.
+"""The requests of each question, and the rules that score a model's answers.
 
 Every way to compare likelihoods is reported, by name. Of choices (GPT-3, section 2.4):
 'sum' is log P(answer | context), 'per_token', 'per_byte' and 'per_character' are that
 over the answer's length, 'unconditional' is it less log P(answer | 'Answer:'). Of texts
 that differ in the middle: 'partial' is log P(end | context, option), 'full' is log
 P(option, end | context) (Trinh & Le 2018). Of a last word: 'last_word' wants every
-token of it to be the likeliest, 'last_token' only its last (as OpenAI counted), and
-'..._filtered' leaves stop words out of what may be likeliest (GPT-2, section 3.3).
+token of it to be the most likely, 'last_token' only its last (as OpenAI counted), and
+'..._filtered' leaves stop words out of the comparison (GPT-2, section 3.3).
 """
 
 import collections
@@ -43,10 +43,7 @@ class Request(NamedTuple):
 def requests(task: PromptedTask, question: Question, prompt: str) -> list[Request]:
   """Returns what is scored for a question; nothing where the model writes.
 
-  Args:
-    task: the question's.
-    question: to answer.
-    prompt: what the model reads before the answer, examples first.
+  `prompt` is what the model reads before the answer, examples first.
   """
   every = question.answers
   if task.form == 'choices':
@@ -59,10 +56,10 @@ def requests(task: PromptedTask, question: Question, prompt: str) -> list[Reques
   return [Request(prompt, every[0])] if task.form == 'last_word' else []
 
 
-def record(task: PromptedTask, found: Sequence[TokenScores]) -> Record:
+def record(task: PromptedTask, scores: Sequence[TokenScores]) -> Record:
   """Returns what is kept of the scores of a question's requests."""
   if task.form == 'last_word':
-    ((logp, best, allowed),) = found
+    ((logp, best, allowed),) = scores
     return {
       'logp': sum(logp),
       'last_logp': logp[-1],
@@ -72,12 +69,12 @@ def record(task: PromptedTask, found: Sequence[TokenScores]) -> Record:
       # The last token of several is a piece of a word, whatever it looks like.
       'last_token_filtered': allowed[-1] if len(best) == 1 else best[-1],
     }
-  sums = [sum(each.logp) for each in found]
+  sums = [sum(each.logp) for each in scores]
   half = len(sums) // 2
   return {
     'logp': sums[:half],
     'other_logp': sums[half:],  # unconditional, or of option and end
-    'tokens': [len(each.logp) for each in found[:half]],
+    'tokens': [len(each.logp) for each in scores[:half]],
   }
 
 
@@ -85,10 +82,10 @@ def banned(task: PromptedTask, tokenizer: Tokenizer, V: int) -> np.ndarray | Non
   """Returns bool [V], the tokens that are stop words; None where no rule asks."""
   if task.form != 'last_word':
     return None
-  found = np.zeros(V, bool)
+  is_stop_word = np.zeros(V, bool)
   for i in range(min(V, tokenizer.vocab)):
-    found[i] = tokenizer.decode([i]).strip().lower() in STOP_WORDS
-  return found
+    is_stop_word[i] = tokenizer.decode([i]).strip().lower() in STOP_WORDS
+  return is_stop_word
 
 
 def option_scores(rule: str, record: Record, question: Question) -> np.ndarray:
@@ -117,29 +114,28 @@ def results(
   questions would change the value. Shares are from 0 to 1, BLEU from 0 to 100.
 
   Args:
-    task: of the questions.
-    questions: all that were asked.
-    records: of each: of `record`, or {'text': what the model wrote}.
+    records: of each question, from `record`, or {'text': what the model wrote}.
   """
   pairs = list(zip(questions, records, strict=True))
   if task.form == 'free':
-    found = {metric: _written(task, metric, pairs) for metric in task.metrics}
-    return {metric: {task.rule: value} for metric, value in found.items()}
-  found = collections.defaultdict(dict)
+    return {
+      metric: {task.rule: _written(task, metric, pairs)} for metric in task.metrics
+    }
+  by_metric = collections.defaultdict(dict)
   if task.form == 'last_word':
     for rule in RULES['last_word']:
       right = [each[rule] for each in records]
-      found['accuracy'][rule] = share(sum(right), len(right))
+      by_metric['accuracy'][rule] = share(sum(right), len(right))
     for rule, name in (('last_word', 'logp'), ('last_token', 'last_logp')):
       nll = np.array([-each[name] for each in records])
       mean = _mean(nll)
-      found['perplexity'][rule] = {k: float(np.exp(v)) for k, v in mean.items()}
-    return dict(found)
+      by_metric['perplexity'][rule] = {k: float(np.exp(v)) for k, v in mean.items()}
+    return dict(by_metric)
   for rule in RULES[task.form]:
     chosen = [int(option_scores(rule, each, q).argmax()) for q, each in pairs]
     for metric in task.metrics:
-      found[metric][rule] = _chosen(metric, chosen, questions)
-  return dict(found)
+      by_metric[metric][rule] = _chosen(metric, chosen, questions)
+  return dict(by_metric)
 
 
 def chance(task: PromptedTask, questions: Sequence[Question]) -> float | None:

@@ -32,12 +32,12 @@ def exact(written: str, answers: Sequence[str]) -> float:
 
   Arithmetic needs it: `em` forgets the sign of a number.
   """
-  return float(written.strip() in [answer.strip() for answer in _given(answers)])
+  return float(written.strip() in [answer.strip() for answer in _checked(answers)])
 
 
 def em(written: str, answers: Sequence[str]) -> float:
   """Returns 1 if an answer was written, both `normalized`."""
-  return float(normalized(written) in map(normalized, _given(answers)))
+  return float(normalized(written) in map(normalized, _checked(answers)))
 
 
 def f1(written: str, answers: Sequence[str]) -> float:
@@ -48,7 +48,7 @@ def f1(written: str, answers: Sequence[str]) -> float:
   """
   return max(
     _overlap(normalized(written).split(), normalized(answer).split())
-    for answer in _given(answers)
+    for answer in _checked(answers)
   )
 
 
@@ -58,7 +58,7 @@ def coqa_f1(written: str, answers: Sequence[str]) -> float:
   So a model is compared with as many answers as a person can be (Reddy et al. 2019),
   and no answer has full marks where the answers differ.
   """
-  answers = _given(answers)
+  answers = _checked(answers)
   if len(answers) == 1:
     return f1(written, answers)
   left = [[*answers[:i], *answers[i + 1 :]] for i in range(len(answers))]
@@ -73,7 +73,7 @@ def drop_f1(written: str, answers: Sequence[str]) -> float:
   """
   words = _drop_words(written)
   scores = []
-  for wanted in map(_drop_words, _given(answers)):
+  for wanted in map(_drop_words, _checked(answers)):
     numbers = {word for word in wanted if _is_number(word)}
     agree = not numbers or numbers & words
     scores.append(_overlap(list(words), list(wanted)) if agree else 0.0)
@@ -82,11 +82,11 @@ def drop_f1(written: str, answers: Sequence[str]) -> float:
 
 def _drop_words(text: str) -> set[str]:
   """Returns the words of a text, numbers alike: 4,000 and 4000.0."""
-  found = set()
+  words = set()
   for word in re.split(r'[\s-]+', text.lower()):
     bare = word if _is_number(word) else normalized(word)
-    found |= {str(float(bare))} if _is_number(bare) else set(bare.split())
-  return found
+    words |= {str(float(bare))} if _is_number(bare) else set(bare.split())
+  return words
 
 
 def _is_number(word: str) -> bool:
@@ -104,15 +104,11 @@ def _overlap(words: list[str], wanted: list[str]) -> float:
 def coreference(written: str, answers: Sequence[str], right: bool = True) -> float:
   """Returns 1 if the noun was named, or was not where it is the wrong one.
 
-  It was if the words of one are all among those of the other, `normalized`.
-
-  Args:
-    written: by the model.
-    answers: the noun, with which the file asks.
-    right: whether the pronoun refers to it.
+  It was if the words of one are all among those of the other, `normalized`. `answers`
+  is the noun that the file asks about, `right` whether the pronoun refers to it.
   """
   words = set(normalized(written).split())
-  nouns = [set(normalized(answer).split()) for answer in _given(answers)]
+  nouns = [set(normalized(answer).split()) for answer in _checked(answers)]
   named = bool(words) and any(words <= noun or noun <= words for noun in nouns)
   return float(named == right)
 
@@ -159,10 +155,10 @@ def bleu(written: Sequence[str], answers: Sequence[Sequence[str]]) -> float:
       'many, one at least, and lists of one length'
     )
   references = [[text.strip() for text in each] for each in zip(*answers, strict=True)]
-  found = sacrebleu.corpus_bleu(
+  score = sacrebleu.corpus_bleu(
     [text.strip() for text in written], references, tokenize='intl', smooth_method='exp'
   )
-  return float(found.score)
+  return float(score.score)
 
 
 def rouge1(written: str, answers: Sequence[str]) -> float:
@@ -183,7 +179,9 @@ def rougeL(written: str, answers: Sequence[str]) -> float:
 def _rouge(kind: str, written: str, answers: Sequence[str]) -> float:
   scorer = _import('rouge_score.rouge_scorer', 'rouge-score')
   score = scorer.RougeScorer([kind], use_stemmer=True).score
-  return max(float(score(answer, written)[kind].fmeasure) for answer in _given(answers))
+  return max(
+    float(score(answer, written)[kind].fmeasure) for answer in _checked(answers)
+  )
 
 
 def sentences(text: str, most: int) -> str:
@@ -198,7 +196,7 @@ METRICS: dict[str, Callable[[str, Sequence[str]], float]] = {
 }
 
 
-def _given(answers: Sequence[str]) -> Sequence[str]:
+def _checked(answers: Sequence[str]) -> Sequence[str]:
   """Returns the answers, of which there must be one."""
   if isinstance(answers, str) or not len(answers):
     raise UserError(f'answers {answers!r} must be a list with one text at least')

@@ -25,7 +25,7 @@ _FORMS = {
 
 
 class Answer(NamedTuple):
-  """What a model says of an example.
+  """The prediction for an example.
 
   Attributes:
     label: as the task's files write it, or a score.
@@ -60,7 +60,7 @@ class Classifier(LanguageModel):
     """
     if isinstance(examples, str):
       raise UserError('classify takes several examples; put the one into a list')
-    read = [self._example(number, given) for number, given in enumerate(examples)]
+    read = [self._example(number, texts) for number, texts in enumerate(examples)]
     if not read:
       return []
     logits = self.task_logits(read)
@@ -81,8 +81,7 @@ class Classifier(LanguageModel):
     """Returns float32 logits [examples, K] of classes or choices.
 
     Args:
-      examples: one or more.
-      tell: is told how many had to be cut.
+      tell: prints how many had to be cut.
       rows: examples computed at a time.
     """
     vocab = self.config.vocab - inputs.NEW_TOKENS
@@ -96,10 +95,10 @@ class Classifier(LanguageModel):
     rows = min(rows, len(examples))
     return inputs.all_logits(data, rows, self.config.T, predict)
 
-  def _example(self, number: int, given) -> Example:
-    """Returns what a user gave as an example of the task."""
+  def _example(self, number: int, example) -> Example:
+    """Returns texts of a user as an example of the task."""
     kind = self.task.kind
-    texts = tuple(given) if isinstance(given, (tuple, list)) else (given,)
+    texts = tuple(example) if isinstance(example, (tuple, list)) else (example,)
     choices = ()
     if kind == 'multiple_choice' and texts and not isinstance(texts[-1], str):
       *texts, choices = texts
@@ -110,7 +109,7 @@ class Classifier(LanguageModel):
     if not fits or (kind == 'multiple_choice' and len(choices) != self._choices):
       count = f' ({self._choices} choices)' if kind == 'multiple_choice' else ''
       raise UserError(
-        f'example {number} is {given!r}; one of {self.task.name} is {_FORMS[kind]}'
+        f'example {number} is {example!r}; one of {self.task.name} is {_FORMS[kind]}'
         f'{count}, and no text of it is empty'
       )
     return Example(tuple(t.strip() for t in texts), tuple(c.strip() for c in choices))

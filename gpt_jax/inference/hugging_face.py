@@ -1,4 +1,4 @@
-"""Models as folders of Hugging Face: found, opened and written."""
+"""Folders of Hugging Face: finding, opening and writing models."""
 
 import os
 import shutil
@@ -109,8 +109,8 @@ def _end_of_text(folder: Path, vocab: int) -> int:
   """Returns the id that config.json gives, else one after the vocabulary."""
   if not (folder / _MARKS[0]).exists():
     return vocab
-  found = read_json(folder / _MARKS[0]).get('eos_token_id')
-  return found if isinstance(found, int) else vocab
+  eos = read_json(folder / _MARKS[0]).get('eos_token_id')
+  return eos if isinstance(eos, int) else vocab
 
 
 def export(model: LanguageModel, dropout: float, target: str | Path) -> str:
@@ -120,7 +120,6 @@ def export(model: LanguageModel, dropout: float, target: str | Path) -> str:
   place. The folder also has our own tokenizer where ours is of another kind.
 
   Args:
-    model: any.
     dropout: rate for config.json.
     target: a folder that does not exist, or is empty.
 

@@ -64,8 +64,6 @@ class LanguageModel:
 
   Attributes:
     params: the parameter tree (`model/gpt.py`).
-    gpt: the model.
-    tokenizer: text to ids and back.
     step: updates it was trained for.
   """
 
@@ -132,7 +130,6 @@ class LanguageModel:
     """Returns continuations of texts, `num_return` for each, in order.
 
     Args:
-      prompts: a text, or several.
       **settings: of `decoding/generation_config.py`: max_new_tokens, temperature,
         top_k, top_p, seed, num_return, stop, beams and others.
 
@@ -151,19 +148,21 @@ class LanguageModel:
     searches = {'beam': self._beams, 'stochastic': self._stochastic}
     search = searches.get(how.chosen(), self._drawn)
     results, stops = [], how.stops()
-    for number, found in enumerate(search(prompts, how)):
-      made = []
-      for ids, logp, value in found:
+    for number, candidates in enumerate(search(prompts, how)):
+      generations = []
+      for ids, logp, value in candidates:
         cut = _before_stop(ids, stops, self._decode)
         n, text = cut or (len(ids), self._decode(ids))
         value = sum(logp[:n]) if value is None else value
-        made.append(Generation(prompts[number], ids[:n], text, logp[:n], value, number))
+        generations.append(
+          Generation(prompts[number], ids[:n], text, logp[:n], value, number)
+        )
       if how.chosen() == 'minimum_risk':
         ranked = reranking.minimum_risk(
-          made, lambda a, b: reranking.unigram_f1(a.ids, b.ids)
+          generations, lambda a, b: reranking.unigram_f1(a.ids, b.ids)
         )
-        made = [one._replace(score=value) for one, value in ranked]
-      results += made[: how.num_return]
+        generations = [one._replace(score=value) for one, value in ranked]
+      results += generations[: how.num_return]
     return results
 
   def _drawn(
@@ -175,7 +174,7 @@ class LanguageModel:
     def stopped(ids):
       return _before_stop(ids, stops, self._decode) is not None
 
-    made = sampling.generate(
+    continuations = sampling.generate(
       self.params,
       self.gpt,
       [prompt for prompt in prompts for _ in range(n)],
@@ -185,7 +184,7 @@ class LanguageModel:
       row_params=self._row_params,
       **self._limits(how),
     )
-    rows = [(*one, None) for one in made]
+    rows = [(*one, None) for one in continuations]
     return [rows[at : at + n] for at in range(0, len(rows), n)]
 
   def _beams(
@@ -241,7 +240,6 @@ class LanguageModel:
     and so does text that may be the beginning of a stop.
 
     Args:
-      prompt: a text.
       **settings: as of `generate`, for one continuation by 'greedy' or 'sample'.
 
     Raises:
@@ -266,9 +264,9 @@ class LanguageModel:
       **self._limits(how),
     ):
       new.append(token)
-      found = _before_stop(new, stops, decode)
-      text = found[1] if found else decode(new)
-      if found:
+      cut = _before_stop(new, stops, decode)
+      text = cut[1] if cut else decode(new)
+      if cut:
         break
       ready = text.rstrip('\ufffd')
       ready = ready[: len(ready) - _stop_begun(ready, stops)]

@@ -17,7 +17,6 @@ from gpt_jax.config import UserError
 from gpt_jax.data import windows
 from gpt_jax.model.gpt import GPT, GPTConfig, init_params
 from gpt_jax.runs import cost
-from gpt_jax.runs.benchmark import parameters_digest
 from gpt_jax.runs.load import load
 from gpt_jax.runs.workdir import (
   check_same_run,
@@ -27,10 +26,9 @@ from gpt_jax.runs.workdir import (
 from gpt_jax.tasks import inputs, labelled
 from gpt_jax.tasks.labelled_table import TASKS, Task
 from gpt_jax.tokenizers import Tokenizer
-from gpt_jax.training import sharding, transfer
+from gpt_jax.training import checksums, sharding, transfer
 from gpt_jax.training.objective import LabelledTask
 from gpt_jax.training.step import State, init_state
-
 
 # What training may choose of a model that comes from elsewhere.
 _FREE = config.fields_with('number', 'training', 'execution', of='model')
@@ -159,7 +157,7 @@ def read_job(run: config.Run, report: Callable[[str], None]) -> Job:
   config.check(run, row_parts(run, layout, group_size(run, layout)))
   digests = {'train': _digest(train), 'dev': _digest(dev)}
   if run.task.transfer != 'none':
-    digests['source'] = parameters_digest(source.params)
+    digests['source'] = checksums.digest(source.params)
   return Job(
     run,
     layout,

@@ -10,7 +10,7 @@ import numpy as np
 
 from gpt_jax import config
 from gpt_jax.config import UserError
-from gpt_jax.runs import benchmark, finetune_job, provenance, train
+from gpt_jax.runs import finetune_job, provenance, train
 from gpt_jax.runs.load import load
 from gpt_jax.runs.setup import prepared
 from gpt_jax.runs.workdir import check_same_run, read_about, read_run, sessions
@@ -218,7 +218,7 @@ def _data_read(
   check_same_run(first, into)
   here = prepared(run, into, report).digests()
   if run.init_from and 'source' in about['data']:
-    here['source'] = benchmark.parameters_digest(load(run.init_from).params)
+    here['source'] = checksums.digest(load(run.init_from).params)
   return data_changes(about['data'], here)
 
 

@@ -14,7 +14,7 @@ from gpt_jax.data import prepare, token_files, windows
 from gpt_jax.evaluation import likelihood
 from gpt_jax.inference.language_model import LanguageModel
 from gpt_jax.model.gpt import GPT, GPTConfig, init_params
-from gpt_jax.runs import benchmark, cost
+from gpt_jax.runs import cost
 from gpt_jax.runs.load import load
 from gpt_jax.runs.workdir import (
   alone,
@@ -22,7 +22,7 @@ from gpt_jax.runs.workdir import (
   read_about,
   write_run_json,
 )
-from gpt_jax.training import checkpoint, sharding, step
+from gpt_jax.training import checkpoint, checksums, sharding, step
 from gpt_jax.training.objective import LanguageModeling
 
 # Fields that two models that compute the same may differ in; the vocabulary may grow.
@@ -285,7 +285,7 @@ def _source_digest(source: dict | None, workdir: pathlib.Path) -> dict[str, str]
   Empty where it started from new ones.
   """
   if source is not None:
-    return {'source': benchmark.parameters_digest(source)}
+    return {'source': checksums.digest(source)}
   if not (workdir / 'run.json').exists():
     return {}
   before = read_about(workdir)['data']

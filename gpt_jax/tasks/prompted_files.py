@@ -10,7 +10,7 @@ from gpt_jax.config import UserError
 from gpt_jax.tasks import readers
 from gpt_jax.tasks.prompts import Document, PromptedTask, Question, TextSet
 from gpt_jax.tasks.readers import Row
-from gpt_jax.tokenizers.bpe_files import encodable
+from gpt_jax.tokenizers.texts import encodable
 
 
 def read(task: PromptedTask, data: str | Path, split: str = '') -> list[Question]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from gpt_jax.config import UserError, nearest
 from gpt_jax.data.formats import open_hub
-from gpt_jax.tokenizers.bpe_files import encodable
+from gpt_jax.tokenizers.texts import encodable
 
 Row = dict[str, Any]
 _LETTERS = 'ABCD'

@@ -1,32 +1,12 @@
-"""What several tokenizers share: the files of a BPE, and text that has UTF-8."""
+"""The two files of a BPE: vocab.json and merges.txt."""
 
 import json
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from gpt_jax.config import UserError
 
-EOT = '<|endoftext|>'
-KIND = 'kind.json'  # beside the files of every saved tokenizer
-
 Merges = list[tuple[str, str]]
-
-
-def encodable(text: str) -> str:
-  """Returns the text with its lone surrogates, which have no UTF-8, as U+FFFD."""
-  try:
-    text.encode()
-    return text
-  except UnicodeEncodeError:
-    return re.sub('[\ud800-\udfff]', '\ufffd', text)
-
-
-def write_kind(folder: Path, about: dict) -> None:
-  """Writes the file that says what a tokenizer folder holds."""
-  folder.mkdir(parents=True, exist_ok=True)
-  text = json.dumps(about, indent=1) + '\n'
-  (folder / KIND).write_text(text, encoding='utf-8')
 
 
 def read_bpe(vocab: Path, merges: Path) -> tuple[dict[str, int], Merges]:
@@ -87,16 +67,3 @@ def check_bpe(
         f'{name}: merge {number} ({a} {b}) does not fit the vocabulary, which has no '
         f'{missing[0]!r}: files of two tokenizers?'
       )
-
-
-def even_sample(texts: Iterable[str], limit: int) -> list[str]:
-  """Returns texts of about `limit` characters at most, spread evenly over them all."""
-  kept, size, every = [], 0, 1
-  for i, text in enumerate(texts):
-    if i % every == 0:
-      kept.append(text)
-      size += len(text)
-    while size > limit and len(kept) > 1:
-      kept, every = kept[::2], every * 2
-      size = sum(map(len, kept))
-  return kept

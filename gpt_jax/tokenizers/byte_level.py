@@ -10,15 +10,9 @@ import tiktoken
 import tokenizers
 
 from gpt_jax.config import UserError
-from gpt_jax.tokenizers.bpe_files import (
-  EOT,
-  Merges,
-  check_bpe,
-  encodable,
-  read_bpe,
-  write_bpe,
-  write_kind,
-)
+from gpt_jax.tokenizers.bpe_files import Merges, check_bpe, read_bpe, write_bpe
+from gpt_jax.tokenizers.protocol import EOT, write_kind
+from gpt_jax.tokenizers.texts import encodable, even_sample
 
 # GPT-2's words. Possessive (++) where giving back could not help: the same words as
 # with the released expression, found faster, also in long runs of blanks.
@@ -26,6 +20,7 @@ GPT2_WORDS = (
   r"'(?:s|t|re|ve|m|ll|d)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++"
   r'|\s++$|\s+(?!\S)|\s'
 )
+_SAMPLE = 32 << 20  # characters that one is trained on, at most
 # Ends of text in vocabularies of others, by preference.
 _ENDS = EOT, '<|end_of_text|>', '</s>', '<eos>', '<s>', '<bos>'
 
@@ -38,8 +33,8 @@ def _byte_characters() -> dict[int, str]:
   return shown | {byte: chr(256 + n) for n, byte in enumerate(others)}
 
 
-_CHARACTER = _byte_characters()
-_TO_LATIN_1 = {ord(character): byte for byte, character in _CHARACTER.items()}
+BYTE_CHARACTERS = _byte_characters()
+_TO_LATIN_1 = {ord(character): byte for byte, character in BYTE_CHARACTERS.items()}
 
 
 class ByteLevel:
@@ -76,7 +71,7 @@ class ByteLevel:
       UserError: ids are not 0 .. n - 1, a byte has none, a merge makes no entry, or
         no entry ends a text.
     """
-    check_bpe(vocab, merges, _CHARACTER.values(), name)
+    check_bpe(vocab, merges, BYTE_CHARACTERS.values(), name)
     self.vocab = len(vocab)
     ends = [end for end in ([eot] if eot else _ENDS) if end in vocab]
     if not ends:
@@ -88,15 +83,16 @@ class ByteLevel:
     self._vocab, self._merges, self._words, self._end = vocab, merges, words, ends[0]
     self._entries = sorted(vocab, key=vocab.get)
 
-    made = dict.fromkeys(_CHARACTER.values()) | dict.fromkeys(a + b for a, b in merges)
+    known = dict.fromkeys(BYTE_CHARACTERS.values())
+    known |= dict.fromkeys(a + b for a, b in merges)
     self._bytes = [
-      _as_bytes(entry) if entry in made else entry.encode() for entry in self._entries
+      _as_bytes(entry) if entry in known else entry.encode() for entry in self._entries
     ]
     self._bytes[self.eot] = b''
-    self._engine = engine or _engine(vocab, merges, len(made))
+    self._engine = engine or _engine(vocab, merges, len(known))
     self._tiktoken = self._tokenizers = None
     if self._engine == 'tiktoken':
-      ranks = {_as_bytes(entry): rank for rank, entry in enumerate(made)}
+      ranks = {_as_bytes(entry): rank for rank, entry in enumerate(known)}
       # The special token is never allowed. Without any, tiktoken looks for an empty
       # text at every place, which takes as long as all the rest.
       self._tiktoken = tiktoken.Encoding(
@@ -105,9 +101,9 @@ class ByteLevel:
         mergeable_ranks=ranks,
         special_tokens={EOT: len(ranks)},
       )
-      self._id_of_rank = np.array([vocab[entry] for entry in made], np.uint32)
+      self._id_of_rank = np.array([vocab[entry] for entry in known], np.uint32)
     else:
-      self._tokenizers = _byte_level_pipeline(vocab, merges, words)
+      self._tokenizers = pipeline(vocab, merges, words)
 
   def encode_array(self, text: str) -> np.ndarray:
     """Returns the ids of a text, uint32; never `eot`."""
@@ -130,7 +126,7 @@ class ByteLevel:
     for run in re.split('([\udc80-\udcff]+)', text):
       if run and '\udc80' <= run[0] <= '\udcff':
         stray = run.encode('utf-8', 'surrogateescape')
-        ids += [self._vocab[_CHARACTER[byte]] for byte in stray]
+        ids += [self._vocab[BYTE_CHARACTERS[byte]] for byte in stray]
       else:
         ids += self.encode(run)
     return ids
@@ -200,7 +196,9 @@ class ByteLevel:
 
   @classmethod
   def train(cls, texts: Iterable[str], vocab: int) -> 'ByteLevel':
-    """Returns one made from texts, laid out as GPT-2's: bytes, merges, `eot`.
+    """Returns one made from an even sample of texts.
+
+    It is laid out as GPT-2's: bytes, merges, `eot`.
 
     Raises:
       UserError: the texts have fewer pairs to merge than `vocab` asks for.
@@ -216,13 +214,14 @@ class ByteLevel:
     trainer = tokenizers.trainers.BpeTrainer(
       vocab_size=vocab - 1, initial_alphabet=splitter.alphabet(), show_progress=False
     )
-    learner.train_from_iterator((encodable(text) for text in texts), trainer)
+    sample = even_sample(texts, _SAMPLE)
+    learner.train_from_iterator((encodable(text) for text in sample), trainer)
     model = json.loads(learner.to_str())['model']
-    found = len(model['vocab']) + 1
-    if found < vocab:
+    most = len(model['vocab']) + 1
+    if most < vocab:
       raise UserError(
-        f'data.vocab={vocab} is too large for this text, which has pairs for {found}; '
-        f'use --config.data.vocab={found} or less, or more text'
+        f'data.vocab={vocab} is too large for this text, which has pairs for {most}; '
+        f'use --config.data.vocab={most} or less, or more text'
       )
     entries = model['vocab'] | {EOT: len(model['vocab'])}
     return cls(entries, [tuple(pair) for pair in model['merges']])
@@ -251,7 +250,7 @@ def _words_of(splitter: dict) -> str:
   return first['pattern'].get('Regex', '')
 
 
-def _engine(vocab: dict[str, int], merges: Merges, made: int) -> str:
+def _engine(vocab: dict[str, int], merges: Merges, entries: int) -> str:
   """Returns 'tiktoken' if it gives the ids that the merges mean, else 'tokenizers'.
 
   tiktoken merges a pair wherever the two together are an entry, whatever pair the file
@@ -261,22 +260,20 @@ def _engine(vocab: dict[str, int], merges: Merges, made: int) -> str:
   Args:
     vocab: ids by entry.
     merges: pairs of entries.
-    made: how many different entries bytes and merges make.
+    entries: how many different ones bytes and merges make.
   """
   pairs = tokenizers.models.BPE(vocab, merges)
-  same = made == 256 + len(merges)
+  same = entries == 256 + len(merges)
   same = same and all(len(pairs.tokenize(a + b)) == 1 for a, b in merges)
   return 'tiktoken' if same else 'tokenizers'
 
 
-def _byte_level_pipeline(
-  vocab: dict[str, int], merges: Merges, words: str
-) -> tokenizers.Tokenizer:
+def pipeline(vocab: dict[str, int], merges: Merges, words: str) -> tokenizers.Tokenizer:
   """Returns an encoder of `tokenizers` for byte-level BPE."""
   splitters = tokenizers.pre_tokenizers
-  made = tokenizers.Tokenizer(tokenizers.models.BPE(vocab, merges))
+  encoder = tokenizers.Tokenizer(tokenizers.models.BPE(vocab, merges))
   gpt2 = words == GPT2_WORDS  # whose possessive marks this engine reads otherwise
   last = splitters.ByteLevel(add_prefix_space=False, use_regex=gpt2)
   first = [] if gpt2 else [splitters.Split(tokenizers.Regex(words), 'isolated')]
-  made.pre_tokenizer = splitters.Sequence([*first, last])
-  return made
+  encoder.pre_tokenizer = splitters.Sequence([*first, last])
+  return encoder

@@ -8,15 +8,9 @@ import numpy as np
 import tokenizers
 
 from gpt_jax.config import UserError
-from gpt_jax.tokenizers.bpe_files import (
-  EOT,
-  Merges,
-  check_bpe,
-  encodable,
-  read_bpe,
-  write_bpe,
-  write_kind,
-)
+from gpt_jax.tokenizers.bpe_files import Merges, check_bpe, read_bpe, write_bpe
+from gpt_jax.tokenizers.protocol import EOT, write_kind
+from gpt_jax.tokenizers.texts import encodable
 
 
 class GPT1:

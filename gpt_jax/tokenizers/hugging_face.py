@@ -13,15 +13,12 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from gpt_jax.config import UserError
 from gpt_jax.files import sync
-from gpt_jax.tokenizers import Bytes, Characters, Tokenizer
-from gpt_jax.tokenizers.bpe_files import EOT, write_bpe
-from gpt_jax.tokenizers.byte_level import (
-  _CHARACTER,
-  GPT2_WORDS,
-  ByteLevel,
-  _byte_level_pipeline,
-)
+from gpt_jax.tokenizers import byte_level
+from gpt_jax.tokenizers.bpe_files import write_bpe
+from gpt_jax.tokenizers.byte_level import ByteLevel
+from gpt_jax.tokenizers.characters import Bytes, Characters
 from gpt_jax.tokenizers.gpt1 import GPT1
+from gpt_jax.tokenizers.protocol import EOT, Tokenizer
 from gpt_jax.tokenizers.sentencepiece_model import SentencePiece
 
 MARK = '\u2581'  # as which SentencePiece writes a space
@@ -90,16 +87,18 @@ def write(tokenizer: Tokenizer, folder: Path, context: int) -> str:
   folder = Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(prefix='.tokenizer.', dir=folder) as name:
-    made = Path(name)
-    pipeline.save(str(made / 'tokenizer.json'))
-    _check(tokenizer, made / 'tokenizer.json')
+    staged = Path(name)
+    pipeline.save(str(staged / 'tokenizer.json'))
+    _check(tokenizer, staged / 'tokenizer.json')
     text = json.dumps(settings, indent=2, ensure_ascii=False) + '\n'
-    (made / 'tokenizer_config.json').write_text(text, encoding='utf-8')
+    (staged / 'tokenizer_config.json').write_text(text, encoding='utf-8')
     # The next two can't say how words are cut: they are read as of these two kinds.
-    gpt2 = isinstance(tokenizer, ByteLevel) and tokenizer._words == GPT2_WORDS
+    gpt2 = (
+      isinstance(tokenizer, ByteLevel) and tokenizer._words == byte_level.GPT2_WORDS
+    )
     if gpt2 or isinstance(tokenizer, GPT1):
-      write_bpe(made, tokenizer._vocab, tokenizer._merges)
-    for path in sorted(made.iterdir()):
+      write_bpe(staged, tokenizer._vocab, tokenizer._merges)
+    for path in sorted(staged.iterdir()):
       sync(path)
       os.replace(path, folder / path.name)
   sync(folder)
@@ -111,23 +110,25 @@ def _pipeline(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
   if isinstance(tokenizer, SentencePiece):
     return _sentencepiece(tokenizer)
   if isinstance(tokenizer, ByteLevel):
-    made = _byte_level_pipeline(tokenizer._vocab, tokenizer._merges, tokenizer._words)
-    made.decoder = decoders.ByteLevel()
+    pipeline = byte_level.pipeline(
+      tokenizer._vocab, tokenizer._merges, tokenizer._words
+    )
+    pipeline.decoder = decoders.ByteLevel()
   elif isinstance(tokenizer, Bytes):
-    vocab = {character: byte for byte, character in _CHARACTER.items()}
-    made = tokenizers.Tokenizer(models.BPE(vocab | {EOT: tokenizer.eot}, []))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(
+    vocab = {character: byte for byte, character in byte_level.BYTE_CHARACTERS.items()}
+    pipeline = tokenizers.Tokenizer(models.BPE(vocab | {EOT: tokenizer.eot}, []))
+    pipeline.pre_tokenizer = pre_tokenizers.ByteLevel(
       add_prefix_space=False, use_regex=False
     )
-    made.decoder = decoders.ByteLevel()
+    pipeline.decoder = decoders.ByteLevel()
   elif isinstance(tokenizer, GPT1):
     vocab = tokenizer._vocab | {EOT: tokenizer.eot}
-    made = tokenizers.Tokenizer(
+    pipeline = tokenizers.Tokenizer(
       models.BPE(vocab, tokenizer._merges, unk_token='<unk>', end_of_word_suffix='</w>')
     )
-    made.normalizer = normalizers.BertNormalizer(lowercase=True)
-    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    made.decoder = decoders.Sequence(
+    pipeline.normalizer = normalizers.BertNormalizer(lowercase=True)
+    pipeline.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    pipeline.decoder = decoders.Sequence(
       [
         decoders.Replace('\n</w>', '\n'),
         decoders.Replace('</w>', ' '),
@@ -139,12 +140,12 @@ def _pipeline(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
     # Without an entry for the unknown, a character that has none is an error.
     ids = range(tokenizer.vocab)
     vocab = dict(zip(tokenizer.pieces(ids), ids, strict=True))
-    made = tokenizers.Tokenizer(models.WordLevel(vocab, unk_token=''))
+    pipeline = tokenizers.Tokenizer(models.WordLevel(vocab, unk_token=''))
     every = tokenizers.Regex(r'[\s\S]')
-    made.pre_tokenizer = pre_tokenizers.Split(every, 'isolated')
-    made.decoder = decoders.Fuse()
-  made.add_special_tokens(tokenizer.pieces([tokenizer.eot]))
-  return made
+    pipeline.pre_tokenizer = pre_tokenizers.Split(every, 'isolated')
+    pipeline.decoder = decoders.Fuse()
+  pipeline.add_special_tokens(tokenizer.pieces([tokenizer.eot]))
+  return pipeline
 
 
 def _is_bpe(tokenizer: SentencePiece) -> bool:
@@ -204,16 +205,16 @@ def _sentencepiece(tokenizer: SentencePiece) -> tokenizers.Tokenizer:
       for i, entry in enumerate(entries)
     ]
     model = models.Unigram(scored, p.unk_id(), byte_fallback)
-  made = tokenizers.Tokenizer(model)
+  pipeline = tokenizers.Tokenizer(model)
   if before:
-    made.normalizer = normalizers.Sequence(before)
+    pipeline.normalizer = normalizers.Sequence(before)
   after += [decoders.ByteFallback(), decoders.Fuse()]
   if prefix or squeeze:
     start = decoders.Replace(regex(r'\A +' if squeeze else r'\A '), '')
     after += [start, decoders.Replace(MARK, ' ')]
-  made.decoder = decoders.Sequence(after)
-  made.add_special_tokens([names[i] for i in control])
-  return made
+  pipeline.decoder = decoders.Sequence(after)
+  pipeline.add_special_tokens([names[i] for i in control])
+  return pipeline
 
 
 def _check(tokenizer: Tokenizer, path: Path) -> None:
@@ -221,11 +222,11 @@ def _check(tokenizer: Tokenizer, path: Path) -> None:
   theirs = tokenizers.Tokenizer.from_file(str(path))
   theirs.encode_special_tokens = True  # for texts that hold their names
   for text in _probes(tokenizer):
-    ids, found = tokenizer.encode(text), theirs.encode(text).ids
-    if ids != found and not _are_tied(tokenizer, ids, found):
+    ids, others = tokenizer.encode(text), theirs.encode(text).ids
+    if ids != others and not _are_tied(tokenizer, ids, others):
       raise UserError(
         f'tokenizer of kind {tokenizer.kind}: the text {text!r} has the ids {ids}, but '
-        f"{found} as Hugging Face's, which must give the same: this tokenizer does to "
+        f"{others} as Hugging Face's, which must give the same: this tokenizer does to "
         'texts what that form can not; use one that was trained here (--config.data.'
         "tokenizer=bpe, unigram or byte_bpe), or the model's own Hugging Face files"
       )

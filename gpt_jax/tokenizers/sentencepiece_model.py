@@ -14,7 +14,8 @@ import numpy as np
 import sentencepiece
 
 from gpt_jax.config import UserError
-from gpt_jax.tokenizers.bpe_files import EOT, encodable, even_sample, write_kind
+from gpt_jax.tokenizers.protocol import EOT, write_kind
+from gpt_jax.tokenizers.texts import encodable, even_sample
 
 # SentencePiece's trainer keeps positions within a sentence in 16 bits, hence short
 # chunks; and its BPE takes about 60 bytes of memory for each character.
@@ -33,7 +34,6 @@ class SentencePiece:
     """Opens the bytes of a .model file.
 
     Args:
-      model: the bytes.
       kind: 'bpe' and 'unigram' are trained here; 'sentencepiece' is anything else.
       name: of the file, for errors.
 
@@ -183,12 +183,11 @@ class SentencePiece:
 
   @classmethod
   def train(cls, kind: str, texts: Iterable[str], vocab: int) -> 'SentencePiece':
-    """Returns a model learnt from an even sample of texts; it loses nothing.
+    """Returns a model trained on an even sample of texts; it loses nothing.
 
     Args:
       kind: 'bpe' or 'unigram'.
       texts: at least one that is not empty.
-      vocab: number of ids.
 
     Raises:
       UserError: `vocab` does not suit the text.
@@ -224,15 +223,15 @@ class SentencePiece:
 
 def _vocab_advice(vocab: int, message: str) -> str:
   """Returns what to do about an error of SentencePiece's trainer."""
-  if found := re.search(r'too high.* value <= (\d+)', message):
+  if number := re.search(r'too high.* value <= (\d+)', message):
     return (
       f'data.vocab={vocab} is too large for this text, which has pieces for '
-      f'{found[1]}; use --config.data.vocab={found[1]} or less, or more text'
+      f'{number[1]}; use --config.data.vocab={number[1]} or less, or more text'
     )
-  if found := re.search(r'smaller than required_chars\. \d+ vs (\d+)', message):
+  if number := re.search(r'smaller than required_chars\. \d+ vs (\d+)', message):
     return (
       f'data.vocab={vocab} is too small: 256 bytes, 2 special tokens and the '
-      f'characters of this text are {found[1]}; use --config.data.vocab={found[1]} '
+      f'characters of this text are {number[1]}; use --config.data.vocab={number[1]} '
       'or more'
     )
   return f'SentencePiece could not be trained with data.vocab={vocab}: {message}'

@@ -47,6 +47,20 @@ def joined(found: dict[str, str]) -> str:
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def digest(params: dict) -> str:
+  """Returns the SHA-256 of parameters: names, shapes, types and values.
+
+  It is the same in every run and process, so it says in files which weights are meant.
+  """
+  whole = hashlib.sha256()
+  for path, value in jax.tree_util.tree_leaves_with_path(params):
+    value = np.ascontiguousarray(value)
+    name = f'{jax.tree_util.keystr(path)} {value.shape} {value.dtype}\n'
+    whole.update(name.encode())
+    whole.update(value.tobytes())
+  return whole.hexdigest()
+
+
 def _part(key: Any) -> Any:
   """Returns what a step of a path is called."""
   for name in ('key', 'name', 'idx'):

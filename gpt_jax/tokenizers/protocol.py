@@ -1,0 +1,73 @@
+"""What every tokenizer offers, and the mark of a folder that holds one."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+EOT = '<|endoftext|>'
+KIND = 'kind.json'  # beside the files of every saved tokenizer
+
+
+class Tokenizer(Protocol):
+  """What every tokenizer offers.
+
+  Attributes:
+    kind: 'bpe', 'unigram', 'sentencepiece', 'byte_bpe', 'gpt1', 'chars', 'bytes' or
+      'numbers'.
+    vocab: number of ids, special ones included.
+    eot: id of the end-of-text token.
+    unknown: ids of text that has no entry of its own.
+  """
+
+  kind: str
+  vocab: int
+  eot: int
+  unknown: frozenset[int]
+
+  def encode(self, text: str) -> list[int]:
+    """Returns the ids of a text; never `eot`, whatever the text looks like.
+
+    A lone surrogate, which has no UTF-8, is read as U+FFFD.
+    """
+
+  def encode_array(self, text: str) -> np.ndarray:
+    """Returns the same as an array of unsigned integers."""
+
+  def decode(self, ids: Sequence[int]) -> str:
+    """Returns the text of ids; `eot` is '', bytes that are not UTF-8 are U+FFFD."""
+
+  def pieces(self, ids: Sequence[int]) -> list[str]:
+    """Returns a readable form of each id."""
+
+  def save(self, folder: Path) -> None:
+    """Writes the tokenizer into a folder, for `load`."""
+
+
+def write_kind(folder: Path, about: dict) -> None:
+  """Writes the file that says what a tokenizer folder holds."""
+  folder.mkdir(parents=True, exist_ok=True)
+  text = json.dumps(about, indent=1) + '\n'
+  (folder / KIND).write_text(text, encoding='utf-8')
+
+
+def text_of(tokenizer: Tokenizer, token: int) -> str:
+  """Returns the text of a token by itself; where it is part of a character, in hex."""
+  text = tokenizer.decode([token])
+  if '\ufffd' not in text:
+    return text
+  if hasattr(tokenizer, 'decode_bytes'):
+    return tokenizer.decode_bytes([token]).hex().upper()
+  return tokenizer.pieces([token])[0]
+
+
+def digest(folder: str | Path) -> str:
+  """Returns the sha256 of the names and contents of a tokenizer's files."""
+  whole = hashlib.sha256()
+  for path in sorted(Path(folder).iterdir()):
+    content = hashlib.sha256(path.read_bytes()).hexdigest()
+    whole.update(f'{path.name} {content}\n'.encode())
+  return whole.hexdigest()
