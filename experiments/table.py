@@ -31,7 +31,7 @@ from absl import app, flags
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from gpt_jax import config
 from gpt_jax.config import UserError
-from gpt_jax.evaluation.metrics import spread
+from gpt_jax.evaluation.statistics import spread
 from gpt_jax.files import write_whole
 from gpt_jax.model.gpt import GPTConfig
 from gpt_jax.reports import committed, task_results

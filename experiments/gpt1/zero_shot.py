@@ -47,7 +47,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 import gpt_jax
 from gpt_jax.config import Run, UserError, nearest
 from gpt_jax.data import windows
-from gpt_jax.evaluation import likelihood, metrics
+from gpt_jax.evaluation import likelihood, metrics, statistics
 from gpt_jax.files import write_whole
 from gpt_jax.inference.language_model import LanguageModel
 from gpt_jax.reports import committed, figures
@@ -187,7 +187,7 @@ def measured(task: str, model: LanguageModel, items: Items) -> dict:
   labels = np.array([each.label for each in items.dev])
   guesses = how.guess(model, items)
   metric = getattr(metrics, how.metric)
-  low, high = metrics.interval(metric, guesses, labels)
+  low, high = statistics.interval(metric, guesses, labels)
   value = metric(guesses, labels)
   return {
     'metric': how.metric,

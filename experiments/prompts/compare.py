@@ -28,7 +28,7 @@ from absl import app, flags, logging
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 import gpt_jax
 from gpt_jax.config import UserError
-from gpt_jax.evaluation import metrics, text_metrics
+from gpt_jax.evaluation import statistics, text_metrics
 from gpt_jax.inference.language_model import LanguageModel
 from gpt_jax.reports import committed
 from gpt_jax.reports.committed import Measured
@@ -147,7 +147,7 @@ def main(argv: list[str]) -> int:
         written = answered(model, wording, questions, how)
         pairs = list(zip(written, (q['answer'] for q in questions), strict=True))
         right = sum(int(text_metrics.em(*pair)) for pair in pairs)
-        low, high = metrics.wilson(right, len(pairs))
+        low, high = statistics.wilson(right, len(pairs))
         what = f'right by {pathlib.Path(wording.name).name}, {text}'
         measured.append(Measured(what, right / len(pairs), low, high))
         rows.append(

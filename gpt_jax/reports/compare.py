@@ -13,7 +13,7 @@ from rich.text import Text
 
 from gpt_jax.config import UserError
 from gpt_jax.data.windows import rows_read, stages
-from gpt_jax.evaluation import likelihood, metrics
+from gpt_jax.evaluation import likelihood, statistics
 from gpt_jax.model.gpt import GPTConfig
 from gpt_jax.runs import cost
 from gpt_jax.runs.reproduce import (
@@ -87,7 +87,7 @@ class Comparison(NamedTuple):
   made_of: list[str]
   curves: tuple[Curve, Curve]
   same_text: bool
-  test: metrics.Paired | None
+  test: statistics.Paired | None
   unit: str
 
 
@@ -112,7 +112,7 @@ def compare(first: str | pathlib.Path, second: str | pathlib.Path) -> Comparison
     made_of=made_of + data_changes(about[0]['data'], about[1]['data']),
     curves=curves,
     same_text=same or found != _OTHER_TEXT,
-    test=metrics.paired(*found.bits, found.bytes) if same else None,
+    test=statistics.paired(*found.bits, found.bytes) if same else None,
     unit=found.unit if same else found,
   )
 

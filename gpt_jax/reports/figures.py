@@ -132,7 +132,7 @@ class Transfer(NamedTuple):
     metric: its first, on dev.
     layers: how many were transferred, with the embeddings; None: nothing was.
     values: of the seeds.
-    over_seeds: mean, median, std, low and high of them (`metrics.spread`).
+    over_seeds: mean, median, std, low and high of them (`statistics.spread`).
     examples: of dev.
   """
 

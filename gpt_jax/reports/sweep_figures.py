@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from gpt_jax.evaluation.metrics import spread
+from gpt_jax.evaluation.statistics import spread
 from gpt_jax.reports.sweep_tables import SEED, Found, settings, shown
 from gpt_jax.sweep.plan import Sweep
 

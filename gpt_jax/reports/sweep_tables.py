@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from gpt_jax import config
-from gpt_jax.evaluation.metrics import spread
+from gpt_jax.evaluation.statistics import spread
 from gpt_jax.reports.markup import Code, Part, Picture, Table, Title, Words
 from gpt_jax.sweep.plan import Entry, Sweep
 from gpt_jax.sweep.status import Result, result

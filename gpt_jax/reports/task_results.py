@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from gpt_jax.config import UserError
-from gpt_jax.evaluation.metrics import spread
+from gpt_jax.evaluation.statistics import spread
 from gpt_jax.tasks.prompted import TASKS, TEXTS
 
 _NUMBER = (int, float)

@@ -17,7 +17,7 @@ import numpy as np
 
 from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
-from gpt_jax.evaluation import likelihood, metrics, scoring_rules
+from gpt_jax.evaluation import likelihood, scoring_rules, statistics
 from gpt_jax.evaluation.benchmark import Exam, TaskModel, exams, take
 from gpt_jax.files import write_whole
 from gpt_jax.inference.language_model import LanguageModel
@@ -252,7 +252,9 @@ def spreads(results: Sequence[dict]) -> list[str]:
       continue
     for metric, rules in some[0]['metrics'].items():
       rule = some[0]['rule'] if some[0]['rule'] in rules else next(iter(rules))
-      over = metrics.spread([each['metrics'][metric][rule]['value'] for each in some])
+      over = statistics.spread(
+        [each['metrics'][metric][rule]['value'] for each in some]
+      )
       lines.append(
         f'{task}, {shots} examples, {metric} ({rule}): mean {over["mean"]:.4f} '
         f'[{over["low"]:.4f}, {over["high"]:.4f}], standard deviation '
