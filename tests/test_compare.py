@@ -115,8 +115,10 @@ def test_two_runs_are_told_and_drawn(folders, tmp_path):
   assert {name for name, _, _ in found.fields} == {
     *('seed', 'batch', 'steps', 'data.tokenizer')
   }
-  assert not [text for text in found.made_of if text.startswith(('package', 'source'))]
-  assert any(text.startswith('tokenizer: changed') for text in found.made_of)
+  assert not [
+    text for text in found.environment if text.startswith(('package', 'source'))
+  ]
+  assert any(text.startswith('tokenizer: changed') for text in found.environment)
   *_, tested = compare.tables(found)
   bits, size = found.test.difference, found.test.count
   assert size == 12 and f'b - a = {bits:+.4f} bits/byte' in tested

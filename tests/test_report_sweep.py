@@ -156,7 +156,7 @@ def test_halving_stops_the_worse_runs_at_rungs_and_remembers_it(sweep_of, tmp_pa
     run.run_one(sweep, 0)
   with run.opened(sweep, shared=False):
     pass
-  halving = search.Halving(sweep)
+  halving = optuna_search.Halving(sweep)
   good, bad, better, new = sweep.entries
   assert not any(halving.early(entry) for entry in sweep.entries)
   made_up(good, (2.0, 1.9, 1.8, 1.7))
@@ -165,7 +165,7 @@ def test_halving_stops_the_worse_runs_at_rungs_and_remembers_it(sweep_of, tmp_pa
   assert halving.early(bad)
   made_up(better, (1.5, 1.4, 1.3, 1.2))
   assert not halving.early(better)
-  again = search.Halving(sweep)  # as after a kill
+  again = optuna_search.Halving(sweep)  # as after a kill
   assert [again.early(entry) for entry in sweep.entries] == [False, True, False, False]
   made_up(new, (1.9, 1.8, 1.7, 1.6), done=False)
   assert again.early(new)
