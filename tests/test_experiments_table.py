@@ -102,7 +102,7 @@ def get_config(argument): ...
 def test_a_file_of_several_experiments_has_a_row_for_each_claim(root):
   (root / 'a/small.py').unlink()
   (root / 'a/several.py').write_text(SEVERAL)
-  known = dict(experiment='a/several.py', fields={})
+  known = {'experiment': 'a/several.py', 'fields': {}}
   results = {
     'x': result_of(variant='second,old', **known),
     'y': result_of(variant='second', **known),
