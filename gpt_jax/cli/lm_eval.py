@@ -131,7 +131,7 @@ class GPTJax(TemplateLM):
     del kwargs
     results = [(0.0, False)] * len(requests)
     pairs = [(before, after) for _, before, after in requests]
-    found = likelihood.scores(self._model.params, self._model.shape, pairs)
+    found = likelihood.scores(self._model.params, self._model.config, pairs)
     bar = {'total': len(pairs), 'desc': 'gpt_jax: scoring', 'disable': disable_tqdm}
     for i, scored in tqdm(found, **bar):
       results[i] = sum(scored.logp), all(scored.best)
