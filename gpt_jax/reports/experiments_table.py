@@ -6,7 +6,7 @@ a fine-tuning. Scripts write their result files themselves, with --result.
 
 A row is **stale** where the experiment's config has changed since, and **missing**
 where there is no result file. The code may have changed too: the commit says since
-when. Experiments are found in `root`, the folder experiments/.
+when. `root` is the folder experiments/.
 """
 
 import ast
@@ -99,7 +99,7 @@ def stale(result: Result, root: pathlib.Path) -> list[str]:
     return ['the experiment is gone']
   try:
     now = base(result.experiment, result.variant, root)
-  except Exception as error:  # any error of the file is said in its row
+  except Exception as error:  # any error of the file stands in its row
     return [f'get_config({result.variant!r}) fails: {error}']
   if now is None:
     return [] if not result.fields else ['the experiment has no config any more']
