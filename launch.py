@@ -49,7 +49,10 @@ def _parse(verb: str, arguments: list[str]) -> flags.FlagValues:
       why = config.nearest(name, list(values)).strip() or 'it is unknown'
     raise UserError(f'--{name} is no flag of `{verb}`: {why}') from error
   except (flags.Error, OSError) as error:
-    raise UserError(str(error)) from error
+    cause = own = error  # a config file's own UserError, without its traceback
+    while cause := cause.__context__:
+      own = cause if isinstance(cause, UserError) else own
+    raise UserError(str(own)) from error
   if rest[1:]:
     raise UserError(f'{rest[1]!r} is not a flag; write --name=value')
   return values

@@ -86,7 +86,7 @@ def launched(run: config.Run, folder: Path, seeds: int, seed: int) -> None:
     sys.executable,
     'launch.py',
     'train',
-    '--config=experiments/gpt1/finetune_sst2.py',
+    '--config=experiments/gpt1/finetune.py:sst2',
     f'--config.init_from={run.init_from}',
     f'--config.task.data={run.task.data}',
     f'--config.seeds={seeds}',

@@ -10,7 +10,7 @@ import scipy.stats
 
 from gpt_jax import config
 from gpt_jax.config import UserError
-from gpt_jax.evaluation import metrics
+from gpt_jax.evaluation import statistics
 from gpt_jax.model.gpt import GPTConfig
 from gpt_jax.reports import compare
 from gpt_jax.reports.compare import Curve
@@ -115,8 +115,10 @@ def test_two_runs_are_told_and_drawn(folders, tmp_path):
   assert {name for name, _, _ in found.fields} == {
     *('seed', 'batch', 'steps', 'data.tokenizer')
   }
-  assert not [text for text in found.made_of if text.startswith(('package', 'source'))]
-  assert any(text.startswith('tokenizer: changed') for text in found.made_of)
+  assert not [
+    text for text in found.environment if text.startswith(('package', 'source'))
+  ]
+  assert any(text.startswith('tokenizer: changed') for text in found.environment)
   *_, tested = compare.tables(found)
   bits, size = found.test.difference, found.test.count
   assert size == 12 and f'b - a = {bits:+.4f} bits/byte' in tested
@@ -128,7 +130,7 @@ def test_two_runs_are_told_and_drawn(folders, tmp_path):
 def test_equal_sizes_give_the_paired_t_test():
   rng = np.random.default_rng(0)
   a, b = rng.normal(50, 9, 31), rng.normal(51, 9, 31)
-  found = metrics.paired(a, b, np.full(31, 8.0))
+  found = statistics.paired(a, b, np.full(31, 8.0))
   wanted = scipy.stats.ttest_rel(b / 8, a / 8)
   low, high = wanted.confidence_interval(0.95)
   assert found == pytest.approx((np.mean(b - a) / 8, low, high, wanted.pvalue, 31))
@@ -139,7 +141,7 @@ def test_other_sizes_give_what_permutations_and_the_bootstrap_give():
   size = rng.integers(20, 400, 200).astype(float)
   a = size * 2 + rng.normal(0, 1, 200) * size**0.5
   b = a + 0.01 * size + rng.normal(0, 2, 200) * size**0.5
-  found = metrics.paired(a, b, size)
+  found = statistics.paired(a, b, size)
   signs = rng.choice([-1, 1], (4000, 200))
   flipped = np.abs(signs @ (b - a)) >= abs(np.sum(b - a))
   assert found.p == pytest.approx(flipped.mean(), abs=0.03)
@@ -153,9 +155,9 @@ def test_other_sizes_give_what_permutations_and_the_bootstrap_give():
 
 def test_texts_that_do_not_differ_have_no_difference():
   a = np.array([1.0, 2.0, 4.0])
-  assert metrics.paired(a, a, a) == (0, 0, 0, 1, 3)
+  assert statistics.paired(a, a, a) == (0, 0, 0, 1, 3)
   with pytest.raises(UserError, match='1 texts with 1 sizes cannot be compared'):
-    metrics.paired(a[:1], a[:1], a[:1])
+    statistics.paired(a[:1], a[:1], a[:1])
 
 
 def test_what_has_no_curve_is_refused(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 
 from gpt_jax import config
 from gpt_jax.config import UserError, papers, schema
+from gpt_jax.reports.experiments_table import claims
 from gpt_jax.training import optim
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -114,10 +115,11 @@ def experiments():
 @pytest.mark.parametrize('path', experiments())
 def test_every_experiment_is_a_valid_config_and_states_its_claim(path):
   module = runpy.run_path(str(ROOT / path))
-  run = module['get_config']()
-  if run.task.name:  # what the user gives, and what follows from the data
-    run.init_from, run.task.data, run.steps = 'WORKDIR', 'FOLDER', 1
-  config.check(run)
+  for name in claims(module['__doc__']):  # a file may hold several, by argument
+    run = module['get_config'](*([name] if name else []))
+    if run.task.name:  # what the user gives, and what follows from the data
+      run.init_from, run.task.data, run.steps = 'WORKDIR', 'FOLDER', 1
+    config.check(run)
   for word in ('Claim:', 'Source:', 'Cost:', f'--config={path}'):
     assert word in module['__doc__'], word
 

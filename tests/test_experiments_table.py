@@ -8,13 +8,14 @@ import sys
 import pytest
 import scripts
 
+import launch
 from gpt_jax import config
-from gpt_jax.config import UserError
+from gpt_jax.config import UserError, papers
 from gpt_jax.reports import committed
+from gpt_jax.reports import experiments_table as table
 from gpt_jax.reports.committed import Measured
 from gpt_jax.runs import workdir
-
-table = scripts.opened('table.py')
+from gpt_jax.tasks.labelled_table import TASKS
 
 EXPERIMENT = '''"""A small thing.
 
@@ -30,7 +31,7 @@ def get_config(size='1'):
 
 
 @pytest.fixture
-def root(tmp_path, monkeypatch):
+def root(tmp_path):
   folder = tmp_path / 'experiments'
   (folder / 'a').mkdir(parents=True)
   (folder / 'a/small.py').write_text(EXPERIMENT.format(lr=0.1))
@@ -39,11 +40,10 @@ def root(tmp_path, monkeypatch):
   )
   gpu = '"""A large one.\n\nClaim: 2.85. Not run here: it wants\na GPU. Source: x.\n"""'
   (folder / 'large.py').write_text(gpu)
-  monkeypatch.setattr(table, 'EXPERIMENTS', folder)
   return folder
 
 
-def result(root, **fields):
+def result_of(**fields):
   known = {
     'experiment': 'a/small.py',
     'variant': '2',
@@ -52,11 +52,14 @@ def result(root, **fields):
       Measured('bits/byte', 1.23456, 1.2, 1.25),
       Measured('tokens', 12345.6),
     ],
-    'fields': table.base('a/small.py', '2', root),
     'cost': {'updates': 2, 'seconds': 3.0},
     'made_of': {'device': '1 x cpu: cpu', 'jax': '0.1', 'commit': 'abc'},
   }
   return committed.Result(**known | fields)
+
+
+def result(root):
+  return result_of(fields=table.base('a/small.py', '2', root))
 
 
 def rows(text):
@@ -77,6 +80,71 @@ def test_a_row_has_claim_numbers_cost_and_command_and_says_what_is_missing(root)
   assert large[2] == '**missing**: not run, it wants a GPU'
   missing, _ = rows(table.table({}, root))
   assert missing[2] == '**missing**: no result file'
+
+
+SEVERAL = '''"""Things.
+
+Source: a paper. The things:
+
+  first: a thing.
+    Claim: published, 1.5
+      nats.
+    Data: a folder.
+  second: another.
+    Claim: none published.
+    Data: a file.
+"""
+
+def get_config(argument): ...
+'''
+
+
+def test_a_file_of_several_experiments_has_a_row_for_each_claim(root):
+  (root / 'a/small.py').unlink()
+  (root / 'a/several.py').write_text(SEVERAL)
+  known = {'experiment': 'a/several.py', 'fields': {}}
+  results = {
+    'x': result_of(variant='second,old', **known),
+    'y': result_of(variant='second', **known),
+  }
+  cells = [row[:2] for row in rows(table.table(results, root))][:3]
+  assert cells == [
+    ['`a/several.py:first`', 'published, 1.5 nats'],
+    ['`a/several.py:second,old`', 'none published'],
+    ['`a/several.py:second`', 'as above'],
+  ]
+  assert '`a/several.py:first` | published, 1.5 nats | **missing**' in table.table(
+    results, root
+  )
+
+
+def test_every_task_is_fine_tuned_by_one_experiment():
+  docstring = table.experiments(scripts.EXPERIMENTS)['gpt1/finetune.py']
+  assert set(table.claims(docstring)) == set(TASKS)
+  assert '91.3 (test, GLUE server) in accuracy' in table.claims(docstring)['sst2']
+  get_config = scripts.opened('gpt1/finetune.py').get_config
+  for task in TASKS:
+    assert get_config(task) == papers.gpt1_finetuning(task)
+  assert get_config('cola,layers=3') == papers.gpt1_finetuning('cola', 'layers=3')
+  for wrong in ('sst', 'sst2:lora', ''):
+    with pytest.raises(
+      UserError, match=f"the task '{wrong}' must be one of sst2, cola"
+    ):
+      get_config(wrong)
+  with pytest.raises(UserError, match='Did you mean sst2'):
+    get_config('sst')
+  with pytest.raises(UserError, match="'frozn' is no variant"):
+    get_config('sst2,frozn')
+
+
+def test_the_command_line_says_what_a_config_file_says(monkeypatch):
+  monkeypatch.chdir(scripts.EXPERIMENTS.parent)
+  of = '--config=experiments/gpt1/finetune.py:'
+  values = launch._parse('train', [f'{of}mrpc,lora', '--workdir=w'])
+  assert (values.config.task.name, values.config.task.train) == ('mrpc', 'lora')
+  with pytest.raises(UserError) as error:
+    launch._parse('train', [f'{of}sst', '--workdir=w'])
+  assert str(error.value).startswith("finetune.py:sst: the task 'sst' must be one of")
 
 
 def test_a_changed_config_makes_a_row_stale(root):
@@ -192,7 +260,7 @@ def run_of(
 
 def test_a_run_is_kept_with_its_best_loss_or_that_of_all_text(root, tmp_path):
   folder = run_of(tmp_path / 'run', root, nll=(1.25, 1.5))
-  name, found = table.kept([folder])
+  name, found = table.result([folder], root)
   assert name == 'a/small' and found.experiment == 'a/small.py'
   assert found.measured == [
     Measured('bits/byte, best while training', 2.5),
@@ -205,7 +273,7 @@ def test_a_run_is_kept_with_its_best_loss_or_that_of_all_text(root, tmp_path):
   line = {'text': '', 'text_sha256': 'x', 'int8': False, 'step': 1, 'valid_ppl': 4.0}
   line |= {'valid_nll': 1.3, 'valid_bpb': 2.6, 'baselines': {'xz': 3.0}}
   workdir.keep_held_out(folder, line)
-  assert table.kept([folder])[1].measured == [
+  assert table.result([folder], root)[1].measured == [
     Measured('bits/byte, all held-out text', 2.6),
     Measured('nats/token, all held-out text', 1.3),
     Measured('bits/byte, xz', 3.0),
@@ -213,19 +281,19 @@ def test_a_run_is_kept_with_its_best_loss_or_that_of_all_text(root, tmp_path):
   other = {'text': 'other', 'text_sha256': 'y', 'baselines': {}}
   workdir.keep_held_out(folder, line | other)
   workdir.keep_held_out(folder, line | other | {'int8': True, 'valid_ppl': 9.0})
-  *_, last = table.kept([folder])[1].measured
+  *_, last = table.result([folder], root)[1].measured
   assert last == Measured('perplexity on the text of other', 4.0)
   (folder / 'held_out.json').unlink()
   workdir.keep_held_out(folder, line | {'step': 2})
   with pytest.raises(
     UserError, match='evaluated at update 2, and its best is that of 1'
   ):
-    table.kept([folder])
+    table.result([folder], root)
 
 
 def test_seeds_of_one_config_have_a_mean(root, tmp_path):
   folders = [run_of(tmp_path / f'{s}', root, seed=s, nll=(9, 1 + s)) for s in (0, 1, 2)]
-  first, *_ = table.kept(folders)[1].measured
+  first, *_ = table.result(folders, root)[1].measured
   assert first.what == 'bits/byte, best while training, mean of 3 seeds'
   # Student's t with two degrees of freedom; values 2, 4 and 6.
   half = 4.302652729911275 * 2 / 3**0.5
@@ -238,21 +306,21 @@ def test_what_is_not_the_experiment_s_is_not_kept(root, tmp_path):
     EXPERIMENT.replace('steps=2', 'steps=3').format(lr=0)
   )
   with pytest.raises(UserError, match='not what its experiment says now, in steps;'):
-    table.kept([folder])  # the rate is the command's
+    table.result([folder], root)  # the rate is the command's
   (root / 'a/small.py').write_text(EXPERIMENT.format(lr=0.1))
   other = run_of(tmp_path / 'b', root, lr=0.3, seed=1)
   with pytest.raises(UserError, match='in optim.lr;'):
-    table.kept([folder, other])
+    table.result([folder, other], root)
   with pytest.raises(UserError, match='not finished'):
-    table.kept([run_of(tmp_path / 'c', root, steps=1)])
+    table.result([run_of(tmp_path / 'c', root, steps=1)], root)
   same = [run_of(tmp_path / name, root) for name in 'de']
   with pytest.raises(UserError, match='must differ in their seed'):
-    table.kept(same)
+    table.result(same, root)
   with pytest.raises(UserError, match='have different data'):
-    table.kept([same[0], run_of(tmp_path / 'f', root, seed=1, text='xyz')])
+    table.result([same[0], run_of(tmp_path / 'f', root, seed=1, text='xyz')], root)
   shorter = {'config': {'steps': 1}, 'starts': [0], 'environment': {}, 'argv': []}
   with pytest.raises(UserError, match='was made longer'):
-    table.kept([run_of(tmp_path / 'g', root, before=[shorter])])
+    table.result([run_of(tmp_path / 'g', root, before=[shorter])], root)
 
 
 def test_a_fine_tuning_is_kept_with_its_seeds(root, tmp_path):
@@ -285,7 +353,7 @@ def test_a_fine_tuning_is_kept_with_its_seeds(root, tmp_path):
       f'{int(i < 2)}\t{int(i < 2) if i <= right else int(i >= 2)}' for i in range(4)
     ]
     (own / 'dev_predictions.tsv').write_text('predicted\tlabel\n' + '\n'.join(rows))
-  _, found = table.kept([folder])
+  _, found = table.result([folder], root)
   first, spread = found.measured
   assert first.what == 'dev accuracy, mean of 2 seeds'
   assert first.value == pytest.approx(0.625) and first.low < 0.5
@@ -296,11 +364,11 @@ def test_a_fine_tuning_is_kept_with_its_seeds(root, tmp_path):
   run.model.dropout = 0.0  # that is chosen, not filled in
   (folder / 'run.json').write_text(json.dumps(about | {'config': config.flat(run)}))
   with pytest.raises(UserError, match='in model.dropout;'):
-    table.kept([folder])
+    table.result([folder], root)
   (folder / 'run.json').write_text(json.dumps(about))
   (folder / 'seeds_1_1/checkpoints/6').rmdir()  # the second group is not done
   with pytest.raises(UserError, match='not finished'):
-    table.kept([folder])
+    table.result([folder], root)
 
 
 def test_the_table_is_what_the_result_files_give():

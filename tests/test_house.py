@@ -24,6 +24,7 @@ WITHOUT_JAX = [
   'tasks.prompted',
   'evaluation.text_metrics',
   'evaluation.metrics',
+  'evaluation.statistics',
   'evaluation.baselines',
   'sweep.plan',
 ]

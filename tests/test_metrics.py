@@ -1,11 +1,10 @@
-"""Metrics against their definitions, and intervals against how often they hold."""
+"""Metrics against their definitions."""
 
 import itertools
 import math
 
 import numpy as np
 import pytest
-from scipy import stats  # which jax requires
 
 from gpt_jax.config import UserError
 from gpt_jax.evaluation import metrics
@@ -53,20 +52,12 @@ def ranks(x):
 @pytest.mark.parametrize('levels', [3, 1000])  # with many ties, with few
 def test_correlations_agree_with_their_definitions(levels):
   rng = np.random.default_rng(0)
-  for size in (2, 7, 60):
+  for size in (2, 7, 60, 300):
     x = np.append(rng.integers(levels, size=size) / 7, [0.0, 9.0])
     y = np.append(x[:-2] + rng.integers(levels, size=size), [3.0, 1.0])
     assert metrics.pearson(x, y) == pytest.approx(pearson(x, y), abs=1e-12)
     wanted = pearson(ranks(x), ranks(y))
     assert metrics.spearman(x, y) == pytest.approx(wanted, abs=1e-12)
-
-
-def test_correlations_agree_with_scipy():
-  rng = np.random.default_rng(1)
-  x = rng.integers(12, size=300) / 4
-  y = x + rng.normal(size=300)
-  assert metrics.pearson(x, y) == pytest.approx(stats.pearsonr(x, y)[0], abs=1e-12)
-  assert metrics.spearman(x, y) == pytest.approx(stats.spearmanr(x, y)[0], abs=1e-12)
 
 
 def test_correlations_do_not_change_with_scale_and_place():
@@ -103,61 +94,3 @@ def test_bad_input_is_an_error(metric):
 def test_a_third_class_is_an_error_where_there_are_two(metric):
   with pytest.raises(UserError, match='prediction 2 is 2; classes are 0 and 1'):
     metric([0, 1, 2], [0, 1, 1])
-
-
-def test_a_bootstrap_interval_of_an_accuracy_is_about_the_binomial_one():
-  labels = np.ones(400)
-  said = (np.arange(400) < 300).astype(int)
-  low, high = metrics.interval(metrics.accuracy, said, labels, seed=0)
-  half = 1.96 * math.sqrt(0.75 * 0.25 / 400)
-  assert low == pytest.approx(0.75 - half, abs=0.006)
-  assert high == pytest.approx(0.75 + half, abs=0.006)
-  again = metrics.interval(metrics.accuracy, said, labels, seed=0)
-  assert again == (low, high)
-  assert metrics.interval(metrics.accuracy, said, labels, seed=1) != again
-
-
-def test_a_bootstrap_keeps_pairs_together():
-  x = np.random.default_rng(2).normal(size=50)
-  for metric in (metrics.pearson, metrics.spearman):
-    low, high = metrics.interval(metric, x, x, draws=50)
-    assert low == pytest.approx(1) and high == pytest.approx(1)
-
-
-@pytest.mark.parametrize('metric', ALL)
-def test_intervals_are_around_the_metric(metric):
-  rng = np.random.default_rng(3)
-  labels = rng.integers(2, size=120)
-  said = np.where(rng.random(120) < 0.8, labels, 1 - labels)
-  low, high = metrics.interval(metric, said, labels, draws=200)
-  assert low < metric(said, labels) < high
-
-
-def test_the_bootstrap_and_wilson_cover_the_truth_about_as_often_as_they_say():
-  rng = np.random.default_rng(4)
-  held = np.zeros(2)
-  for seed in range(200):
-    right = (rng.random(100) < 0.8).astype(int)
-    a = metrics.interval(metrics.accuracy, right, np.ones(100), seed, draws=200)
-    b = metrics.wilson(right.sum(), 100)
-    held += [low <= 0.8 <= high for low, high in (a, b)]
-  assert np.all(held / 200 > 0.9)
-  assert np.all(held / 200 < 1)
-
-
-def test_wilson_s_limits_are_where_a_test_of_the_share_just_rejects():
-  z2 = 1.959963984540054**2
-  for right, count in [(0, 10), (3, 10), (10, 10), (277, 374), (1, 1)]:
-    low, high = metrics.wilson(right, count)
-    assert 0 <= low <= right / count <= high <= 1
-    for p in (low, high):
-      if 0 < p < 1:
-        wanted = z2 * p * (1 - p) / count
-        assert (right / count - p) ** 2 == pytest.approx(wanted, rel=1e-9)
-  assert metrics.wilson(0, 10) == (0, pytest.approx(0.277533, abs=1e-6))
-
-
-@pytest.mark.parametrize(('right', 'count'), [(0, 0), (3, 2), (-1, 2)])
-def test_wilson_of_an_impossible_count_is_an_error(right, count):
-  with pytest.raises(UserError, match='must be from 0 to count'):
-    metrics.wilson(right, count)

@@ -2,6 +2,7 @@
 
 import json
 import re
+from html import escape
 
 import pytest
 
@@ -9,7 +10,7 @@ from gpt_jax import config
 from gpt_jax.config import UserError
 from gpt_jax.reports import markup
 from gpt_jax.reports import run as run_report
-from gpt_jax.reports.markup import Code, Notes, Table, Title, Words
+from gpt_jax.reports.markup import bullets, code, fenced, heading, plain, table
 from gpt_jax.runs.workdir import keep_held_out, read_held_out
 from gpt_jax.training.metrics_log import seconds_trained
 
@@ -95,7 +96,7 @@ def test_a_run_says_what_it_lost_wrote_and_cost(tmp_path):
   assert 'after 20 updates' in text and 'early' not in text
   # A longer fence than any in the text.
   assert '````\n[] <b>late</b> ``` `\nend\n=== step into ===\n````' in text
-  assert '<pre>[] &lt;b&gt;late&lt;/b&gt; ``` `\nend\n=== step into ===</pre>' in page
+  assert '<pre><code>[] &lt;b&gt;late&lt;/b&gt; ``` `\nend\n=== step into ===\n' in page
   # 30 seconds of the first process and 11 of the second, which counted from 0.
   assert '41 seconds (0.01 hours)' in text and 'at most 300 MiB' in text
   assert '500 tokens a second at the median' in text
@@ -172,23 +173,64 @@ def test_a_run_without_metrics_is_told_to_train(tmp_path):
 
 
 def test_both_forms_of_a_page_hold_the_same(tmp_path):
-  parts = [
-    Title('A < B', 1),
-    Words('see `x < y` and **this**'),
-    Words(f'{markup.code("a/**/b, c/**/d")}, {markup.code("x`y")}'),
-    Notes(['one', '`two`']),
-    Code('a\n b'),
-    Table(['name', 'value'], [['p|q', '1']], 1),
+  blocks = [
+    heading('A < B', 1),
+    'see `x < y` and **this**',
+    f'{code("a/**/b, c/**/d")}, {code("x`y")}',
+    bullets(['one', '`two`']),
+    fenced('a\n b'),
+    table(['name', 'value'], [['p|q', '1']], 1),
   ]
-  md, page = markup.write(tmp_path / 'new', 'both', parts, {'gone': None})
+  md, page = markup.write(tmp_path / 'new', 'both', blocks, {'gone': None})
   assert md.read_text() == (
     '# A < B\n\nsee `x < y` and **this**\n\n`a/**/b, c/**/d`, `` x`y ``\n\n'
     '- one\n- `two`\n\n```\na\n b\n```\n\n'
     '| name | value |\n| --- | ---: |\n| p\\|q | 1 |\n'
   )
   text = page.read_text()
-  assert '<title>A &lt; B</title>' in text
+  assert '<title>A &lt; B</title>' in text and '<h1>A &lt; B</h1>' in text
   assert '<code>x &lt; y</code> and <strong>this</strong>' in text
   assert '<code>a/**/b, c/**/d</code>, <code>x`y</code>' in text
-  assert '<li>one</li><li><code>two</code></li>' in text
-  assert '<td>p|q</td><td class=n>1</td>' in text
+  assert '<li>one</li>\n<li><code>two</code></li>' in text
+  assert '<pre><code>a\n b\n</code></pre>' in text
+  assert '<td>p|q</td>\n<td style="text-align:right">1</td>' in text
+
+
+HOSTILE = (
+  '<script>alert(1)</script>',
+  'a & b &lt; &amp;',
+  '`tick` ``two`` \\ end',
+  '[link](http://x.org) ![image](http://x.org/a.png) <http://x.org>',
+  '*a* **b** _c_ a_b_c',
+  'p|q \\| r',
+  '# no heading',
+  'http://x.org/a?b=c&d=e',
+)
+
+
+@pytest.mark.parametrize('text', HOSTILE)
+def test_what_a_user_named_is_shown_as_it_is(text):
+  blocks = [
+    heading(plain(text), 1),
+    f'x {code(text)} y',
+    bullets([plain(text)]),
+    fenced(f'{text}\n```\n{text}'),
+    table([plain(text), 'b'], [[plain(text), code(text)]], 2),
+  ]
+  page = markup.page('\n\n'.join(blocks) + '\n', {})
+  body = page[page.index('<body>') :]
+  own = escape(text)
+  assert f'<title>{escape(text, quote=True)}</title>' in page
+  assert f'<h1>{own}</h1>' in body and f'<li>{own}</li>' in body
+  assert f'<p>x <code>{own}</code> y</p>' in body
+  assert f'<pre><code>{own}\n```\n{own}\n</code></pre>' in body
+  assert f'<th>{own}</th>' in body and f'<td>{own}</td>' in body
+  assert f'<td><code>{own}</code></td>' in body
+  tags = set(re.findall(r'<(\w+)', body))
+  assert tags <= set('body h1 p code ul li pre table thead tbody tr th td'.split())
+
+
+def test_a_run_of_any_name_has_its_report(tmp_path):
+  workdir = made_up(tmp_path / 'a<b>&`c`*d*', LINES)
+  _, page = written(workdir, tmp_path)
+  assert '<h1>Run a&lt;b&gt;&amp;`c`*d*</h1>' in page and '<b>' not in page

@@ -14,7 +14,15 @@ from sweep_files import made_up
 
 from gpt_jax.config import UserError
 from gpt_jax.reports import sweep as sweep_report
-from gpt_jax.sweep import choice, log_uniform, run, search, slurm, uniform
+from gpt_jax.sweep import (
+  choice,
+  log_uniform,
+  optuna_search,
+  run,
+  search,
+  slurm,
+  uniform,
+)
 
 RUNS = "RUNS = grid({'optim.lr': [1e-3, 1e-2], 'model.D': [8, 16], 'seed': [0, 1, 2]})"
 T_95 = 4.302652729911275  # Student's t with 2 degrees of freedom, 0.975
@@ -94,7 +102,7 @@ def test_a_missing_extra_is_named_with_what_installs_it(monkeypatch):
   with pytest.raises(UserError, match='--slurm needs submitit: pip install submitit'):
     slurm.parameters('partition=gpu')
   with pytest.raises(UserError, match='SEARCH needs optuna: pip install optuna'):
-    search.points(search({'seed': choice([0, 1])}, runs=1))
+    optuna_search.points(search({'seed': choice([0, 1])}, runs=1))
 
 
 def test_a_job_of_an_array_trains_its_run(sweep_of, tmp_path):
@@ -125,15 +133,15 @@ def test_a_search_draws_the_same_distinct_points_within_its_space():
     'model.L': uniform(1, 3),
     'model.norm': choice(['pre', 'post']),
   }
-  points = list(search.points(search(space, runs=20, seed=3)))
-  assert points == list(search.points(search(space, runs=20, seed=3)))
-  assert points != list(search.points(search(space, runs=20, seed=4)))
+  points = list(optuna_search.points(search(space, runs=20, seed=3)))
+  assert points == list(optuna_search.points(search(space, runs=20, seed=3)))
+  assert points != list(optuna_search.points(search(space, runs=20, seed=4)))
   assert len({tuple(each.items()) for each in points}) == 20
   assert all(1e-4 <= each['optim.lr'] <= 1e-1 for each in points)
   assert {each['model.L'] for each in points} == {1, 2, 3}
   assert {each['model.norm'] for each in points} == {'pre', 'post'}
   with pytest.raises(UserError, match='only 3 points'):
-    search.points(search({'model.L': uniform(1, 3)}, runs=4))
+    optuna_search.points(search({'model.L': uniform(1, 3)}, runs=4))
   with pytest.raises(UserError, match='halving=1 must be 0'):
     search(space, runs=3, halving=1)
   with pytest.raises(UserError, match='low=2 must be less than high=1'):
@@ -148,7 +156,7 @@ def test_halving_stops_the_worse_runs_at_rungs_and_remembers_it(sweep_of, tmp_pa
     run.run_one(sweep, 0)
   with run.opened(sweep, shared=False):
     pass
-  halving = search.Halving(sweep)
+  halving = optuna_search.Halving(sweep)
   good, bad, better, new = sweep.entries
   assert not any(halving.early(entry) for entry in sweep.entries)
   made_up(good, (2.0, 1.9, 1.8, 1.7))
@@ -157,7 +165,7 @@ def test_halving_stops_the_worse_runs_at_rungs_and_remembers_it(sweep_of, tmp_pa
   assert halving.early(bad)
   made_up(better, (1.5, 1.4, 1.3, 1.2))
   assert not halving.early(better)
-  again = search.Halving(sweep)  # as after a kill
+  again = optuna_search.Halving(sweep)  # as after a kill
   assert [again.early(entry) for entry in sweep.entries] == [False, True, False, False]
   made_up(new, (1.9, 1.8, 1.7, 1.6), done=False)
   assert again.early(new)

@@ -41,7 +41,7 @@ def tiny(characters=' ab=,.-@\n'):
 
 @functools.cache
 def program():
-  return jax.jit(lambda params, ids_BT: GPT(tiny().shape).apply(params, ids_BT)[0])
+  return jax.jit(lambda params, ids_BT: GPT(tiny().config).apply(params, ids_BT)[0])
 
 
 def log_probabilities(ids):
@@ -179,7 +179,7 @@ def test_only_the_released_model_on_all_items_gets_a_verdict():
   for none in (
     judged(items=5152),
     judged(other='other contexts'),
-    judged(tiny().shape),
+    judged(tiny().config),
     judged(dataclasses.replace(RELEASED, dtype='bfloat16')),
     judged(dataclasses.replace(RELEASED, activation='gelu')),
   ):
@@ -213,7 +213,7 @@ def test_a_line_that_is_no_item_is_named(tmp_path, line, at):
   lines[at] = line
   path = tmp_path / 'items.jsonl'
   path.write_text('\n'.join(lines) + '\n')
-  with pytest.raises(UserError, match=f'items.jsonl: line {at + 1} must be'):
+  with pytest.raises(UserError, match=f'items.jsonl: line {at + 1}: '):
     zero_shot.read_lines(str(path), zero_shot.HELLASWAG, zero_shot.HARNESS)
 
 

@@ -10,7 +10,7 @@ from scripts import opened
 
 from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
-from gpt_jax.evaluation import metrics
+from gpt_jax.evaluation import metrics, statistics
 from gpt_jax.inference.language_model import LanguageModel
 from gpt_jax.model.gpt import GPTConfig, init_params
 from gpt_jax.reports import figures
@@ -238,7 +238,7 @@ def finished(folder, transfer, values, **changes):
     'task': 'cola',
     'examples': 9,
     'seeds': {str(i): {'matthews': value} for i, value in enumerate(values)},
-    'over_seeds': {'matthews': metrics.spread(values)},
+    'over_seeds': {'matthews': statistics.spread(values)},
   }
   (folder / 'results.json').write_text(json.dumps(found))
   return folder

@@ -5,13 +5,13 @@ to 9 points on MultiNLI. Source: Radford et al. 2018, section 5 and figure 2. Co
 of the fine-tunings, which are trained first; see experiments/README.md.
 
   for n in 0 1 2 3 4 5 6; do
-    python launch.py train --config=experiments/gpt1/finetune_TASK.py:layers=$n \
+    python launch.py train --config=experiments/gpt1/finetune.py:TASK,layers=$n \
       --config.seeds=3 --config.init_from=PRETRAINED --config.task.data=FOLDER \
       --workdir=runs/layers_$n
   done
   python experiments/gpt1/layers.py --target=layers.png runs/layers_*
 
-The workdirs may be of several tasks, and with ...py:no_pretraining of a model that was
+The workdirs may be of several tasks, and with ...,no_pretraining of a model that was
 not pre-trained; those of a task must differ in nothing but what is transferred. With 0
 layers that is the embeddings alone. Printed are mean and 95 % interval of the mean over
 seeds (Student's t), of each seed's best epoch.

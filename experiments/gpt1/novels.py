@@ -1,4 +1,4 @@
-"""A small GPT-1, pre-trained on novels: the body that `finetune_*.py` start from.
+"""A small GPT-1, pre-trained on novels: the body that `finetune.py` starts from.
 
 Claim: none published. Source: GPT-1 (Radford et al. 2018, section 4.1) with half its
 layers and width on 82 books instead of 7,000; Muon and no dropout because of the few

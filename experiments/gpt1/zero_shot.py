@@ -45,13 +45,13 @@ from absl import app, flags, logging
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 import gpt_jax
-from gpt_jax.config import Run, UserError, nearest
-from gpt_jax.data import windows
-from gpt_jax.evaluation import likelihood, metrics
+from gpt_jax.config import UserError, nearest
+from gpt_jax.evaluation import likelihood, metrics, statistics
 from gpt_jax.files import write_whole
 from gpt_jax.inference.language_model import LanguageModel
 from gpt_jax.reports import committed, figures
 from gpt_jax.reports.committed import Measured
+from gpt_jax.runs import cost
 from gpt_jax.runs.workdir import read_run
 from gpt_jax.tasks import labelled, prompted_files
 from gpt_jax.tasks.labelled import Example
@@ -187,7 +187,7 @@ def measured(task: str, model: LanguageModel, items: Items) -> dict:
   labels = np.array([each.label for each in items.dev])
   guesses = how.guess(model, items)
   metric = getattr(metrics, how.metric)
-  low, high = metrics.interval(metric, guesses, labels)
+  low, high = statistics.interval(metric, guesses, labels)
   value = metric(guesses, labels)
   return {
     'metric': how.metric,
@@ -205,12 +205,6 @@ def checkpoints(workdir: pathlib.Path) -> list[int]:
   if not steps:
     raise UserError(f'workdir={workdir} has no checkpoint yet; train it first')
   return steps
-
-
-def tokens_seen(run: Run, step: int) -> int:
-  """Returns how many tokens a run has read after so many updates."""
-  sizes = windows.stages(run.batch, run.batch_start, run.batch_ramp, run.model.T)
-  return windows.rows_read(sizes, step) * run.model.T
 
 
 def _digest(items: Items) -> str:
@@ -273,7 +267,7 @@ def measure(workdir: pathlib.Path, data: dict[str, Items]) -> list[dict]:
         there[step, task] = {
           'task': task,
           'step': step,
-          'tokens': tokens_seen(run, step),
+          'tokens': cost.tokens_read(run, model.config, step),
           **measured(task, model, items),
           'chance': HEURISTICS[task].chance,
           'reference': HEURISTICS[task].reference,
@@ -302,7 +296,7 @@ def main(argv: list[str]) -> int:
   """Measures what the flags say; returns the exit status."""
   if len(argv) > 1:
     raise app.UsageError(f'there is no argument {argv[1]!r}; all are flags')
-  logging.set_verbosity(logging.FATAL)  # Orbax tells much
+  logging.set_verbosity(logging.FATAL)  # Orbax logs much
   workdir, folder = pathlib.Path(_WORKDIR.value), pathlib.Path(_DATA.value)
   try:
     data = {}

@@ -24,7 +24,6 @@ wikitext-2-raw-v1.
 """
 
 import dataclasses
-import json
 import math
 import pathlib
 import re
@@ -41,6 +40,7 @@ from gpt_jax.config import UserError, papers
 from gpt_jax.evaluation import likelihood
 from gpt_jax.inference.language_model import LanguageModel
 from gpt_jax.model.gpt import GPTConfig
+from gpt_jax.tasks import prompted_files, readers
 
 _WEIGHTS = flags.DEFINE_string(
   'weights', 'hf:gpt2@main', 'hf:NAME@REVISION, a workdir or a Hugging Face folder'
@@ -194,10 +194,7 @@ def detokenized(page: str) -> str:
 
 def read_text(path: str) -> str:
   """Returns a text; a UserError says what is wrong with it."""
-  try:
-    text = pathlib.Path(path).read_text(encoding='utf-8')
-  except (OSError, UnicodeDecodeError) as e:
-    raise UserError(f'{path}: can not be read as UTF-8 text: {e}') from e
+  text = prompted_files.text_of(pathlib.Path(path))
   if not text.strip():
     raise UserError(f'{path}: is empty')
   return text
@@ -208,16 +205,13 @@ def read_lines(path: str, *choices: tuple[str, ...]) -> list[dict]:
 
   A UserError names the first line that is something else.
   """
-  wanted = ' or '.join(', '.join(names) for names in choices)
-  lines = []
-  for number, line in enumerate(read_text(path).rstrip('\n').split('\n'), 1):
-    try:
-      lines.append(json.loads(line))
-      choices = [names for names in choices if lines[-1].keys() >= set(names)]
-    except (ValueError, AttributeError):
-      choices = []
-    if not choices:
-      raise UserError(f'{path}: line {number} must be a JSON object with {wanted}')
+  lines = list(readers.json_lines(pathlib.Path(path)))
+  if not lines:
+    raise UserError(f'{path}: is empty')
+  fits = (names for names in choices if lines[0].keys() >= set(names))
+  names = next(fits, choices[0])
+  for line in lines:
+    readers.need(line, names)
   return lines
 
 
@@ -281,7 +275,7 @@ def main(argv: list[str]) -> int:
   """Measures what the flags say; returns the exit status."""
   if len(argv) > 1:
     raise app.UsageError(f'there is no argument {argv[1]!r}; all are flags')
-  logging.set_verbosity(logging.FATAL)  # Orbax tells much
+  logging.set_verbosity(logging.FATAL)  # Orbax logs much
   tasks = {}
   try:
     if _LAMBADA.value:

@@ -28,11 +28,12 @@ from absl import app, flags, logging
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 import gpt_jax
 from gpt_jax.config import UserError
-from gpt_jax.evaluation import metrics, text_metrics
+from gpt_jax.evaluation import statistics, text_metrics
 from gpt_jax.inference.language_model import LanguageModel
-from gpt_jax.reports import committed
+from gpt_jax.reports import committed, markup
 from gpt_jax.reports.committed import Measured
 from gpt_jax.tasks import templates
+from gpt_jax.tasks.prompted_files import text_of
 from gpt_jax.tasks.templates import Template
 
 _RESULT = flags.DEFINE_string('result', '', 'file for experiments/table.py')
@@ -52,12 +53,8 @@ def read(path: str) -> list[dict]:
   Raises:
     UserError: the file can't be read, or a line is no question.
   """
-  try:
-    lines = pathlib.Path(path).read_text(encoding='utf-8').splitlines()
-  except (OSError, UnicodeDecodeError) as error:
-    raise UserError(f'{path}: can not be read as UTF-8 text: {error}') from error
-  found = []
-  for number, line in enumerate(lines, 1):
+  questions = []
+  for number, line in enumerate(text_of(pathlib.Path(path)).splitlines(), 1):
     try:
       question = json.loads(line)
       right = question['answer']
@@ -65,10 +62,11 @@ def read(path: str) -> list[dict]:
       raise UserError(
         f'{path}: line {number} must be a JSON object with "answer", not {line[:60]!r}'
       ) from error
-    found.append(question | {'answer': [right] if isinstance(right, str) else right})
-  if not found:
+    answers = [right] if isinstance(right, str) else right
+    questions.append(question | {'answer': answers})
+  if not questions:
     raise UserError(f'{path}: there is no question')
-  return found
+  return questions
 
 
 def settings_of(text: str) -> dict:
@@ -137,32 +135,31 @@ def main(argv: list[str]) -> int:
     for wording in wordings:
       prompts_of(wording, questions)  # a missing field stops before any work
     model = gpt_jax.load(_WORKDIR.value)
-    row = '| {} | {} | {} | {} | {} | {} |'.format
     header = 'prompt', 'perplexity a byte', 'decoding', 'right', '95 %', 'F1'
     measured = []
-    rows = [row(*header), '|---' * len(header) + '|']
+    rows = []
     for wording in wordings:
       loss = byte_perplexity(model, wording, questions)
       for text, how in settings.items():
         written = answered(model, wording, questions, how)
         pairs = list(zip(written, (q['answer'] for q in questions), strict=True))
         right = sum(int(text_metrics.em(*pair)) for pair in pairs)
-        low, high = metrics.wilson(right, len(pairs))
+        low, high = statistics.wilson(right, len(pairs))
         what = f'right by {pathlib.Path(wording.name).name}, {text}'
         measured.append(Measured(what, right / len(pairs), low, high))
         rows.append(
-          row(
+          [
             pathlib.Path(wording.name).name,
             f'{loss:.3f}',
             text,
             f'{right / len(pairs):.3f}',
             f'[{low:.3f}, {high:.3f}]',
             f'{np.mean([text_metrics.f1(*pair) for pair in pairs]):.3f}',
-          )
+          ]
         )
       prompt = prompts_of(wording, questions)[0]
       print(f'{wording.name}: {prompt!r} -> {written[:_SHOWN]}')
-    print(*rows, sep='\n')
+    print(markup.table(header, rows, len(header)))
   except UserError as e:
     print(f'error: {e}', file=sys.stderr)
     return 1

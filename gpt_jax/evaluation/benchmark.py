@@ -19,7 +19,7 @@ import rich.console
 import rich.progress
 
 from gpt_jax.config import UserError, nearest
-from gpt_jax.evaluation import metrics, scoring_rules
+from gpt_jax.evaluation import scoring_rules, statistics
 from gpt_jax.tasks import labelled, prompted_files
 from gpt_jax.tasks.prompted import TASKS, TEXTS
 from gpt_jax.tasks.prompted.lambada import STOP_WORDS
@@ -296,7 +296,7 @@ def _read_text(
   def mean(nll, tokens):  # of the windows that are drawn
     return float(nll.sum() / tokens.sum())
 
-  low, high = metrics.interval(mean, nll, tokens)
+  low, high = statistics.interval(mean, nll, tokens)
   of = {'value': mean(nll, tokens), 'low': low, 'high': high}
   units = {
     name: sum(getattr(document, name) for document in benchmark.documents)

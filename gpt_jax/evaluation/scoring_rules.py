@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpt_jax.evaluation import metrics, text_metrics
+from gpt_jax.evaluation import metrics, statistics, text_metrics
 from gpt_jax.evaluation.likelihood import TokenScores
 from gpt_jax.tasks.prompted.lambada import STOP_WORDS
 from gpt_jax.tasks.prompts import PromptedTask, Question
@@ -147,13 +147,13 @@ def chance(task: PromptedTask, questions: Sequence[Question]) -> float | None:
 
 def share(right: int, count: int) -> dict[str, float]:
   """Returns a share with Wilson's interval."""
-  low, high = metrics.wilson(right, count)
+  low, high = statistics.wilson(right, count)
   return {'value': right / count, 'low': low, 'high': high}
 
 
 def _mean(values: np.ndarray) -> dict[str, float]:
   """Returns a mean with its bootstrap interval."""
-  low, high = metrics.interval(lambda x, _: float(np.mean(x)), values, values)
+  low, high = statistics.interval(lambda x, _: float(np.mean(x)), values, values)
   return {'value': float(np.mean(values)), 'low': low, 'high': high}
 
 
@@ -171,7 +171,7 @@ def _chosen(
     count = len(set(groups))
     return share(round(value * count), count)
   measure = text_metrics.macro_f1 if metric == 'macro_f1' else getattr(metrics, metric)
-  low, high = metrics.interval(measure, np.array(chosen), np.array(labels))
+  low, high = statistics.interval(measure, np.array(chosen), np.array(labels))
   return {'value': measure(chosen, labels), 'low': low, 'high': high}
 
 

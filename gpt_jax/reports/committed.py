@@ -1,6 +1,6 @@
-"""What an experiment gave, as a file that can be committed: no paths, no arrays.
+"""The result of an experiment as a file to commit, without paths of a machine.
 
-`experiments/table.py` makes a table of such files.
+`experiments_table` makes the table of experiments/README.md from such files.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from gpt_jax.runs import provenance
 
 
 class Measured(NamedTuple):
-  """One number; low and high are its 95 % interval, where there is one."""
+  """One number, with its 95 % interval where there is one."""
 
   what: str
   value: float
@@ -30,17 +30,16 @@ class Measured(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-  """What an experiment gave.
+  """The result of an experiment.
 
   Attributes:
     experiment: its file, below experiments/.
-    variant: what stands behind a colon of its name, or ''.
-    command: that made it, with placeholders for paths.
-    measured: numbers.
-    fields: of the experiment's config as it was; {} of a script.
-    cost: parameters, updates, tokens and seconds, those that are known: of several
-      runs the mean of one, of a fine-tuning all seeds.
-    made_of: commit, python, jax and device; and text, a digest of what was held out.
+    variant: the argument of its get_config, or ''.
+    command: the command that gave it, with placeholders for paths.
+    fields: the experiment's config at that time; {} for a script.
+    cost: parameters, updates, tokens and seconds where they are known; seconds are the
+      mean over runs, and the sum over the seeds of a fine-tuning.
+    made_of: commit, python, jax and device; and text, a digest of the held-out text.
   """
 
   experiment: str
@@ -53,10 +52,10 @@ class Result:
 
 
 def command(argv: Sequence[str]) -> str:
-  """Returns a command as a table may show it: of absolute paths only the last part."""
-  # A place stands at the beginning, or behind the sign of a flag, a list or a kind.
+  """Returns a command for the table, with only the last part of absolute paths."""
+  # A path begins a word, or follows one of =,: as in flags, lists and hf:PATH.
   place = re.compile(r'(?<![^=,:\s])(?:~|\.\.|)/(?!/)[^,:\s]*')
-  shortened = lambda found: f'PATH/{pathlib.PurePath(found[0]).name}'  # noqa: E731
+  shortened = lambda match: f'PATH/{pathlib.PurePath(match[0]).name}'  # noqa: E731
   return f'python {shlex.join(place.sub(shortened, word) for word in argv)}'
 
 
@@ -64,11 +63,11 @@ def experiment(path: str | pathlib.Path) -> str:
   """Returns the path below experiments/ of one of its files.
 
   Raises:
-    UserError: it is in no such folder.
+    UserError: it is in no folder experiments/.
   """
   parts = pathlib.Path(path).parts
   if 'experiments' not in parts[:-1]:
-    raise UserError(f'{path or "no file"} is not of experiments/; keep what is')
+    raise UserError(f'{path or "no file"} is not of experiments/; record what is')
   last = len(parts) - 1 - parts[::-1].index('experiments')
   return '/'.join(parts[last + 1 :])
 
@@ -76,14 +75,10 @@ def experiment(path: str | pathlib.Path) -> str:
 def of_script(
   path: str | pathlib.Path, script: str, measured: Sequence[Measured]
 ) -> None:
-  """Writes what a script of experiments/ measured, run by this process's command.
+  """Writes what a script of experiments/ measured in this process.
 
-  Args:
-    path: of the file to write.
-    script: its `__file__`.
-    measured: numbers.
-
-  What the script reads, such as finished runs, may have been made elsewhere.
+  `script` is its `__file__`. Commit and devices are those of now; what the script
+  reads, such as finished runs, may be older.
   """
   below = experiment(script)
   here = provenance.now(jax.devices())
@@ -92,7 +87,7 @@ def of_script(
 
 
 def made_of(known: dict[str, Any]) -> dict[str, str]:
-  """Returns what a reader of a table wants to know of `environment.now`."""
+  """Returns the part of `provenance.now` that the table shows."""
   git, devices = known.get('git', {}), known.get('devices', [])
   commit = git.get('commit', 'unknown')[:12] + '+' * bool(git.get('diff'))
   return {
@@ -104,7 +99,7 @@ def made_of(known: dict[str, Any]) -> dict[str, str]:
 
 
 def write(path: str | pathlib.Path, result: Result) -> None:
-  """Writes a result, whole or not at all."""
+  """Writes a result file."""
   text = json.dumps(dataclasses.asdict(result), indent=1, ensure_ascii=False)
   write_whole(pathlib.Path(path), text + '\n')
 
@@ -113,11 +108,11 @@ def read(path: str | pathlib.Path) -> Result:
   """Returns the result in a file.
 
   Raises:
-    UserError: it holds none.
+    UserError: the file is no result.
   """
   try:
-    found = json.loads(pathlib.Path(path).read_text(encoding='utf-8'))
-    found['measured'] = [Measured(*each) for each in found['measured']]
-    return Result(**found)
+    fields = json.loads(pathlib.Path(path).read_text(encoding='utf-8'))
+    fields['measured'] = [Measured(*each) for each in fields['measured']]
+    return Result(**fields)
   except (KeyError, TypeError, ValueError) as error:
     raise UserError(f'{path} is no result: {error!r}; record it again') from error

@@ -1,4 +1,4 @@
-"""Two runs side by side: what they were made of, their curves, and a paired test."""
+"""Two runs compared: config and environment, curves, and a paired test."""
 
 import math
 import pathlib
@@ -13,7 +13,7 @@ from rich.text import Text
 
 from gpt_jax.config import UserError
 from gpt_jax.data.windows import rows_read, stages
-from gpt_jax.evaluation import likelihood, metrics
+from gpt_jax.evaluation import likelihood, statistics
 from gpt_jax.model.gpt import GPTConfig
 from gpt_jax.runs import cost
 from gpt_jax.runs.load import load
@@ -27,14 +27,14 @@ from gpt_jax.runs.setup import prepared
 from gpt_jax.runs.workdir import read_about, read_run
 from gpt_jax.training.metrics_log import read_metrics
 
-# What runs are compared at equal amounts of: in words, and how an amount is written.
+# Runs are compared at equal amounts of these: label and number format.
 AXES = {
   'tokens': ('training tokens', ',.0f'),
   'flops': ('training FLOPs', '.3e'),
   'seconds': ('seconds of training', ',.1f'),
 }
-_LEAST_DOCUMENTS = 10  # fewer are compared by windows
-_POINTS = 5  # at which curves are told
+_LEAST_DOCUMENTS = 10  # with fewer, windows are compared
+_POINTS = 5  # of each axis, in the table
 
 
 class Curve(NamedTuple):
@@ -43,8 +43,8 @@ class Curve(NamedTuple):
   Attributes:
     steps: updates done.
     tokens: read in training.
-    flops: done for them (`cost.flops_per_token`).
-    seconds: that training took, with compilation, without evaluation and saving.
+    flops: of training (`cost.flops_per_token`).
+    seconds: of training, with compilation, without evaluation and saving.
     nll: nats/token.
     bpb: bits/byte.
   """
@@ -58,11 +58,11 @@ class Curve(NamedTuple):
 
 
 class Texts(NamedTuple):
-  """What two models lose on the same held-out texts.
+  """The losses of two models on the same held-out texts.
 
   Attributes:
-    unit: what a text is, in words.
-    bits: [2, texts] of each model.
+    unit: what a text is: 'documents', or windows of so many tokens.
+    bits: [2, texts].
     bytes: [texts].
   """
 
@@ -75,26 +75,25 @@ class Comparison(NamedTuple):
   """Two runs, the first and the second.
 
   Attributes:
-    names: what they are called.
     fields: (name, value, value) of the config, those that differ.
-    made_of: what differs in code, packages, devices and data, in words.
+    environment: the differences in code, packages, devices and data, in words.
     curves: of held-out loss.
-    same_text: whether it is on the same text.
-    test: the paired test of their best checkpoints, None where there can be none.
+    same_text: whether the held-out text is the same.
+    test: the paired test of their best checkpoints, None where it is not possible.
     unit: what is paired, or why nothing is.
   """
 
   names: tuple[str, str]
   fields: list[tuple]
-  made_of: list[str]
+  environment: list[str]
   curves: tuple[Curve, Curve]
   same_text: bool
-  test: metrics.Paired | None
+  test: statistics.Paired | None
   unit: str
 
 
 def compare(first: str | pathlib.Path, second: str | pathlib.Path) -> Comparison:
-  """Returns what two runs of language modelling have in common, and what not.
+  """Returns the differences of two runs of language modelling.
 
   Raises:
     UserError: one is no such run, was not evaluated yet or has no checkpoint.
@@ -102,25 +101,25 @@ def compare(first: str | pathlib.Path, second: str | pathlib.Path) -> Comparison
   folders = pathlib.Path(first), pathlib.Path(second)
   curves = curve(folders[0]), curve(folders[1])
   about = [read_about(folder) for folder in folders]
-  made_of = environment_changes(
+  changes = environment_changes(
     parts(folders[0]), [part.session['environment'] for part in parts(folders[1])]
   )
-  found = texts(*folders)
-  same = isinstance(found, Texts)
+  losses = texts(*folders)
+  paired = isinstance(losses, Texts)
   names = tuple(folder.absolute().name for folder in folders)
   return Comparison(
     names=names if names[0] != names[1] else tuple(map(str, folders)),
     fields=differing_fields(about[0]['config'], read_run(folders[1])),
-    made_of=made_of + data_changes(about[0]['data'], about[1]['data']),
+    environment=changes + data_changes(about[0]['data'], about[1]['data']),
     curves=curves,
-    same_text=same or found != _OTHER_TEXT,
-    test=metrics.paired(*found.bits, found.bytes) if same else None,
-    unit=found.unit if same else found,
+    same_text=paired or losses != _OTHER_TEXT,
+    test=statistics.paired(*losses.bits, losses.bytes) if paired else None,
+    unit=losses.unit if paired else losses,
   )
 
 
 def curve(workdir: pathlib.Path) -> Curve:
-  """Returns the held-out loss of a run against what it cost.
+  """Returns the held-out loss of a run against its cost.
 
   Raises:
     UserError: the run is a fine-tuning, or has no evaluation yet.
@@ -158,14 +157,10 @@ def curve(workdir: pathlib.Path) -> Curve:
 
 
 def at_equal(curves: tuple[Curve, Curve], axis: str) -> list[tuple[float, ...]]:
-  """Returns (place, first, second) of bits/byte at equal places of an axis.
+  """Returns (place, first, second) of bits/byte at equal places of an axis of `AXES`.
 
-  Places are evenly spread over what both curves have; between two evaluations a curve
-  is a straight line. Empty where they have nothing in common.
-
-  Args:
-    curves: of two runs.
-    axis: 'tokens', 'flops' or 'seconds'.
+  Places are evenly spread over the range that both curves cover; between evaluations
+  loss is interpolated linearly. Empty where no range is covered by both.
   """
   x = [getattr(each, axis) for each in curves]
   low, high = max(each[0] for each in x), min(each[-1] for each in x)
@@ -183,10 +178,10 @@ _FEW_DOCUMENTS = (
 
 
 def texts(first: pathlib.Path, second: pathlib.Path) -> Texts | str:
-  """Returns what the best checkpoints of two runs lose on each held-out document.
+  """Returns the losses of the best checkpoints of two runs on each held-out document.
 
-  Of fewer than 10 documents: on each window of as many tokens as the longer context,
-  if both have the same tokens. A string says why they can't be paired.
+  With fewer than 10 documents they are losses on windows of the longer context, if both
+  runs have the same tokens. A string says why the runs can't be paired.
   """
   runs = [read_run(folder) for folder in (first, second)]
   data = [
@@ -219,22 +214,22 @@ def texts(first: pathlib.Path, second: pathlib.Path) -> Texts | str:
   return Texts(f'windows of {T} tokens', np.array(bits), size)
 
 
-def tables(found: Comparison) -> list[Table | str]:
+def tables(runs: Comparison) -> list[Table | str]:
   """Returns a comparison for the terminal."""
-  a, b = map(escape, found.names)
-  made = Table('field', a, b, title='config: what differs')
-  for name, old, new in found.fields:
-    made.add_row(name, Text(repr(old)), Text(repr(new)))
-  said = ['configs are the same' if not found.fields else made]
-  said.append(
-    '\n'.join(['what else differs:', *(f'  {text}' for text in found.made_of)])
-    if found.made_of
+  a, b = map(escape, runs.names)
+  fields = Table('field', a, b, title='config: what differs')
+  for name, old, new in runs.fields:
+    fields.add_row(name, Text(repr(old)), Text(repr(new)))
+  output = [fields if runs.fields else 'configs are the same']
+  output.append(
+    '\n'.join(['what else differs:', *(f'  {text}' for text in runs.environment)])
+    if runs.environment
     else 'code, packages, flags, devices and data are the same'
   )
-  if not found.same_text:
-    said.append(f'{_OTHER_TEXT}: losses below are not comparable')
+  if not runs.same_text:
+    output.append(f'{_OTHER_TEXT}: losses below are not comparable')
   held = Table('held-out loss', 'update', 'nats/token', 'bits/byte')
-  for name, each in zip(found.names, found.curves, strict=True):
+  for name, each in zip(runs.names, runs.curves, strict=True):
     for what, i in (('best', int(each.bpb.argmin())), ('last', len(each.bpb) - 1)):
       held.add_row(
         f'{name}, {what}',
@@ -242,35 +237,35 @@ def tables(found: Comparison) -> list[Table | str]:
         f'{each.nll[i]:.4f}',
         f'{each.bpb[i]:.4f}',
       )
-  said.append(held)
-  curves = Table('at equal', '', a, b, 'second - first', title='bits/byte held out')
+  output.append(held)
+  equal = Table('at equal', '', a, b, 'second - first', title='bits/byte held out')
   for axis, (words, how) in AXES.items():
-    for place, x, y in at_equal(found.curves, axis):
-      curves.add_row(words, f'{place:{how}}', f'{x:.4f}', f'{y:.4f}', f'{y - x:+.4f}')
-    curves.add_section()
-  said.append(curves)
-  said.append(_tested(found))
-  return said
+    for place, x, y in at_equal(runs.curves, axis):
+      equal.add_row(words, f'{place:{how}}', f'{x:.4f}', f'{y:.4f}', f'{y - x:+.4f}')
+    equal.add_section()
+  output.append(equal)
+  output.append(_tested(runs))
+  return output
 
 
-def _tested(found: Comparison) -> str:
+def _tested(runs: Comparison) -> str:
   """Returns the paired test in words."""
-  if found.test is None:
-    return f'no paired test: {found.unit}'
-  t = found.test
+  if runs.test is None:
+    return f'no paired test: {runs.unit}'
+  t = runs.test
   return (
-    f'best checkpoints on {t.count:,} held-out {found.unit}, in pairs: '
-    f'{found.names[1]} - {found.names[0]} = {t.difference:+.4f} bits/byte, 95 % '
+    f'best checkpoints on {t.count:,} held-out {runs.unit}, in pairs: '
+    f'{runs.names[1]} - {runs.names[0]} = {t.difference:+.4f} bits/byte, 95 % '
     f'interval {t.low:+.4f} to {t.high:+.4f}, p = {t.p:.2g}'
   )
 
 
-def plot(found: Comparison, target: str | pathlib.Path) -> None:
+def plot(runs: Comparison, target: str | pathlib.Path) -> None:
   """Writes a PNG with the held-out loss of two runs at equal tokens, FLOPs and time."""
   figure = matplotlib.figure.Figure(figsize=(11, 3.8), layout='constrained')
   panels = figure.subplots(1, len(AXES), sharey=True)
   for axes, (axis, (words, _)) in zip(panels, AXES.items(), strict=True):
-    for number, (name, each) in enumerate(zip(found.names, found.curves, strict=True)):
+    for number, (name, each) in enumerate(zip(runs.names, runs.curves, strict=True)):
       axes.plot(
         getattr(each, axis), each.bpb, marker='os'[number], markersize=4, label=name
       )
@@ -284,6 +279,6 @@ def plot(found: Comparison, target: str | pathlib.Path) -> None:
     *panels[0].get_legend_handles_labels(),
     loc='outside lower center',
     ncols=2,
-    title=None if found.same_text else f'{_OTHER_TEXT}: not comparable',
+    title=None if runs.same_text else f'{_OTHER_TEXT}: not comparable',
   )
   figure.savefig(target, dpi=130)

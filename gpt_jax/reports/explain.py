@@ -1,4 +1,4 @@
-"""A page that shows what a model does with a text; one file, for any browser."""
+"""A page that shows how a model reads a text: one HTML file."""
 
 import base64
 import io
@@ -25,30 +25,24 @@ _DEPTH = 6  # tokens of the tree
 def write(
   model: LanguageModel, text: str, target: str | pathlib.Path, workdir: str = ''
 ) -> None:
-  """Writes the page of a text.
-
-  Args:
-    model: that reads it.
-    text: to read.
-    target: the .html file to write.
-    workdir: whose loss curve is shown; '': none.
+  """Writes the page of a text, with the loss curve of `workdir` if it is not ''.
 
   Raises:
     UserError: the text does not fit (`LanguageModel.explain`).
   """
-  found = model.explain(text)
+  reading = model.explain(text)
   data = {
-    'about': f'{text[:80]!r}: {len(found.ids) - 1} tokens, read by a model of '
+    'about': f'{text[:80]!r}: {len(reading.ids) - 1} tokens, read by a model of '
     f'{model.config.L} layers of {model.config.N} heads, width {model.config.D}, after '
-    f'{model.step:,} updates. Perplexity {np.exp(-found.logp.mean()):.2f}.',
-    'pieces': [_text(model, token) for token in found.ids],
-    'bits': [0.0, *(-found.logp / np.log(2)).round(3).tolist()],
-    'rank': _ranks(found),
-    'next': _next(model, found),
+    f'{model.step:,} updates. Perplexity {np.exp(-reading.logp.mean()):.2f}.',
+    'pieces': [_text(model, token) for token in reading.ids],
+    'bits': [0.0, *(-reading.logp / np.log(2)).round(3).tolist()],
+    'rank': _ranks(reading),
+    'next': _next(model, reading),
     'layers': model.config.L,
     'heads': model.config.N,
-    'attention': _packed(found.attention),
-    **_beams(model, found),
+    'attention': _packed(reading.attention),
+    **_beams(model, reading),
     'curve': _curve(workdir),
   }
   packed = json.dumps(data, ensure_ascii=False).replace('<', '\\u003c')
@@ -56,18 +50,18 @@ def write(
   write_whole(target, page)
 
 
-def _ranks(found: Explanation) -> list[int]:
-  """Returns of each token which guess it was, from 1; 0 for end-of-text."""
-  before = found.next_logp[:-1]
-  return [0, *(1 + (before > found.logp[:, None]).sum(-1)).tolist()]
+def _ranks(reading: Explanation) -> list[int]:
+  """Returns the rank of each token among the guesses, from 1; 0 for end-of-text."""
+  before = reading.next_logp[:-1]
+  return [0, *(1 + (before > reading.logp[:, None]).sum(-1)).tolist()]
 
 
-def _next(model: LanguageModel, found: Explanation) -> list[list]:
-  """Returns (text, p, whether it came) of the likeliest tokens after each."""
+def _next(model: LanguageModel, reading: Explanation) -> list[list]:
+  """Returns (text, p, whether it came next) of the likeliest tokens after each."""
   tables = []
-  for t, logp in enumerate(found.next_logp):
+  for t, logp in enumerate(reading.next_logp):
     best = np.argsort(-logp)[:_SHOWN].tolist()
-    came = found.ids[t + 1] if t + 1 < len(found.ids) else None
+    came = reading.ids[t + 1] if t + 1 < len(reading.ids) else None
     best += [] if came is None or came in best else [came]
     tables.append([[_text(model, i), float(np.exp(logp[i])), i == came] for i in best])
   return tables
@@ -81,42 +75,42 @@ def _text(model: LanguageModel, token: int) -> str:
 
 
 def _packed(attention: np.ndarray) -> str:
-  """Returns weights as base64 of bytes, 255 for 1."""
+  """Returns attention weights as bytes in base64, 255 for a weight of 1."""
   return base64.b64encode((255 * attention).round().astype(np.uint8).tobytes()).decode()
 
 
-def _beams(model: LanguageModel, found: Explanation) -> dict:
-  """Returns the tree of hypotheses that beam search keeps, step by step, in words."""
-  depth = min(_DEPTH, model.config.T - len(found.ids))
+def _beams(model: LanguageModel, reading: Explanation) -> dict:
+  """Returns the tree of the hypotheses that beam search keeps after each step."""
+  depth = min(_DEPTH, model.config.T - len(reading.ids))
   kept = {}
   for steps in range(1, depth + 1):
     kept[steps] = model.generate_ids(
-      [found.ids],
+      [reading.ids],
       beams=_BEAMS,
       num_return=_BEAMS,
       max_new_tokens=steps,
       length_penalty=0,
     )
   last = kept[depth] if kept else []
-  said = (
+  words = (
     f'What {_BEAMS} beams keep after each step, by log p. The best, in bold, has '
     f'log p {last[0].logp:.2f} and perplexity {last[0].perplexity:.2f} a token; greedy '
-    f'decoding finds log p {_greedy(model, found, depth).logp:.2f}.'
+    f'decoding finds log p {_greedy(model, reading, depth).logp:.2f}.'
     if last
     else 'The context has no room for a continuation.'
   )
   return {
-    'beamwords': said,
+    'beamwords': words,
     'tree': _tree(model, [g for x in kept.values() for g in x]),
   }
 
 
-def _greedy(model: LanguageModel, found: Explanation, depth: int) -> Generation:
-  return model.generate_ids([found.ids], temperature=0, max_new_tokens=depth)[0]
+def _greedy(model: LanguageModel, reading: Explanation, depth: int) -> Generation:
+  return model.generate_ids([reading.ids], temperature=0, max_new_tokens=depth)[0]
 
 
 def _tree(model: LanguageModel, kept: Sequence[Generation]) -> list[dict]:
-  """Returns the hypotheses as a tree; the way to the last step's best is marked."""
+  """Returns hypotheses as a tree; the path to the best of the last step is marked."""
   roots: list[dict] = []
   longest = max((len(one.ids) for one in kept), default=0)
   best = next((one.ids for one in kept if len(one.ids) == longest), [])
@@ -139,7 +133,7 @@ def _tree(model: LanguageModel, kept: Sequence[Generation]) -> list[dict]:
 
 
 def _curve(workdir: str) -> str:
-  """Returns the loss curve of a run as HTML; '' if it has none."""
+  """Returns the loss curve of a run as HTML, or ''."""
   if not workdir or not read_metrics(workdir):
     return ''
   buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Pictures of finished runs."""
+"""Plots of runs: loss curves, and both sides of GPT-1's figure 2."""
 
 import json
 import pathlib
@@ -20,7 +20,7 @@ def loss_curves(workdir: str | pathlib.Path, target: str | pathlib.Path) -> None
 
 
 def loss_figure(workdir: str | pathlib.Path) -> matplotlib.figure.Figure:
-  """Returns a figure of a run's training and held-out loss against its updates.
+  """Returns a figure of a run's training and held-out loss against updates.
 
   Raises:
     UserError: the workdir has no metrics.
@@ -45,7 +45,7 @@ def loss_figure(workdir: str | pathlib.Path) -> matplotlib.figure.Figure:
     ),
   ):
     points = [(line['step'], line[field]) for line in lines if field in line]
-    if points:  # of a seed of a task only dev is recorded
+    if points:  # a seed of a task has only dev losses
       axes.plot(*zip(*points, strict=True), label=label, **style)
   last = [line for line in lines if held_out in line][-1:]
   for line in last:
@@ -62,14 +62,14 @@ def loss_figure(workdir: str | pathlib.Path) -> matplotlib.figure.Figure:
     )
   axes.set_xlabel('updates')
   axes.set_ylabel('loss of the task [nats/example]' if of_task else 'loss [nats/token]')
-  axes.set_title(pathlib.Path(workdir).name)
+  axes.set_title(pathlib.Path(workdir).name, parse_math=False)
   axes.grid(alpha=0.3)
   axes.legend()
   return figure
 
 
 def normalised(line: dict, value: float) -> float:
-  """Returns a metric on the scale on which a line's chance is 0, its reference 1."""
+  """Returns a value on a scale where the line's chance is 0 and its reference 1."""
   return (value - line['chance']) / (line['reference'] - line['chance'])
 
 
@@ -77,9 +77,9 @@ def zero_shot_curves(lines: Sequence[dict], target: str | pathlib.Path) -> None:
   """Writes a PNG as GPT-1's figure 2, right: zero-shot scores against updates.
 
   Args:
-    lines: of each task and checkpoint its task, step, metric, value, low and high (95 %
-      interval), and chance and reference, which are shown as 0 and 1.
-    target: where to.
+    lines: for each task and checkpoint its task, step, metric, value, low and high
+      (95 % interval), chance and reference.
+    target: the PNG.
 
   Raises:
     UserError: there are no lines.
@@ -98,7 +98,7 @@ def zero_shot_curves(lines: Sequence[dict], target: str | pathlib.Path) -> None:
       markersize=4,
       label=f'{task} ({last["metric"]}, {last["chance"]:g} to {last["reference"]:g})',
     )
-    # Intervals of every point would hide each other: the last ones, side by side.
+    # Only the last intervals are drawn, side by side; all would hide each other.
     value, low, high = (
       normalised(last, last[name]) for name in ('value', 'low', 'high')
     )
@@ -128,12 +128,11 @@ class Transfer(NamedTuple):
   """A task fine-tuned from some layers of a pre-trained model.
 
   Attributes:
-    task: its name.
-    metric: its first, on dev.
-    layers: how many were transferred, with the embeddings; None: nothing was.
-    values: of the seeds.
-    over_seeds: mean, median, std, low and high of them (`metrics.spread`).
-    examples: of dev.
+    metric: the task's first, on dev.
+    layers: how many were transferred, with the embeddings; None: not even those.
+    values: the metric of each seed.
+    over_seeds: mean, median, std, low and high of them (`statistics.spread`).
+    examples: how many dev has.
   """
 
   task: str
@@ -148,14 +147,14 @@ def transfers(workdirs: Sequence[str | pathlib.Path]) -> list[Transfer]:
   """Returns the results of fine-tuned runs, by task and the layers transferred.
 
   Raises:
-    UserError: there is no workdir, one is of no finished fine-tuning, or two of a task
-      transfer as much or differ in more than that.
+    UserError: there is no workdir, one holds no finished fine-tuning, or two of a task
+      transfer the same layers or differ in more than that.
   """
   if not workdirs:
     raise UserError('no workdirs; give those of finished fine-tuned runs')
   free = {'seed', 'seeds', 'task.data', 'task.transfer'}
   free.update(fields_with('execution', 'logging'))
-  found, firsts, places = {}, {}, {}
+  results, firsts, places = {}, {}, {}
   for workdir in workdirs:
     run, path = read_run(workdir), pathlib.Path(workdir) / 'results.json'
     if not run.task.name or not path.exists():
@@ -181,41 +180,37 @@ def transfers(workdirs: Sequence[str | pathlib.Path]) -> list[Transfer]:
         f'{first} and {workdir} differ in more than what was transferred to {name}; '
         'leave one out\n' + '\n'.join(differing)
       )
-    results = json.loads(path.read_text(encoding='utf-8'))
+    on_dev = json.loads(path.read_text(encoding='utf-8'))
     metric = TASKS[name].metrics[0]
-    found[name, layers] = Transfer(
+    results[name, layers] = Transfer(
       name,
       metric,
       layers,
-      [seed[metric] for seed in results['seeds'].values()],
-      results['over_seeds'][metric],
-      results['examples'],
+      [seed[metric] for seed in on_dev['seeds'].values()],
+      on_dev['over_seeds'][metric],
+      on_dev['examples'],
     )
-  return sorted(found.values(), key=lambda each: (each.task, _place(each)))
+  return sorted(results.values(), key=lambda each: (each.task, _place(each)))
 
 
 def _place(each: Transfer) -> int:
-  """Returns where on the axis of layers a transfer is: nothing at all is at -1."""
+  """Returns the place on the axis of layers; -1 where nothing was transferred."""
   return -1 if each.layers is None else each.layers
 
 
-def transfer_curve(found: Sequence[Transfer], target: str | pathlib.Path) -> None:
+def transfer_curve(transferred: Sequence[Transfer], target: str | pathlib.Path) -> None:
   """Writes a PNG as GPT-1's figure 2, left: dev metrics against layers transferred.
 
-  A panel for each task. Lines go through the means over seeds; where there are several,
-  bars are 95 % intervals of the mean, and the dots beside them are the seeds.
-
-  Args:
-    found: what `transfers` returns.
-    target: where to.
+  There is a panel for each task. Lines join the means over seeds; bars are their 95 %
+  intervals, and the dots beside them are the seeds.
   """
-  names = list(dict.fromkeys(each.task for each in found))
+  names = list(dict.fromkeys(each.task for each in transferred))
   size = 1 + 4.5 * len(names), 4
   figure = matplotlib.figure.Figure(figsize=size, layout='constrained')
   for axes, task in zip(
     figure.subplots(1, len(names), squeeze=False)[0], names, strict=True
   ):
-    own = [each for each in found if each.task == task]
+    own = [each for each in transferred if each.task == task]
     places = [_place(each) for each in own]
     mean = [each.over_seeds['mean'] for each in own]
     half = [each.over_seeds['high'] - each.over_seeds['mean'] for each in own]

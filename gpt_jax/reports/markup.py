@@ -1,66 +1,85 @@
-"""One report in two forms: Markdown, and a page that holds its own pictures."""
+"""Reports: Markdown with its pictures beside it, and the same as one HTML page.
+
+A report is a list of Markdown blocks, made by the functions here. The page is rendered
+from that Markdown. What a user named (runs, files, fields) goes through `plain` or
+`code`, so that no character in it is taken for markup.
+"""
 
 import base64
-import html as escape
+import html
 import io
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
+from markdown_it import MarkdownIt
 from matplotlib.figure import Figure
 
 from gpt_jax.config import UserError
 from gpt_jax.files import write_whole
 
 _TEMPLATE = pathlib.Path(__file__).with_suffix('.html')
+# Only what the functions below write: a text can hold no link and no raw HTML.
+_MARKDOWN = MarkdownIt('zero').enable(
+  ['heading', 'list', 'fence', 'table', 'backticks', 'emphasis', 'escape', 'image']
+)
 
 
-class Title(NamedTuple):
-  """A heading; level 1 is the page's."""
-
-  text: str
-  level: int = 2
+def heading(text: str, level: int = 2) -> str:
+  """Returns a heading; level 1 is the page's title."""
+  return f'{"#" * level} {text}'
 
 
-class Words(NamedTuple):
-  """A paragraph; `code` in backticks, **strong** words."""
-
-  text: str
-
-
-class Notes(NamedTuple):
-  """A list, each item as `Words`."""
-
-  items: Sequence[str]
+def lowered(blocks: Sequence[str]) -> list[str]:
+  """Returns blocks with their headings one level down."""
+  return [f'#{block}' if block.startswith('#') else block for block in blocks]
 
 
-class Code(NamedTuple):
-  """A command, or a text whose lines are to stay; those too long for a page wrap."""
-
-  text: str
-
-
-class Table(NamedTuple):
-  """A table; every column from `numbers` on holds numbers."""
-
-  head: Sequence[str]
-  rows: Sequence[Sequence[str]]
-  numbers: int
+def bullets(items: Sequence[str]) -> str:
+  """Returns a list."""
+  return '\n'.join(f'- {item}' for item in items)
 
 
-class Picture(NamedTuple):
-  """A plot, by the name of its PNG without .png, and what it shows."""
+def fenced(text: str) -> str:
+  """Returns a block of code, such as a command or a sample; its lines stay."""
+  fence = '`' * max(3, 1 + _longest_ticks(text))
+  return f'{fence}\n{text}\n{fence}'
 
-  name: str
-  text: str
+
+def picture(name: str, caption: str) -> str:
+  """Returns a plot, by the name of its PNG without .png, with a caption below it."""
+  return f'![{name}]({name}.png)\n\n{caption}'
 
 
-Part = Title | Words | Notes | Code | Table | Picture
+def table(head: Sequence[str], rows: Sequence[Sequence], numbers: int) -> str:
+  """Returns a table; the columns from `numbers` on are aligned to the right."""
+  lines = ['---' if i < numbers else '---:' for i in range(len(head))]
+  cells = (
+    [' '.join(str(cell).replace('|', r'\|').split('\n')) for cell in row]
+    for row in (head, lines, *rows)
+  )
+  return '\n'.join(f'| {" | ".join(row)} |' for row in cells)
+
+
+def code(text: str) -> str:
+  """Returns a text as code within a line, with as many backticks as it needs."""
+  longest = _longest_ticks(text)
+  ticks, pad = '`' * (longest + 1), ' ' * bool(longest)
+  return f'{ticks}{pad}{text}{pad}{ticks}'
+
+
+def plain(text: str) -> str:
+  """Returns a user's text on one line, such that Markdown shows it as it is."""
+  text = re.sub(r'[\\`*<>&\[\]#]|(?<!\w)_|_(?!\w)', r'\\\g<0>', text)
+  return ' '.join(text.split())
+
+
+def _longest_ticks(text: str) -> int:
+  return max(map(len, re.findall('`+', text)), default=0)
 
 
 def folder(target: str | pathlib.Path) -> pathlib.Path:
-  """Returns the folder of a report, made where it is missing.
+  """Returns the folder of a report, and makes it where it is missing.
 
   Raises:
     UserError: it is a file.
@@ -75,16 +94,16 @@ def folder(target: str | pathlib.Path) -> pathlib.Path:
 def write(
   target: str | pathlib.Path,
   name: str,
-  parts: Sequence[Part],
+  blocks: Sequence[str],
   figures: Mapping[str, Figure | None],
 ) -> tuple[pathlib.Path, pathlib.Path]:
   """Writes NAME.md with its pictures, and NAME.html, and returns the paths of the two.
 
   Args:
     target: a folder, made where it is missing; an older report in it is replaced.
-    name: of the report.
-    parts: of it.
-    figures: the pictures by name; an older one is removed where there is None.
+    name: of the two files, without an ending.
+    blocks: Markdown; blank lines are put between them.
+    figures: the pictures by name; an older PNG is removed where there is None.
 
   Raises:
     UserError: the target is a file.
@@ -100,97 +119,23 @@ def write(
     pictures[title] = buffer.getvalue()
     staged.write_bytes(buffer.getvalue())
     staged.replace(path)
-  write_whole(target / f'{name}.md', markdown(parts))
-  write_whole(target / f'{name}.html', html(parts, pictures))
+  text = '\n\n'.join(blocks) + '\n'
+  write_whole(target / f'{name}.md', text)
+  write_whole(target / f'{name}.html', page(text, pictures))
   return target / f'{name}.md', target / f'{name}.html'
 
 
-def markdown(parts: Sequence[Part]) -> str:
-  """Returns a report as Markdown, beside which its pictures lie."""
-  return '\n\n'.join(map(_markdown, parts)) + '\n'
-
-
-def _markdown(part: Part) -> str:
-  match part:
-    case Title(text, level):
-      return f'{"#" * level} {text}'
-    case Words(text):
-      return text
-    case Notes(items):
-      return '\n'.join(f'- {item}' for item in items)
-    case Code(text):
-      fence = '`' * max(3, *(len(run) + 1 for run in re.findall('`+', text)), 0)
-      return f'{fence}\n{text}\n{fence}'
-    case Picture(name, text):
-      return f'![{name}]({name}.png)\n\n{text}'
-    case Table(head, rows, numbers):
-      lines = ['---' if i < numbers else '---:' for i in range(len(head))]
-      cells = (
-        [str(cell).replace('|', r'\|') for cell in row] for row in (head, lines, *rows)
-      )
-      return '\n'.join(f'| {" | ".join(row)} |' for row in cells)
-
-
-def html(parts: Sequence[Part], pictures: Mapping[str, bytes]) -> str:
-  """Returns a report as one page.
-
-  Args:
-    parts: of it.
-    pictures: PNGs by name.
-  """
-  title = next(part.text for part in parts if isinstance(part, Title))
-  body = '\n'.join(_html(part, pictures) for part in parts)
-  page = _TEMPLATE.read_text(encoding='utf-8')
-  return page.replace('<!--TITLE-->', escape.escape(title)).replace('<!--BODY-->', body)
-
-
-def _html(part: Part, pictures: Mapping[str, bytes]) -> str:
-  match part:
-    case Title(text, level):
-      return f'<h{level}>{_inline(text)}</h{level}>'
-    case Words(text):
-      return f'<p>{_inline(text)}</p>'
-    case Notes(items):
-      return f'<ul>{"".join(f"<li>{_inline(item)}</li>" for item in items)}</ul>'
-    case Code(text):
-      return f'<pre>{escape.escape(text)}</pre>'
-    case Picture(name, text):
-      packed = base64.b64encode(pictures[name]).decode()
-      return (
-        f'<figure><img alt="{escape.escape(text)}" '
-        f'src="data:image/png;base64,{packed}">'
-        f'<figcaption>{_inline(text)}</figcaption></figure>'
-      )
-    case Table(head, rows, numbers):
-      lines = [
-        ''.join(
-          f'<{tag}{" class=n" if i >= numbers else ""}>{_inline(str(cell))}</{tag}>'
-          for i, cell in enumerate(row)
-        )
-        for tag, row in [('th', head), *(('td', row) for row in rows)]
-      ]
-      first, *rest = (f'<tr>{line}</tr>' for line in lines)
-      body = '\n'.join(rest)
-      return (
-        f'<div class="table"><table><thead>{first}</thead>\n<tbody>{body}</tbody>'
-        '</table></div>'
-      )
-
-
-def code(text: str) -> str:
-  """Returns a text as code within `Words`, with as many backticks as it needs."""
-  if '`' not in text:
-    return f'`{text}`'
-  ticks = '`' * (1 + max(map(len, re.findall('`+', text))))
-  return f'{ticks} {text} {ticks}'
-
-
-def _inline(text: str) -> str:
-  found = []
-  for i, part in enumerate(re.split(r'(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)', text)):
-    kind, part = i % 3, escape.escape(part)
-    if kind == 0:  # between codes
-      found.append(re.sub(r'\*\*([^*]+)\*\*', r'<strong>\1</strong>', part))
-    elif kind == 2:
-      found.append(f'<code>{part.strip()}</code>')
-  return ''.join(found)
+def page(text: str, pictures: Mapping[str, bytes]) -> str:
+  """Returns Markdown as one HTML page that holds its pictures, PNGs by name."""
+  blocks = _MARKDOWN.parse(text)
+  inlines = [block for block in blocks if block.children]
+  for token in (token for inline in inlines for token in inline.children):
+    if token.type == 'image':
+      png = pictures[str(token.attrs['src']).removesuffix('.png')]
+      token.attrs['src'] = f'data:image/png;base64,{base64.b64encode(png).decode()}'
+  title = ''.join(token.content for token in inlines[0].children)
+  body = _MARKDOWN.renderer.render(blocks, _MARKDOWN.options, {})
+  template = _TEMPLATE.read_text(encoding='utf-8')
+  return template.replace('<!--TITLE-->', html.escape(title)).replace(
+    '<!--BODY-->', body
+  )

@@ -1,9 +1,8 @@
-"""The report of one run: curves, what it scores, what it writes, what it cost."""
+"""The report of one run: curves, results, samples, cost and config."""
 
 import json
 import pathlib
 import shlex
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 import matplotlib.figure
@@ -12,8 +11,8 @@ from matplotlib.figure import Figure
 from gpt_jax import config
 from gpt_jax.config import UserError, papers
 from gpt_jax.model.gpt import GPTConfig
-from gpt_jax.reports import markup, tasks
-from gpt_jax.reports.markup import Code, Notes, Part, Picture, Table, Title, Words, code
+from gpt_jax.reports import figures, markup, tasks
+from gpt_jax.reports.markup import bullets, code, fenced, heading, picture, plain, table
 from gpt_jax.runs import cost
 from gpt_jax.runs.workdir import (
   logged_folders,
@@ -38,9 +37,7 @@ def write(
 ) -> tuple[pathlib.Path, pathlib.Path]:
   """Writes run.md, its plots and run.html, and returns the paths of the two.
 
-  Args:
-    workdir: of a run that need not be finished.
-    target: see `pages.write`.
+  The run need not be finished; `target` is as in `markup.write`.
 
   Raises:
     UserError: the workdir holds no run, or one that has no metrics yet, or damaged
@@ -54,10 +51,10 @@ def write(
     )
   if not any(map(read_metrics, [workdir, *seed_folders(workdir)])):
     raise UserError(f'{workdir} has no metrics to report yet; train it first')
-  exams, figures = [], {}
+  prompted, figures_of_tasks = [], {}
   if any((workdir / 'eval').glob('*.json')):
-    (_, *exams), figures = tasks.report([workdir])
-    exams = [Title('Prompted tasks'), *map(_lower, exams)]
+    (_, *blocks), figures_of_tasks = tasks.report([workdir])
+    prompted = [heading('Prompted tasks'), *markup.lowered(blocks)]
   fine_tuned = bool(run.task.name)
   curves = _dev_curves(workdir, run) if fine_tuned else figures.loss_figure(workdir)
   caption = (
@@ -65,42 +62,37 @@ def write(
     if fine_tuned
     else 'Loss against updates: of single batches, and of held-out text.'
   )
-  parts = [
-    Title(f'Run {workdir.absolute().name}', 1),
-    Words(_about(workdir, run)),
-    Code(_command(workdir)),
-    Title('Curves'),
-    Picture('run_curves', caption),
-    *(_task(workdir, run) if fine_tuned else _held_out(workdir)),
-    *exams,
+  blocks = [
+    heading(f'Run {plain(workdir.absolute().name)}', 1),
+    _about(workdir, run),
+    fenced(_command(workdir)),
+    heading('Curves'),
+    picture('run_curves', caption),
+    *(_dev(workdir, run) if fine_tuned else _held_out(workdir)),
+    *prompted,
     *_samples(workdir),
-    Title('What it cost'),
-    Words(_cost(workdir, run)),
-    Title('What it was made of'),
+    heading('What it cost'),
+    _cost(workdir, run),
+    heading('What it was made of'),
     *_made_of(workdir),
-    Title('Config'),
+    heading('Config'),
     *_fields(run),
   ]
-  return markup.write(target, 'run', parts, {'run_curves': curves, **figures})
+  return markup.write(target, 'run', blocks, {'run_curves': curves, **figures_of_tasks})
 
 
-def _lower(part: Part) -> Part:
-  """Returns a part with its heading, if it is one, a level down."""
-  return part._replace(level=part.level + 1) if isinstance(part, Title) else part
-
-
-def _shape(workdir: pathlib.Path, run: config.Run) -> GPTConfig:
+def _model_config(workdir: pathlib.Path, run: config.Run) -> GPTConfig:
   cfg = GPTConfig.of(run.model, read_about(workdir)['vocab'])
   return grown(cfg) if run.task.name else cfg
 
 
 def _about(workdir: pathlib.Path, run: config.Run) -> str:
-  cfg = _shape(workdir, run)
+  cfg = _model_config(workdir, run)
   done = updates_done(workdir)
   state = 'finished' if done >= run.steps else 'not finished'
   size = ', '.join(f'{n} = {getattr(cfg, n):,}' for n in _MODEL)
   of = f' on {run.task.name}' if run.task.name else ''
-  begun = f', started from `{run.init_from}`' if run.init_from else ''
+  begun = f', started from {code(run.init_from)}' if run.init_from else ''
   return (
     f'A GPT of {cost.parameter_count(cfg):,} parameters ({size}, vocabulary '
     f'{cfg.vocab:,}), trained{of} for {done:,} of {run.steps:,} updates, {state}'
@@ -117,36 +109,35 @@ def _number(line: dict[str, Any], name: str, form: str) -> str:
   return format(line[name], form) if name in line else '-'
 
 
-def _held_out(workdir: pathlib.Path) -> list[Part]:
-  """Returns the losses of held-out text: while training, and of all of it after."""
+def _held_out(workdir: pathlib.Path) -> list[str]:
+  """Returns the losses of held-out text, while training and of all of it after."""
   judged = [line for line in read_metrics(workdir) if 'valid_nll' in line]
   rows = []
   if judged:
     best = min(judged, key=lambda line: line['valid_nll'])
-    found = {'best': best, 'last': judged[-1]}
+    lines = {'best': best, 'last': judged[-1]}
     if best is judged[-1]:
-      found = {'best and last': best}
-    for what, line in found.items():
+      lines = {'best and last': best}
+    for what, line in lines.items():
       rows.append([f'{what} while training', f'{line["step"]:,}', *_losses(line)])
-  parts: list[Part] = [Title('Held-out text')]
   for line in read_held_out(workdir):
     weights = ' in 8 bits' if line['int8'] else ''
-    of = f'all of {line["text"]}' if line['text'] else 'all of it'
+    of = f'all of {plain(line["text"])}' if line['text'] else 'all of it'
     rows.append([f'{of}{weights}', f'{line["step"]:,}', *_losses(line)])
     for name, bits in line['baselines'].items():
-      rows.append([name, '-', '-', '-', f'{bits:.4f}'])
+      rows.append([plain(name), '-', '-', '-', f'{bits:.4f}'])
   if not rows:
-    return [*parts, Words('Not measured yet.')]
+    return [heading('Held-out text'), 'Not measured yet.']
   tokens = read_run(workdir).eval_tokens
   how_much = f'about {tokens:,} tokens, evenly spread' if tokens else 'all of it'
-  said = f'Measured while training on {how_much}; the best of several evaluations is a '
-  said += 'little too good.'
+  note = f'Measured while training on {how_much}; the best of several evaluations is a '
+  note += 'little too good.'
   if tokens:
-    said += ' `launch.py eval --baselines` measures on all of it.'
+    note += ' `launch.py eval --baselines` measures on all of it.'
   return [
-    *parts,
-    Words(said),
-    Table(['text', 'update', 'nats/token', 'perplexity', 'bits/byte'], rows, 1),
+    heading('Held-out text'),
+    note,
+    table(['text', 'update', 'nats/token', 'perplexity', 'bits/byte'], rows, 1),
   ]
 
 
@@ -173,30 +164,29 @@ def _dev_curves(workdir: pathlib.Path, run: config.Run) -> Figure:
   return figure
 
 
-def _task(workdir: pathlib.Path, run: config.Run) -> list[Part]:
+def _dev(workdir: pathlib.Path, run: config.Run) -> list[str]:
+  """Returns the results of a fine-tuning on dev, beside the published ones."""
   path = workdir / 'results.json'
   if not path.exists():
-    return [Title('Dev'), Words('No results yet: the run is not finished.')]
-  found = json.loads(path.read_text(encoding='utf-8'))
+    return [heading('Dev'), 'No results yet: the run is not finished.']
+  results = json.loads(path.read_text(encoding='utf-8'))
   rows = []
-  for metric, over in found['over_seeds'].items():
-    for seed, best in found['seeds'].items():
+  for metric, over in results['over_seeds'].items():
+    for seed, best in results['seeds'].items():
       value = _interval(best[metric], *best['intervals'][metric])
       rows.append([metric, f'seed {seed}', f'{best["step"]:,}', value, '-'])
-    if len(found['seeds']) > 1:
+    if len(results['seeds']) > 1:
       value = _interval(over['mean'], over['low'], over['high'])
       rows.append([metric, '**mean of seeds**', '-', value, f'{over["std"]:.4f}'])
     if metric == TASKS[run.task.name].metrics[0]:
       for name, share in papers.gpt1_fine_tuned(run.task.name).items():
         rows.append([metric, f'{name}, published (test)', '-', f'{share:.3f}', '-'])
   return [
-    Title('Dev'),
-    Words(
-      f"{found['examples']:,} examples; each seed's best epoch, which is a little too "
-      'good. [low, high] is a 95 % interval: of a seed over the examples (bootstrap), '
-      "of the mean over seeds (Student's t)."
-    ),
-    Table(['metric', 'of', 'update', 'value', 'standard deviation'], rows, 2),
+    heading('Dev'),
+    f"{results['examples']:,} examples; each seed's best epoch, which is a little too "
+    'good. [low, high] is a 95 % interval: of a seed over the examples (bootstrap), '
+    "of the mean over seeds (Student's t).",
+    table(['metric', 'of', 'update', 'value', 'standard deviation'], rows, 2),
   ]
 
 
@@ -204,41 +194,41 @@ def _interval(value: float, low: float, high: float) -> str:
   return f'{value:.4f} [{low:.4f}, {high:.4f}]'
 
 
-def _samples(workdir: pathlib.Path) -> list[Part]:
+def _samples(workdir: pathlib.Path) -> list[str]:
   step, text = last_samples(workdir)
   if not text:
     return []
-  words = f'Drawn at temperature 0.8 after {step:,} updates; the prompt is in brackets.'
-  return [Title('Samples'), Words(words), Code(text)]
+  how = f'Drawn at temperature 0.8 after {step:,} updates; the prompt is in brackets.'
+  return [heading('Samples'), how, fenced(text)]
 
 
 def _cost(workdir: pathlib.Path, run: config.Run) -> str:
   groups = [read_metrics(folder) for folder in logged_folders(workdir)]
   seconds = seconds_of_training(workdir)
-  said = f'{seconds:,.0f} seconds ({seconds / 3600:.2f} hours) of training'
+  text = f'{seconds:,.0f} seconds ({seconds / 3600:.2f} hours) of training'
   if not run.task.name:
-    cfg = _shape(workdir, run)
+    cfg = _model_config(workdir, run)
     done = max((lines[-1]['step'] for lines in groups if lines), default=0)
     tokens = cost.tokens_read(run, cfg, done)
     flops = tokens * sum(cost.flops_per_token(cfg).values())
-    said += f' for {tokens:,} tokens and {flops:.3g} FLOPs'
+    text += f' for {tokens:,} tokens and {flops:.3g} FLOPs'
   lines = [line for each in groups for line in each]
   rates = sorted(line['tokens_per_s'] for line in lines if 'tokens_per_s' in line)
   if rates:
-    said += f'; {rates[len(rates) // 2]:,.0f} tokens a second at the median'
+    text += f'; {rates[len(rates) // 2]:,.0f} tokens a second at the median'
   peaks = [line['peak_memory_mib'] for line in lines if 'peak_memory_mib' in line]
   if peaks:
-    said += f'; at most {max(peaks):,.0f} MiB of memory'
+    text += f'; at most {max(peaks):,.0f} MiB of memory'
   others = sessions(workdir)[-1].get('together', 1) - 1
   if others:
-    said += f', of a program that trained {others} other runs too'
+    text += f', in a program that trained {others} other runs too'
   return (
-    f'{said}. Compilation and evaluation are in the seconds; starting up, and what a '
-    'kill undid, are not.'
+    f'{text}. Compilation and evaluation are in the seconds; start-up, and updates '
+    'that were lost when the run was killed, are not.'
   )
 
 
-def _made_of(workdir: pathlib.Path) -> list[Part]:
+def _made_of(workdir: pathlib.Path) -> list[str]:
   about, last = read_about(workdir), sessions(workdir)[-1]
   environment = last['environment']
   git, versions = environment.get('git', {}), environment.get('versions', {})
@@ -248,32 +238,30 @@ def _made_of(workdir: pathlib.Path) -> list[Part]:
     ('code', f'`{commit}`{" and uncommitted changes" if git.get("diff") else ""}'),
     ('Python', environment.get('python', 'unknown')),
     *((name, versions[name]) for name in ('jax', 'flax', 'optax') if name in versions),
-    ('devices', f'{len(devices)} x {devices[0]}' if devices else 'unknown'),
-    ('processor', environment.get('cpu', 'unknown')),
+    ('devices', plain(f'{len(devices)} x {devices[0]}') if devices else 'unknown'),
+    ('processor', plain(environment.get('cpu', 'unknown'))),
     ('seed', str(about['config']['seed'])),
-    *((f'sha256 of {n}', f'`{v[:16]}`') for n, v in _digests(about.get('data', {}))),
-  ]
-  count = len(sessions(workdir))
-  told = f'{count} session{"s" * (count > 1)} trained it'
-  return [
-    Table(['what', 'value'], [list(row) for row in rows], 2),
-    Words(
-      f'{told}; run.json has all of it, and `python launch.py reproduce '
-      '--workdir=RUN --into=DIR` trains it again and compares.'
+    *(
+      (f'sha256 of {name}', f'`{digest[:16]}`')
+      for name, digest in about.get('data', {}).items()
+      if isinstance(digest, str)
     ),
   ]
+  count = len(sessions(workdir))
+  return [
+    table(['what', 'value'], rows, 2),
+    f'Trained in {count} session{"s" * (count > 1)}; run.json has the details, and '
+    '`python launch.py reproduce --workdir=RUN --into=DIR` trains it again and '
+    'compares.',
+  ]
 
 
-def _digests(data: dict[str, Any]) -> Iterable[tuple[str, str]]:
-  return ((name, value) for name, value in data.items() if isinstance(value, str))
-
-
-def _fields(run: config.Run) -> Sequence[Part]:
+def _fields(run: config.Run) -> list[str]:
   usual = config.flat(config.Run())
   changed = {n: v for n, v in config.flat(run).items() if v != usual[n]}
   if not changed:
-    return [Words('All fields have their defaults.')]
+    return ['All fields have their defaults.']
   return [
-    Words('Fields that are not as by default:'),
-    Notes([f'`{name}` = {code(repr(value))}' for name, value in changed.items()]),
+    'Fields that differ from their defaults:',
+    bullets([f'`{name}` = {code(repr(value))}' for name, value in changed.items()]),
   ]

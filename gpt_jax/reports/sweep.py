@@ -12,21 +12,20 @@ def write(
 ) -> tuple[pathlib.Path, pathlib.Path]:
   """Writes sweep.md, its plots and sweep.html, and returns the paths of the two.
 
-  Args:
-    folder: of the sweep, which need not be finished.
-    target: see `pages.write`.
+  The sweep need not be finished; `target` is as in `markup.write`.
 
   Raises:
-    UserError: the folder holds no sweep, a run of it can't be read, no run has a
+    UserError: the folder holds no sweep, one of its runs can't be read, no run has a
       held-out loss yet, or the target is a file.
   """
   sweep = plan.load(folder)
-  found = sweep_tables.collected(sweep)
-  if not any(each.result.curve for each in found):
+  runs = sweep_tables.collected(sweep)
+  if not any(each.result.curve for each in runs):
     raise UserError(f'{folder}: no run has a held-out loss yet; run the sweep first')
   figures = {
-    'sweep_curves': sweep_figures.curves(sweep, found),
-    'sweep_loss': sweep_figures.loss(sweep, found),
+    'sweep_curves': sweep_figures.curves(sweep, runs),
+    'sweep_loss': sweep_figures.loss(sweep, runs),
   }
   drawn = {name for name, figure in figures.items() if figure is not None}
-  return markup.write(target, 'sweep', sweep_tables.parts(sweep, found, drawn), figures)
+  blocks = sweep_tables.blocks(sweep, runs, drawn)
+  return markup.write(target, 'sweep', blocks, figures)

@@ -1,4 +1,4 @@
-"""Plots of a sweep: curves of all runs, and the loss by setting."""
+"""Plots of a sweep: curves of all runs, and loss by setting."""
 
 import math
 from collections.abc import Sequence
@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from gpt_jax.evaluation.metrics import spread
-from gpt_jax.reports.sweep_tables import SEED, Found, settings, shown
+from gpt_jax.evaluation.statistics import spread
+from gpt_jax.reports.sweep_tables import SEED, SweptRun, settings, shown
 from gpt_jax.sweep.plan import Sweep
 
 _STYLES = '-', '--', ':', '-.'
@@ -28,9 +28,9 @@ def _fields(sweep: Sweep) -> list[str]:
   return [name for name in sweep.varied if name != SEED]
 
 
-def _values(found: Sequence[Found], name: str) -> list:
+def _values(runs: Sequence[SweptRun], name: str) -> list:
   """Returns the values of a field, numbers in their order."""
-  values = list(dict.fromkeys(each.values[name] for each in found))
+  values = list(dict.fromkeys(each.values[name] for each in runs))
   return sorted(values) if all(map(_number, values)) else values
 
 
@@ -42,7 +42,7 @@ def _colours(values: Sequence) -> dict[Any, Any]:
   return dict(zip(values, ramp, strict=True))
 
 
-def curves(sweep: Sweep, found: Sequence[Found]) -> Figure:
+def curves(sweep: Sweep, runs: Sequence[SweptRun]) -> Figure:
   """Returns a figure of held-out loss against updates, a line for each run.
 
   The first field of the sweep chooses the colour, the second, if it has few values, the
@@ -51,17 +51,17 @@ def curves(sweep: Sweep, found: Sequence[Found]) -> Figure:
   figure = matplotlib.figure.Figure(figsize=(7, 4.5), layout='constrained')
   axes = figure.subplots()
   fields = _fields(sweep)
-  colours = _colours(_values(found, fields[0])) if fields else {}
-  second = _values(found, fields[1]) if len(fields) > 1 else []
+  colours = _colours(_values(runs, fields[0])) if fields else {}
+  second = _values(runs, fields[1]) if len(fields) > 1 else []
   few = second if len(second) <= len(_STYLES) else []
   styles = dict(zip(few, _STYLES, strict=False))
-  for each in found:
+  for each in runs:
     if each.result.curve:
       axes.plot(
         *zip(*each.result.curve, strict=True),
         color=colours[each.values[fields[0]]] if fields else 'C0',
         linestyle=styles.get(each.values[fields[1]], '-') if styles else '-',
-        linewidth=1.2 if len(found) <= 50 else 0.6,
+        linewidth=1.2 if len(runs) <= 50 else 0.6,
         alpha=0.8,
         marker='.' if len(each.result.curve) == 1 else '',
       )
@@ -73,7 +73,7 @@ def curves(sweep: Sweep, found: Sequence[Found]) -> Figure:
     Line2D([], [], color='0.3', linestyle=style, label=f'{fields[1]} = {shown(value)}')
     for value, style in styles.items()
   ]
-  _frame(axes, [loss for each in found for _, loss in each.result.curve[1:]])
+  _frame(axes, [loss for each in runs for _, loss in each.result.curve[1:]])
   axes.set(xlabel='updates', ylabel='held-out loss [nats/token]')
   axes.grid(alpha=0.3)
   if keys:
@@ -89,18 +89,18 @@ def _thinned(colours: dict) -> list[tuple]:
   return [items[i] for i in np.linspace(0, len(items) - 1, 5).round().astype(int)]
 
 
-def loss(sweep: Sweep, found: Sequence[Found]) -> Figure | None:
+def loss(sweep: Sweep, runs: Sequence[SweptRun]) -> Figure | None:
   """Returns a figure of the best loss against a field, or None if none is a number.
 
   That is the first field that holds numbers; another, where there is one, has a line
   for each value. Of the rest, the best setting is shown. Bars are 95 % intervals of
   the mean over seeds.
   """
-  done = settings(found)
+  done = settings(runs)
   x = next((name for name in _fields(sweep) if _numbers(done, name)), None)
   if x is None:
     return None
-  kept = [each for each in found if each.state == 'finished']
+  kept = [each for each in runs if each.state == 'finished']
   line = next(
     (n for n in _fields(sweep) if n != x and 1 < len(_values(kept, n)) <= _SMALL), None
   )

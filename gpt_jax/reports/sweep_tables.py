@@ -1,4 +1,4 @@
-"""What a sweep found, in words and tables: by setting, by run, and what it cost."""
+"""The text and tables of a sweep's report: best settings, runs and cost."""
 
 import csv
 import shlex
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from gpt_jax import config
-from gpt_jax.evaluation.metrics import spread
-from gpt_jax.reports.markup import Code, Part, Picture, Table, Title, Words
+from gpt_jax.evaluation.statistics import spread
+from gpt_jax.reports.markup import code, fenced, heading, picture, plain, table
 from gpt_jax.sweep.plan import Entry, Sweep
 from gpt_jax.sweep.status import Result, result
 
@@ -16,23 +16,23 @@ SEED = 'seed'
 _MOST = 20  # settings in the table of the best
 
 
-class Found(NamedTuple):
-  """A run of a sweep, what it sets, and what came of it."""
+class SweptRun(NamedTuple):
+  """A run of a sweep: the fields it sets, its state and its result."""
 
   entry: Entry
   state: str
-  values: dict[str, Any]  # of the fields that the sweep varies
+  values: dict[str, Any]  # fields that the sweep varies
   result: Result
 
 
 class Setting(NamedTuple):
-  """The finished runs that differ in nothing but their seed.
+  """The finished runs that differ only in their seed.
 
   Attributes:
-    values: of the other fields that the sweep varies.
+    values: the other fields that the sweep varies.
     best: lowest held-out losses, one for each seed [nats/token].
     final: last held-out losses.
-    bits: per byte, beside `best`.
+    bits: bits/byte at `best`.
   """
 
   values: dict[str, Any]
@@ -41,80 +41,74 @@ class Setting(NamedTuple):
   bits: list[float]
 
 
-def collected(sweep: Sweep) -> list[Found]:
-  """Returns all runs of a sweep, as their folders say, and sweep.csv of the others."""
+def collected(sweep: Sweep) -> list[SweptRun]:
+  """Returns all runs of a sweep; the state of an unfinished one is from sweep.csv."""
   states, path = {}, sweep.folder / 'sweep.csv'
   if path.exists():
     with open(path, encoding='utf-8', newline='') as file:
       states = {row.get('name'): row.get('state') for row in csv.DictReader(file)}
-  made, varied = [], sweep.varied
+  runs, varied = [], sweep.varied
   for entry in sweep.entries:
     values = config.flat(entry.run)
-    found = result(entry)
-    state = found.state
+    outcome = result(entry)
+    state = outcome.state
     if state != 'finished':
       state = states.get(entry.name) or state
-    made.append(Found(entry, state, {name: values[name] for name in varied}, found))
-  return made
+    varied_values = {name: values[name] for name in varied}
+    runs.append(SweptRun(entry, state, varied_values, outcome))
+  return runs
 
 
-def settings(found: Sequence[Found]) -> list[Setting]:
+def settings(runs: Sequence[SweptRun]) -> list[Setting]:
   """Returns the settings that have a finished run, the best mean first."""
-  made: dict[tuple, Setting] = {}
-  for each in found:
+  by_values: dict[tuple, Setting] = {}
+  for each in runs:
     if each.state != 'finished':
       continue
     values = {name: value for name, value in each.values.items() if name != SEED}
-    own = made.setdefault(tuple(values.items()), Setting(values, [], [], []))
+    own = by_values.setdefault(tuple(values.items()), Setting(values, [], [], []))
     own.best.append(each.result.best_nll)
     own.final.append(each.result.final_nll)
     own.bits.append(each.result.best_bpb)
-  return sorted(made.values(), key=lambda own: spread(own.best)['mean'])
+  return sorted(by_values.values(), key=lambda own: spread(own.best)['mean'])
 
 
-def parts(sweep: Sweep, found: Sequence[Found], pictures: set[str]) -> list[Part]:
-  """Returns the report.
-
-  Args:
-    sweep: of which.
-    found: its runs.
-    pictures: names of the plots there are.
-  """
-  made = [
-    Title(f'Sweep {sweep.sweep_file.rsplit("/", 1)[-1].removesuffix(".py")}', 1),
-    Words(_about(sweep, found)),
-    Code(f'python {shlex.join(sweep.argv)}'),
-    Title('The best settings'),
-    Words(
-      'Held-out loss in nats/token, the mean over seeds, with its 95 % interval by '
-      "Student's t (of two seeds 12.7 standard errors to each side). Best is the "
-      "lowest of a run's evaluations, so a little too good; final is the last one. "
-      'Only finished runs count.'
-    ),
-    _settings(settings(found)),
+def blocks(sweep: Sweep, runs: Sequence[SweptRun], drawn: set[str]) -> list[str]:
+  """Returns the report, with the plots that are named in `drawn`."""
+  name = sweep.sweep_file.rsplit('/', 1)[-1].removesuffix('.py')
+  report = [
+    heading(f'Sweep {plain(name)}', 1),
+    _about(sweep, runs),
+    fenced(f'python {shlex.join(sweep.argv)}'),
+    heading('The best settings'),
+    'Held-out loss in nats/token, the mean over seeds, with its 95 % interval by '
+    "Student's t (of two seeds 12.7 standard errors to each side). Best is the "
+    "lowest of a run's evaluations, so a little too good; final is the last one. "
+    'Only finished runs count.',
+    _settings(settings(runs)),
   ]
   for name, title, text in (
     (
       'sweep_loss',
       'Loss by setting',
-      'Best held-out loss: dots are runs, lines go through the means over seeds, and '
-      'bars are their 95 % intervals; one that leaves the frame is cut. Of fields that '
-      'are not shown, the best value.',
+      'Best held-out loss: dots are runs, lines join the means over seeds, and bars '
+      'are their 95 % intervals, cut at the frame. Fields that are not shown have '
+      'their best value.',
     ),
     (
       'sweep_curves',
       'Curves',
-      'Held-out loss of every run against its updates; beginnings may leave the frame.',
+      'Held-out loss of every run against its updates; the start may be cut.',
     ),
   ):
-    if name in pictures:
-      made += [Title(title), Picture(name, text)]
+    if name in drawn:
+      report += [heading(title), picture(name, text)]
   return [
-    *made,
-    Title('What it cost'),
-    Words(_cost(found)),
-    Title('Runs'),
-    _runs(found),
+    *report,
+    heading('What it cost'),
+    _cost(runs),
+    heading('Runs'),
+    _runs(runs),
   ]
 
 
@@ -123,8 +117,8 @@ def shown(value: Any) -> str:
   return f'{value:g}' if isinstance(value, float) else str(value)
 
 
-def _about(sweep: Sweep, found: Sequence[Found]) -> str:
-  count = Counter(each.state for each in found)
+def _about(sweep: Sweep, runs: Sequence[SweptRun]) -> str:
+  count = Counter(each.state for each in runs)
   states = ', '.join(f'{number} {state}' for state, number in count.items())
   varied = sweep.varied
   fixed = {
@@ -133,37 +127,37 @@ def _about(sweep: Sweep, found: Sequence[Found]) -> str:
     for name, value in each.overrides.items()
     if name not in varied
   }
-  told = f'{len(found)} runs of `{sweep.config_file}`: {states}. '
+  text = f'{len(runs)} runs of {code(sweep.config_file)}: {states}. '
   for name in varied:
-    values = list(dict.fromkeys(shown(each.values[name]) for each in found))
+    values = list(dict.fromkeys(shown(each.values[name]) for each in runs))
     more = f' ... ({len(values)} values)' if len(values) > 8 else ''
-    told += f'`{name}` is {", ".join(values[:8])}{more}. '
+    text += f'`{name}` is {", ".join(map(plain, values[:8]))}{more}. '
   if fixed:
-    told += 'In all of them '
-    told += ', '.join(f'`{name}={shown(value)}`' for name, value in fixed.items()) + '.'
-  return told.strip()
+    settings_of_all = (code(f'{name}={shown(value)}') for name, value in fixed.items())
+    text += f'In all of them {", ".join(settings_of_all)}.'
+  return text.strip()
 
 
 def _mean(values: Sequence[float]) -> str:
   if None in values:
     return '-'
-  told = spread(list(values))
+  over = spread(list(values))
   if len(values) == 1:
-    return f'{told["mean"]:.4f}'
-  return f'{told["mean"]:.4f} [{told["low"]:.4f}, {told["high"]:.4f}]'
+    return f'{over["mean"]:.4f}'
+  return f'{over["mean"]:.4f} [{over["low"]:.4f}, {over["high"]:.4f}]'
 
 
-def _settings(found: Sequence[Setting]) -> Table:
-  names = list(found[0].values) if found else []
+def _settings(ordered: Sequence[Setting]) -> str:
+  names = list(ordered[0].values) if ordered else []
   rows = [
     [
-      *(shown(each.values[name]) for name in names),
+      *(plain(shown(each.values[name])) for name in names),
       str(len(each.best)),
       _mean(each.best),
       _mean(each.final),
       _mean(each.bits),
     ]
-    for each in found[:_MOST]
+    for each in ordered[:_MOST]
   ]
   head = [
     *names,
@@ -172,30 +166,30 @@ def _settings(found: Sequence[Setting]) -> Table:
     'final [nats/token]',
     'best [bits/byte]',
   ]
-  return Table(head, rows, 0)
+  return table(head, rows, 0)
 
 
-def _cost(found: Sequence[Found]) -> str:
-  results = [each.result for each in found]
+def _cost(runs: Sequence[SweptRun]) -> str:
+  results = [each.result for each in runs]
   seconds = sum(each.seconds for each in results)
   commits = sorted({each.commit[:12] for each in results if each.commit})
   return (
     f'{sum(each.tokens for each in results):,} tokens, '
     f'{sum(each.flops for each in results):.3g} FLOPs and {seconds:,.0f} seconds '
-    f'({seconds / 3600:.2f} hours) of training over all runs; starting up, and what a '
-    'kill undid, is not in it. Code: '
+    f'({seconds / 3600:.2f} hours) of training over all runs, without start-up and '
+    'updates that were lost when a run was killed. Code: '
     + (', '.join(f'`{each}`' for each in commits) or 'unknown')
     + '.'
   )
 
 
-def _runs(found: Sequence[Found]) -> Table:
+def _runs(runs: Sequence[SweptRun]) -> str:
   def number(value: float | None, form: str) -> str:
     return '-' if value is None else format(value, form)
 
   rows = [
     [
-      each.entry.name,
+      plain(each.entry.name),
       each.state,
       number(each.result.best_nll, '.4f'),
       number(each.result.final_nll, '.4f'),
@@ -205,10 +199,10 @@ def _runs(found: Sequence[Found]) -> Table:
       f'{each.result.flops:.2e}',
       f'{each.result.seconds:,.0f}',
     ]
-    for each in found
+    for each in runs
   ]
   head = (
     'run,state,best [nats/token],final [nats/token],best [bits/byte],updates,tokens,'
     'FLOPs,seconds'
   )
-  return Table(head.split(','), rows, 2)
+  return table(head.split(','), rows, 2)

@@ -40,8 +40,8 @@ def against_shots(shown: Shown) -> Figure | None:
   """Returns a figure as GPT-3's 1.2: a panel for each task with several K, else None.
 
   A line is a model's first metric by the paper's rule; chance is dotted. A band is the
-  standard deviation over seeds, of one seed the 95 % interval. A band never mixes the
-  two: single points of the one kind have bars beside them.
+  standard deviation over seeds; where there is one seed, its 95 % interval. If a line
+  has both, the intervals are bars.
   """
   names = [task for task in tasks(shown) if len(shots(shown, task)) > 1]
   if not names:
@@ -56,19 +56,19 @@ def against_shots(shown: Shown) -> Figure | None:
       colour = f'C{number % 10}'
       axes.plot(
         places,
-        [scale * found.value for _, found in points],
+        [scale * score.value for _, score in points],
         color=colour,
         marker=_MARKERS[number % len(_MARKERS)],
         markersize=4,
         label=f'{own[model]}, {million(_parameters(shown, model))}',
       )
-      sure = [(k, found) for k, found in points if found.low is not None]
-      over_seeds = [(k, found) for k, found in sure if found.std is not None]
+      sure = [(k, score) for k, score in points if score.low is not None]
+      over_seeds = [(k, score) for k, score in sure if score.std is not None]
       banded = over_seeds if len(over_seeds) > 1 else [] if over_seeds else sure
       axes.fill_between(
         [k for k, _ in banded],
-        [scale * found.low for _, found in banded],
-        [scale * found.high for _, found in banded],
+        [scale * score.low for _, score in banded],
+        [scale * score.high for _, score in banded],
         color=colour,
         alpha=0.15,
         linewidth=0,
@@ -78,8 +78,8 @@ def against_shots(shown: Shown) -> Figure | None:
       beside = 0.06 * (number - (len(own) - 1) / 2)
       axes.vlines(
         [k + beside * max(k, 1) for k, _ in barred],
-        [scale * found.low for _, found in barred],
-        [scale * found.high for _, found in barred],
+        [scale * score.low for _, score in barred],
+        [scale * score.high for _, score in barred],
         color=colour,
         linewidth=1,
       )
@@ -97,29 +97,29 @@ def against_shots(shown: Shown) -> Figure | None:
 def against_size(shown: Shown) -> Figure | None:
   """Returns a figure as GPT-3's 3.x: a panel for each task with several sizes, or None.
 
-  A line is a number of examples, of more than four the two least and the largest. Bars
-  are the standard deviation over seeds, or the 95 % interval of one. GPT-3's published
-  sizes are grey.
+  A line is a value of K; of more than four, the two smallest and the largest are drawn.
+  Bars are the standard deviation over seeds, or the 95 % interval of a single seed.
+  GPT-3's published sizes are grey.
   """
   sizes = {
     task: {seeds[0].parameters for (_, t, _), seeds in shown.items() if t == task}
     for task in tasks(shown)
   }
-  names = [task for task, found in sizes.items() if len(found) > 1]
+  names = [task for task, counts in sizes.items() if len(counts) > 1]
   if not names:
     return None
   figure, panels = _figure(len(names))
   drawn = {task: _few(shots(shown, task)) for task in names}
-  every_k = sorted({k for found in drawn.values() for k in found})
+  every_k = sorted({k for values in drawn.values() for k in values})
   for axes, task in zip(panels, names, strict=True):
     metric, scale = _titled(axes, shown, task)
     _draw_gpt3(axes, task, metric, {words(k) for k in drawn[task]})
     for place, k in enumerate(drawn[task]):
       number = every_k.index(k)
       points = [
-        (_parameters(shown, model), found)
+        (_parameters(shown, model), score)
         for model in models(shown)
-        for shot, found in _points(shown, model, task, metric)
+        for shot, score in _points(shown, model, task, metric)
         if shot == k
       ]
       points.sort(key=lambda point: point[0])
@@ -129,7 +129,7 @@ def against_size(shown: Shown) -> Figure | None:
       beside = 1.12 ** (place - (len(drawn[task]) - 1) / 2)
       axes.errorbar(
         [beside * size for size, _ in points],
-        [scale * found.value for _, found in points],
+        [scale * score.value for _, score in points],
         [
           [
             scale * (f.value - (f.value if f.low is None else f.low)) for _, f in points
@@ -162,12 +162,12 @@ def against_size(shown: Shown) -> Figure | None:
   return figure
 
 
-def _few(found: list[int]) -> list[int]:
-  return found if len(found) <= 4 else [*found[:2], found[-1]]
+def _few(values: list[int]) -> list[int]:
+  return values if len(values) <= 4 else [*values[:2], values[-1]]
 
 
 def _figure(count: int) -> tuple[Figure, list[Axes]]:
-  """Returns a figure with so many panels."""
+  """Returns a figure and its `count` panels."""
   columns = min(count, 3 if count <= 9 else 4)
   rows = math.ceil(count / columns)
   size = max(5, 3.4 * columns), 2.7 * rows + 0.9
@@ -180,7 +180,7 @@ def _figure(count: int) -> tuple[Figure, list[Axes]]:
 
 
 def _titled(axes: Axes, shown: Shown, task: str) -> tuple[str, int]:
-  """Names a panel, and returns its metric and the factor of its scale."""
+  """Sets a panel's titles, and returns its metric and 100 where that is in percent."""
   metric = metrics(shown, task)[0]
   share = is_share(metric)
   axes.set_title(task, fontsize=10)
@@ -192,14 +192,14 @@ def _titled(axes: Axes, shown: Shown, task: str) -> tuple[str, int]:
 def _points(
   shown: Shown, model: Model, task: str, metric: str
 ) -> list[tuple[int, Summary]]:
-  """Returns (K, summary) of a model by the paper's rule, what can be drawn of it."""
-  found = []
+  """Returns the finite (K, summary) of a model by the paper's rule."""
+  points = []
   for k in shots(shown, task):
     seeds = shown.get((model, task, k))
     of_k = summary(seeds, metric, seeds[0].rule) if seeds else None
     if of_k is not None and math.isfinite(of_k.value):
-      found.append((k, of_k))
-  return found
+      points.append((k, of_k))
+  return points
 
 
 def _parameters(shown: Shown, model: Model) -> int:
@@ -220,7 +220,7 @@ def _draw_chance(axes: Axes, shown: Shown, task: str, metric: str) -> None:
 
 
 def _draw_gpt3(axes: Axes, task: str, metric: str, kinds: set[str]) -> None:
-  """Draws GPT-3's sizes in grey: zero, one or few, those that are asked for."""
+  """Draws GPT-3's sizes in grey, for `kinds` of zero, one and few examples."""
   for kind, style in _STYLES.items():
     points = [
       (GPT3_PARAMETERS[each.model.removeprefix('GPT-3 ')], each.value)
@@ -242,18 +242,18 @@ def _draw_gpt3(axes: Axes, task: str, metric: str, kinds: set[str]) -> None:
 
 
 def _place(k: int) -> float:
-  """Returns where a K is on an axis that shows 0 and doubles from 1 on."""
+  """Returns the place of a K on an axis that is linear to 1 and logarithmic above."""
   return k if k < 1 else 1 + math.log2(k)
 
 
-def _scale_of_shots(axes: Axes, found: Sequence[int]) -> None:
-  """Sets the axis of `_place`, with the K that have room."""
+def _scale_of_shots(axes: Axes, values: Sequence[int]) -> None:
+  """Sets the axis of `_place`, with ticks at those K that have room."""
   axes.set_xscale('symlog', base=2, linthresh=1, linscale=0.5)
-  margin = 0.05 * _place(found[-1])
-  axes.set_xlim(found[0] - margin, found[-1] * 2**margin)
-  ticks = list(found[:1])
-  for k in found[1:]:
-    if _place(k) - _place(ticks[-1]) > _place(found[-1]) / 10:
+  margin = 0.05 * _place(values[-1])
+  axes.set_xlim(values[0] - margin, values[-1] * 2**margin)
+  ticks = list(values[:1])
+  for k in values[1:]:
+    if _place(k) - _place(ticks[-1]) > _place(values[-1]) / 10:
       ticks.append(k)
   axes.set_xticks(ticks, list(map(str, ticks)))
   axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
@@ -261,7 +261,7 @@ def _scale_of_shots(axes: Axes, found: Sequence[int]) -> None:
 
 
 def _legend(figure: Figure, panels: Sequence[Axes], title: str) -> None:
-  """Puts one legend for all panels below them."""
+  """Puts one legend for all panels below them, K in order."""
   handles = {}
   for axes in panels:
     for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):

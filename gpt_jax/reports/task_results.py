@@ -1,4 +1,4 @@
-"""Results of prompted tasks: read from workdirs, and which of them are shown."""
+"""Results of prompted tasks, as read from workdirs, and the choice of those to show."""
 
 import dataclasses
 import json
@@ -8,17 +8,17 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from gpt_jax.config import UserError
-from gpt_jax.evaluation.metrics import spread
+from gpt_jax.evaluation.statistics import spread
 from gpt_jax.tasks.prompted import TASKS, TEXTS
 
 _NUMBER = (int, float)
 
 
 class Model(NamedTuple):
-  """What was evaluated: weights, and how they were read.
+  """The weights that were evaluated.
 
   Attributes:
-    workdir: of the run, as it was given.
+    workdir: as the user wrote it.
     sha256: of the parameters.
     int8: whether linear layers were in 8 bits.
   """
@@ -29,7 +29,7 @@ class Model(NamedTuple):
 
 
 class Score(NamedTuple):
-  """A metric by one rule; low and high are its 95 % interval, None where unknown."""
+  """A metric by one scoring rule, with its 95 % interval where that is known."""
 
   value: float
   low: float | None
@@ -41,25 +41,21 @@ class Result:
   """One evaluation: a file of a workdir's `eval` folder.
 
   Attributes:
-    path: of the file.
-    model: what was evaluated.
     task: its name in `TASKS` or `TEXTS`.
-    rule: the paper's own.
-    shots: K, the number of examples.
-    seed: of their draw.
+    rule: the paper's own scoring rule.
+    shots: K, the number of solved examples in the prompt.
+    seed: of the draw of examples.
     split: of the questions.
-    examples: the split that examples came from; None where there are none.
-    limit: how many questions were asked for; 0: all.
-    stride: of a text, tokens that a window scores; 0: windows side by side.
-    questions: how many there were.
-    truncated: how many prompts were cut to the model's length.
+    examples: the split of the examples; None where there are none.
+    limit: of questions; 0 means all.
+    stride: of a text, tokens that a window scores; 0: windows do not overlap.
+    questions: how many were asked.
+    truncated: how many prompts were cut to the model's context.
     metrics: scores by metric and rule.
-    chance: a share, or None.
-    step: of the checkpoint.
-    checkpoint: how it was asked for.
+    chance: accuracy of a random guess.
+    step: updates before the checkpoint.
+    checkpoint: 'best', 'latest' or a number, as in the command.
     parameters: how many.
-    tokenizer: the model's.
-    prompts_sha256: of all prompts.
   """
 
   path: pathlib.Path
@@ -84,7 +80,7 @@ class Result:
 
   @property
   def setting(self) -> tuple:
-    """Returns in what results must agree before they are seeds of one mean."""
+    """Returns what results have in common if they are averaged over seeds."""
     own = self.split, self.examples, self.limit, self.questions, self.rule
     return *own, self.stride
 
@@ -93,11 +89,11 @@ Shown = dict[tuple[Model, str, int], list[Result]]  # by model, task and K
 
 
 class Choice(NamedTuple):
-  """Which results are shown.
+  """The results that are shown, and those that are not.
 
   Attributes:
-    shown: of a model, a task and K the results of its seeds, all of one setting.
-    left_out: (a result that is not shown, the one that is in its place).
+    shown: results over seeds, of one setting for each model, task and K.
+    left_out: (a result that is not shown, the one shown in its place).
   """
 
   shown: Shown
@@ -109,9 +105,8 @@ class Summary(NamedTuple):
 
   Attributes:
     value: the mean.
-    low: of one seed its 95 % interval, else the mean less the standard deviation.
-    high: likewise.
-    std: the standard deviation over seeds, None of one seed.
+    low, high: mean -/+ standard deviation; of one seed its 95 % interval.
+    std: the standard deviation over seeds, None for one seed.
     seeds: how many.
   """
 
@@ -128,28 +123,26 @@ def read(workdirs: Sequence[str | pathlib.Path]) -> list[Result]:
   Raises:
     UserError: a workdir has none, or a file is damaged.
   """
-  found = []
-  once = {}
+  results, folders = [], {}
   for workdir in workdirs:
-    once.setdefault(pathlib.Path(workdir).resolve(), str(workdir))
-  for workdir in once.values():
+    folders.setdefault(pathlib.Path(workdir).resolve(), str(workdir))
+  for workdir in folders.values():
     paths = sorted(pathlib.Path(workdir, 'eval').glob('*.json'))
     if not paths:
       raise UserError(
         f'workdir={workdir} has no results of tasks (eval/*.json); make them: '
         f'python launch.py eval --workdir={workdir} --tasks=TASK,...'
       )
-    found += [_read(path, workdir) for path in paths]
-  if not found:
+    results += [_read(path, workdir) for path in paths]
+  if not results:
     raise UserError(
       'no workdirs to report; give --workdir of runs with results of '
       '`python launch.py eval --workdir=... --tasks=TASK,...`'
     )
-  return found
+  return results
 
 
 def _read(path: pathlib.Path, workdir: str) -> Result:
-  """Returns the result in a file."""
   try:
     fields = json.loads(path.read_text(encoding='utf-8'))
 
@@ -189,14 +182,13 @@ def _read(path: pathlib.Path, workdir: str) -> Result:
 
 
 def _checked(value: Any, kind: type | tuple[type, ...], name: str) -> Any:
-  """Returns a value of the right type; TypeError where it is of another."""
+  """Returns a value; raises a TypeError if it has another type."""
   if not isinstance(value, kind):
     raise TypeError(f'{name}={value!r} has the wrong type')
   return value
 
 
 def _score(score: dict, name: str) -> Score:
-  """Returns a score of a file."""
   low, high = score.get('low'), score.get('high')
   for bound in (low, high):
     _checked(bound, (*_NUMBER, type(None)), name)
@@ -206,12 +198,12 @@ def _score(score: dict, name: str) -> Score:
 
 
 def choose(results: Iterable[Result]) -> Choice:
-  """Returns which results are shown, and which are not, so that none are mixed.
+  """Returns which results are shown and which are not.
 
-  Of a model, a task and K, results are shown that agree in their setting:
-  those with the most questions, then with the most seeds, then the newest. Of a seed
-  with several (the prompts differ), the newest is. A result with the numbers and the
-  prompts of another, as seeds have without examples, is the same one and not counted.
+  For each model, task and K, the results shown have one setting: that with the most
+  questions, then the most seeds, then the newest. If a seed has several results, the
+  newest is shown. Results with the same prompts and numbers, as all seeds have without
+  examples, are counted once.
   """
   cells = defaultdict(list)
   for result in results:
@@ -230,7 +222,7 @@ def choose(results: Iterable[Result]) -> Choice:
       ),
       reverse=True,
     )
-    kept, told = {}, []
+    kept, counted = {}, []
     for result in best:
       if result.seed in kept:
         left_out.append((result, kept[result.seed]))
@@ -238,8 +230,8 @@ def choose(results: Iterable[Result]) -> Choice:
         kept[result.seed] = result
     seeds = []
     for _, result in sorted(kept.items()):
-      if (result.prompts_sha256, result.metrics) not in told:
-        told.append((result.prompts_sha256, result.metrics))
+      if (result.prompts_sha256, result.metrics) not in counted:
+        counted.append((result.prompts_sha256, result.metrics))
         seeds.append(result)
     shown[cell] = seeds
     left_out += [(result, seeds[0]) for group in others for result in group]
@@ -247,12 +239,12 @@ def choose(results: Iterable[Result]) -> Choice:
 
 
 def _age(result: Result) -> tuple[float, str]:
-  """Returns what is larger of a newer file."""
+  """Returns a key that is larger for a newer file."""
   return result.path.stat().st_mtime, result.path.name
 
 
 def summary(seeds: Sequence[Result], metric: str, rule: str) -> Summary | None:
-  """Returns a metric by a rule over seeds, None where they do not have it."""
+  """Returns a metric by a rule over seeds, None where no seed has it."""
   scores = [seed.metrics.get(metric, {}).get(rule) for seed in seeds]
   scores = [score for score in scores if score is not None]
   if not scores:
@@ -265,25 +257,25 @@ def summary(seeds: Sequence[Result], metric: str, rule: str) -> Summary | None:
 
 
 def tasks(shown: Shown) -> list[str]:
-  """Returns the tasks of results in the papers' order, then unknown ones."""
+  """Returns the tasks in the papers' order, then unknown ones."""
   names = {task for _, task, _ in shown}
   known = [name for name in (*TASKS, *TEXTS) if name in names]
   return known + sorted(names.difference(known))
 
 
 def models(shown: Shown) -> list[Model]:
-  """Returns the models of results, in their order."""
+  """Returns the models in the order of their workdirs."""
   return list(dict.fromkeys(model for model, _, _ in shown))
 
 
 def shots(shown: Shown, task: str) -> list[int]:
-  """Returns the numbers of examples with which a task was evaluated."""
+  """Returns the values of K with which a task was evaluated."""
   return sorted({k for _, name, k in shown if name == task})
 
 
 def metrics(shown: Shown, task: str) -> list[str]:
   """Returns the metrics of a task in the paper's order, then others."""
-  found = [
+  measured = [
     metric
     for (_, name, _), seeds in shown.items()
     if name == task
@@ -292,36 +284,36 @@ def metrics(shown: Shown, task: str) -> list[str]:
   ]
   paper = TASKS[task].metrics if task in TASKS else ()
   paper = (TEXTS[task].metric,) if task in TEXTS else paper
-  known = [metric for metric in paper if metric in found]
-  return list(dict.fromkeys([*known, *found]))
+  known = [metric for metric in paper if metric in measured]
+  return list(dict.fromkeys([*known, *measured]))
 
 
 def is_share(metric: str) -> bool:
-  """Returns whether a metric is a share of 1, shown in percent."""
+  """Returns whether a metric is a share from 0 to 1, shown in percent."""
   raw = metric == 'bleu' or 'perplexity' in metric or metric.startswith('bits_')
   return not raw
 
 
 def labels(shown: Shown) -> dict[Model, str]:
-  """Returns a short name of every model: its folder and what tells it from others."""
+  """Returns a short name for each model: its folder, and more where names are equal."""
   steps = {model: seeds[0].step for (model, _, _), seeds in shown.items()}
   folders = {m: pathlib.Path(m.workdir).absolute() for m in steps}
-  found = {}
+  names = {}
   for model, folder in folders.items():
     same_name = {other for other in folders.values() if other.name == folder.name}
     name = folder.name if len(same_name) == 1 else f'{folder.parent.name}/{folder.name}'
     inside = [other for other in steps if other.workdir == model.workdir]
     if len({other.sha256 for other in inside}) > 1:
       name += f' at {steps[model]}'
-    found[model] = name + (' in int8' if model.int8 else '')
-  for model, name in found.items():
-    if list(found.values()).count(name) > 1:
-      found[model] = f'{name} {model.sha256[:8]}'
-  return found
+    names[model] = name + (' in int8' if model.int8 else '')
+  for model, name in names.items():
+    if list(names.values()).count(name) > 1:
+      names[model] = f'{name} {model.sha256[:8]}'
+  return names
 
 
 def million(parameters: int) -> str:
-  """Returns a number of parameters as papers write it."""
+  """Returns a number of parameters as papers write it: 124M."""
   for unit, name in ((1e9, 'B'), (1e6, 'M'), (1e3, 'k')):
     if parameters >= unit:
       return f'{parameters / unit:.3g}{name}'

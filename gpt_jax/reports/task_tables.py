@@ -1,9 +1,9 @@
-"""The report as parts: the papers' table, all rules, and how each was made."""
+"""The text and tables of prompted tasks: the papers' table, all rules, settings."""
 
 from collections import defaultdict
 from collections.abc import Iterable
 
-from gpt_jax.reports.markup import Notes, Part, Picture, Table, Title, Words
+from gpt_jax.reports.markup import bullets, code, heading, picture, plain, table
 from gpt_jax.reports.task_results import (
   Choice,
   Model,
@@ -24,15 +24,15 @@ from gpt_jax.tasks.published import published
 
 PUBLISHED = ('GPT-2 117M', 'GPT-2 1542M', 'GPT-3 Small', 'GPT-3 175B')
 _LEGEND = """\
-Shares (accuracy, F1, exact match, ROUGE) are in percent; BLEU, perplexity and bits are
-as they are. All are by the paper's own rule; K is the number of solved examples in the
+Accuracy, F1, exact match and ROUGE are in percent; BLEU, perplexity and bits are not.
+All are scored by the paper's own rule; K is the number of solved examples in the
 prompt. [low, high] is the 95 % interval over questions. Where n is given, the number is
 the mean over n draws of examples, and ± their standard deviation. Published numbers are
 of the papers' splits; those beside a K above 1 are few-shot, with the K of GPT-3's
-paper in brackets where it is another. GPT-2's LAMBADA counts the last token, and its
+paper in brackets where it differs. GPT-2's LAMBADA counts the last token, and its
 accuracy leaves stop words out (`last_token_filtered`). Chance is that of accuracy."""
 
-_PLOTS = (  # name, what it shows, why it may be missing
+_PLOTS = (  # name, caption, why it may be missing
   (
     'curves_K',
     'Scores against the number of examples K.',
@@ -45,8 +45,8 @@ _PLOTS = (  # name, what it shows, why it may be missing
   ),
 )
 _CURVES = """\
-The first metric of each task by the paper's rule. Of a task with more than four K,
-`curves_size.png` shows the two least and the largest."""
+The first metric of each task by the paper's rule. Where a task has more than four
+values of K, `curves_size.png` shows the two smallest and the largest."""
 
 
 def words(k: int) -> str:
@@ -54,36 +54,31 @@ def words(k: int) -> str:
   return ('zero', 'one')[k] if k < 2 else 'few'
 
 
-def parts(choice: Choice, drawn: set[str]) -> list[Part]:
-  """Returns the whole report.
-
-  Args:
-    choice: of results.
-    drawn: names of the plots there are.
-  """
+def blocks(choice: Choice, drawn: set[str]) -> list[str]:
+  """Returns the whole report, with the plots that are named in `drawn`."""
   shown = choice.shown
   notes = [*_incomparable(shown), *_left_out(choice)]
-  made = [Title('Evaluation of prompted tasks', 1), Words(_LEGEND), _main(shown)]
+  report = [heading('Evaluation of prompted tasks', 1), _LEGEND, _main(shown)]
   if notes:
-    made.append(Notes(notes))
-  made += [Title('Curves'), Words(_CURVES)]
-  for name, what, missing in _PLOTS:
+    report.append(bullets(notes))
+  report += [heading('Curves'), _CURVES]
+  for name, caption, missing in _PLOTS:
     if name in drawn:
-      made.append(Picture(name, what))
+      report.append(picture(name, caption))
     else:
-      made.append(Words(f'`{name}.png` is not written: {missing}.'))
+      report.append(f'`{name}.png` is not written: {missing}.')
   return [
-    *made,
-    Title('All rules'),
+    *report,
+    heading('All rules'),
     *_rules(shown),
-    Title('How they were made'),
+    heading('How they were made'),
     _models(shown),
-    _made(shown),
+    _results(shown),
   ]
 
 
 def _number(value: float, metric: str, like: float | None = None) -> str:
-  """Returns a metric to three digits or so: those of `like`, where it is given."""
+  """Returns a metric to about three digits, as many as `like` gets if there is one."""
   factor = 100 if is_share(metric) else 1
   size = abs((value if like is None else like) * factor)
   if metric.startswith('bits_'):
@@ -93,24 +88,24 @@ def _number(value: float, metric: str, like: float | None = None) -> str:
   return f'{value * factor:,.{digits}f}'
 
 
-def _cell(found: Summary | None, metric: str) -> str:
-  """Returns a metric of a model with how sure it is."""
-  if found is None:
+def _cell(score: Summary | None, metric: str) -> str:
+  """Returns a score with its interval or standard deviation."""
+  if score is None:
     return '-'
 
   def number(value):
-    return _number(value, metric, found.value)
+    return _number(value, metric, score.value)
 
-  if found.std is not None:
-    return f'{number(found.value)} ± {number(found.std)} (n={found.seeds})'
-  if found.low is None:
-    return number(found.value)
-  return f'{number(found.value)} [{number(found.low)}, {number(found.high)}]'
+  if score.std is not None:
+    return f'{number(score.value)} ± {number(score.std)} (n={score.seeds})'
+  if score.low is None:
+    return number(score.value)
+  return f'{number(score.value)} [{number(score.low)}, {number(score.high)}]'
 
 
-def _main(shown: Shown) -> Table:
-  """Returns the table shaped as the papers'."""
-  names, sizes = labels(shown), {m: s[0].parameters for (m, _, _), s in shown.items()}
+def _main(shown: Shown) -> str:
+  """Returns the table in the form of the papers'."""
+  names, sizes = _names(shown), {m: s[0].parameters for (m, _, _), s in shown.items()}
   printed = {
     (task, each.model, each.metric, each.shots): f'{each.value:g}'
     for task in tasks(shown)
@@ -123,8 +118,8 @@ def _main(shown: Shown) -> Table:
         row = [task, metric, k]
         for model in names:
           seeds = shown.get((model, task, k), [])
-          found = summary(seeds, metric, seeds[0].rule) if seeds else None
-          row.append(_cell(found, metric))
+          score = summary(seeds, metric, seeds[0].rule) if seeds else None
+          row.append(_cell(score, metric))
         for model in PUBLISHED:
           value = printed.get((task, model, metric, words(k)), '-')
           of = TASKS[task].shots if task in TASKS else 0
@@ -144,25 +139,29 @@ def _main(shown: Shown) -> Table:
     *PUBLISHED,
     'chance',
   ]
-  return Table([head[i] for i in kept], [[row[i] for i in kept] for row in rows], 2)
+  return table([head[i] for i in kept], [[row[i] for i in kept] for row in rows], 2)
+
+
+def _names(shown: Shown) -> dict[Model, str]:
+  return {model: plain(label) for model, label in labels(shown).items()}
 
 
 def _chance(shown: Shown, task: str, metric: str, k: int) -> str:
-  """Returns the chance of a row; of models that were asked others, all of them."""
+  """Returns the chance of a row; several, where models were asked other questions."""
   if metric != 'accuracy':
     return '-'
-  found = {
+  chances = {
     _number(seed.chance, metric)
     for model in models(shown)
     for seed in shown.get((model, task, k), [])
     if seed.chance is not None
   }
-  return ' / '.join(sorted(found)) or '-'
+  return ' / '.join(sorted(chances)) or '-'
 
 
 def _incomparable(shown: Shown) -> Iterable[str]:
-  """Yields what a reader must know before comparing numbers of the main table."""
-  names, found = labels(shown), defaultdict(lambda: defaultdict(list))
+  """Yields why some numbers of the main table can't be compared."""
+  names, notes = _names(shown), defaultdict(lambda: defaultdict(list))
   for task in tasks(shown):
     known = TASKS.get(task) or TEXTS.get(task)
     for model, name in names.items():
@@ -174,12 +173,12 @@ def _incomparable(shown: Shown) -> Iterable[str]:
       ]
       limits = {seed.questions for seed in own if seed.limit}
       if limits:
-        found[f'only {_list(limits)} questions were asked (limit)'][task].append(name)
+        notes[f'only {_list(limits)} questions were asked (limit)'][task].append(name)
       splits = {seed.split for seed in own}
       if known and splits - {known.split}:
         what = f'measured on {_list(splits)}, where the papers report {known.split}'
-        found[what][task].append(name)
-  for what, by_task in found.items():
+        notes[what][task].append(name)
+  for what, by_task in notes.items():
     of_tasks = (f'{task} ({", ".join(own)})' for task, own in by_task.items())
     yield f'{what}: {", ".join(of_tasks)}'
   for task in tasks(shown):
@@ -209,8 +208,8 @@ def _list(values: Iterable) -> str:
 
 
 def _left_out(choice: Choice) -> Iterable[str]:
-  """Yields what was found and is not in the tables."""
-  names = labels(choice.shown)
+  """Yields the results that are not in the tables, and why."""
+  names = _names(choice.shown)
   for result, instead in choice.left_out:
     differing = [
       f'{what} {a} instead of {b}'
@@ -227,14 +226,14 @@ def _left_out(choice: Choice) -> Iterable[str]:
     ]
     yield (
       f'not shown: {result.task}, K={result.shots}, seed {result.seed} of '
-      f'{names[result.model]} in `{result.path.name}` '
+      f'{names[result.model]} in {code(result.path.name)} '
       f'({"; ".join(differing) or "older"})'
     )
 
 
-def _rules(shown: Shown) -> Iterable[Part]:
-  """Yields a table of every task that was scored by several rules."""
-  names, single = labels(shown), []
+def _rules(shown: Shown) -> Iterable[str]:
+  """Yields a table for each task that was scored by several rules."""
+  names, single = _names(shown), []
   for task in tasks(shown):
     own = {key: seeds for key, seeds in shown.items() if key[1] == task}
     papers = {seed.rule for seeds in own.values() for seed in seeds}
@@ -259,35 +258,35 @@ def _rules(shown: Shown) -> Iterable[Part]:
       if (model, task, k) in own
     ]
     head = [f"**{rule}** (the paper's)" if rule in papers else rule for rule in rules]
-    yield Title(task, 3)
-    yield Table(['metric', 'K', 'model', *head], rows, 3)
+    yield heading(plain(task), 3)
+    yield table(['metric', 'K', 'model', *head], rows, 3)
   if single:
-    yield Words(f'By one rule only: {", ".join(single)}.')
+    yield f'By one rule only: {", ".join(single)}.'
 
 
-def _models(shown: Shown) -> Table:
+def _models(shown: Shown) -> str:
   """Returns the table of models."""
 
   def row(model: Model, name: str) -> list:
     own = [s for (m, _, _), seeds in shown.items() if m == model for s in seeds]
     return [
       name,
-      f'`{model.workdir}`',
+      code(model.workdir),
       ', '.join(dict.fromkeys(seed.checkpoint for seed in own)),
       own[0].step,
       f'{own[0].parameters:,}',
       f'`{model.sha256[:12]}`',
-      own[0].tokenizer,
+      plain(own[0].tokenizer),
       'int8' if model.int8 else 'as trained',
     ]
 
   head = 'model,workdir,checkpoint,step,parameters,their sha256,tokenizer,weights'
-  return Table(head.split(','), [row(*each) for each in labels(shown).items()], 8)
+  return table(head.split(','), [row(*each) for each in _names(shown).items()], 8)
 
 
-def _made(shown: Shown) -> Table:
+def _results(shown: Shown) -> str:
   """Returns the table of results: what each was measured on."""
-  names = labels(shown)
+  names = _names(shown)
 
   def row(result: Result) -> list:
     return [
@@ -302,13 +301,13 @@ def _made(shown: Shown) -> Table:
       result.truncated,
       result.examples or '-' if result.shots else '-',
       f'`{result.prompts_sha256[:12]}`',
-      f'`{result.path.name}`',
+      code(result.path.name),
     ]
 
   head = (
     'task,K,model,seed,split,questions,limit,stride,truncated,examples of,prompts,file'
   )
-  return Table(
+  return table(
     head.split(','),
     [
       row(result)

@@ -1,4 +1,4 @@
-"""Models on prompted tasks beside each other and the papers: tables and curves."""
+"""The report of prompted tasks: models beside each other and the papers."""
 
 import pathlib
 from collections.abc import Sequence
@@ -11,23 +11,21 @@ from gpt_jax.reports import markup, task_curves, task_results, task_tables
 def write(
   workdirs: Sequence[str | pathlib.Path], target: str | pathlib.Path
 ) -> tuple[pathlib.Path, pathlib.Path]:
-  """Writes report.md, the curves that there are, and report.html; returns both paths.
+  """Writes report.md, its curves and report.html, and returns the paths of the two.
 
-  Args:
-    workdirs: of evaluated models, in the order of the columns.
-    target: see `pages.write`.
+  Models are columns, in the order of their workdirs; `target` is as in `markup.write`.
 
   Raises:
     UserError: a workdir has no results, or a damaged one, or the target is a file.
   """
-  parts, figures = report(workdirs)
-  return markup.write(target, 'report', parts, figures)
+  blocks, figures = report(workdirs)
+  return markup.write(target, 'report', blocks, figures)
 
 
 def report(
   workdirs: Sequence[str | pathlib.Path],
-) -> tuple[list[markup.Part], dict[str, Figure | None]]:
-  """Returns the parts of such a report, and its pictures by name.
+) -> tuple[list[str], dict[str, Figure | None]]:
+  """Returns the blocks of such a report, and its pictures by name.
 
   Raises:
     UserError: a workdir has no results, or a damaged one.
@@ -38,4 +36,4 @@ def report(
     'curves_size': task_curves.against_size(choice.shown),
   }
   drawn = {name for name, figure in figures.items() if figure is not None}
-  return task_tables.parts(choice, drawn), figures
+  return task_tables.blocks(choice, drawn), figures

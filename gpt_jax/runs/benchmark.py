@@ -15,7 +15,7 @@ import jax
 
 from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
-from gpt_jax.evaluation import metrics, scoring_rules
+from gpt_jax.evaluation import scoring_rules, statistics
 from gpt_jax.evaluation.benchmark import Benchmark, plan, run_benchmark
 from gpt_jax.files import write_whole
 from gpt_jax.inference.language_model import LanguageModel
@@ -174,7 +174,9 @@ def spreads(results: Sequence[dict]) -> list[str]:
       continue
     for metric, rules in some[0]['metrics'].items():
       rule = some[0]['rule'] if some[0]['rule'] in rules else next(iter(rules))
-      over = metrics.spread([each['metrics'][metric][rule]['value'] for each in some])
+      over = statistics.spread(
+        [each['metrics'][metric][rule]['value'] for each in some]
+      )
       lines.append(
         f'{task}, {shots} examples, {metric} ({rule}): mean {over["mean"]:.4f} '
         f'[{over["low"]:.4f}, {over["high"]:.4f}], standard deviation '

@@ -31,7 +31,7 @@ from gpt_jax.training.objective import LabelledTask
 from gpt_jax.training.step import State, init_state
 
 # What training may choose of a model that comes from elsewhere.
-_FREE = config.fields_with('number', 'training', 'execution', of='model')
+FREE = config.fields_with('number', 'training', 'execution', of='model')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +129,7 @@ def read_job(run: config.Run, report: Callable[[str], None]) -> Job:
       'python launch.py import --source=... --tokenizer=... --workdir=...'
     )
   for name, value in dataclasses.asdict(source.config).items():
-    if f'model.{name}' not in _FREE:
+    if f'model.{name}' not in FREE:
       value = ','.join(value) if name == 'attention' else value
       setattr(run.model, name, value)
   cfg = GPTConfig.of(run.model, source.tokenizer.vocab)

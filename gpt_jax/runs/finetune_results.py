@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gpt_jax.evaluation import metrics
+from gpt_jax.evaluation import metrics, statistics
 from gpt_jax.files import write_whole
 from gpt_jax.inference.classifier import Classifier
 from gpt_jax.runs.load import load
@@ -73,7 +73,7 @@ def _judged(task: Task, predicted: np.ndarray, labels: np.ndarray) -> dict:
   functions = {name: getattr(metrics, name) for name in task.metrics}
   return {name: f(predicted, labels) for name, f in functions.items()} | {
     'intervals': {
-      name: metrics.interval(f, predicted, labels) for name, f in functions.items()
+      name: statistics.interval(f, predicted, labels) for name, f in functions.items()
     }
   }
 
@@ -99,7 +99,7 @@ def _summary(task: Task, examples: int, seeds: dict[str, dict]) -> dict:
     'examples': examples,
     'seeds': seeds,
     'over_seeds': {
-      name: metrics.spread([seed[name] for seed in seeds.values()])
+      name: statistics.spread([seed[name] for seed in seeds.values()])
       for name in task.metrics
     },
   }

@@ -27,9 +27,9 @@ def planned(sweep_file: str, **about: Any) -> Sweep:
   """
   points, search = read(sweep_file), None
   if isinstance(points, Search):
-    from gpt_jax.sweep import search
+    from gpt_jax.sweep import optuna_search
 
-    search, points = points, search.points(points)
+    search, points = points, optuna_search.points(points)
   return plan.planned(points, sweep_file=sweep_file, search=search, **about)
 
 
@@ -120,7 +120,7 @@ def _early(sweep: Sweep) -> Callable[[Entry], bool]:
   """Returns whether a run is to stop early: by halving, where the sweep searches so."""
   if not (sweep.search and sweep.search.halving):
     return lambda entry: False
-  from gpt_jax.sweep.search import Halving
+  from gpt_jax.sweep.optuna_search import Halving
 
   return Halving(sweep).early
 
