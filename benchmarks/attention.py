@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from benchmarks import turns
 from gpt_jax.config import papers
 from gpt_jax.model import attention
-from gpt_jax.model.gpt import Block, GPTConfig
+from gpt_jax.model.gpt import Block, Execution, GPTConfig
 
 ROUNDS = 7
 T, BAND, N, H = 2048, 256, 12, 64
@@ -26,7 +26,6 @@ def contenders() -> dict[str, dict[str, tuple]]:
   """Returns, by what is measured, the compiled gradient and arguments of each."""
   key = jax.random.key(0)
   q = jax.random.normal(key, (1, N, T, H)) / 8
-  causal = jnp.tril(jnp.ones((T, T), bool))
 
   def dense(q):
     return jnp.square(attention.attend_causal(q, q, q)).sum()
@@ -38,11 +37,11 @@ def contenders() -> dict[str, dict[str, tuple]]:
   x = jax.random.normal(key, (1, T, cfg.D))
   layers = {}
   for kind in ('dense', 'banded'):
-    block = Block(cfg, kind == 'banded')
-    params = block.init(key, x, causal, None, None, None)['params']
+    block = Block(cfg, Execution(), kind == 'banded')
+    params = block.init(key, x)['params']
 
     def whole(params, x, block=block):
-      y, _ = block.apply({'params': params}, x, causal, None, None, None)
+      y, _ = block.apply({'params': params}, x)
       return jnp.square(y).sum()
 
     layers[kind] = jax.jit(jax.grad(whole)), (params, x)

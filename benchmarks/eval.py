@@ -58,7 +58,7 @@ def setup_gpt_jax(folder: Path) -> dict[str, Callable]:
   model, taken = gpt_jax.load(folder), {}
 
   def score(name):
-    found = score_continuations(model.params, model.config, taken[name])
+    found = score_continuations(model.params, model.gpt, taken[name])
     return [(sum(one.logp), all(one.best)) for one in found]
 
   return {'take': taken.__setitem__, 'score': score}

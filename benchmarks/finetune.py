@@ -23,9 +23,8 @@ import jax
 
 from gpt_jax import config
 from gpt_jax.config import papers
-from gpt_jax.runs import finetune, train
+from gpt_jax.runs import finetune, finetune_job, train
 from gpt_jax.runs.load import load
-from gpt_jax.training.members import Group
 
 SEEDS = 4
 SHAPES = {'6 x 384': (6, 384, 6), '4 x 128': (4, 128, 4)}
@@ -57,18 +56,17 @@ def made(folder: Path, L: int, D: int, N: int) -> config.Run:
 def updates(run: config.Run, rounds: int) -> tuple[float, float, float]:
   """Returns ms of an update of 4 seeds, of one, and the ratio to 4 of the latter."""
   run.seeds = SEEDS
-  job = finetune.job(run, lambda text: None)
+  job = finetune_job.read_job(run, lambda text: None)
   sides = []
   for seeds in (range(SEEDS), [0]):
-    group = Group(job, seeds)
-    source = load(run.init_from).params
-    state, fixed = group.start(source), group.fixed(source)
-    sides.append([group, state, fixed, group.batch(0)])
+    program = finetune.program_of(job, seeds, {})
+    state = program.begin(job.make, load(run.init_from).params, seeds=seeds)
+    sides.append([program, state, program.put([job.batch(seed, 0) for seed in seeds])])
 
   def one(side) -> float:
-    group, state, fixed, batch = side
+    program, state, batch = side
     begin = time.perf_counter()
-    side[1], _ = group.update(state, fixed, batch, group.hp)
+    side[1], _ = program.update(state, batch)
     jax.block_until_ready(side[1])
     return time.perf_counter() - begin
 

@@ -21,8 +21,9 @@ from pathlib import Path
 
 import jax
 
-from gpt_jax.runs import setup, together
-from gpt_jax.training import optim, sharding
+from gpt_jax.runs import setup
+from gpt_jax.training import sharding
+from gpt_jax.training.members import Alone, Together
 
 RUNS = 8
 ROOT = Path(__file__).resolve().parent.parent
@@ -56,23 +57,25 @@ def updates(folder: Path, rounds: int) -> tuple[float, float, float]:
       run.seed, run.optim.lr = seed, 1e-3 * (seed + 1)
       one = setup.ready(run, folder / f'{seed}', layout, report=lambda text: None)
       members.append(stack.enter_context(one))
-    group = together.Group(members, layout.devices)
+    group = Together(
+      [member.run for member in members],
+      members[0].objective,
+      layout.devices,
+      in_turn=layout.devices[0].platform == 'cpu',
+    )
     states = [member.start(lambda text: None) for member in members]
     first, run = members[0], members[0].run
-    step, hp = layout.train_step(run, first.cfg), optim.Hyper.of(run)
+    alone = Alone.of(run, first.cfg, layout)
     sides = {
       'together': [group.stack(states), group.put([m.rows(0) for m in members])],
-      'alone': [states[0], layout.put(first.rows(0), run.accumulate)],
+      'alone': [states[0], alone.put([first.rows(0)])],
     }
-    lost = jax.numpy.zeros(RUNS, 'int32')
 
     def one(name: str) -> float:
       side = sides[name]
       begin = time.perf_counter()
-      if name == 'together':
-        side[0], *_ = group.update(side[0], side[1], group.hp, lost)
-      else:
-        side[0], _ = step(side[0], side[1], hp)
+      program = group if name == 'together' else alone
+      side[0], _ = program.update(side[0], side[1])
       jax.block_until_ready(side[0])
       return time.perf_counter() - begin
 

@@ -63,15 +63,16 @@ def setup_gpt_jax(
 
   from gpt_jax.data.windows import Batch
   from gpt_jax.model.gpt import GPTConfig
-  from gpt_jax.training import sharding
-  from gpt_jax.training.optim import Hyper
+  from gpt_jax.training import sharding, step
+  from gpt_jax.training.members import Alone
 
   optim = config.Optim(lr=LR, schedule='constant', warmup=0, weight_decay=DECAY)
   model.flash = flash
   run = config.Run(batch=rows, model=model, optim=optim)
-  cfg, hp = GPTConfig.of(model, model.vocab), Hyper.of(run)
+  cfg = GPTConfig.of(model, model.vocab)
   layout = sharding.Layout.of(run, jax.devices()[:1])
-  state, compiled = layout.new_state(run, cfg), layout.train_step(run, cfg)
+  program = Alone.of(run, cfg, layout)
+  state = layout.new_state(lambda: step.new_state(run, cfg))
   todo = [
     Batch(
       ids_BT=ids[:, :-1],
@@ -87,7 +88,7 @@ def setup_gpt_jax(
     nonlocal state, done
     losses = []
     for _ in range(number):
-      state, metrics = compiled(state, layout.put(todo[done % len(todo)], 1), hp)
+      state, metrics = program.update(state, program.put([todo[done % len(todo)]]))
       losses.append(metrics['loss'])
       done += 1
     jax.block_until_ready(state)

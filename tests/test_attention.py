@@ -1,11 +1,14 @@
 """Attention of a text to itself: every kernel is the same function."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gpt_jax.model import attention, layers
+from gpt_jax.model import attention, kernels
+from gpt_jax.model import gradients as written
 
 
 def draw(*shape, seed=0):
@@ -66,47 +69,61 @@ def test_causal_attention_stands_large_logits():
 def test_gradients_written_by_hand_are_those_of_the_functions():
   x, scale, bias = draw(3, 5, 16), draw(16, seed=1), draw(16, seed=2)
   plain_gelu = lambda x: jax.nn.gelu(x, approximate=True)  # noqa: E731
-  assert_close(gradients(layers.gelu_tanh, 3 * x), gradients(plain_gelu, 3 * x))
+  assert_close(gradients(written.gelu_tanh, 3 * x), gradients(plain_gelu, 3 * x))
 
   def plain(x, scale, bias=0.0):
     y = x - x.mean(-1, keepdims=True)
     return y / jnp.sqrt(jnp.square(y).mean(-1, keepdims=True) + 1e-5) * scale + bias
 
   args = x + 3, scale, bias
-  assert_close(gradients(layers.normalize, *args), gradients(plain, *args))
-  no_bias = lambda x, scale: layers.normalize(x, scale, None)  # noqa: E731
+  assert_close(gradients(written.normalize, *args), gradients(plain, *args))
+  no_bias = lambda x, scale: written.normalize(x, scale, None)  # noqa: E731
   assert_close(gradients(no_bias, *args[:2]), gradients(plain, *args[:2]))
 
   kernel = draw(16, 4)
   assert_close(
-    gradients(layers.matmul, x, kernel), gradients(lambda x, k: x @ k, x, kernel)
+    gradients(written.matmul, x, kernel), gradients(lambda x, k: x @ k, x, kernel)
   )
 
 
-def test_flash_attention_is_chosen_where_it_can_run_and_the_reason_is_said():
-  fits = {'capability': 9.0, 'dtype': 'bfloat16', 'T': 1024, 'H': 64}
-  fits |= {'dropout': False, 'devices': 1}
+def device(platform, capability='9.0'):
+  """Returns what is asked of a device, which need not be there."""
+  return types.SimpleNamespace(platform=platform, compute_capability=capability)
 
-  def chosen(platform, flash='auto', **changed):
-    return attention.kernel_for(flash, platform, **fits | changed)
+
+def test_flash_attention_is_chosen_where_it_can_run_and_the_reason_is_said():
+  fits = {'dtype': 'bfloat16', 'gradients': 'written', 'T': 1024, 'H': 64}
+  fits |= {'dropout': False}
+
+  def chosen(platform, flash='auto', number=1, capability='9.0', **changed):
+    devices = [device(platform, capability)] * number
+    return kernels.choose(flash, devices, **fits | changed)
 
   assert chosen('gpu') == ('cudnn', 'bfloat16 on gpu')
-  assert chosen('tpu')[0] == 'splash'
-  assert chosen('tpu', dtype='float32')[0] == 'splash'
+  assert chosen('tpu').kernel == 'splash'
+  assert chosen('tpu', dtype='float32').kernel == 'splash'
   assert chosen('cpu') == ('plain', 'no flash attention for cpu')
   assert chosen('gpu', flash='plain') == ('plain', 'model.flash=plain')
   for platform, changed, lacking in [
     ('gpu', {'dtype': 'float32'}, 'cudnn needs bfloat16'),
-    ('gpu', {'capability': 7.5}, 'cudnn needs compute capability 8.0'),
+    ('gpu', {'capability': '7.5'}, 'cudnn needs compute capability 8.0'),
+    ('gpu', {'capability': 'gfx90a'}, 'cudnn needs compute capability 8.0'),
     ('gpu', {'dropout': True}, 'cudnn needs no dropout'),
     ('gpu', {'H': 25}, 'cudnn needs heads of 8, 16 .. 128 features'),
-    ('tpu', {'devices': 4}, 'splash needs a single device'),
+    ('gpu', {'gradients': 'plain'}, 'cudnn needs model.gradients=written'),
+    ('tpu', {'number': 4}, 'splash needs a single device'),
     ('tpu', {'T': 100}, 'splash needs a context of whole blocks of 128'),
     ('tpu', {'H': 32, 'dropout': True}, 'splash needs heads of 64'),
   ]:
     kernel, why = chosen(platform, **changed)
     assert kernel == 'plain'
     assert why.startswith(lacking)
+
+
+def test_a_text_that_the_kernel_can_not_take_is_attended_to_by_ours():
+  args = qkv(31)  # no whole block
+  y = attention.attend_text(*args, band=31, kernel='splash', drop=None)
+  assert_close(y, dense(*args))
 
 
 @pytest.mark.parametrize('band', [64, 256])

@@ -20,7 +20,7 @@ from gpt_jax.decoding.beam import Beams
 from gpt_jax.decoding.beam_state import Hypothesis
 from gpt_jax.decoding.logit_rules import NO_RULES, History, Rules
 from gpt_jax.decoding.sampling import Model
-from gpt_jax.model.gpt import GPT, GPTConfig, init_params
+from gpt_jax.model.gpt import GPT, GPTConfig, init_params, unembed
 
 EOT = 3
 V, NEW = 4, 4  # tokens, new tokens: 4^3 = 64 beams see everything
@@ -108,7 +108,8 @@ def forward_logp(params, prompt, all_ids, cfg=SHAPE):
   ids_BT = np.zeros((len(all_ids), cfg.T), np.int32)
   for row, ids in zip(ids_BT, all_ids, strict=True):
     row[: len(prompt) + len(ids)] = [*prompt, *ids]
-  logits = GPT(cfg).apply({'params': params}, ids_BT)[0]
+  x = GPT(cfg).apply({'params': params}, ids_BT)[0]
+  logits = unembed(GPT(cfg), params, x)
   logp = np.asarray(jax.nn.log_softmax(logits))
   first = len(prompt) - 1
   return [
@@ -191,7 +192,7 @@ def test_all_beams_are_exhaustive_search_of_a_gpt(params, alpha, form):
   settings = Beams(V**3, length_penalty=alpha, penalty_form=form)
   found = beam.generate(
     params,
-    SHAPE,
+    GPT(SHAPE),
     PROMPTS[:2],
     max_new_tokens=NEW,
     beams=settings,
@@ -233,7 +234,7 @@ def test_more_beams_can_be_worse():
 def generate(params, prompts, num_return=1, max_new_tokens=NEW, eot=EOT, **settings):
   return beam.generate(
     params,
-    SHAPE,
+    GPT(SHAPE),
     prompts,
     max_new_tokens=max_new_tokens,
     beams=Beams(**settings),
@@ -517,5 +518,11 @@ def test_rules_that_allow_nothing_are_an_error_that_names_the_prompt(params):
   rules = Rules(forbidden=tuple((token,) for token in range(V)))
   with pytest.raises(UserError, match='prompt 0 has no continuation'):
     beam.generate(
-      params, SHAPE, PROMPTS, max_new_tokens=3, beams=Beams(2), rules=rules, eot=EOT
+      params,
+      GPT(SHAPE),
+      PROMPTS,
+      max_new_tokens=3,
+      beams=Beams(2),
+      rules=rules,
+      eot=EOT,
     )

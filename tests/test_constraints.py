@@ -10,7 +10,7 @@ from gpt_jax import config
 from gpt_jax.config import UserError
 from gpt_jax.decoding import beam, constraints
 from gpt_jax.decoding.beam import Beams
-from gpt_jax.model.gpt import GPT, GPTConfig, init_params
+from gpt_jax.model.gpt import GPT, GPTConfig, init_params, unembed
 
 V, NEW = 5, 4
 EOT = V - 1
@@ -48,7 +48,8 @@ def logp(params):
     ids_BT = np.zeros((len(ENDINGS), SHAPE.T), np.int32)
     for row, ids in zip(ids_BT, ENDINGS, strict=True):
       row[: len(prompt) + len(ids)] = [*prompt, *ids]
-    logp = jax.nn.log_softmax(GPT(SHAPE).apply({'params': params}, ids_BT)[0])
+    x = GPT(SHAPE).apply({'params': params}, ids_BT)[0]
+    logp = jax.nn.log_softmax(unembed(GPT(SHAPE), params, x))
     logp = np.asarray(logp)[:, len(prompt) - 1 :]
     found.append(
       {ids: logp[i, range(len(ids)), ids].sum() for i, ids in enumerate(ENDINGS)}
@@ -59,7 +60,7 @@ def logp(params):
 def search(params, constraint, beams, max_new_tokens=NEW):
   return beam.generate(
     params,
-    SHAPE,
+    GPT(SHAPE),
     PROMPTS,
     max_new_tokens=max_new_tokens,
     beams=Beams(beams, length_penalty=1.0, penalty_form='hf'),

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from gpt_jax.data.windows import stages
 from gpt_jax.tasks import inputs as task_inputs
 from gpt_jax.tasks.inputs import Order, answers, inputs, padded_length
 from gpt_jax.tasks.labelled import Example
@@ -111,29 +112,43 @@ LENGTHS = np.random.default_rng(0).integers(3, 100, 333)
 
 @pytest.mark.parametrize('by', ['length', 'random'])
 def test_an_epoch_reads_every_example_once_and_no_batch_is_too_short(by):
-  order = Order(LENGTHS, 32, 128, by)
-  assert len(order) == 11
+  order = Order(LENGTHS, stages(32), 128, by)
+  assert [order.updates(epochs) for epochs in (1, 2, 5)] == [11, 22, 55]
   for seed, epoch in ((0, 0), (0, 1), (7, 0)):
     seen = []
-    for i in range(len(order)):
-      chosen, size = order.at(seed, epoch * len(order) + i)
-      assert LENGTHS[chosen].max() <= size and len(chosen) <= 32
+    for i in range(11):
+      chosen, rows, size = order.at(seed, epoch * 11 + i)
+      assert LENGTHS[chosen].max() <= size and len(chosen) <= rows == 32
       seen += chosen.tolist()
     assert sorted(seen) == list(range(333))
 
 
 def test_seeds_and_epochs_differ_in_their_batches_but_not_in_their_lengths():
-  order = Order(LENGTHS, 32, 128, 'length')
+  order = Order(LENGTHS, stages(32), 128, 'length')
   one, other = ([order.at(seed, i) for i in range(22)] for seed in (0, 1))
-  assert [size for _, size in one] == [size for _, size in other]
-  assert any(set(a) != set(b) for (a, _), (b, _) in zip(one, other, strict=True))
-  sizes = [size for _, size in one]
+  assert [size for *_, size in one] == [size for *_, size in other]
+  assert any(set(a) != set(b) for (a, *_), (b, *_) in zip(one, other, strict=True))
+  sizes = [size for *_, size in one]
   assert sorted(sizes[:11]) == sorted(sizes[11:]) and sizes[:11] != sizes[11:]
-  assert {frozenset(c) for c, _ in one[:11]} != {frozenset(c) for c, _ in one[11:]}
+  assert {frozenset(c) for c, *_ in one[:11]} != {frozenset(c) for c, *_ in one[11:]}
+
+
+def test_growing_updates_read_every_example_once_an_epoch():
+  order = Order(LENGTHS, stages(32, start=8, ramp=128 * 100, T=128), 128, 'length')
+  updates = order.updates(1)
+  read = [order.at(0, i) for i in range(updates)]
+  rows = [rows for _, rows, _ in read]
+  assert rows[0] == 8 and rows[-1] == 32 and rows == sorted(rows)
+  assert all(len(chosen) <= number for chosen, number, _ in read)
+  assert all(LENGTHS[chosen].max() <= size for chosen, _, size in read)
+  seen = [example for chosen, *_ in read for example in chosen.tolist()]
+  # The last update may read into the next epoch.
+  assert sorted(seen[:333]) == list(range(333)) and len(seen) < 333 + 32
 
 
 def test_batches_by_length_compute_less_padding():
-  count = {by: sum(Order(LENGTHS, 32, 128, by).sizes) for by in ('length', 'random')}
+  orders = {by: Order(LENGTHS, stages(32), 128, by) for by in ('length', 'random')}
+  count = {by: sum(order.sizes) for by, order in orders.items()}
   assert count['length'] < 0.7 * count['random']
 
 

@@ -9,7 +9,7 @@ import pytest
 from gpt_jax import config
 from gpt_jax.config import UserError
 from gpt_jax.evaluation import likelihood, packing
-from gpt_jax.model.gpt import GPT, GPTConfig, init_params
+from gpt_jax.model.gpt import GPT, GPTConfig, init_params, unembed
 
 VOCAB, T = 11, 16
 SHAPE = GPTConfig.of(config.Model(L=1, D=16, N=2, T=T), VOCAB)
@@ -27,7 +27,8 @@ def params():
 
 @jax.jit
 def _logits(params, ids_BT):
-  return GPT(SHAPE).apply({'params': params}, ids_BT)[0]
+  x = GPT(SHAPE).apply({'params': params}, ids_BT)[0]
+  return unembed(GPT(SHAPE), params, x)
 
 
 def by_definition(context, continuation):
@@ -64,14 +65,14 @@ def compare(pairs, found):
 
 
 def test_many_continuations_score_as_each_by_definition():
-  found = likelihood.score_continuations(params(), SHAPE, PAIRS)
+  found = likelihood.score_continuations(params(), GPT(SHAPE), PAIRS)
   compare(PAIRS, found)
   assert 0 < np.mean([best for scores in found for best in scores.best]) < 0.9
 
 
 def test_one_continuation_scores_as_by_definition():
   for pair in PAIRS[3:6]:
-    found = likelihood.continuation_logp(params(), SHAPE, *pair)
+    found = likelihood.continuation_logp(params(), GPT(SHAPE), *pair)
     np.testing.assert_allclose(found, by_definition(*pair)[0], atol=SAME)
 
 
@@ -85,7 +86,7 @@ def families(T=T):
 
 
 def test_what_texts_have_in_common_does_not_change_their_scores():
-  compare(families(), likelihood.score_continuations(params(), SHAPE, families()))
+  compare(families(), likelihood.score_continuations(params(), GPT(SHAPE), families()))
 
 
 def test_what_all_have_in_common_is_read_once(monkeypatch):
@@ -97,19 +98,19 @@ def test_what_all_have_in_common_is_read_once(monkeypatch):
   monkeypatch.setattr(
     likelihood, '_read', lambda *a, **k: seen.append(a) or real(*a, **k)
   )
-  compare(pairs, likelihood.score_continuations(params(), SHAPE, pairs))
+  compare(pairs, likelihood.score_continuations(params(), GPT(SHAPE), pairs))
   assert len(seen) == 1
 
 
 def test_banned_ids_are_no_rivals():
-  free = likelihood.score_continuations(params(), SHAPE, PAIRS)
+  free = likelihood.score_continuations(params(), GPT(SHAPE), PAIRS)
   tokens = [(y, one.best) for (_, y), one in zip(PAIRS, free, strict=True)]
   best = [
     t for y, bests in tokens for t, is_best in zip(y, bests, strict=True) if is_best
   ]
   banned = np.zeros(SHAPE.V, bool)
   banned[np.bincount(best).argmax()] = True
-  found = likelihood.score_continuations(params(), SHAPE, PAIRS, banned)
+  found = likelihood.score_continuations(params(), GPT(SHAPE), PAIRS, banned)
   for (context, continuation), scores in zip(PAIRS, found, strict=True):
     for n, token in enumerate(continuation):
       row = np.array((context + continuation[:n])[-T:], np.int32)
@@ -133,11 +134,13 @@ def test_banded_layers_see_the_same_band(norm):
   weights = jax.jit(lambda: init_params(cfg, 0))()
   program = jax.jit(
     lambda params, ids_BT: jax.nn.log_softmax(
-      GPT(cfg).apply({'params': params}, ids_BT)[0]
+      unembed(GPT(cfg), params, GPT(cfg).apply({'params': params}, ids_BT)[0])
     )
   )
   for (context, continuation), found in zip(
-    families(), likelihood.score_continuations(weights, cfg, families()), strict=True
+    families(),
+    likelihood.score_continuations(weights, GPT(cfg), families()),
+    strict=True,
   ):
     read = (context + continuation)[:-1]
     row = np.array(read + [0] * (T - len(read)), np.int32)[None]
@@ -182,7 +185,7 @@ def test_many_texts_behind_one_short_context_make_no_large_tree():
 
 def test_texts_of_many_lengths_share_a_program():
   def programs(pairs):
-    likelihood.score_continuations(params(), SHAPE, pairs)
+    likelihood.score_continuations(params(), GPT(SHAPE), pairs)
     return likelihood._states._cache_size()
 
   before = programs(pairs_of([(8, 9)] * 40))
@@ -192,11 +195,11 @@ def test_texts_of_many_lengths_share_a_program():
 
 
 def test_nothing_to_score_is_nothing():
-  assert likelihood.score_continuations(params(), SHAPE, []) == []
+  assert likelihood.score_continuations(params(), GPT(SHAPE), []) == []
 
 
 @pytest.mark.parametrize('lengths', [(0, 3), (3, 0), (1, T + 1)], ids=str)
 def test_what_cannot_be_scored_is_refused(lengths):
   pairs = pairs_of([(2, 2), lengths])
   with pytest.raises(UserError, match=f'context of {lengths[0]} .* of {lengths[1]} '):
-    likelihood.score_continuations(params(), SHAPE, pairs)
+    likelihood.score_continuations(params(), GPT(SHAPE), pairs)

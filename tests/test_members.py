@@ -13,7 +13,7 @@ from gpt_jax import config
 from gpt_jax.config import UserError
 from gpt_jax.model.gpt import GPTConfig
 from gpt_jax.runs import train
-from gpt_jax.training import checkpoint, sharding
+from gpt_jax.training import checkpoint, sharding, step
 from gpt_jax.training.metrics_log import CLOCK_FIELDS, read_metrics
 
 # Products over several runs may add in another order.
@@ -100,7 +100,9 @@ def state_of(run, folder, at):
   cfg = GPTConfig.of(run.model, json.loads((folder / 'run.json').read_text())['vocab'])
   saved = checkpoint.Checkpoints(folder / 'checkpoints')
   try:
-    return jax.device_get(saved.restore(at, layout.state_shapes(run, cfg)))
+    return jax.device_get(
+      saved.restore(at, layout.state_shapes(lambda: step.new_state(run, cfg)))
+    )
   finally:
     saved.close()
 

@@ -9,16 +9,29 @@ import numpy as np
 import pytest
 
 from gpt_jax import config
-from gpt_jax.model import attention, layers
-from gpt_jax.model.gpt import GPT, GPTConfig, empty_cache, init_params
+from gpt_jax.model import attention, gradients, layers, quantize
+from gpt_jax.model.gpt import (
+  GPT,
+  Execution,
+  GPTConfig,
+  empty_cache,
+  init_params,
+  last_token,
+  unembed,
+)
 
 # float32 sums in another order.
 CLOSE = {'rtol': 1e-4, 'atol': 1e-5}
+HOW = Execution()
 TINY = GPTConfig.of(config.Model(L=2, D=16, N=2, T=12), vocab=11)
 
 
-def forward(params, ids, cfg=TINY, **kwargs):
-  return GPT(cfg).apply({'params': params}, jnp.asarray(ids), **kwargs)
+def forward(params, ids, cfg=TINY, how=HOW, drop=None, **cached):
+  """Returns logits, of the last token of each row where there is a cache; the cache."""
+  gpt = GPT(cfg, how)
+  x, cache = gpt.apply({'params': params}, jnp.asarray(ids), drop=drop, **cached)
+  x = last_token(x, cached['length_B']) if cached else x
+  return unembed(gpt, params, x, drop), cache
 
 
 @pytest.fixture(scope='module')
@@ -185,7 +198,7 @@ def test_the_cache_gives_the_logits_of_the_full_forward_pass(name, ids):
   full, _ = forward(params, ids, cfg)
   length_B = jnp.array([5, 2, 4])
   logits, cache = forward(
-    params, ids[:, :5], cfg, cache=empty_cache(cfg, 3, 15), length_B=length_B
+    params, ids[:, :5], cfg, cache=empty_cache(GPT(cfg), 3, 15), length_B=length_B
   )
   for row, n in enumerate([5, 2, 4]):
     np.testing.assert_allclose(logits[row], full[row, n - 1], **CLOSE)
@@ -244,15 +257,14 @@ def test_a_banded_layer_builds_no_array_of_all_pairs_of_positions():
 def test_remat_and_scan_give_the_gradients_of_keeping_everything(name, ways, ids):
   cfg, params = variant(name)
 
-  def loss(params, cfg):
+  def loss(params, how):
     keys = jax.random.split(jax.random.key(0), len(ids))
     drop = layers.Dropout(keys, jnp.float32(0.3), jax.random.key(1))
-    return jax.nn.log_softmax(forward(params, ids, cfg, drop=drop)[0])[..., 3].sum()
+    return jax.nn.log_softmax(forward(params, ids, cfg, how, drop)[0])[..., 3].sum()
 
-  again = dataclasses.replace(cfg, **ways)
   for a, b in zip(
-    jax.tree.leaves(jax.grad(loss)(params, cfg)),
-    jax.tree.leaves(jax.grad(loss)(params, again)),
+    jax.tree.leaves(jax.grad(loss)(params, Execution())),
+    jax.tree.leaves(jax.grad(loss)(params, Execution(**ways))),
     strict=True,
   ):
     np.testing.assert_allclose(a, b, **CLOSE)
@@ -275,8 +287,8 @@ def test_dropout_of_the_embedding_matrices_reaches_look_up_and_output(ids):
 
 
 def test_bfloat16_computes_close_to_float32(params, ids):
-  cfg = dataclasses.replace(TINY, dtype='bfloat16')
-  wanted, found = forward(params, ids)[0], forward(params, ids, cfg)[0]
+  half = Execution(dtype='bfloat16')
+  wanted, found = forward(params, ids)[0], forward(params, ids, how=half)[0]
   assert found.dtype == jnp.float32
   p, q = jax.nn.softmax(wanted), jax.nn.softmax(found)
   # bfloat16 keeps 8 bits of a product.
@@ -290,7 +302,7 @@ def test_the_gradient_of_matmul_is_that_of_a_plain_product():
   def loss(product):
     return lambda x, w: jnp.sin(product(x, w)).sum()
 
-  found = jax.grad(loss(layers.matmul), (0, 1))(x, w)
+  found = jax.grad(loss(gradients.matmul), (0, 1))(x, w)
   wanted = jax.grad(loss(jnp.matmul), (0, 1))(x, w)
   for a, b in zip(found, wanted, strict=True):
     np.testing.assert_allclose(a, b, **CLOSE)
@@ -319,7 +331,7 @@ def test_a_row_draws_the_same_dropout_beside_other_rows():
 
 def test_transposed_kernels_give_the_same_logits(ids):
   cfg, params = variant('GPT-3')
-  again = layers.transposed(params)
+  again = quantize.transposed(params)
   assert 'kernel' not in again['h_0']['attn']['q']
   for rows in (ids, ids[:1, :1]):
     np.testing.assert_allclose(
@@ -329,7 +341,7 @@ def test_transposed_kernels_give_the_same_logits(ids):
 
 def test_kernels_in_8_bits_compute_with_the_nearest_of_255_values(ids):
   cfg, params = variant('GPT-2')
-  small = layers.quantized(params)
+  small = quantize.quantized(params)
 
   def rounded(path, leaf):
     if path[-1].key != 'kernel':
@@ -348,3 +360,63 @@ def test_kernels_in_8_bits_compute_with_the_nearest_of_255_values(ids):
     )
   exact = forward(params, ids, cfg)[0]
   assert not np.allclose(exact, forward(small, ids, cfg)[0], atol=1e-4)
+
+
+@pytest.mark.parametrize('name', ['GPT-2', 'GPT-1', 'GPT-3'])
+def test_plain_gradients_are_the_written_ones_and_values_are_equal(name, ids):
+  cfg, params = variant(name)
+
+  def loss(params, how):
+    logp = jax.nn.log_softmax(forward(params, ids, cfg, how)[0][..., :11])
+    return jnp.take_along_axis(logp, ids[..., None], -1).mean()
+
+  pairs = [
+    jax.jit(jax.value_and_grad(loss), static_argnums=1)(params, Execution(gradients=g))
+    for g in ('written', 'plain')
+  ]
+  np.testing.assert_array_equal(pairs[0][0], pairs[1][0])
+  scale = max(float(jnp.abs(g).max()) for g in jax.tree.leaves(pairs[0][1]))
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * scale, rtol=1e-5),
+    pairs[0][1],
+    pairs[1][1],
+  )
+
+
+def test_the_model_is_differentiated_forward_with_plain_gradients(ids):
+  cfg, params = variant('GPT-3')
+  direction = jax.tree.map(
+    lambda p: jax.random.normal(jax.random.key(p.size), p.shape), params
+  )
+
+  def loss(params, gradients='plain'):
+    logits = forward(params, ids, cfg, Execution(gradients=gradients))[0]
+    return jax.nn.log_softmax(logits[..., :11])[..., 3].mean()
+
+  along = jax.jit(lambda d: jax.jvp(loss, (params,), (d,))[1])(direction)
+  grads = jax.jit(jax.grad(loss))(params)
+  dot = sum(
+    jnp.vdot(a, b)
+    for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(direction), strict=True)
+  )
+  np.testing.assert_allclose(along, dot, rtol=1e-4)
+
+  # A Hessian-vector product, against a difference of gradients.
+  curved = jax.jit(lambda d: jax.jvp(jax.grad(loss), (params,), (d,))[1])(direction)
+  step = 1e-3
+  ahead, behind = (
+    jax.jit(jax.grad(loss))(
+      jax.tree.map(lambda p, d, s=sign: p + s * step * d, params, direction)
+    )
+    for sign in (1, -1)
+  )
+  for c, a, b in zip(*map(jax.tree.leaves, (curved, ahead, behind)), strict=True):
+    difference = (a - b) / (2 * step)
+    np.testing.assert_allclose(
+      c, difference, atol=2e-2 * float(jnp.abs(c).max()) + 1e-4
+    )
+  linear = jax.linearize(loss, params)[1]
+  np.testing.assert_allclose(linear(direction), along, rtol=1e-5)
+
+  with pytest.raises(TypeError, match='forward-mode'):
+    jax.jvp(lambda p: loss(p, 'written'), (params,), (direction,))

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scripts import opened
+from updates import program_of
 
 from gpt_jax import config
 from gpt_jax.data.windows import Batch
-from gpt_jax.model.gpt import GPT, GPTConfig, init_params
-from gpt_jax.training import optim, sharding, step
+from gpt_jax.model.gpt import GPT, GPTConfig, init_params, unembed
+from gpt_jax.training import optim, step
 
 # Compiled as a whole: one program instead of one for each operation.
 initial = jax.jit(init_params, static_argnums=(0, 1))
@@ -30,12 +31,12 @@ def outcome(**base):
   rows = np.arange(4, dtype=np.int32)
   batch = Batch(ids[:, :-1], ids[:, 1:], np.ones((4, 8), np.float32), rows)
   params = initial(cfg, 0)
-  logits, _ = GPT(cfg).apply({'params': params}, ids[:, :-1])
-  layout = sharding.Layout.of(config.Run(devices=1))
-  update, batch = layout.train_step(run, cfg), layout.put(batch, 1)
-  state = step.init_state(run, cfg, jax.tree.map(jnp.array, params))
+  logits = unembed(GPT(cfg), params, GPT(cfg).apply({'params': params}, ids[:, :-1])[0])
+  run.devices = 1
+  program = program_of(run)
+  state = step.init_state(run, jax.tree.map(jnp.array, params), cfg.width)
   for _ in range(run.steps):
-    state, _ = update(state, batch, optim.Hyper.of(run))
+    state, _ = program.update(state, program.put([batch]))
   return params, logits, state.params
 
 

@@ -9,8 +9,8 @@ from scripts import opened
 
 from gpt_jax import config
 from gpt_jax.data import windows
-from gpt_jax.model.gpt import GPTConfig, init_params
-from gpt_jax.training import step
+from gpt_jax.model.gpt import GPT, GPTConfig, init_params
+from gpt_jax.training.objective import LanguageModeling
 
 noise_scale = opened('gpt3/noise_scale.py')
 
@@ -56,10 +56,11 @@ def test_gradients_are_those_of_single_rows():
     ids, T=8, sizes=windows.stages(2), seed=1, order='random'
   )
   drawn = [draw(i) for i in range(5)]
-  found = noise_scale.of_rows(params, cfg, drawn)
+  found = noise_scale.of_rows(params, GPT(cfg), drawn)
 
   def gradient(batch):
-    loss = lambda p: step.model_nll_sum(p, batch, cfg, 0) / batch.w_BT.sum()  # noqa: E731
+    nll_sum = LanguageModeling(GPT(cfg)).nll_sum
+    loss = lambda p: nll_sum(p, batch) / batch.w_BT.sum()  # noqa: E731
     flat = [np.ravel(leaf) for leaf in jax.tree.leaves(jax.grad(loss)(params))]
     return np.concatenate(flat).astype(np.float64)
 

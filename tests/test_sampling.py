@@ -9,7 +9,7 @@ from gpt_jax import config
 from gpt_jax.decoding import sampling
 from gpt_jax.decoding.logit_rules import NO_RULES, Rules
 from gpt_jax.decoding.selection import Sampling
-from gpt_jax.model.gpt import GPT, GPTConfig, init_params
+from gpt_jax.model.gpt import GPT, GPTConfig, init_params, unembed
 
 SHAPE = GPTConfig.of(config.Model(L=2, D=16, N=2, T=24), vocab=40)
 EOT = 39
@@ -28,7 +28,7 @@ def params():
 def generate(params, prompts, n, how=GREEDY, *, rules=NO_RULES, seed=0, eot=EOT):
   return sampling.generate(
     params,
-    SHAPE,
+    GPT(SHAPE),
     prompts,
     sampling.keys_of(seed, len(prompts)),
     max_new_tokens=n,
@@ -40,7 +40,8 @@ def generate(params, prompts, n, how=GREEDY, *, rules=NO_RULES, seed=0, eot=EOT)
 
 @jax.jit
 def forward(params, ids_BT):
-  return GPT(SHAPE).apply({'params': params}, ids_BT)[0]
+  x = GPT(SHAPE).apply({'params': params}, ids_BT)[0]
+  return unembed(GPT(SHAPE), params, x)
 
 
 def naive_greedy(params, prompt, n, eot=EOT):
@@ -97,7 +98,7 @@ def test_a_row_is_the_same_alone_and_in_a_batch(params, how, rules, n):
 def test_streaming_yields_what_generate_returns(params, how, rules, n):
   streamed = sampling.stream(
     params,
-    SHAPE,
+    GPT(SHAPE),
     PROMPTS[0],
     sampling.keys_of(0, 1)[0],
     max_new_tokens=n,
@@ -130,7 +131,7 @@ def test_a_stop_is_noticed_within_16_tokens_and_ends_only_its_row(params):
   wanted = next(x for x in free[1].ids[17:] if any(x not in r.ids for r in free))
   stopped = sampling.generate(
     params,
-    SHAPE,
+    GPT(SHAPE),
     PROMPTS,
     sampling.keys_of(0, len(PROMPTS)),
     max_new_tokens=60,

@@ -15,7 +15,7 @@ from gpt_jax.config import UserError
 from gpt_jax.model.gpt import GPTConfig, init_params
 from gpt_jax.runs import evaluate, train
 from gpt_jax.runs.load import load
-from gpt_jax.training import checkpoint, metrics_log, optim, sharding, step
+from gpt_jax.training import checkpoint, loss, members, metrics_log, sharding, step
 
 # Sums of float32 gradients in another order.
 SAME = {'rtol': 1e-5, 'atol': 1e-5}
@@ -99,11 +99,10 @@ def test_curves_of_adamw_agree(one_device_adamw, layout):
 
 def lowered(run, vocab):
   layout, cfg = sharding.Layout.of(run), GPTConfig.of(run.model, vocab)
-  step_of = layout.train_step(run, cfg)
+  program = members.Alone.of(run, cfg, layout)
   ids = np.zeros((run.batch, cfg.T), np.int32)
-  batch = updates.Batch(ids, ids, ids.astype('f'), ids[:, 0])
-  state = layout.state_shapes(run, cfg)
-  return step_of.lower(state, layout.put(batch, 1), optim.Hyper.of(run)), state
+  batch = program.put([updates.Batch(ids, ids, ids.astype('f'), ids[:, 0])])
+  return program.jitted.lower(program.like, {}, batch, program.hp), program.like
 
 
 def test_fsdp_holds_an_eighth_of_parameters_and_optimizer_state():
@@ -147,7 +146,7 @@ def test_optimizer_states_go_where_their_parameters_go():
   for name_of in ('adamw', 'muon'):
     run.optim.name = name_of
     run.optim.ema = 0.9
-    state = layout.state_shapes(run, cfg)
+    state = layout.state_shapes(lambda: step.new_state(run, cfg))
     wanted = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):
       wanted[tuple(k.key for k in path)] = leaf.sharding.spec
@@ -166,7 +165,7 @@ def test_optimizer_states_go_where_their_parameters_go():
 def test_a_state_is_made_and_gathered_as_on_one_device():
   run = run_of('data=2,fsdp=2,tensor=2')
   layout, cfg = sharding.Layout.of(run), GPTConfig.of(run.model, 11)
-  state = layout.new_state(run, cfg)
+  state = layout.new_state(lambda: step.new_state(run, cfg))
   kernel = state.params['h_0']['mlp']['up']['kernel']
   assert {s.data.shape for s in kernel.addressable_shards} == {(8, 32)}
   whole = layout.gathered(state.params)
@@ -174,7 +173,7 @@ def test_a_state_is_made_and_gathered_as_on_one_device():
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, atol=1e-7),
     whole,
-    step.init_state(run, cfg).params,
+    step.new_state(run, cfg).params,
   )
 
 
@@ -202,7 +201,8 @@ def test_the_rest_of_the_devices_go_to_the_axis_without_a_number():
   assert sizes('data=2') == {'data': 2, 'fsdp': 1, 'tensor': 1}
 
 
-def test_gradients_of_chunks_are_those_of_all_logits():
+@pytest.mark.parametrize('gradients', ['written', 'plain'])
+def test_gradients_of_chunks_are_those_of_all_logits(gradients):
   keys = jax.random.split(jax.random.key(0), 4)
   x_BTD = jax.random.normal(keys[0], (3, 8, 5))
   head_VD = jax.random.normal(keys[1], (128, 5))
@@ -211,10 +211,12 @@ def test_gradients_of_chunks_are_those_of_all_logits():
 
   def whole(x, head):
     logits = jnp.where(jnp.arange(128) < 100, x @ head.T, -jnp.inf)
-    return 3 * step.loss.nll_sum(logits, y_BT, w_BT)
+    return 3 * loss.nll_sum(logits, y_BT, w_BT)
 
   def chunked(x, head):
-    return 3 * step.loss.chunked_nll_sum(x, head, y_BT, w_BT, 100, 2)
+    return 3 * loss.chunked_nll_sum(
+      x, head, y_BT, w_BT, vocab=100, chunk=2, gradients=gradients
+    )
 
   for a, b in zip(
     jax.tree.leaves(jax.value_and_grad(whole, (0, 1))(x_BTD, head_VD)),

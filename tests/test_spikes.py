@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from updates import make_run, ragged_batch, updater
+from updates import VOCAB, make_run, program_of, ragged_batch, updater
 
-from gpt_jax.config import UserError
 from gpt_jax.data import windows
-from gpt_jax.training import checkpoint, loop, metrics_log, spikes, step, throughput
+from gpt_jax.model.gpt import GPTConfig
+from gpt_jax.training import checkpoint, loop, metrics_log, spikes, step
 
 
 def judged(losses, sigmas=4.0):
@@ -44,7 +44,7 @@ def test_a_skipped_update_leaves_all_but_the_count_as_it_was():
   run = make_run(devices=1, model_dropout=0.0)
   run.optim.guard, run.optim.ema, run.optim.name = 'skip', 0.9, 'adamw'
   layout, cfg, update = updater(run)
-  state = layout.new_state(run, cfg)
+  state = layout.new_state(lambda: step.new_state(run, cfg))
   state, metrics = update(state, ragged_batch())
   assert float(metrics['spike']) == 0
   before = jax.tree.map(np.array, state)
@@ -59,7 +59,7 @@ def test_the_average_is_that_of_the_weights_so_far():
   run = make_run(devices=1, model_dropout=0.0)
   run.optim.ema = 0.5
   layout, cfg, update = updater(run)
-  state = layout.new_state(run, cfg)
+  state = layout.new_state(lambda: step.new_state(run, cfg))
   wanted = np.array(state.params['wpe'], np.float64)
   for i in range(4):
     state, _ = update(state, ragged_batch(i))
@@ -67,7 +67,7 @@ def test_the_average_is_that_of_the_weights_so_far():
     wanted = decay * wanted + (1 - decay) * np.array(state.params['wpe'])
   np.testing.assert_allclose(state.weights['wpe'], wanted, rtol=1e-5, atol=1e-7)
   assert state.weights is state.ema
-  assert step.init_state(make_run(), cfg).ema is None
+  assert step.new_state(make_run(), cfg).ema is None
 
 
 def test_updates_grow_linearly_in_tokens_by_equal_steps():
@@ -105,6 +105,23 @@ def test_a_host_reads_its_rows_alone():
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[3:], b), whole, half)
 
 
+def training(run, program, saved, folder, batch, evaluate):
+  """Returns what the loop trains: one run, from new weights."""
+  cfg = GPTConfig.of(run.model, VOCAB)
+  return loop.Training(
+    run=run,
+    state=program.layout.new_state(lambda: step.new_state(run, cfg)),
+    program=program,
+    folders=[folder],
+    checkpoints=[saved],
+    rows=lambda step: [batch(step)],
+    evaluate=evaluate,
+    sample=lambda state: [''],
+    restore=lambda step: saved.restore(step, program.like),
+    flops_per_token=1.0,
+  )
+
+
 def test_a_roll_back_goes_on_with_the_data_after_the_spike(tmp_path):
   run = make_run(devices=1, model_dropout=0.0, model_L=1)
   run.steps, run.eval_every, run.log_every, run.sample_tokens = 40, 10, 1, 0
@@ -116,27 +133,18 @@ def test_a_roll_back_goes_on_with_the_data_after_the_spike(tmp_path):
     return rows.replace(w_BT=rows.w_BT * np.nan) if 25 <= number < 28 else rows
 
   saved = checkpoint.Checkpoints(tmp_path / 'checkpoints')
-  written = metrics_log.MetricsLog(tmp_path, 0)
-  like = layout.state_shapes(run, cfg)
-  state = loop.train(
-    run,
-    layout.new_state(run, cfg),
-    update=lambda state, rows, hp: update(state, rows),
-    batch=batch,
-    evaluate=lambda params, step: {'valid_nll': float(jnp.abs(params['wpe']).sum())},
-    sample=lambda params: '',
-    record=written,
-    meter=throughput.Throughput(
-      flops_per_token=1.0, devices=layout.devices, dtype=cfg.dtype
-    ),
-    checkpoints=saved,
-    restore=lambda step: saved.restore(step, like),
-  )
-  written.close()
+  program = program_of(run)
+
+  def evaluate(state, step):
+    del step
+    return [{'valid_nll': float(jnp.abs(state.weights['wpe']).sum())}]
+
+  loop.train(training(run, program, saved, tmp_path, batch, evaluate))
+  state = saved.restore(40, program.like)
   saved.close()
   # Update 26 read batch 25; each roll-back to update 20 passes over all up to there.
   assert int(state.guard.passed_over) == 8
-  wanted, losses = layout.new_state(run, cfg), []
+  wanted, losses = layout.new_state(lambda: step.new_state(run, cfg)), []
   for number in [*range(20), *range(28, 48)]:
     wanted, metrics = update(wanted, ragged_batch(number))
     losses.append(float(metrics['loss']))
@@ -149,22 +157,12 @@ def test_a_roll_back_goes_on_with_the_data_after_the_spike(tmp_path):
 def test_spikes_without_end_stop_the_run(tmp_path):
   run = make_run(devices=1, model_L=1)
   run.steps, run.eval_every, run.optim.guard = 60, 60, 'skip'
-  layout, cfg, update = updater(run)
   saved = checkpoint.Checkpoints(tmp_path / 'checkpoints')
   rows = ragged_batch()
-  with pytest.raises(UserError, match='the loss of update 21 is nan'):
+  nan = lambda number: rows.replace(w_BT=rows.w_BT * np.nan)  # noqa: E731
+  with pytest.raises(loop.Diverged, match='the loss of update 21 is nan'):
     loop.train(
-      run,
-      layout.new_state(run, cfg),
-      update=lambda state, rows, hp: update(state, rows),
-      batch=lambda number: rows.replace(w_BT=rows.w_BT * np.nan),
-      evaluate=lambda params, step: {},
-      sample=lambda params: '',
-      record=None,
-      meter=throughput.Throughput(
-        flops_per_token=1.0, devices=layout.devices, dtype='float32'
-      ),
-      checkpoints=saved,
-      restore=None,
+      training(run, program_of(run), saved, tmp_path, nan, lambda state, step: [{}]),
+      shows=False,
     )
   saved.close()

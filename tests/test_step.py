@@ -4,18 +4,16 @@ import jax
 import numpy as np
 import pytest
 from updates import (
-  first_state,
   make_run,
   objective_of,
   ragged_batch,
-  state_shapes,
   trained,
   updater,
 )
 
 from gpt_jax import config
 from gpt_jax.model.gpt import GPT, GPTConfig, unembed
-from gpt_jax.training import sharding
+from gpt_jax.training import sharding, step
 
 # Sums of float32 gradients in another order.
 SAME = {'rtol': 1e-5, 'atol': 1e-5}
@@ -41,7 +39,7 @@ def test_dropout_is_on_and_drawn_anew_each_update_and_seed(one_device):
   first = {}
   for name, seed, updates in [('a', 0, 0), ('b', 1, 0), ('c', 1, 1)]:
     _, _, update = updater(make_run(devices=1, seed=seed))
-    state = first_state(run, cfg).replace(step=np.int32(updates))
+    state = step.new_state(run, cfg).replace(step=np.int32(updates))
     first[name] = float(update(state, ragged_batch())[1]['loss'])
   first['quiet'] = trained(make_run(devices=1, model_dropout=0.0), 1)[1][0]
   assert len(set(first.values())) == 4, first
@@ -51,7 +49,7 @@ def test_dropout_is_on_and_drawn_anew_each_update_and_seed(one_device):
 def test_the_loss_is_the_mean_over_targets_that_count():
   run = make_run(devices=1, model_dropout=0.0)
   cfg = GPTConfig.of(run.model, 11)
-  state, batch = first_state(run, cfg), ragged_batch()
+  state, batch = step.new_state(run, cfg), ragged_batch()
   gpt = GPT(cfg)
   x, _ = gpt.apply({'params': state.params}, batch.ids_BT)
   logits = np.asarray(unembed(gpt, state.params, x), 'd')
@@ -64,11 +62,11 @@ def test_the_loss_is_the_mean_over_targets_that_count():
 
 def test_evaluation_sums_agree_over_devices():
   cfg = GPTConfig.of(make_run().model, 11)
-  params = first_state(make_run(), cfg).params
+  params = step.new_state(make_run(), cfg).params
   sums = []
   for n in (1, 4):
     layout = sharding.Layout.of(config.Run(devices=n))
-    like = state_shapes(make_run(), cfg, layout).params
+    like = layout.state_shapes(lambda: step.new_state(make_run(), cfg)).params
     evaluate = layout.eval_step(objective_of(make_run(), cfg, layout), like)
     sums.append(np.asarray(evaluate(params, layout.put(ragged_batch()))))
   np.testing.assert_allclose(sums[0], sums[1], rtol=1e-5)

@@ -14,7 +14,7 @@ from gpt_jax.config import UserError
 from gpt_jax.decoding import sampling, stochastic_beam
 from gpt_jax.decoding.logit_rules import NO_RULES, History, Rules
 from gpt_jax.decoding.sampling import Model
-from gpt_jax.model.gpt import GPT, GPTConfig, init_params
+from gpt_jax.model.gpt import GPT, GPTConfig, init_params, unembed
 
 V, NEW, DRAWS = 3, 3, 30_000
 EOT = V - 1
@@ -143,17 +143,18 @@ def test_texts_of_a_gpt_are_distinct_and_the_same_alone_and_in_a_batch():
   params = jax.tree.map(lambda p: np.float32(0.4 * draw.randn(*p.shape)), shapes)
   keys = sampling.keys_of(0, len(PROMPTS))
   settings = {'max_new_tokens': 12, 'beams': 4, 'eot': 7}
-  found = stochastic_beam.generate(params, SHAPE, PROMPTS, keys, **settings)
+  found = stochastic_beam.generate(params, GPT(SHAPE), PROMPTS, keys, **settings)
   for i, (prompt, rows) in enumerate(zip(PROMPTS, found, strict=True)):
     alone = stochastic_beam.generate(
-      params, SHAPE, [prompt], keys[i : i + 1], **settings
+      params, GPT(SHAPE), [prompt], keys[i : i + 1], **settings
     )
     assert [x.ids for x in alone[0]] == [x.ids for x in rows]
     assert len({tuple(x.ids) for x in rows}) == len(rows) == 4
     room = min(12, SHAPE.T - len(prompt) + 1)
     texts = [[*prompt, *x.ids] for x in rows]
     ids_BT = np.array([(text + [0] * SHAPE.T)[: SHAPE.T] for text in texts])
-    logp = jax.nn.log_softmax(GPT(SHAPE).apply({'params': params}, ids_BT)[0])
+    x = GPT(SHAPE).apply({'params': params}, ids_BT)[0]
+    logp = jax.nn.log_softmax(unembed(GPT(SHAPE), params, x))
     logp = np.asarray(logp)[:, len(prompt) - 1 :]
     for x, exact in zip(rows, logp, strict=True):
       assert 7 not in x.ids[:-1] and (x.ids[-1] == 7 or len(x.ids) == room)
@@ -165,5 +166,5 @@ def test_texts_of_a_gpt_are_distinct_and_the_same_alone_and_in_a_batch():
 def test_settings_out_of_range_are_refused(wrong):
   with pytest.raises(UserError, match=list(wrong)[-1]):
     stochastic_beam.generate(
-      {}, SHAPE, PROMPTS, sampling.keys_of(0, 3), max_new_tokens=2, eot=7, **wrong
+      {}, GPT(SHAPE), PROMPTS, sampling.keys_of(0, 3), max_new_tokens=2, eot=7, **wrong
     )

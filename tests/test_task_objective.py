@@ -10,11 +10,13 @@ import pytest
 
 from gpt_jax import config
 from gpt_jax.model.gpt import GPT, GPTConfig, init_params
+from gpt_jax.model.heads import task_logits
 from gpt_jax.tasks import inputs as task_inputs
 from gpt_jax.tasks.labelled import Example
 from gpt_jax.tasks.labelled_table import TASKS
-from gpt_jax.training import optim, task_step
-from gpt_jax.training.step import State
+from gpt_jax.training import optim, transfer
+from gpt_jax.training.objective import LabelledTask, lm_targets
+from gpt_jax.training.step import init_state, train_step
 
 VOCAB = 40
 MODEL = config.Model(L=2, D=16, N=2, T=32, norm='post', scaled_init=False)
@@ -51,15 +53,17 @@ def made(name, **fields):
   run.model = dataclasses.replace(MODEL)
   run.optim = config.Optim(lr=1e-2, schedule='constant', warmup=0)
   return run, (
-    task_step.init(run, SHAPE, TASKS[name], SOURCE, 3),
-    task_step.fixed(run, SOURCE),
+    transfer.init(run, SHAPE, TASKS[name], SOURCE, 3),
+    transfer.fixed(run, SOURCE),
   )
 
 
+def objective_of(run, name):
+  return LabelledTask.of(run, GPT(transfer.grown(SHAPE)), TASKS[name])
+
+
 def logits_of(name, tree, batch):
-  run = made(name)[0]
-  predict = partial(task_step.predict_step, run=run, cfg=SHAPE, task=TASKS[name])
-  return np.asarray(jax.jit(predict)(tree, {}, batch))
+  return np.asarray(jax.jit(objective_of(made(name)[0], name).logits)(tree, batch))
 
 
 KINDS = ['sst2', 'mnli', 'mrpc', 'stsb', 'storycloze', 'race']
@@ -111,11 +115,10 @@ def test_similarity_is_symmetric_to_the_bit(name):
 def by_hand(tree, task, examples, aux):
   """L2 and L1 as the release sums them, a sequence at a time, in float64."""
   start, _, extract = range(VOCAB, VOCAB + 3)
-  params, clf = task_step.merged(tree, made(task.name)[0], SHAPE)
-  large = task_step.grown(SHAPE)
-  hidden_states = jax.jit(
-    lambda params, ids: GPT(large).apply({'params': params}, ids, logits=False)
-  )
+  large = transfer.grown(SHAPE)
+  params, clf = transfer.merged(tree, made(task.name)[0].task, large).values()
+  hidden_states = jax.jit(lambda p, ids: GPT(large).apply({'params': p}, ids)[0])
+  head = np.asarray(params['wte'], np.float64)
   data = inputs(task, examples)
   nll, lm, count = 0.0, [], 0
   for sequences, target in zip(data.sequences, data.targets, strict=True):
@@ -123,8 +126,7 @@ def by_hand(tree, task, examples, aux):
     for ids in sequences:
       assert ids[0] == start and ids[-1] == extract
       padded = np.pad(ids, (0, SHAPE.T - len(ids)))[None]
-      x, head = (np.asarray(a, np.float64) for a in hidden_states(params, padded))
-      x = x[0, : len(ids)]
+      x = np.asarray(hidden_states(params, padded), np.float64)[0, : len(ids)]
       hidden.append(x[-1])
       logits = (x @ head.T)[:, : large.vocab]
       logp = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
@@ -147,10 +149,9 @@ def test_the_loss_is_that_of_the_paper(name):
   examples = [example(task, rng) for _ in range(3)]
   _, batch = batch_of(name, examples, 4)  # a row that only fills the batch
   wanted, count = by_hand(trained, task, examples, 0.5)
-  losses = partial(task_step.losses, run=run, cfg=SHAPE, task=task)
-  nll, lm = jax.jit(losses)(trained | fixed, batch)
+  nll, lm = jax.jit(objective_of(run, name).losses)(trained | fixed, batch)
   assert float(nll + 0.5 * lm) / 3 == pytest.approx(wanted, rel=1e-5)
-  _, w = task_step.lm_targets(batch)
+  _, w = lm_targets(batch)
   C = batch.ids_BCT.shape[1]
   # The tokens that the release counts: all but the first of each sequence.
   assert int((w > 0).sum()) == count
@@ -159,23 +160,22 @@ def test_the_loss_is_that_of_the_paper(name):
 
 def test_delimiter_and_extract_are_targets_and_start_is_none():
   _, batch = batch_of('mnli')
-  y, w = task_step.lm_targets(batch)
+  y, w = lm_targets(batch)
   seen = set(np.asarray(y)[np.asarray(w) > 0].tolist())
   assert {VOCAB + 1, VOCAB + 2} <= seen and VOCAB not in seen
 
 
-def step_of(run, name, accumulate=1):
-  run = dataclasses.replace(run, accumulate=accumulate)
-  return jax.jit(partial(task_step.train_step, run=run, cfg=SHAPE, task=TASKS[name]))
+def step_of(run, name):
+  objective = objective_of(run, name)
+  return jax.jit(partial(train_step, objective=objective, choices=run.optim))
 
 
 def updated(run, trees, name, batch, updates=3, accumulate=1, fixed=None):
   trained, fixed = trees
   hp = optim.Hyper.of(run)
-  tx = optim.transformation(run.optim, hp, np.int32(0))
-  state = State(trained, tx.init(trained), jnp.int32(0))
+  state = init_state(run, trained, SHAPE.width)
   micro = jax.tree.map(lambda a: a.reshape(accumulate, -1, *a.shape[1:]), batch)
-  step, losses = step_of(run, name, accumulate), []
+  step, losses = step_of(run, name), []
   for _ in range(updates):
     state, metrics = step(state, fixed, micro, hp)
     losses.append(float(metrics['loss']))
@@ -200,9 +200,8 @@ def test_the_choices_of_an_example_share_the_head_s_dropout():
   same = Example(('1 2',), ('3 4', '3 4'), 0)
   _, batch = batch_of('storycloze', [same] * 4)
   hp = optim.Hyper.of(run)
-  nll, _ = task_step.losses(
-    trained, batch, run, SHAPE, TASKS['storycloze'], hp, jnp.int32(0)
-  )
+  objective = objective_of(run, 'storycloze')
+  nll, _ = objective.sums(trained, {}, batch, hp, jnp.int32(0))
   # Equal choices stay equal under a shared mask, so each example costs ln 2.
   assert float(nll) == pytest.approx(4 * np.log(2), rel=1e-6)
 
@@ -223,20 +222,18 @@ def test_lora_begins_at_the_model_and_merges_into_it():
   _, batch = batch_of('mnli')
   plain = {**trained, **fixed}
   del plain['lora']
-  predict = partial(task_step.predict_step, run=run, cfg=SHAPE, task=TASKS['mnli'])
-  np.testing.assert_array_equal(
-    predict(trained, fixed, batch), predict(plain, {}, batch)
-  )
+  predict = objective_of(run, 'mnli').logits
+  np.testing.assert_array_equal(predict(trained | fixed, batch), predict(plain, batch))
   new, losses = updated(run, (trained, fixed), 'mnli', batch, updates=10)
   assert losses[-1] < losses[0]
-  params, clf = task_step.merged(new | fixed, run, SHAPE)
-  large = task_step.grown(SHAPE)
-  merged, _, _ = task_step.task_logits(
-    {'params': params}, clf, batch, large, TASKS['mnli']
-  )
-  beside = predict(new, fixed, batch)
+  large = transfer.grown(SHAPE)
+  params, clf = transfer.merged(new | fixed, run.task, large).values()
+  ids = batch.ids_BCT.reshape(-1, batch.ids_BCT.shape[-1])
+  x, _ = GPT(large).apply({'params': params}, ids)
+  beside = predict(new | fixed, batch)
+  merged = task_logits(clf, x, batch, TASKS['mnli'])
   np.testing.assert_allclose(merged, beside, atol=1e-5)
-  assert not np.allclose(beside, predict(plain, {}, batch), atol=1e-3)
+  assert not np.allclose(beside, predict(plain, batch), atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -260,9 +257,9 @@ def test_new_tokens_and_the_head_are_drawn_from_n_0_0_02():
   big = dataclasses.replace(SHAPE, D=4096, N=2)
   run = made('mnli')[0]
   task = TASKS['mnli']
-  trained = task_step.init(run, big, task, {'wte': None}, 0)
+  trained = transfer.init(run, big, task, {'wte': None}, 0)
   for rows in (trained['special']['wte'], trained['clf']['kernel']):
     assert np.std(rows) == pytest.approx(0.02, rel=0.03)
     assert abs(np.mean(rows)) < 0.001
-  other = task_step.init(run, big, task, {'wte': None}, 1)
+  other = transfer.init(run, big, task, {'wte': None}, 1)
   assert not np.allclose(other['special']['wte'], trained['special']['wte'])

@@ -78,7 +78,7 @@ def train(place, workdir, *overrides, **kwargs):
 def state_of(workdir, at=None):
   run = config.from_flat(json.loads((workdir / 'run.json').read_text())['config'])
   vocab = json.loads((workdir / 'run.json').read_text())['vocab']
-  like = jax.eval_shape(lambda: step.init_state(run, GPTConfig.of(run.model, vocab)))
+  like = jax.eval_shape(lambda: step.new_state(run, GPTConfig.of(run.model, vocab)))
   saved = checkpoint.Checkpoints(workdir / 'checkpoints')
   state = saved.restore(at or saved.latest(), like)
   saved.close()

@@ -12,12 +12,13 @@ import pathlib
 import numpy as np
 import pytest
 import trajectory
+import updates
 
 from gpt_jax import config
 from gpt_jax.config import papers
 from gpt_jax.data.windows import Batch
 from gpt_jax.model.gpt import GPTConfig
-from gpt_jax.training import optim, sharding, step
+from gpt_jax.training import optim, step
 
 GOLDEN = json.loads(
   (pathlib.Path(__file__).parent / 'goldens/trajectory.json').read_text()
@@ -41,9 +42,11 @@ def run_of(case, **changes):
 def compiled(case):
   run = run_of(case)
   cfg = GPTConfig.of(run.model, case.vocab)
-  layout = sharding.Layout.of(config.Run(devices=1))
-  step = layout.train_step(run, cfg)
-  return lambda state, batch, hp: step(state, layout.put(batch, 1), hp), cfg
+  run.devices = 1
+  program = updates.program_of(run, case.vocab)
+  return lambda state, batch, hp: program.jitted(
+    state, {}, program.put([batch]), hp
+  ), cfg
 
 
 def parameters(case, cfg):
@@ -65,7 +68,7 @@ def losses(case, **changes):
   update, cfg = compiled(case)
   run = run_of(case, **changes)
   config.check(run)
-  state = step.init_state(run, cfg, parameters(case, cfg))
+  state = step.init_state(run, parameters(case, cfg), cfg.width)
   found, hp = [], optim.Hyper.of(run)
   for i in range(run.steps):
     ids = trajectory.batch(case, i).astype(np.int32)

@@ -12,7 +12,7 @@ from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
 from gpt_jax.evaluation import metrics, statistics
 from gpt_jax.inference.language_model import LanguageModel
-from gpt_jax.model.gpt import GPTConfig, init_params
+from gpt_jax.model.gpt import GPT, GPTConfig, init_params
 from gpt_jax.reports import figures
 from gpt_jax.runs import workdir
 from gpt_jax.tasks.labelled import Example
@@ -38,7 +38,7 @@ def params(seed):
   return jax.tree.map(lambda x: 0.5 * draw(x.shape, np.float32), like)
 
 
-MODEL = LanguageModel(params(2), SHAPE, TOKENIZER)
+MODEL = LanguageModel(params(2), GPT(SHAPE), TOKENIZER)
 
 
 def texts(number, seed, longest=14):
@@ -194,7 +194,7 @@ def test_every_checkpoint_is_measured_once_and_what_is_missing_later(place, caps
   written = path.read_text().splitlines(keepends=True)
   assert [json.loads(line) for line in written] == lines
   assert len(capsys.readouterr().out.splitlines()) == 5
-  model = LanguageModel(params(7), SHAPE, TOKENIZER)
+  model = LanguageModel(params(7), GPT(SHAPE), TOKENIZER)
   guesses = zero_shot.likeliest_answer(model, DATA['mctest'])
   labels = [each.label for each in DATA['mctest'].dev]
   assert lines[3]['value'] == metrics.accuracy(guesses, labels)

@@ -5,7 +5,7 @@ import numpy as np
 
 from gpt_jax import config
 from gpt_jax.data.windows import Batch
-from gpt_jax.model.gpt import GPT, GPTConfig, init_params
+from gpt_jax.model.gpt import GPT, GPTConfig
 from gpt_jax.training import members, sharding, step
 from gpt_jax.training.objective import LanguageModeling
 
@@ -30,16 +30,6 @@ def ragged_batch(seed=0):
   return Batch(ids[:, :-1], ids[:, 1:], w, np.arange(8, dtype=np.int32))
 
 
-def first_state(run, cfg):
-  """Returns the state before the first update."""
-  return step.init_state(run, init_params(cfg, run.seed), cfg.width)
-
-
-def state_shapes(run, cfg, layout):
-  """Returns the shapes of a run's state, with where each array goes."""
-  return layout.state_shapes(lambda: first_state(run, cfg))
-
-
 def objective_of(run, cfg, layout=None):
   """Returns the objective of a run in a layout."""
   layout = layout or sharding.Layout.of(run)
@@ -50,8 +40,7 @@ def program_of(run, vocab=VOCAB):
   """Returns what updates a run in its layout."""
   layout, cfg = sharding.Layout.of(run), GPTConfig.of(run.model, vocab)
   config.check(run, layout.parts)
-  like = state_shapes(run, cfg, layout)
-  return members.Alone(run, objective_of(run, cfg, layout), layout, like)
+  return members.Alone.of(run, cfg, layout)
 
 
 def updater(run, vocab=VOCAB):
@@ -67,7 +56,7 @@ def updater(run, vocab=VOCAB):
 def trained(run, updates=3, batch=ragged_batch):
   """Returns the parameters after some updates, and the loss of each."""
   layout, cfg, update = updater(run)
-  state, losses = layout.new_state(lambda: first_state(run, cfg)), []
+  state, losses = layout.new_state(lambda: step.new_state(run, cfg)), []
   for i in range(updates):
     state, metrics = update(state, batch(i))
     losses.append(float(metrics['loss']))

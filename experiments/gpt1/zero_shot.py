@@ -118,7 +118,7 @@ def positive(model: LanguageModel, items: Items) -> np.ndarray:
   words = [model.tokenizer.encode(word) for word in (' negative', ' positive')]
   contexts = [model.prompt_ids(f'{each.texts[0]} very') for each in items.dev]
   pairs = [(context, word) for context in contexts for word in words]
-  found = likelihood.score_continuations(model.params, model.config, pairs)
+  found = likelihood.score_continuations(model.params, model.gpt, pairs)
   logp = np.array([sum(each.logp) for each in found])
   return logp.reshape(-1, 2).argmax(1)
 
@@ -147,7 +147,7 @@ def _mean_logp(
   model: LanguageModel, pairs: list[tuple[list[int], list[int]]]
 ) -> np.ndarray:
   """Returns the mean log p of the tokens of each continuation [nats]."""
-  found = likelihood.score_continuations(model.params, model.config, pairs)
+  found = likelihood.score_continuations(model.params, model.gpt, pairs)
   return np.array([np.mean(each.logp) for each in found])
 
 

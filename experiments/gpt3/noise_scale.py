@@ -33,13 +33,14 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 from gpt_jax.config import UserError
 from gpt_jax.data import windows
 from gpt_jax.data.windows import Batch
-from gpt_jax.model.gpt import GPTConfig
+from gpt_jax.model.gpt import GPT
 from gpt_jax.reports import committed
 from gpt_jax.reports.committed import Measured
 from gpt_jax.runs import workdir
 from gpt_jax.runs.load import load
 from gpt_jax.runs.setup import prepared
-from gpt_jax.training import checkpoint, step
+from gpt_jax.training import checkpoint
+from gpt_jax.training.objective import LanguageModeling
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'folder of the run', required=True)
 _RESULT = flags.DEFINE_string('result', '', 'file for experiments/table.py')
@@ -90,11 +91,11 @@ def _ratio(pair: np.ndarray) -> float:
   return float(noise / signal) if signal > 0 else math.inf
 
 
-def of_rows(params: dict, cfg: GPTConfig, rows: list[Batch]) -> Noise:
+def of_rows(params: dict, gpt: GPT, rows: list[Batch]) -> Noise:
   """Returns what the gradients of equal batches say."""
   total, squares = None, []
   for batch in rows:
-    gradient, square = _gradient(params, batch, cfg=cfg)
+    gradient, square = _gradient(params, batch, gpt)
     squares.append(float(square))
     total = gradient if total is None else jax.tree.map(np.add, total, gradient)
   whole = sum(float((leaf**2).sum()) for leaf in jax.tree.leaves(total))
@@ -106,15 +107,16 @@ def _squared(tree):
   return sum((leaf**2).sum() for leaf in jax.tree.leaves(tree))
 
 
-def _mean_nll(params, batch, cfg):
-  return step.model_nll_sum(params, batch, cfg, 0) / batch.w_BT.sum()
+def _mean_nll(params, batch, gpt):
+  objective = LanguageModeling(gpt)
+  return objective.nll_sum(params, batch) / objective.count(batch)
 
 
 _compiled = jax.jit(jax.grad(_mean_nll), static_argnums=2)
 
 
-def _gradient(params, batch, *, cfg):
-  gradient = _compiled(params, batch, cfg)
+def _gradient(params, batch, gpt):
+  gradient = _compiled(params, batch, gpt)
   return gradient, _squared(gradient)
 
 
@@ -145,7 +147,7 @@ def main(argv: list[str]) -> int:
     for number in steps:
       model = load(_WORKDIR.value, number)
       groups = [
-        of_rows(model.params, model.config, [draw(g * n + i) for i in range(n)])
+        of_rows(model.params, model.gpt, [draw(g * n + i) for i in range(n)])
         for g in range(_GROUPS.value)
       ]
       found, low, high = (T * value for value in scale(groups))

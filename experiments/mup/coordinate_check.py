@@ -24,10 +24,11 @@ from absl import app, flags
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 from gpt_jax import config
 from gpt_jax.data.windows import Batch
-from gpt_jax.model.gpt import GPT, Block, GPTConfig
+from gpt_jax.model.gpt import GPT, Block, GPTConfig, unembed
 from gpt_jax.reports import committed
 from gpt_jax.reports.committed import Measured
-from gpt_jax.training import optim, sharding, step
+from gpt_jax.training import sharding, step
+from gpt_jax.training.members import Alone
 
 LAYERS, HEAD, VOCAB, T, ROWS = 2, 16, 128, 32, 8
 BASE, UPDATES = 64, 5
@@ -72,22 +73,22 @@ def changes(run: config.Run, seed: int = 0) -> dict[str, list[float]]:
 
   @jax.jit
   def activations(params):
-    (logits_BTV, _), kept = GPT(cfg).apply(
+    (x_BTD, _), kept = GPT(cfg).apply(
       {'params': params},
       batch.ids_BT,
       capture_intermediates=lambda module, _: isinstance(module, Block),
       mutable='intermediates',
     )
+    logits_BTV = unembed(GPT(cfg), params, x_BTD)
     return dict(zip(PARTS, (jax.tree.leaves(kept)[-1], logits_BTV), strict=True))
 
-  layout = sharding.Layout.of(config.Run(devices=1))
-  update, placed = layout.train_step(run, cfg), layout.put(batch, 1)
   run.seed = seed
-  state = step.init_state(run, cfg)
+  program = Alone.of(run, cfg, sharding.Layout.of(config.Run(devices=1)))
+  placed, state = program.put([batch]), step.new_state(run, cfg)
   first = activations(state.params)
   found = {part: [] for part in PARTS}
   for _ in range(UPDATES):
-    state, _ = update(state, placed, optim.Hyper.of(run))
+    state, _ = program.update(state, placed)
     for part, now in activations(state.params).items():
       found[part].append(float(np.abs(now - first[part]).mean()))
   return found

@@ -27,6 +27,7 @@ from gpt_jax.model.gpt import GPTConfig
 from gpt_jax.reports import committed
 from gpt_jax.reports.committed import Measured
 from gpt_jax.training import optim, sharding, step
+from gpt_jax.training.members import Alone
 
 BASE, N, T, ROWS = 64, 4, 64, 8
 
@@ -57,15 +58,15 @@ def losses(D: int, mup: bool, rates: list[float], ids: np.ndarray) -> list[float
   cfg = GPTConfig.of(runs[0].model, 256)
   # The rate is traced, so that one program serves all of them.
   layout = sharding.Layout.of(config.Run(devices=1))
-  update = layout.train_step(runs[0], cfg)
+  program = Alone.of(runs[0], cfg, layout)
   batch = windows.training_batches(
     ids, T=T, sizes=windows.stages(ROWS), seed=0, order='random'
   )
   found = []
   for run in runs:
-    state, hp, seen = step.init_state(run, cfg), optim.Hyper.of(run), []
+    state, hp, seen = step.new_state(run, cfg), optim.Hyper.of(run), []
     for i in range(run.steps):
-      state, metrics = update(state, layout.put(batch(i), 1), hp)
+      state, metrics = program.jitted(state, {}, program.put([batch(i)]), hp)
       seen.append(metrics['loss'])
     found.append(float(np.mean(seen[-run.steps // 10 :])))
   return found

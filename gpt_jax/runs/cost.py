@@ -169,9 +169,7 @@ def state_bytes(
   """
   if layout is None:
     layout = Layout.imagined(config.Run(), 1)
-  state = layout.state_shapes(
-    lambda: step.init_state(run, init_params(cfg, 0), cfg.width)
-  )
+  state = layout.state_shapes(lambda: step.new_state(run, cfg))
   parameters = layout.bytes_each(state.params)
   return {
     'parameters': parameters,

@@ -16,10 +16,10 @@ import numpy as np
 
 from gpt_jax import config, tokenizers
 from gpt_jax.data.windows import Batch
-from gpt_jax.model.gpt import GPT, GPTConfig, init_params
+from gpt_jax.model.gpt import GPTConfig
 from gpt_jax.runs import cost
-from gpt_jax.training import optim, sharding, step
-from gpt_jax.training.objective import LanguageModeling
+from gpt_jax.training import sharding
+from gpt_jax.training.members import Alone
 
 _GIB = 2**30
 
@@ -44,12 +44,8 @@ def compiled_cost(run: config.Run, cfg: GPTConfig, layout: sharding.Layout) -> C
   """Returns the cost of an update, from the program compiled for the devices."""
   rows = np.zeros((run.batch, cfg.T), np.int32)
   batch = layout.put(Batch(rows, rows, rows.astype('f'), rows[:, 0]), run.accumulate)
-  state = layout.state_shapes(
-    lambda: step.init_state(run, init_params(cfg, 0), cfg.width)
-  )
-  gpt = GPT(cfg, layout.execution(run.model))
-  update = layout.train_step(run, LanguageModeling.of(run, gpt), state, {})
-  program = update.lower(state, {}, batch, optim.Hyper.of(run)).compile()
+  update = Alone.of(run, cfg, layout)
+  program = update.jitted.lower(update.like, {}, batch, update.hp).compile()
   memory = program.memory_analysis()
   sent, operations = communication(program.as_text())
   return Cost(

@@ -72,24 +72,24 @@ def groups(
     size = min(begun, size)
   elif not run.task.together and size > 1:
     free = free_memory(job.layout.devices)
-    size = most_together(size, partial(_bytes_needed, job), free, report)
+    size = most_together(size, partial(bytes_needed, job), free, report)
   found = [every[at : at + size] for at in range(0, len(every), size)]
   for group in found:
     config.check(run, row_parts(run, job.layout, len(group)))
   return found
 
 
-def _program(job: Job, seeds: Sequence[int], fixed: dict) -> Together:
+def program_of(job: Job, seeds: Sequence[int], fixed: dict) -> Together:
   """Returns what updates seeds together."""
   runs = [dataclasses.replace(job.run, seed=seed) for seed in seeds]
   devices = job.layout.devices
   return Together(runs, job.objective, devices, fixed=fixed, share_rows=True)
 
 
-def _bytes_needed(job: Job, seeds: int) -> int:
+def bytes_needed(job: Job, seeds: int) -> int:
   """Returns the bytes that an update of the longest batch takes of a device."""
   source = job.source_shapes()
-  program = _program(job, range(seeds), {})
+  program = program_of(job, range(seeds), {})
   make = jax.vmap(job.make, (None, 0), program.axes)
   state = jax.eval_shape(make, source, np.arange(seeds, dtype=np.uint32))
   fixed = transfer.fixed(job.run, source)
@@ -234,7 +234,7 @@ def _begun(job: Job, seeds: 'list[_Seed]', done: int) -> tuple[Alone | Together,
   fixed = transfer.fixed(run, source)
   numbers = [seed.seed for seed in seeds]
   if layout.mesh is None:
-    program = _program(job, numbers, fixed)
+    program = program_of(job, numbers, fixed)
   else:
     own = dataclasses.replace(run, seed=numbers[0])
     program = Alone(own, job.objective, layout, layout.placed(job.shapes()), fixed)
@@ -301,7 +301,7 @@ def _give_seeds_their_states(job: Job, workdir: pathlib.Path) -> None:
     ) as shared:
       if shared.latest() is None:
         continue
-      program = _program(job, seeds, {})
+      program = program_of(job, seeds, {})
       make = jax.vmap(job.make, (None, 0), program.axes)
       numbers = np.array(seeds, np.uint32)
       like = one.placed(jax.eval_shape(make, job.source_shapes(), numbers))

@@ -121,8 +121,7 @@ class RunContext:
 
   def make(self) -> step.State:
     """Returns the state before the first update, of new parameters."""
-    params = init_params(self.cfg, self.run.seed)
-    return step.init_state(self.run, params, self.cfg.width)
+    return step.new_state(self.run, self.cfg)
 
   def start(self, report: Callable[[str], None], together: int = 1) -> step.State:
     """Returns the latest checkpoint's state, else `init_from`'s weights, else new ones.

@@ -233,9 +233,11 @@ def logged_folders(workdir: str | pathlib.Path) -> list[pathlib.Path]:
 def updates_done(workdir: str | pathlib.Path) -> int:
   """Returns the updates that are on disk: of several seeds, the least."""
   seeds = [] if old_groups(workdir) else seed_folders(workdir)
-  if seeds:
-    return min(checkpoint.done(seed, TRAINING) for seed in seeds)
-  return min(map(checkpoint.done, logged_folders(workdir)))
+  if not seeds:
+    return min(map(checkpoint.done, logged_folders(workdir)))
+  if len(seeds) < read_run(workdir).seeds:
+    return 0
+  return min(checkpoint.done(seed, TRAINING) for seed in seeds)
 
 
 def seconds_of_training(workdir: str | pathlib.Path) -> float:

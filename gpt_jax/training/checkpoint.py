@@ -132,9 +132,9 @@ class Checkpoints:
     return self.manager.restore(step, args=args)[item]
 
 
-def done(workdir: str | pathlib.Path) -> int:
+def done(workdir: str | pathlib.Path, folder: str = 'checkpoints') -> int:
   """Returns the updates of the latest checkpoint of a workdir; 0 if there is none."""
-  names = [path.name for path in (pathlib.Path(workdir) / 'checkpoints').glob('*')]
+  names = [path.name for path in (pathlib.Path(workdir) / folder).glob('*')]
   return max((int(name) for name in names if name.isdigit()), default=0)
 
 

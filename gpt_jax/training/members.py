@@ -16,8 +16,9 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from gpt_jax import config
+from gpt_jax.model.gpt import GPT, GPTConfig
 from gpt_jax.training import optim, sharding, step
-from gpt_jax.training.objective import Objective
+from gpt_jax.training.objective import LanguageModeling, Objective
 from gpt_jax.training.step import State
 
 
@@ -51,7 +52,14 @@ class Alone:
     places = layout.placed(fixed or {})
     self.fixed = layout.place(fixed) if fixed else {}
     self.hp = optim.Hyper.of(run)
-    self._update = layout.train_step(run, objective, like, places)
+    self.jitted = layout.train_step(run, objective, like, places)
+
+  @classmethod
+  def of(cls, run: config.Run, cfg: GPTConfig, layout: sharding.Layout) -> 'Alone':
+    """Returns what updates a language model."""
+    objective = LanguageModeling.of(run, GPT(cfg, layout.execution(run.model)))
+    like = layout.state_shapes(partial(step.new_state, run, cfg))
+    return cls(run, objective, layout, like)
 
   def stack(self, states: Sequence[State]) -> State:
     """Returns the state to update: that of the only member."""
@@ -73,7 +81,7 @@ class Alone:
 
   def update(self, state: State, batch: Any) -> tuple[State, dict[str, jax.Array]]:
     """Returns the state after an update, and its metrics; the old one is donated."""
-    return self._update(state, self.fixed, batch, self.hp)
+    return self.jitted(state, self.fixed, batch, self.hp)
 
   def split(self, metrics: dict[str, jax.Array]) -> list[dict[str, float]]:
     """Returns the metrics of each member; waits until they are computed."""

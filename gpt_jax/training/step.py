@@ -10,6 +10,7 @@ import optax
 
 from gpt_jax import config
 from gpt_jax.data.windows import Batch
+from gpt_jax.model.gpt import GPTConfig, init_params
 from gpt_jax.training import optim
 from gpt_jax.training.objective import LanguageModeling, Objective
 from gpt_jax.training.spikes import SpikeDetector, judge
@@ -57,6 +58,11 @@ def init_state(run: config.Run, params: dict, width: float) -> State:
     ema=jax.tree.map(jnp.array, params) if run.optim.ema else None,
     guard=SpikeDetector.new() if run.optim.guard != 'off' else None,
   )
+
+
+def new_state(run: config.Run, cfg: GPTConfig) -> State:
+  """Returns the state of a new language model before the first update."""
+  return init_state(run, init_params(cfg, run.seed), cfg.width)
 
 
 def averaged(ema: dict, params: dict, step: jax.Array, decay: jax.Array) -> dict:
