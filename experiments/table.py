@@ -47,15 +47,7 @@ _CHECK = flags.DEFINE_bool('check', False, 'whether the table is up to date; exi
 
 EXPERIMENTS = pathlib.Path(__file__).resolve().parent
 BEGIN, END = '<!-- table: begin -->', '<!-- table: end -->'
-# Fields that say where things are.
-PLACES = (
-  'data.source',
-  'data.valid',
-  'data.tokens',
-  'init_from',
-  'task.data',
-  'exams.data',
-)
+PLACES = config.fields_with('place')
 
 
 def experiments(root: pathlib.Path = EXPERIMENTS) -> dict[str, str]:
@@ -170,7 +162,7 @@ def _check_same(
   free = {'seed'} if len(found) > 1 else set()
   if runs[0].task.name:  # filled in, from examples and the model that it starts from
     free |= {'eval_every', 'task.together', *([] if wanted['steps'] else ['steps'])}
-    free |= {n for n in fields if n[:6] == 'model.' and n[6:] not in finetune.FREE}
+    free |= {n for n in fields if n[:6] == 'model.' and n not in finetune.FREE}
   if len({run.seed for run in runs}) < len(runs):
     raise UserError('runs of one config must differ in their seed; leave some out')
   if len({json.dumps(_digests(folder)) for folder in found}) > 1:

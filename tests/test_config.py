@@ -1,12 +1,15 @@
 """The schema: every violation at once, with name, value, rule and remedy."""
 
+import dataclasses
+import math
 import pathlib
 import runpy
 
 import pytest
 
 from gpt_jax import config
-from gpt_jax.config import UserError, papers
+from gpt_jax.config import UserError, papers, schema
+from gpt_jax.training import optim
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -156,3 +159,109 @@ def test_what_belongs_to_a_task_has_its_rules(change, text):
 def test_a_variant_of_fine_tuning_that_is_none_is_named():
   with pytest.raises(UserError, match="'layer=3' is no variant"):
     papers.gpt1_finetuning('sst2', 'layer=3')
+
+
+FACTS = {
+  name: each.metadata | {'default': each.default}
+  for name, each, _ in schema.fields(config.Run())
+}
+
+
+def changed(name, value):
+  return config.from_flat({name: value})
+
+
+def test_every_field_has_a_known_role():
+  assert set(config.fields_with(*schema.ROLES)) == set(FACTS)
+  with pytest.raises(ValueError, match='exection'):
+    config.fields_with('exection')
+  with pytest.raises(ValueError, match='exection'):
+    schema.setting(0, role='logging exection')
+
+
+def test_every_number_has_a_range():
+  numbers = {n for n, facts in FACTS.items() if type(facts['default']) in (int, float)}
+  assert {n for n in numbers if FACTS[n].get('low') is None} == {'data.holdout'}
+
+
+@pytest.mark.parametrize('name', [n for n in FACTS if FACTS[n].get('low') is not None])
+def test_a_number_out_of_its_range_is_refused(name):
+  low, below, default = (FACTS[name][key] for key in ('low', 'below', 'default'))
+  kind = type(default)
+  rule = f'must be in [{low}, {below})' if below is not None else 'must not be negative'
+  rule = 'must be at least 1' if low == 1 else rule
+  assert f'{name}={kind(low - 1)} {rule}' in problems(changed(name, kind(low - 1)))
+  if below is not None:
+    assert f'{name}={kind(below)} {rule}' in problems(changed(name, kind(below)))
+  if kind is float:
+    assert f'{name}=nan must be a number' in problems(changed(name, math.nan))
+  try:  # the lowest is in the range; another rule may refuse it
+    config.check(changed(name, kind(low)))
+  except UserError as error:
+    assert rule not in str(error)
+
+
+@pytest.mark.parametrize('name', [n for n in FACTS if FACTS[n].get('choices')])
+def test_a_word_that_is_no_choice_is_refused_with_all_of_them(name):
+  choices = FACTS[name]['choices']
+  assert FACTS[name]['default'] in choices
+  text = problems(changed(name, 'nothing'))
+  assert f"{name}='nothing' must be one of {', '.join(choices)}" in text
+
+
+def test_a_new_field_is_checked_by_its_line_in_the_schema():
+  @dataclasses.dataclass
+  class Longer(config.Run):
+    depth: int = schema.setting(1, low=1, tasks=False)
+    mode: str = schema.setting('a', choices=('a', 'b'))
+
+  config.check(Longer(depth=2, mode='b'))
+  text = problems(Longer(depth=0, mode='c'))
+  assert 'depth=0 must be at least 1' in text
+  assert "mode='c' must be one of a, b" in text
+  assert 'depth=1.5 must be of type int' in problems(Longer(depth=1.5))
+  run = Longer(depth=2, task=config.Task('sst2', 'F'), init_from='W')
+  assert 'depth=2 must be 1 while a task is trained' in problems(run)
+
+
+@pytest.mark.parametrize('name', [n for n in FACTS if not FACTS[n].get('tasks', True)])
+def test_what_a_fine_tuning_does_not_know_must_be_off(name):
+  default = FACTS[name]['default']
+  other = {int: 64, float: 0.5}.get(type(default), 'skip')
+  run = papers.gpt1_finetuning('sst2')
+  run.init_from, run.task.data, run.steps = 'W', 'F', 1
+  text = problems(config.from_flat(config.flat(run) | {name: other}))
+  assert f'{name}={other!r} must be {default!r} while a task is trained' in text
+
+
+def test_a_seed_fits_into_32_bits():
+  config.check(config.Run(seed=2**32 - 1))
+  assert 'seed=4294967296 must be in [0, 4294967296)' in problems(
+    config.Run(seed=2**32)
+  )
+
+
+def test_no_spike_but_a_loss_that_is_not_finite():
+  config.check(changed('optim.guard_sigmas', math.inf))
+
+
+def test_a_number_is_an_argument_of_programs():
+  numbers = config.fields_with('number')
+  assert {'seed', 'model.dropout', 'optim.lr'} <= set(numbers)
+  assert {n.rsplit('.', 1)[-1] for n in numbers} <= set(optim.Hyper.__annotations__)
+
+
+def test_a_run_goes_on_with_another_execution_length_and_logging_and_no_more():
+  free = set(config.FREE_ON_RESUME)
+  assert {'steps', 'devices', 'model.remat', 'data.processes', 'prompts'} <= free
+  assert {n for n in FACTS if n.startswith('exams.')} <= free
+  assert not free & {*config.fields_with('identity', 'number', 'training', 'start')}
+  assert not free & {'seed', 'model.dtype', 'data.source', 'data.tokens', 'task.data'}
+
+
+def test_fields_are_told_by_role_and_section():
+  start = config.fields_with('start', of='model')
+  assert start == config.fields_with('start') == ('model.scaled_init',)
+  assert config.fields_with('length', of='') == ('steps',)
+  assert config.fields_with('length', of='model') == ()
+  assert 'exams.data' in config.fields_with('place')

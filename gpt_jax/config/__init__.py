@@ -1,8 +1,9 @@
-"""What a run is (`schema`), and what it may be (`rules`): read and changed as one."""
+"""The config of a run: fields (`schema`), rules (`checks`), the models of `papers`."""
 
 from gpt_jax.config.checks import check
 from gpt_jax.config.schema import (
-  LENGTH_AND_LOGGING,
+  FREE_ON_RESUME,
+  TRAINED,
   Data,
   Exams,
   Model,
@@ -10,13 +11,15 @@ from gpt_jax.config.schema import (
   Run,
   Task,
   UserError,
+  fields_with,
   flat,
   from_flat,
   nearest,
 )
 
 __all__ = [
-  'LENGTH_AND_LOGGING',
+  'FREE_ON_RESUME',
+  'TRAINED',
   'Data',
   'Exams',
   'Model',
@@ -25,6 +28,7 @@ __all__ = [
   'Task',
   'UserError',
   'check',
+  'fields_with',
   'flat',
   'from_flat',
   'nearest',

@@ -1,46 +1,17 @@
-"""The rules of a run: `check` finds everything that is wrong with one, at once."""
+"""The rules of a config: `check` lists every rule that a run breaks, at once."""
 
-from gpt_jax.config.schema import Run, UserError, flat, nearest
+import dataclasses
+import math
+from typing import Any
 
-_CHOICES = {
-  'data.split': ('auto', 'documents', 'position'),
-  'data.errors': ('strict', 'replace'),
-  'data.bad_lines': ('stop', 'skip'),
-  'data.cleaning': ('auto', 'release', 'basic'),
-  'data.windows': ('epochs', 'random'),
-  'model.norm': ('pre', 'post'),
-  'model.activation': ('gelu', 'gelu_tanh', 'relu'),
-  'model.dtype': ('float32', 'bfloat16'),
-  'model.remat': ('none', 'attention', 'block'),
-  'model.flash': ('auto', 'plain'),
-  'optim.name': ('adamw', 'adam_gpt1', 'muon', 'adafactor', 'lion', 'sgd'),
-  'optim.guard': ('off', 'skip', 'rollback'),
-  'optim.schedule': ('cosine', 'linear', 'rsqrt', 'constant', 'wsd'),
-  'task.train': ('full', 'frozen', 'lora'),
-  'task.batches': ('length', 'random'),
-}
-# Those whose rate for a wider model is known (training/optim.py, `_kernel_rate`).
+from gpt_jax.config.schema import TRAINED, Run, UserError, fields, nearest
+
+# Optimizers whose rate for a wider model is known (training/optim.py, `_kernel_rate`).
 _MUP_OPTIMIZERS = 'adamw', 'adam_gpt1', 'muon'
-_TOKENIZERS = 'bpe', 'unigram', 'byte_bpe', 'chars', 'bytes'
-_AT_LEAST_ONE = (
-  'model.L model.D model.N model.T model.band data.vocab steps batch accumulate '
-  'log_every eval_every eval_batch keep seeds task.epochs task.rank'
-).split()
-_SHARES = (
-  'model.dropout optim.muon_momentum optim.beta1 optim.beta2 optim.ema data.sampling '
-  'task.dropout task.warmup'
-).split()
-_NOT_NEGATIVE = (
-  'model.F model.vocab model.mup_base model.mup_base_N optim.lr optim.final_lr '
-  'optim.warmup optim.cooldown optim.eps optim.weight_decay optim.clip '
-  'optim.guard_sigmas seed devices batch_start batch_ramp loss_chunk eval_tokens '
-  'sample_tokens data.processes task.aux task.alpha task.examples task.together '
-  'exams.limit exams.every'
-).split()
 
 
 def _multiples(number: int, unit: int) -> str:
-  """Returns the multiples of `unit` next to a number, in words."""
+  """Returns the multiples of `unit` next to `number`, in words."""
   near = {number // unit * unit, -(-number // unit) * unit} - {0}
   return ' or '.join(map(str, sorted(near)))
 
@@ -49,38 +20,15 @@ def check(config: Run, devices: int = 1) -> None:
   """Raises one UserError that lists every rule the config breaks.
 
   Args:
-    config: the run.
-    devices: how many parts the rows of a batch are divided into, each on devices of
+    devices: the parts that the rows of a batch are divided into, each on devices of
       its own.
   """
   if not isinstance(config, Run):
     raise UserError(f'get_config() returned {type(config).__name__}, not config.Run')
-  values = flat(config)
-  wrong = []
-  for field, kind in flat(Run()).items():
-    value = values[field]
-    if isinstance(kind, tuple):
-      if isinstance(value, str) or not all(isinstance(v, str) for v in value):
-        wrong.append(f'{field}={value!r} must be a tuple of texts, like ("a", "b")')
-    elif isinstance(kind, bool) != isinstance(value, bool) or not isinstance(
-      value, (int, float) if isinstance(kind, float) else type(kind)
-    ):
-      wrong.append(f'{field}={value!r} must be of type {type(kind).__name__}')
-  if wrong:
+  wrong = [rule for each in fields(config) if (rule := _wrong_type(*each))]
+  if wrong:  # rules compare numbers, and would fail
     raise UserError('\n'.join(wrong))
-
-  for field, choices in _CHOICES.items():
-    if values[field] not in choices:
-      wrong.append(f'{field}={values[field]!r} must be one of {", ".join(choices)}')
-  for field in _AT_LEAST_ONE:
-    if values[field] < 1:
-      wrong.append(f'{field}={values[field]} must be at least 1')
-  for field in _NOT_NEGATIVE:
-    if not values[field] >= 0:
-      wrong.append(f'{field}={values[field]} must not be negative')
-  for field in _SHARES:
-    if not 0 <= values[field] < 1:
-      wrong.append(f'{field}={values[field]} must be in [0, 1)')
+  wrong = [rule for each in fields(config) if (rule := _wrong_value(*each))]
   if not 0 < config.data.holdout < 1 and not config.data.valid:
     wrong.append(
       f'data.holdout={config.data.holdout} must be in (0, 1), or name the held-out '
@@ -94,10 +42,10 @@ def check(config: Run, devices: int = 1) -> None:
       'files on this machine alone: --config.data.sha256=)'
     )
   name = config.data.tokenizer
-  if name not in _TOKENIZERS and not set(name) & set('./'):
+  if name not in TRAINED and not set(name) & set('./'):
     wrong.append(
-      f'data.tokenizer={name!r} must be one of {", ".join(_TOKENIZERS)}, or a path, '
-      f'with a / or a dot in it.{nearest(name, _TOKENIZERS)}'
+      f'data.tokenizer={name!r} must be one of {", ".join(TRAINED)}, or a path, '
+      f'with a / or a dot in it.{nearest(name, TRAINED)}'
     )
   wrong += _wrong_exams(config)
   if config.data.sampling and name not in ('bpe', 'unigram'):
@@ -175,8 +123,35 @@ def check(config: Run, devices: int = 1) -> None:
     raise UserError('\n'.join(wrong))
 
 
+def _wrong_type(name: str, declared: dataclasses.Field, value: Any) -> str:
+  """Returns how a value is not of its field's type, or ''."""
+  usual = declared.default
+  if isinstance(usual, tuple):
+    if isinstance(value, str) or not all(isinstance(v, str) for v in value):
+      return f'{name}={value!r} must be a tuple of texts, like ("a", "b")'
+    return ''
+  kinds = (int, float) if isinstance(usual, float) else type(usual)
+  if isinstance(usual, bool) == isinstance(value, bool) and isinstance(value, kinds):
+    return ''
+  return f'{name}={value!r} must be of type {type(usual).__name__}'
+
+
+def _wrong_value(name: str, declared: dataclasses.Field, value: Any) -> str:
+  """Returns how a value is not among its field's choices or in its range, or ''."""
+  choices, low, below = map(declared.metadata.get, ('choices', 'low', 'below'))
+  if choices and value not in choices:
+    return f'{name}={value!r} must be one of {", ".join(choices)}'
+  if low is None or (low <= value and (below is None or value < below)):
+    return ''
+  if math.isnan(value):
+    return f'{name}={value} must be a number'
+  if below is not None:
+    return f'{name}={value} must be in [{low}, {below})'
+  return f'{name}={value} must ' + (f'be at least {low}' if low else 'not be negative')
+
+
 def _wrong_exams(config: Run) -> list[str]:
-  """Returns the rules that a run breaks in what is asked while it is trained."""
+  """Returns the rules that a run breaks about the tasks it answers in training."""
   e, wrong = config.exams, []
   if not e.tasks:
     return wrong
@@ -201,7 +176,7 @@ def _wrong_exams(config: Run) -> list[str]:
 
 
 def _wrong_task(config: Run) -> list[str]:
-  """Returns the rules that a run breaks in what belongs to labelled tasks."""
+  """Returns the rules that a run breaks about fine-tuning."""
   t, wrong = config.task, []
   if not t.name:
     if config.seeds > 1:
@@ -243,14 +218,8 @@ def _wrong_task(config: Run) -> list[str]:
       f'optim.warmup={config.optim.warmup} must be 0 with a task: task.warmup, a share '
       'of the updates, says it'
     )
-  values = flat(config)
-  for name, off in (
-    ('model.mup_base', 0),
-    ('optim.guard', 'off'),
-    ('optim.ema', 0.0),
-    ('layout', ''),
-    ('batch_start', 0),
-  ):
-    if values[name] != off:
-      wrong.append(f'{name}={values[name]!r} must be {off!r} while a task is trained')
+  for name, declared, value in fields(config):
+    off = declared.default
+    if value != off and not declared.metadata.get('tasks', True):
+      wrong.append(f'{name}={value!r} must be {off!r} while a task is trained')
   return wrong

@@ -1,7 +1,7 @@
-"""Published facts as functions: the models of the papers, each with its table.
+"""The models of the papers as functions, each with its table.
 
-A function returns a `config.Model`, ready for an experiment's `get_config`. Sizes go
-by the names in use today; GPT-2's paper labels them 117M, 345M, 762M and 1542M, counts
+A function returns a `config.Model`, ready for an experiment's `get_config`. Sizes have
+the names in use today; GPT-2's paper labels them 117M, 345M, 762M and 1542M, counts
 that its authors corrected later (openai/gpt-2, README).
 """
 
@@ -18,10 +18,11 @@ _GPT2 = {
   '774M': (36, 1280, 20),
   '1558M': (48, 1600, 25),
 }
-# name: layers, width, heads. GPT-3, table 2.1, but for two misprints:
-# XL has 24 heads of 128 there, which is not its width of 2048; 16 are, and table D.1's
-# 1,320M parameters fit a width of 2048. 13B has a width of 5140 there, which 40 heads
-# of 128 do not fill; 5120 does, and fits table D.1's 12,850M parameters.
+# name: layers, width, heads. GPT-3, table 2.1.
+# Differs: in two misprints. The table gives XL 24 heads of 128, which is not its width
+# of 2048; 16 heads are, and a width of 2048 gives table D.1's 1,320M parameters. It
+# gives 13B a width of 5140, which is not 40 heads of 128; 5120 is, and gives table
+# D.1's 12,850M parameters.
 _GPT3 = {
   'Small': (12, 768, 12),
   'Medium': (24, 1024, 16),
@@ -32,8 +33,8 @@ _GPT3 = {
   '13B': (40, 5120, 40),
   '175B': (96, 12288, 96),
 }
-# task: by its first metric in per cent on test, as published, and without pre-training.
-# GPT-1, tables 2 to 4 (MNLI matched), and table 5, whose MNLI is 81.8 with it.
+# task: its first metric on test in per cent, with and without pre-training. GPT-1's
+# paper, tables 2 to 4 (MNLI matched), and table 5, where MNLI has 81.8 with it.
 _GPT1_FINE_TUNED = {
   'mnli': (82.1, 75.7),
   'snli': (89.9, None),
@@ -57,8 +58,8 @@ GPT2_SIZES, GPT3_SIZES, DIALOGPT_SIZES = map(tuple, (_GPT2, _GPT3, _DIALOGPT))
 def gpt1() -> config.Model:
   """Returns GPT-1 (Radford et al. 2018, section 4.1): 116,534,784 parameters.
 
-  Post-norm without a last LayerNorm, no residual scaling at the start, dropout on the
-  embedding matrices themselves (openai/finetune-transformer-lm, train.py).
+  Post-norm without a last LayerNorm, no residual scaling at initialisation, dropout on
+  the embedding matrices themselves (openai/finetune-transformer-lm, train.py).
   """
   return config.Model(
     L=12,
@@ -74,10 +75,11 @@ def gpt1() -> config.Model:
 
 
 def gpt1_fine_tuned(task: str) -> dict[str, float]:
-  """Returns what GPT-1 was published to reach on a task's test split, with its name.
+  """Returns the published results of GPT-1 on a task's test split, by model.
 
-  Shares and correlations, by the task's first metric (Radford et al. 2018, tables 2 to
-  5), 'GPT-1' and 'GPT-1 without pre-training'; what was not published is left out.
+  The models are 'GPT-1' and 'GPT-1 without pre-training', the results the task's first
+  metric, a share or a correlation (Radford et al. 2018, tables 2 to 5); what was not
+  published is left out.
   """
   names = 'GPT-1', 'GPT-1 without pre-training'
   values = _GPT1_FINE_TUNED.get(task, (None, None))
@@ -97,7 +99,8 @@ def gpt1_finetuning(task: str, variant: str = '') -> config.Run:
   Args:
     task: one of `tasks.labelled_table.TASKS`.
     variant: '' or an ablation of section 5: 'no_pretraining', 'no_aux', 'frozen' (only
-      head and new embeddings), 'layers=N' (those transferred); or 'lora'.
+      head and new embeddings are trained), 'layers=N' (N layers are transferred); or
+      'lora'.
 
   Raises:
     UserError: there is no such variant.
@@ -143,7 +146,7 @@ def gpt1_finetuning(task: str, variant: str = '') -> config.Run:
 def gpt2(size: str = '124M') -> config.Model:
   """Returns a GPT-2 (Radford et al. 2019, section 2.3 and table 2).
 
-  The paper gives no dropout; none is used, as in the open reproductions.
+  The paper gives no dropout rate; it is 0, as in the open reproductions.
 
   Args:
     size: one of GPT2_SIZES.
@@ -157,9 +160,9 @@ def gpt3(size: str = 'Small', banded: bool = True) -> config.Model:
 
   Args:
     size: one of GPT3_SIZES.
-    banded: whether dense and locally banded layers alternate, as the paper says
-      without the width of the band or the order; False makes all layers dense, as the
-      open reproductions do.
+    banded: whether dense and locally banded layers alternate, as in the paper, which
+      gives neither the width of the band nor the order; False makes all layers dense,
+      as in the open reproductions.
   """
   L, D, N = _one_of(_GPT3, size)
   attention = 'dense,banded' if banded else 'dense'

@@ -1,21 +1,67 @@
-"""The schema of a run.
+"""The fields of a run's config, and what is known about each.
 
 An experiment is a Python file whose `get_config()` returns a `Run`. Every field can be
-set on the command line: `--config.optim.lr=3e-4`. Where a number may be switched off,
+set on the command line: `--config.optim.lr=3e-4`. Where a number can be switched off,
 0 means off; an empty string means "not given".
 """
 
 import dataclasses
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 
 class UserError(ValueError):
-  """Something the user can mend: the message says what, by which rule, and how.
+  """An error that the user can fix: the message says what, by which rule, and how.
 
   `launch.py` prints it without a traceback; any other exception is a bug of ours.
   """
+
+
+# What a field means for a run; the first is the default.
+ROLES = (
+  'identity',  # another value is another run
+  'number',  # as identity; compiled programs take it as an argument
+  'training',  # as identity; but not of the model, or the tokens, that runs may share
+  'start',  # as identity; only new weights depend on it, not what a model computes
+  'execution',  # how the same is computed; changes at most the rounding
+  'length',  # how long the run is
+  'logging',  # what is measured and kept during training
+  'place',  # where something is stored
+)
+TRAINED = 'bpe', 'unigram', 'byte_bpe', 'chars', 'bytes'  # tokenizers trained here
+
+
+def setting(
+  default: Any,
+  *,
+  choices: tuple[str, ...] = (),
+  low: float | None = None,
+  below: float | None = None,
+  role: str = 'identity',
+  tasks: bool = True,
+) -> Any:
+  """Returns a field of the schema with the facts about it.
+
+  The checks and all lists of fields derive from these facts, so that a new field is one
+  line here.
+
+  Args:
+    choices: the texts it may be; empty: any.
+    low: the smallest number it may be.
+    below: numbers must be smaller than this.
+    role: one of `ROLES`, or several separated by spaces.
+    tasks: whether a fine-tuning may change it from its default.
+  """
+  facts = {'choices': choices, 'low': low, 'below': below, 'tasks': tasks}
+  return dataclasses.field(default=default, metadata=facts | {'roles': _roles(role)})
+
+
+def _roles(names: str) -> set[str]:
+  """Returns the roles named in a text; a ValueError where one is unknown."""
+  if unknown := set(names.split()) - set(ROLES):
+    raise ValueError(f'roles {unknown} must be among {ROLES}')
+  return set(names.split())
 
 
 @dataclasses.dataclass
@@ -23,112 +69,114 @@ class Data:
   """Where the text comes from and how it becomes tokens.
 
   Attributes:
-    source: 'python:docs' (the documentation that every Python ships) or a
+    source: 'python:docs' (the documentation that comes with Python) or a
       comma-separated list of files, folders, globs, https:// addresses and hf:NAME
-      (see data/sources.py): .txt, .jsonl, .parquet, packed or not.
-    sha256: of the file behind each https:// source, comma-separated, in their order;
-      required there.
+      (see data/sources.py): .txt, .jsonl, .parquet, compressed or not.
+    sha256: checksums of the files behind https:// sources, comma-separated, in their
+      order; required for them.
     valid: sources of the held-out text; empty: `holdout` is split off `source`.
     holdout: share of the text that is held out, in (0, 1).
     split: 'documents' holds out whole documents, evenly spread; 'position' the end
       of every document; 'auto' is 'documents' from 10 documents on, else 'position'.
-    errors: 'strict' stops at invalid UTF-8; 'replace' reads U+FFFD in its place.
-    field: of a JSON line or column of a table that holds the text.
-    bad_lines: 'stop' at a JSON line without that text, or 'skip' and count them.
-    tokenizer: 'bpe' or 'unigram' (SentencePiece), 'byte_bpe' (GPT-2's kind), each
-      trained on the training text; 'chars', 'bytes'; or a path: a SentencePiece
-      .model, a tokenizer.json, or a folder with GPT-1's or GPT-2's vocabulary.
-    vocab: entries of a tokenizer trained here, special ones included.
-    sampling: of 'bpe' and 'unigram', on the training text: 0 takes the best pieces,
-      above 0 draws them: BPE drops merges at this rate, unigram draws by probability
-      to this power.
-    cleaning: before GPT-1's BPE: 'release' (needs ftfy and spaCy), 'basic', or 'auto':
-      release where they are installed.
-    processes: that encode; 0 means one for each core.
+    errors: at invalid UTF-8, 'strict' stops; 'replace' reads U+FFFD instead.
+    field: key of a JSON line, or column of a table, that holds the text.
+    bad_lines: at a JSON line without that text, 'stop'; or 'skip' it, and count.
+    tokenizer: 'bpe' or 'unigram' (SentencePiece) or 'byte_bpe' (GPT-2's kind), trained
+      on the training text; 'chars'; 'bytes'; or a path: a SentencePiece .model, a
+      tokenizer.json, or a folder with GPT-1's or GPT-2's vocabulary.
+    vocab: size of a tokenizer trained here, special tokens included.
+    sampling: how 'bpe' and 'unigram' split the training text: 0 takes the best pieces,
+      above 0 samples them: BPE drops merges at this rate, unigram samples by
+      probability to this power.
+    cleaning: of text before GPT-1's BPE: 'release' (needs ftfy and spaCy), 'basic', or
+      'auto': 'release' where those are installed.
+    processes: that encode text; 0 means one for each core.
     tokens: a folder that `launch.py prepare` filled; empty: the workdir itself.
     windows: 'epochs' visits every window of T tokens once an epoch, shuffled;
       'random' draws windows at random offsets, as nanoGPT does.
   """
 
-  source: str = 'python:docs'
+  source: str = setting('python:docs', role='place')
   sha256: str = ''
-  valid: str = ''
+  valid: str = setting('', role='place')
   holdout: float = 0.1
-  split: str = 'auto'
-  errors: str = 'strict'
+  split: str = setting('auto', choices=('auto', 'documents', 'position'))
+  errors: str = setting('strict', choices=('strict', 'replace'))
   field: str = 'text'
-  bad_lines: str = 'stop'
+  bad_lines: str = setting('stop', choices=('stop', 'skip'))
   tokenizer: str = 'bpe'
-  vocab: int = 4096
-  sampling: float = 0.0
-  cleaning: str = 'auto'
-  processes: int = 0
-  tokens: str = ''
-  windows: str = 'epochs'
+  vocab: int = setting(4096, low=1)
+  sampling: float = setting(0.0, low=0, below=1)
+  cleaning: str = setting('auto', choices=('auto', 'release', 'basic'))
+  processes: int = setting(0, low=0, role='execution')
+  tokens: str = setting('', role='place')
+  windows: str = setting('epochs', choices=('epochs', 'random'), role='training')
 
 
 @dataclasses.dataclass
 class Model:
-  """The shape of a GPT; letters as in docs/design.md.
+  """The model; letters as in docs/design.md.
 
   Attributes:
     L: layers.
     D: width of the residual stream.
     N: attention heads; divides D.
     F: width of the MLP; 0 means 4 * D.
-    T: context, tokens.
+    T: context length in tokens.
     vocab: tokens that can be predicted; 0 means as many as the tokenizer has.
     norm: where a block has its LayerNorms: 'pre', before each branch, and one after
-      the last block (GPT-2, GPT-3); 'post', after each sum, and no last one (GPT-1).
+      the last block (GPT-2, GPT-3); 'post', after each sum, and none at the end
+      (GPT-1).
     activation: 'gelu' (exact), 'gelu_tanh' (GPT-1, 2, 3) or 'relu'.
     attention: 'dense', 'banded', or a comma-separated pattern that the layers repeat:
-      'dense,banded' alternates as GPT-3 does (section 2.1); 'dense' switches it off.
-    band: positions that a banded layer sees, its own included. Neither the width nor
-      which layers are banded was published; 256 is GPT-Neo's.
-    attention_scale: whether attention logits are divided by sqrt(H) (GPT-Neo: not).
+      'dense,banded' alternates as in GPT-3 (section 2.1).
+    band: positions that a banded layer sees, its own included. GPT-3's paper gives
+      neither the width nor which layers are banded; 256 is GPT-Neo's.
+    attention_scale: whether attention logits are divided by sqrt(H) (GPT-Neo: no).
     tied: whether the output matrix is `wte`.
-    bias: whether linear layers and LayerNorms have biases (nanoGPT's switch).
-    qkv_bias: whether, with `bias`, the query, key and value have them (GPT-Neo: not).
+    bias: whether linear layers and LayerNorms have biases (as in nanoGPT).
+    qkv_bias: whether query, key and value have biases too, with `bias` (GPT-Neo: no).
     scaled_init: whether weights that write to the residual stream start smaller, by
-      1 / sqrt(2 L) (GPT-2, section 2.3; GPT-1: not).
+      1 / sqrt(2 L) (GPT-2, section 2.3; GPT-1: no).
     dropout: rate on embeddings, attention weights and residual branches.
-    dropout_wte: whether the embeddings' dropout is on entries of `wte` and `wpe`,
-      before look-up and output alike (GPT-1's released code), and not on their sum.
+    dropout_wte: whether dropout of the embeddings acts on the entries of `wte` and
+      `wpe`, for look-up and output alike (GPT-1's released code), not on their sum.
     dtype: of the computation, 'float32' or 'bfloat16'; parameters are float32.
-    remat: what the backward pass computes again instead of keeping: 'none',
-      'attention' (the weights of attention) or 'block' (a layer but for its input).
+    remat: what the backward pass recomputes instead of keeping: 'none', 'attention'
+      (the attention weights) or 'block' (all of a layer but its input).
     flash: 'auto' takes cuDNN's flash attention or the TPU's where it can (bfloat16, no
       dropout), else ours; 'plain' always ours.
-    scan: whether training goes over the layers in a compiled loop: quicker to compile
+    scan: whether training loops over the layers in compiled code: quicker to compile
       and, with remat, smaller; unrolled is faster. Parameters are the same.
     mup_base: width at which the hyper-parameters were tuned, for the maximal update
-      parametrisation (docs/design.md): they hold at width D then. 0: the standard one.
+      parametrisation (docs/design.md), which carries them over to width D. 0: the
+      standard parametrisation.
     mup_base_N: heads at that width; 0: as many as keep the size of a head.
   """
 
-  L: int = 4
-  D: int = 128
-  N: int = 4
-  F: int = 0
-  T: int = 128
-  vocab: int = 0
-  norm: str = 'pre'
-  activation: str = 'gelu_tanh'
+  L: int = setting(4, low=1)
+  D: int = setting(128, low=1)
+  N: int = setting(4, low=1)
+  F: int = setting(0, low=0)
+  T: int = setting(128, low=1)
+  vocab: int = setting(0, low=0)
+  norm: str = setting('pre', choices=('pre', 'post'))
+  activation: str = setting('gelu_tanh', choices=('gelu', 'gelu_tanh', 'relu'))
   attention: str = 'dense'
-  band: int = 256
+  band: int = setting(256, low=1)
   attention_scale: bool = True
   tied: bool = True
   bias: bool = True
   qkv_bias: bool = True
-  scaled_init: bool = True
-  dropout: float = 0.0
-  dropout_wte: bool = False
-  dtype: str = 'float32'
-  remat: str = 'none'
-  flash: str = 'auto'
-  scan: bool = False
-  mup_base: int = 0
-  mup_base_N: int = 0
+  scaled_init: bool = setting(True, role='start')
+  dropout: float = setting(0.0, low=0, below=1, role='number')
+  dropout_wte: bool = setting(False, role='training')
+  dtype: str = setting('float32', choices=('float32', 'bfloat16'), role='training')
+  remat: str = setting('none', choices=('none', 'attention', 'block'), role='execution')
+  flash: str = setting('auto', choices=('auto', 'plain'), role='execution')
+  scan: bool = setting(False, role='execution')
+  mup_base: int = setting(0, low=0, tasks=False)
+  mup_base_N: int = setting(0, low=0)
 
 
 @dataclasses.dataclass
@@ -145,33 +193,38 @@ class Optim:
       the update), 'constant', or 'wsd' (constant, then linear over `cooldown`).
     warmup: updates of linear warm-up.
     cooldown: updates of the last phase of 'wsd'.
-    muon_momentum: of Muon (Nesterov's).
+    muon_momentum: Muon's Nesterov momentum.
     beta1, beta2, eps: of Adam; Lion has the first two, Adafactor its own.
-    weight_decay: decoupled, on weight matrices and embeddings only; not of SGD.
+    weight_decay: decoupled, on weight matrices and embeddings only; SGD has none.
     clip: largest global norm of the gradient; 0 means off.
-    ema: decay, an update, of an exponential moving average of the weights, which is
-      evaluated and loaded in their place; 0 means off.
-    guard: at a spike, a loss that is not finite or `guard_sigmas` standard deviations
-      above its running mean: 'off', nothing; 'skip' leaves the update out; 'rollback'
-      goes to the last checkpoint and on with later data (PaLM, section 5.1).
-    guard_sigmas: how far a loss may stand out.
+    ema: decay per update of an exponential moving average of the weights, which is
+      evaluated and loaded instead of them; 0 means off.
+    guard: at a spike, a loss that is not finite or is `guard_sigmas` standard
+      deviations above its running mean: 'off' does nothing; 'skip' leaves the update
+      out; 'rollback' returns to the last checkpoint and continues with later data
+      (PaLM, section 5.1).
+    guard_sigmas: standard deviations that make a spike.
   """
 
-  name: str = 'adamw'
-  lr: float = 1e-3
-  final_lr: float = 1e-4
-  schedule: str = 'cosine'
-  warmup: int = 100
-  cooldown: int = 0
-  muon_momentum: float = 0.95
-  beta1: float = 0.9
-  beta2: float = 0.95
-  eps: float = 1e-8
-  weight_decay: float = 0.1
-  clip: float = 1.0
-  ema: float = 0.0
-  guard: str = 'off'
-  guard_sigmas: float = 6.0
+  name: str = setting(
+    'adamw', choices=('adamw', 'adam_gpt1', 'muon', 'adafactor', 'lion', 'sgd')
+  )
+  lr: float = setting(1e-3, low=0, role='number')
+  final_lr: float = setting(1e-4, low=0, role='number')
+  schedule: str = setting(
+    'cosine', choices=('cosine', 'linear', 'rsqrt', 'constant', 'wsd')
+  )
+  warmup: int = setting(100, low=0, role='number')
+  cooldown: int = setting(0, low=0, role='number')
+  muon_momentum: float = setting(0.95, low=0, below=1, role='number')
+  beta1: float = setting(0.9, low=0, below=1, role='number')
+  beta2: float = setting(0.95, low=0, below=1, role='number')
+  eps: float = setting(1e-8, low=0, role='number')
+  weight_decay: float = setting(0.1, low=0, role='number')
+  clip: float = setting(1.0, low=0, role='number')
+  ema: float = setting(0.0, low=0, below=1, role='number', tasks=False)
+  guard: str = setting('off', choices=('off', 'skip', 'rollback'), tasks=False)
+  guard_sigmas: float = setting(6.0, low=0, role='number')
 
 
 @dataclasses.dataclass
@@ -179,14 +232,13 @@ class Task:
   """A labelled task that a model is fine-tuned on (GPT-1, sections 3.2 and 3.3).
 
   Attributes:
-    name: of the task, one of `tasks.labelled_table.TASKS`; empty: a run is one of
-      language modelling.
-    data: a folder with the files of the task's official distribution; or a data set of
-      Hugging Face's, spelled hf:NAME, hf:NAME:CONFIG, or either with @REVISION behind:
+    name: one of `tasks.labelled_table.TASKS`; empty: the run is language modelling.
+    data: a folder with the files of the task's official distribution; or a Hugging Face
+      data set, hf:NAME or hf:NAME:CONFIG, either with @REVISION behind it:
       hf:nyu-mll/glue:sst2@main; `tasks.labelled_table` has one for each task. hf:FOLDER
       opens one that `save_to_disk` wrote, without network.
-    examples: of training, drawn once from all; 0 means all.
-    epochs: over them.
+    examples: training examples, drawn once from all; 0 means all.
+    epochs: passes over them.
     warmup: share of the updates that are warm-up.
     aux: weight of the language-model loss beside the task's (lambda of section 3.2).
     dropout: rate before the head.
@@ -196,44 +248,44 @@ class Task:
       'lora', those and a low-rank change of every linear layer (Hu et al. 2021).
     rank: of that change.
     alpha: the change is scaled by alpha / rank.
-    batches: 'length' fills batches with examples of about one length, so that little
-      padding is computed; 'random' with any.
+    batches: 'length' fills batches with examples of about one length, which needs
+      little padding; 'random' with any.
     together: seeds that train in one program; 0 means as many as fit into memory.
   """
 
   name: str = ''
-  data: str = ''
-  examples: int = 0
-  epochs: int = 3
-  warmup: float = 0.002
-  aux: float = 0.5
-  dropout: float = 0.1
+  data: str = setting('', role='place')
+  examples: int = setting(0, low=0)
+  epochs: int = setting(3, low=1)
+  warmup: float = setting(0.002, low=0, below=1)
+  aux: float = setting(0.5, low=0)
+  dropout: float = setting(0.1, low=0, below=1)
   transfer: str = 'all'
-  train: str = 'full'
-  rank: int = 8
-  alpha: float = 16.0
-  batches: str = 'length'
-  together: int = 0
+  train: str = setting('full', choices=('full', 'frozen', 'lora'))
+  rank: int = setting(8, low=1)
+  alpha: float = setting(16.0, low=0)
+  batches: str = setting('length', choices=('length', 'random'))
+  together: int = setting(0, low=0, role='execution')
 
 
 @dataclasses.dataclass
 class Exams:
-  """Tasks that a model answers while it is trained, without being trained on them.
+  """Tasks that a model answers during training, without being trained on them.
 
   Attributes:
-    tasks: comma-separated, of docs/tasks.md; empty: none.
-    data: the folder of their folders.
+    tasks: comma-separated names from docs/tasks.md; empty: none.
+    data: the folder that holds a folder for each task.
     shots: comma-separated numbers of solved examples before a question.
-    limit: questions of a task at most; 0 means all.
-    every: updates between two times, a multiple of `eval_every`; 0 means at the end
-      only. The last update always has one.
+    limit: largest number of questions of a task; 0 means all.
+    every: updates from one benchmark to the next, a multiple of `eval_every`; 0 means
+      only at the end. There is always one after the last update.
   """
 
-  tasks: str = ''
-  data: str = ''
-  shots: str = '0'
-  limit: int = 200
-  every: int = 0
+  tasks: str = setting('', role='logging')
+  data: str = setting('', role='logging place')
+  shots: str = setting('0', role='logging')
+  limit: int = setting(200, low=0, role='logging')
+  every: int = setting(0, low=0, role='logging')
 
 
 @dataclasses.dataclass
@@ -242,26 +294,27 @@ class Run:
 
   Attributes:
     seed: of initialisation, data order and dropout.
-    seeds: of a task: how many runs are trained, with seeds from `seed` on.
-    steps: optimizer updates; of a task 0 means as many as `task.epochs` are.
+    seeds: how many runs a fine-tuning trains, with seeds from `seed` on.
+    steps: optimizer updates; with a task, 0 means as many as `task.epochs` need.
     batch: rows (windows of T tokens) per update, over all devices.
     batch_start: rows of the first updates; with `batch_ramp`, updates grow from them to
       `batch` rows, by so many at a time (GPT-3, section 2.3). 0 means no ramp.
-    batch_ramp: tokens over which they do, evenly.
+    batch_ramp: tokens over which they grow, evenly.
     accumulate: micro-batches that an update is split into.
-    loss_chunk: positions of a row whose logits exist at a time, for memory; 0 means
+    loss_chunk: positions of a row whose logits exist at a time, to save memory; 0 means
       all.
     devices: how many to use; 0 means all.
     layout: how they share the work: '', each a part of the rows; or a product of
       'data' (a part of the rows), 'fsdp' (a part of the rows, and of the parameters
       and optimizer state) and 'tensor' (a part of each layer), like 'data=2,fsdp=4'.
       One number may be left out.
-    init_from: a workdir whose best weights and tokenizer to start from; of a task also
-      a folder of Hugging Face's, and `model` then says only what training may choose.
+    init_from: a workdir whose best weights and tokenizer to start from. With a task
+      also a Hugging Face folder; the model's shape is then that of `init_from`, and
+      `model` sets only what training may choose.
     log_every: updates between lines of metrics.
     eval_every: updates between evaluations on held-out text, each followed by
-      samples and a checkpoint. The last update always has one. Of a task, an epoch at
-      most.
+      samples and a checkpoint; with a task, at most an epoch. There is always one after
+      the last update.
     eval_tokens: held-out tokens read by an evaluation during training; 0 means all.
     eval_batch: rows per device of an evaluation step.
     keep: latest checkpoints kept beside the best one.
@@ -269,24 +322,24 @@ class Run:
     sample_tokens: new tokens of each of these continuations; 0 means no samples.
   """
 
-  seed: int = 0
-  seeds: int = 1
-  steps: int = 1000
-  batch: int = 16
-  batch_start: int = 0
-  batch_ramp: int = 0
-  accumulate: int = 1
-  loss_chunk: int = 0
-  devices: int = 0
-  layout: str = ''
-  init_from: str = ''
-  log_every: int = 10
-  eval_every: int = 250
-  eval_tokens: int = 0
-  eval_batch: int = 16
-  keep: int = 2
-  prompts: tuple[str, ...] = ('',)
-  sample_tokens: int = 64
+  seed: int = setting(0, low=0, below=2**32, role='number')
+  seeds: int = setting(1, low=1)
+  steps: int = setting(1000, low=1, role='length')
+  batch: int = setting(16, low=1)
+  batch_start: int = setting(0, low=0, tasks=False)
+  batch_ramp: int = setting(0, low=0)
+  accumulate: int = setting(1, low=1, role='execution')
+  loss_chunk: int = setting(0, low=0, role='execution')
+  devices: int = setting(0, low=0, role='execution')
+  layout: str = setting('', role='execution', tasks=False)
+  init_from: str = setting('', role='place')
+  log_every: int = setting(10, low=1, role='logging')
+  eval_every: int = setting(250, low=1, role='logging')
+  eval_tokens: int = setting(0, low=0, role='logging')
+  eval_batch: int = setting(16, low=1, role='logging')
+  keep: int = setting(2, low=1, role='logging')
+  prompts: tuple[str, ...] = setting(('',), role='logging')
+  sample_tokens: int = setting(64, low=0, role='logging')
   data: Data = dataclasses.field(default_factory=Data)
   model: Model = dataclasses.field(default_factory=Model)
   optim: Optim = dataclasses.field(default_factory=Optim)
@@ -294,55 +347,52 @@ class Run:
   exams: Exams = dataclasses.field(default_factory=Exams)
 
 
-# A run may be continued with other values of these: how long it runs, on which devices,
-# in which layout, and what is looked at. All else makes it another run.
-LENGTH_AND_LOGGING = (
-  'model.remat',
-  'model.flash',
-  'model.scan',
-  'steps',
-  'accumulate',
-  'loss_chunk',
-  'devices',
-  'layout',
-  'log_every',
-  'eval_every',
-  'eval_tokens',
-  'eval_batch',
-  'keep',
-  'prompts',
-  'sample_tokens',
-  'data.processes',
-  'task.together',
-  'exams.tasks',
-  'exams.data',
-  'exams.shots',
-  'exams.limit',
-  'exams.every',
-)
-
-
-def flat(config: Any, prefix: str = '') -> dict[str, Any]:
-  """Returns the fields of a dataclass tree by dotted name, in the order declared."""
-  fields = {}
-  for field in dataclasses.fields(config):
-    value = getattr(config, field.name)
+def fields(
+  config: Any, prefix: str = ''
+) -> Iterator[tuple[str, dataclasses.Field, Any]]:
+  """Yields the dotted name, the declaration and the value of every field, in order."""
+  for each in dataclasses.fields(config):
+    value = getattr(config, each.name)
     if dataclasses.is_dataclass(value):
-      fields |= flat(value, f'{prefix}{field.name}.')
+      yield from fields(value, f'{prefix}{each.name}.')
     else:
-      fields[prefix + field.name] = value
-  return fields
+      yield prefix + each.name, each, value
 
 
-def from_flat(fields: dict[str, Any]) -> Run:
-  """Returns the run with the given fields by dotted name; others keep their defaults.
+def flat(config: Any) -> dict[str, Any]:
+  """Returns the values of a dataclass tree by dotted name, in the order declared."""
+  return {name: value for name, _, value in fields(config)}
+
+
+def fields_with(*roles: str, of: str | None = None) -> tuple[str, ...]:
+  """Returns the dotted names of the fields that have at least one of the roles.
+
+  Args:
+    of: a section of the config, such as 'model', '' for the fields of `Run` itself;
+      None: any section.
+  """
+  wanted = _roles(' '.join(roles))
+  return tuple(
+    name
+    for name, each, _ in fields(Run())
+    if each.metadata.get('roles', {'identity'}) & wanted
+    and of in (None, name.rpartition('.')[0])
+  )
+
+
+# A run may be resumed with other values of these; any other field makes another run.
+FREE_ON_RESUME = fields_with('execution', 'length', 'logging')
+
+
+def from_flat(values: dict[str, Any]) -> Run:
+  """Returns the run with the given values by dotted name; others keep their defaults.
 
   Raises:
     KeyError: a name is not in the schema.
   """
   run = Run()
   known = flat(run)
-  for name, value in fields.items():
+  for name, value in values.items():
     *path, last = name.split('.')
     target = run
     for part in path:

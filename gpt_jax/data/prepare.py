@@ -20,9 +20,8 @@ from gpt_jax.files import sync, write_whole
 
 _LEARNT = 'bpe', 'unigram', 'byte_bpe'  # tokenizers that data.vocab gives a size
 _STAGE = 'preparing'  # where everything is made before it takes its place
-# Fields of config.Data that say where tokens go and how they are read, not what they
-# are.
-_NOT_RECIPE = 'tokens', 'windows', 'processes'
+# Where tokens go and how they are made and read, not what they are.
+_NOT_RECIPE = 'data.tokens', *config.fields_with('training', 'execution', of='data')
 _MARK = 'mark.json'  # in the stage: how far a run came that may be killed
 _MARK_EVERY = 32e6  # bytes of text between marks
 _WORTH_PROCESSES = 16e6  # bytes of text that are encoded before processes would start
@@ -38,7 +37,7 @@ def recipe(data: config.Data, tokenizer: str | Path | None = None) -> dict:
   """
   fields = config.flat(data)
   for name in _NOT_RECIPE:
-    del fields[name]
+    del fields[name.removeprefix('data.')]
   if data.valid:
     del fields['holdout'], fields['split']
   if tokenizer:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import matplotlib.figure
 import matplotlib.ticker
 
-from gpt_jax.config import LENGTH_AND_LOGGING, UserError, flat
+from gpt_jax.config import UserError, fields_with, flat
 from gpt_jax.runs.workdir import read_run
 from gpt_jax.tasks.labelled_table import TASKS
 from gpt_jax.training.metrics_log import read_metrics
@@ -153,7 +153,8 @@ def transfers(workdirs: Sequence[str | pathlib.Path]) -> list[Transfer]:
   """
   if not workdirs:
     raise UserError('no workdirs; give those of finished fine-tuned runs')
-  free = {*LENGTH_AND_LOGGING, 'seed', 'seeds', 'task.data', 'task.transfer'}
+  free = {'seed', 'seeds', 'task.data', 'task.transfer'}
+  free.update(fields_with('execution', 'logging'))
   found, firsts, places = {}, {}, {}
   for workdir in workdirs:
     run, path = read_run(workdir), pathlib.Path(workdir) / 'results.json'
@@ -173,7 +174,7 @@ def transfers(workdirs: Sequence[str | pathlib.Path]) -> list[Transfer]:
     differing = [
       f'{field}: {fields[field]!r} there, {value!r} here'
       for field, value in flat(run).items()
-      if fields[field] != value and (field == 'steps' or field not in free)
+      if fields[field] != value and field not in free
     ]
     if differing:
       raise UserError(

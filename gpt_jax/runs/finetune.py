@@ -43,7 +43,7 @@ from gpt_jax.training.step import State
 from gpt_jax.training.throughput import Throughput, free_memory
 
 # What training may choose of a model that comes from elsewhere.
-FREE = 'dropout', 'dropout_wte', 'dtype', 'remat', 'flash', 'scan'
+FREE = config.fields_with('number', 'training', 'execution', of='model')
 
 
 def job(run: config.Run, report: Callable[[str], None]) -> Job:
@@ -71,7 +71,7 @@ def job(run: config.Run, report: Callable[[str], None]) -> Job:
       'python launch.py import --source=... --tokenizer=... --workdir=...'
     )
   for name, value in dataclasses.asdict(source.config).items():
-    if name not in FREE:
+    if f'model.{name}' not in FREE:
       value = ','.join(value) if name == 'attention' else value
       setattr(run.model, name, value)
   cfg = GPTConfig.of(run.model, source.tokenizer.vocab)

@@ -22,10 +22,11 @@ from gpt_jax.runs.workdir import (
 from gpt_jax.training import checkpoint, checksums, sharding
 from gpt_jax.training.metrics_log import CLOCK_FIELDS, read_fingerprints, read_metrics
 
-# Fields of `LENGTH_AND_LOGGING` that change numbers, if only by rounding.
+# Fields of `FREE_ON_RESUME` that change numbers, if only by rounding.
 _NUMBERS = (
-  'model.remat model.flash model.scan steps accumulate loss_chunk devices layout'
-).split()
+  *config.fields_with('execution', 'length', of=''),
+  *config.fields_with('execution', of='model'),
+)
 _WORDS = {
   'train': 'training tokens',
   'valid': 'held-out tokens',

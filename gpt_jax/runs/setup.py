@@ -23,8 +23,11 @@ from gpt_jax.runs.workdir import (
 )
 from gpt_jax.training import checkpoint, checksums, sharding, step
 
-# Fields of a shape that two models that compute the same may differ in.
-_NOT_THE_FUNCTION = 'vocab scaled_init dropout_wte dtype remat flash scan'.split()
+# Fields that two models that compute the same may differ in; the vocabulary may grow.
+_NOT_THE_FUNCTION = (
+  'model.vocab',
+  *config.fields_with('training', 'start', 'execution', of='model'),
+)
 
 
 class RunContext(NamedTuple):
@@ -174,7 +177,7 @@ def _start(
   differing = [
     f'model.{name}: {theirs[name]} there, {ours[name]} here'
     for name in ours
-    if theirs[name] != ours[name] and name not in _NOT_THE_FUNCTION
+    if theirs[name] != ours[name] and f'model.{name}' not in _NOT_THE_FUNCTION
   ]
   if source.config.vocab > cfg.vocab:
     differing.append(f'model.vocab: {theirs["vocab"]} there, {ours["vocab"]} here')

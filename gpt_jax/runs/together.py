@@ -32,15 +32,7 @@ from gpt_jax.training.step import State
 from gpt_jax.training.throughput import Throughput, free_memory
 
 # Numbers that programs take as arguments; what they switch on or off is compiled.
-_NUMBERS = (
-  'seed',
-  'model.dropout',
-  *(
-    f'optim.{name}'
-    for name in optim.Hyper.__annotations__
-    if hasattr(config.Optim(), name)
-  ),
-)
+_NUMBERS = config.fields_with('number')
 _DIVERGED = 'diverged.json'
 _MOST = 64  # runs of a program: each has files open, and more gain no more
 
@@ -54,7 +46,7 @@ def kind(run: config.Run) -> tuple:
   a layout, guarded against spikes, or takes exams on the way.
   """
   flat = config.flat(run)
-  same = {k: bool(v) if k in _NUMBERS[1:] else v for k, v in flat.items()}
+  same = {k: bool(v) if k in _NUMBERS else v for k, v in flat.items()}
   del same['seed']
   apart = run.task.name or run.layout or run.optim.guard != 'off' or run.exams.tasks
   return (*map(repr, same.items()), repr(flat) if apart else '')

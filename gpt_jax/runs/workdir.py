@@ -138,7 +138,7 @@ def check_same_run(run: config.Run, workdir: pathlib.Path) -> None:
   differing = [
     f'{name}: {old[name]!r} there, {new[name]!r} now'
     for name in new
-    if old[name] != new[name] and name not in config.LENGTH_AND_LOGGING
+    if old[name] != new[name] and name not in config.FREE_ON_RESUME
   ]
   if differing:
     raise UserError(

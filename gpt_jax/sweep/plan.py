@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gpt_jax import config
-from gpt_jax.config import LENGTH_AND_LOGGING, UserError
+from gpt_jax.config import UserError
 from gpt_jax.data.prepare import recipe
 from gpt_jax.files import write_whole
 from gpt_jax.sweep.algebra import Points
@@ -288,7 +288,7 @@ def check_same(sweep: Sweep) -> None:
   differing = [
     f'{name}: {old["base"].get(name)!r} there, {value!r} now'
     for name, value in new['base'].items()
-    if old['base'].get(name) != value and name not in LENGTH_AND_LOGGING
+    if old['base'].get(name) != value and name not in config.FREE_ON_RESUME
   ]
   if old.get('search') != new['search']:
     differing.append(f'search: {old.get("search")} there, {new["search"]} now')

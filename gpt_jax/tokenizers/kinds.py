@@ -4,15 +4,13 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from gpt_jax.config import UserError
+from gpt_jax.config import TRAINED, UserError
 from gpt_jax.tokenizers.bpe_files import read_bpe
 from gpt_jax.tokenizers.byte_level import ByteLevel
 from gpt_jax.tokenizers.characters import Bytes, Characters, Numbers
 from gpt_jax.tokenizers.gpt1 import GPT1
 from gpt_jax.tokenizers.protocol import KIND, Tokenizer
 from gpt_jax.tokenizers.sentencepiece_model import SentencePiece
-
-TRAINED = 'bpe', 'unigram', 'byte_bpe', 'chars', 'bytes'  # kinds made from texts
 
 
 def train(kind: str, texts: Iterable[str], vocab: int) -> Tokenizer:
