@@ -29,7 +29,7 @@ from gpt_jax.runs.train import train as train_run
 from gpt_jax.runs.workdir import best_line, updates_done
 from gpt_jax.tasks import inputs, labelled
 from gpt_jax.tasks.labelled_table import TASKS
-from gpt_jax.training import checkpoint, loop, metrics_log, sharding
+from gpt_jax.training import checkpoint, checksums, loop, metrics_log, sharding
 
 GOOD, BAD = ['good', 'fine', 'nice', 'warm'], ['bad', 'dull', 'cold', 'weak']
 
@@ -471,8 +471,8 @@ def test_a_run_with_the_older_hash_of_its_source_goes_on(place, finished, tmp_pa
   about['data']['source'] = older.hexdigest()
   path.write_text(json.dumps(about))
   assert 'finished' in train(make(place), workdir)
-  job = finetune.job(make(place), lambda text: None)
-  assert finetune.comparable(job, about['data']) == about['data']
+  job = finetune_job.read_job(make(place), lambda text: None)
+  assert finetune_job.digests(job, about['data']) == about['data']
   about['data']['source'] = '0' * 64
   path.write_text(json.dumps(about))
   with pytest.raises(UserError, match='other contents of init_from='):

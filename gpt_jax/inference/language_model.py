@@ -37,7 +37,7 @@ class Generation(NamedTuple):
   ids: list[int]
   text: str
   token_logp: list[float]
-  likelihood: float
+  score: float
   number: int
 
   @property

@@ -5,10 +5,11 @@ folder that `save` wrote. Ids are 0 .. vocab - 1; `eot`, the end-of-text token, 
 of them and stands before every document of a token file.
 """
 
+from gpt_jax.config import TRAINED
 from gpt_jax.tokenizers.byte_level import ByteLevel
 from gpt_jax.tokenizers.characters import Bytes, Characters, Numbers
 from gpt_jax.tokenizers.gpt1 import GPT1
-from gpt_jax.tokenizers.kinds import TRAINED, load, open_model, open_path, train
+from gpt_jax.tokenizers.kinds import load, open_model, open_path, train
 from gpt_jax.tokenizers.protocol import Tokenizer, digest, text_of
 from gpt_jax.tokenizers.sentencepiece_model import SentencePiece
 
