@@ -144,9 +144,7 @@ def test_every_published_size_can_be_trained():
     ({'task.train': 'half'}, 'must be one of full, frozen, lora'),
     ({'task.train': 'lora', 'model.scan': True}, 'model.scan=True must be False'),
     ({'task.dropout': 1.0}, 'task.dropout=1.0 must be in [0, 1)'),
-    ({'optim.ema': 0.9}, 'optim.ema=0.9 must be 0.0'),
-    ({'optim.guard': 'skip'}, "optim.guard='skip' must be 'off'"),
-    ({'layout': 'fsdp'}, "layout='fsdp' must be ''"),
+    ({'model.mup_base': 64}, 'model.mup_base=64 must be 0'),
     ({'task.name': ''}, 'seeds=2 must be 1 without a task'),
   ],
 )
