@@ -358,6 +358,7 @@ class _Seed:
     own = dataclasses.replace(self.job.run, seed=self.seed, seeds=1)
     if sharding.first_process():
       _write_workdir(self.job, self.folder, own, done)
+    self.states.forget_after(done)
     self.models.forget_after(done)
     metric = self.job.task.metrics[0]
     lines = [
