@@ -67,7 +67,7 @@ def compare_flags(values):
 
 
 def compare(values) -> None:
-  """Compares two runs: configs, curves at equal cost, and a paired test."""
+  """Compares two runs: configs, results, and a paired test."""
   import rich
 
   from gpt_jax.reports import compare

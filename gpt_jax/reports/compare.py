@@ -1,8 +1,8 @@
-"""Two runs compared: config and environment, curves, and a paired test."""
+"""Two runs compared: config and environment, results, and a paired test."""
 
 import math
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib.figure
 import matplotlib.ticker
@@ -24,7 +24,8 @@ from gpt_jax.runs.reproduce import (
   parts,
 )
 from gpt_jax.runs.setup import prepared
-from gpt_jax.runs.workdir import read_about, read_run
+from gpt_jax.runs.workdir import best_line, read_about, read_run, seed_folders
+from gpt_jax.tasks.labelled_table import TASKS, Task
 from gpt_jax.training.metrics_log import read_metrics
 
 # Runs are compared at equal amounts of these: label and number format.
@@ -77,59 +78,102 @@ class Comparison(NamedTuple):
   Attributes:
     fields: (name, value, value) of the config, those that differ.
     environment: the differences in code, packages, devices and data, in words.
-    curves: of held-out loss.
-    same_text: whether the held-out text is the same.
     test: the paired test of their best checkpoints, None where it is not possible.
     unit: what is paired, or why nothing is.
+    same_text: whether the held-out text is the same.
+    curves: of held-out loss; () of fine-tunings.
+    task: of fine-tunings, else None.
+    dev: of fine-tunings, the best of the task's first metric by seed.
   """
 
   names: tuple[str, str]
   fields: list[tuple]
   environment: list[str]
-  curves: tuple[Curve, Curve]
-  same_text: bool
   test: statistics.Paired | None
   unit: str
+  same_text: bool = True
+  curves: tuple[Curve, ...] = ()
+  task: Task | None = None
+  dev: tuple[dict[int, float], ...] = ()
 
 
 def compare(first: str | pathlib.Path, second: str | pathlib.Path) -> Comparison:
-  """Returns the differences of two runs of language modelling.
+  """Returns the differences of two runs of language modelling, or of one task.
 
   Raises:
-    UserError: one is no such run, was not evaluated yet or has no checkpoint.
+    UserError: they are not of one kind, or one was not evaluated yet or has no
+      checkpoint.
   """
   folders = pathlib.Path(first), pathlib.Path(second)
-  curves = curve(folders[0]), curve(folders[1])
+  names = [read_run(folder).task.name for folder in folders]
+  if names[0] != names[1]:
+    each = [f'a fine-tuning on {n}' if n else 'language modelling' for n in names]
+    raise UserError(
+      f'{first} is {each[0]} and {second} is {each[1]}, which can not be compared; '
+      'give two runs of one kind'
+    )
+  results = (_tuned if names[0] else _trained)(folders)
   about = [read_about(folder) for folder in folders]
   changes = environment_changes(
     parts(folders[0]), [part.session['environment'] for part in parts(folders[1])]
   )
-  losses = texts(*folders)
-  paired = isinstance(losses, Texts)
   names = tuple(folder.absolute().name for folder in folders)
   return Comparison(
     names=names if names[0] != names[1] else tuple(map(str, folders)),
     fields=differing_fields(about[0]['config'], read_run(folders[1])),
     environment=changes + data_changes(about[0]['data'], about[1]['data']),
-    curves=curves,
-    same_text=paired or losses != _OTHER_TEXT,
-    test=statistics.paired(*losses.bits, losses.bytes) if paired else None,
-    unit=losses.unit if paired else losses,
+    **results,
   )
+
+
+def _trained(folders: tuple[pathlib.Path, pathlib.Path]) -> dict[str, Any]:
+  """Returns the fields of the comparison of two runs of language modelling."""
+  curves = curve(folders[0]), curve(folders[1])
+  losses = texts(*folders)
+  paired = isinstance(losses, Texts)
+  return {
+    'curves': curves,
+    'same_text': paired or losses != _OTHER_TEXT,
+    'test': statistics.paired(*losses.bits, losses.bytes) if paired else None,
+    'unit': losses.unit if paired else losses,
+  }
+
+
+def _tuned(folders: tuple[pathlib.Path, pathlib.Path]) -> dict[str, Any]:
+  """Returns the fields of the comparison of two fine-tunings on one task.
+
+  An example's score is the mean over seeds, at the best epoch of each: 1 for a right
+  answer, 0 for a wrong one; of a regression the squared error.
+  """
+  task = TASKS[read_run(folders[0]).task.name]
+  dev, scores, labels = [], [], []
+  for folder in folders:
+    seeds = [f for f in seed_folders(folder) or [folder] if best_line(f, task)]
+    if not seeds:
+      raise UserError(f'{folder} has no epoch to compare yet; train it further')
+    best = {read_run(f).seed: best_line(f, task)[task.metrics[0]] for f in seeds}
+    dev.append(best)
+    read = [np.loadtxt(f / 'dev_predictions.tsv', skiprows=1, ndmin=2) for f in seeds]
+    predicted, own = np.stack(read, -1).swapaxes(0, 1)
+    each = (predicted - own) ** 2 if task.scores else predicted == own
+    scores.append(each.mean(-1))
+    labels.append(own[:, 0])
+  if not np.array_equal(*labels):
+    raise UserError(
+      f'{folders[0]} and {folders[1]} were judged on other dev examples: their labels '
+      'differ; compare fine-tunings with the dev split of the same task.data'
+    )
+  test = statistics.paired(*scores, np.ones(len(labels[0])))
+  return {'task': task, 'dev': tuple(dev), 'test': test, 'unit': 'dev examples'}
 
 
 def curve(workdir: pathlib.Path) -> Curve:
   """Returns the held-out loss of a run against its cost.
 
   Raises:
-    UserError: the run is a fine-tuning, or has no evaluation yet.
+    UserError: the run has no evaluation yet.
   """
   run = read_run(workdir)
-  if run.task.name:
-    raise UserError(
-      f'{workdir} is a fine-tuning on {run.task.name}; `compare` is for language '
-      "modelling; a fine-tuned run's results are in its results.json"
-    )
   lines = read_metrics(workdir)
   judged = [line for line in lines if 'valid_bpb' in line]
   if not judged:
@@ -226,6 +270,28 @@ def tables(runs: Comparison) -> list[Table | str]:
     if runs.environment
     else 'code, packages, flags, devices and data are the same'
   )
+  output += _dev(runs) if runs.task else _losses(runs)
+  output.append(_tested(runs))
+  return output
+
+
+def _dev(runs: Comparison) -> list[Table]:
+  """Returns the best metric on dev of each seed of two fine-tunings."""
+  metric = runs.task.metrics[0]
+  table = Table('run', 'seed', metric, '95 % interval', title=f'{metric} on dev, best')
+  for name, best in zip(runs.names, runs.dev, strict=True):
+    for seed, value in best.items():
+      table.add_row(escape(name), f'{seed}', f'{value:.4f}', '')
+    over = statistics.spread(list(best.values()))
+    interval = f'{over["low"]:.4f} to {over["high"]:.4f}' if len(best) > 1 else ''
+    table.add_row(escape(name), 'mean', f'{over["mean"]:.4f}', interval)
+    table.add_section()
+  return [table]
+
+
+def _losses(runs: Comparison) -> list[Table | str]:
+  """Returns the held-out losses of two runs of language modelling."""
+  output, (a, b) = [], map(escape, runs.names)
   if not runs.same_text:
     output.append(f'{_OTHER_TEXT}: losses below are not comparable')
   held = Table('held-out loss', 'update', 'nats/token', 'bits/byte')
@@ -243,25 +309,35 @@ def tables(runs: Comparison) -> list[Table | str]:
     for place, x, y in at_equal(runs.curves, axis):
       equal.add_row(words, f'{place:{how}}', f'{x:.4f}', f'{y:.4f}', f'{y - x:+.4f}')
     equal.add_section()
-  output.append(equal)
-  output.append(_tested(runs))
-  return output
+  return [*output, equal]
 
 
 def _tested(runs: Comparison) -> str:
   """Returns the paired test in words."""
   if runs.test is None:
     return f'no paired test: {runs.unit}'
-  t = runs.test
+  t, what = runs.test, 'bits/byte'
+  if runs.task:
+    what = 'squared error' if runs.task.scores else 'right answers of one'
+    what += ', the mean over seeds'
   return (
     f'best checkpoints on {t.count:,} held-out {runs.unit}, in pairs: '
-    f'{runs.names[1]} - {runs.names[0]} = {t.difference:+.4f} bits/byte, 95 % '
+    f'{runs.names[1]} - {runs.names[0]} = {t.difference:+.4f} {what}, 95 % '
     f'interval {t.low:+.4f} to {t.high:+.4f}, p = {t.p:.2g}'
   )
 
 
 def plot(runs: Comparison, target: str | pathlib.Path) -> None:
-  """Writes a PNG with the held-out loss of two runs at equal tokens, FLOPs and time."""
+  """Writes a PNG with the held-out loss of two runs at equal tokens, FLOPs and time.
+
+  Raises:
+    UserError: they are fine-tunings.
+  """
+  if runs.task:
+    raise UserError(
+      f'--target={target} draws held-out losses of language modelling; leave it out '
+      "for fine-tunings, whose curves are in each run's `report`"
+    )
   figure = matplotlib.figure.Figure(figsize=(11, 3.8), layout='constrained')
   panels = figure.subplots(1, len(AXES), sharey=True)
   for axes, (axis, (words, _)) in zip(panels, AXES.items(), strict=True):

@@ -157,8 +157,7 @@ def _check_same(
   wanted = json.loads(json.dumps(fields | overrides))
   free = {'seed'} if len(workdirs) > 1 else set()
   if runs[0].task.name:  # filled in, from examples and the model that it starts from
-    free |= {'eval_every', 'task.together', *([] if wanted['steps'] else ['steps'])}
-    free |= {n for n in fields if n[:6] == 'model.' and n not in finetune_job.FREE}
+    free |= set(finetune_job.FILLED) - ({'steps'} if wanted['steps'] else set())
   if len({run.seed for run in runs}) < len(runs):
     raise UserError('runs of one config must differ in their seed; leave some out')
   if len({json.dumps(_digests(folder)) for folder in workdirs}) > 1:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from gpt_jax.evaluation.statistics import spread
-from gpt_jax.reports.sweep_tables import SEED, SweptRun, settings, shown
+from gpt_jax.reports.sweep_tables import SEED, SweptRun, settings, shown, unit_of
 from gpt_jax.sweep.plan import Sweep
 
 _STYLES = '-', '--', ':', '-.'
@@ -74,7 +74,7 @@ def curves(sweep: Sweep, runs: Sequence[SweptRun]) -> Figure:
     for value, style in styles.items()
   ]
   _frame(axes, [loss for each in runs for _, loss in each.result.curve[1:]])
-  axes.set(xlabel='updates', ylabel='held-out loss [nats/token]')
+  axes.set(xlabel='updates', ylabel=f'held-out loss [{unit_of(sweep)}]')
   axes.grid(alpha=0.3)
   if keys:
     axes.legend(handles=keys, fontsize=9)
@@ -147,7 +147,7 @@ def loss(sweep: Sweep, runs: Sequence[SweptRun]) -> Figure | None:
     axes.set_xticks(places, [shown(place) for place in places])
     axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
   _frame(axes, dots)
-  axes.set(xlabel=x, ylabel='best held-out loss [nats/token]')
+  axes.set(xlabel=x, ylabel=f'best held-out loss [{unit_of(sweep)}]')
   axes.grid(alpha=0.3)
   if line:
     figure.legend(loc='outside upper center', ncols=min(len(lines), 4), fontsize=9)

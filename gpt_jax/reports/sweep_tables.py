@@ -30,15 +30,22 @@ class Setting(NamedTuple):
 
   Attributes:
     values: the other fields that the sweep varies.
-    best: lowest held-out losses, one for each seed [nats/token].
+    best: lowest held-out losses, one for each seed, in `unit_of` them.
     final: last held-out losses.
     bits: bits/byte at `best`.
+    metric: of fine-tunings, the best of the task's metric on dev.
   """
 
   values: dict[str, Any]
   best: list[float]
   final: list[float]
   bits: list[float]
+  metric: list[float]
+
+
+def unit_of(sweep: Sweep) -> str:
+  """Returns what the held-out losses of a sweep are counted in."""
+  return 'nats/example' if sweep.entries[0].run.task.name else 'nats/token'
 
 
 def collected(sweep: Sweep) -> list[SweptRun]:
@@ -66,26 +73,28 @@ def settings(runs: Sequence[SweptRun]) -> list[Setting]:
     if each.state != 'finished':
       continue
     values = {name: value for name, value in each.values.items() if name != SEED}
-    own = by_values.setdefault(tuple(values.items()), Setting(values, [], [], []))
+    own = by_values.setdefault(tuple(values.items()), Setting(values, [], [], [], []))
     own.best.append(each.result.best_nll)
     own.final.append(each.result.final_nll)
     own.bits.append(each.result.best_bpb)
+    own.metric.append(each.result.best_metric)
   return sorted(by_values.values(), key=lambda own: spread(own.best)['mean'])
 
 
 def blocks(sweep: Sweep, runs: Sequence[SweptRun], drawn: set[str]) -> list[str]:
   """Returns the report, with the plots that are named in `drawn`."""
   name = sweep.sweep_file.rsplit('/', 1)[-1].removesuffix('.py')
+  unit = unit_of(sweep)
   report = [
     heading(f'Sweep {plain(name)}', 1),
     _about(sweep, runs),
     fenced(f'python {shlex.join(sweep.argv)}'),
     heading('The best settings'),
-    'Held-out loss in nats/token, the mean over seeds, with its 95 % interval by '
+    f'Held-out loss in {unit}, the mean over seeds, with its 95 % interval by '
     "Student's t (of two seeds 12.7 standard errors to each side). Best is the "
     "lowest of a run's evaluations, so a little too good; final is the last one. "
     'Only finished runs count.',
-    _settings(settings(runs)),
+    _settings(settings(runs), unit),
   ]
   for name, title, text in (
     (
@@ -108,7 +117,7 @@ def blocks(sweep: Sweep, runs: Sequence[SweptRun], drawn: set[str]) -> list[str]
     heading('What it cost'),
     _cost(runs),
     heading('Runs'),
-    _runs(runs),
+    _runs(runs, unit),
   ]
 
 
@@ -147,7 +156,7 @@ def _mean(values: Sequence[float]) -> str:
   return f'{over["mean"]:.4f} [{over["low"]:.4f}, {over["high"]:.4f}]'
 
 
-def _settings(ordered: Sequence[Setting]) -> str:
+def _settings(ordered: Sequence[Setting], unit: str) -> str:
   names = list(ordered[0].values) if ordered else []
   rows = [
     [
@@ -156,17 +165,19 @@ def _settings(ordered: Sequence[Setting]) -> str:
       _mean(each.best),
       _mean(each.final),
       _mean(each.bits),
+      _mean(each.metric),
     ]
     for each in ordered[:_MOST]
   ]
   head = [
     *names,
     'seeds',
-    'best [nats/token]',
-    'final [nats/token]',
+    f'best [{unit}]',
+    f'final [{unit}]',
     'best [bits/byte]',
+    'best on dev',
   ]
-  return table(head, rows, 0)
+  return _table(head, rows, 0)
 
 
 def _cost(runs: Sequence[SweptRun]) -> str:
@@ -183,7 +194,7 @@ def _cost(runs: Sequence[SweptRun]) -> str:
   )
 
 
-def _runs(runs: Sequence[SweptRun]) -> str:
+def _runs(runs: Sequence[SweptRun], unit: str) -> str:
   def number(value: float | None, form: str) -> str:
     return '-' if value is None else format(value, form)
 
@@ -194,15 +205,24 @@ def _runs(runs: Sequence[SweptRun]) -> str:
       number(each.result.best_nll, '.4f'),
       number(each.result.final_nll, '.4f'),
       number(each.result.best_bpb, '.4f'),
+      number(each.result.best_metric, '.4f'),
       f'{each.result.step}/{each.result.steps}',
-      f'{each.result.tokens:,}',
-      f'{each.result.flops:.2e}',
+      number(each.result.tokens or None, ','),
+      number(each.result.flops or None, '.2e'),
       f'{each.result.seconds:,.0f}',
     ]
     for each in runs
   ]
   head = (
-    'run,state,best [nats/token],final [nats/token],best [bits/byte],updates,tokens,'
-    'FLOPs,seconds'
+    f'run,state,best [{unit}],final [{unit}],best [bits/byte],best on dev,updates,'
+    'tokens,FLOPs,seconds'
   )
-  return table(head.split(','), rows, 2)
+  return _table(head.split(','), rows, 2)
+
+
+def _table(head: list[str], rows: list[list[str]], texts: int) -> str:
+  """Returns a table without the columns of results that no row has."""
+  kept = [
+    i for i, _ in enumerate(head) if i < texts or any(row[i] != '-' for row in rows)
+  ]
+  return table([head[i] for i in kept], [[row[i] for i in kept] for row in rows], texts)

@@ -32,6 +32,12 @@ from gpt_jax.training.step import State, init_state
 
 # What training may choose of a model that comes from elsewhere.
 FREE = config.fields_with('number', 'training', 'execution', of='model')
+# What data and source fill in where a config leaves it open.
+FILLED = (
+  *('steps', 'eval_every', 'task.together'),
+  *(f'model.{f.name}' for f in dataclasses.fields(config.Model)),
+)
+FILLED = tuple(name for name in FILLED if name not in FREE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +117,7 @@ def read_job(run: config.Run, report: Callable[[str], None]) -> Job:
     UserError: the config breaks a rule, or source or data can't be read.
   """
   run = copy.deepcopy(run)
-  _check_early(run)
+  check_early(run)
   task = TASKS.get(run.task.name)
   if task and pathlib.Path(run.task.data).is_file() and not task.releases[0].held_out:
     raise UserError(
@@ -172,7 +178,7 @@ def read_job(run: config.Run, report: Callable[[str], None]) -> Job:
   )
 
 
-def _check_early(run: config.Run) -> None:
+def check_early(run: config.Run) -> None:
   """Checks what can be before data and source are read."""
   early = copy.deepcopy(run)
   early.steps = run.steps or 1

@@ -58,8 +58,16 @@ def train(
   recorded = {'argv': argv, 'overrides': overrides, 'report': report}
   if run.task.name:
     with finetune.opened(run, workdir, **recorded) as trainings:
+      lost = []
       for training in trainings:
-        report(_trained(training, profile))
+
+        def mark(i, step, folders=training.folders):
+          lost.append(f'{folders[i].name}: the loss of update {step} is not finite')
+
+        report(_trained(training, profile, mark))
+      if lost:
+        lost.append('lower optim.lr or optim.clip, in a new workdir')
+        raise UserError('; '.join(lost))
     return
   layout = sharding.Layout.of(run)
   with ready(run, workdir, layout, **recorded) as context:

@@ -3,10 +3,11 @@
 from typing import Any
 
 from gpt_jax.config import UserError
+from gpt_jax.runs.workdir import logged_folders
 from gpt_jax.sweep.algebra import Points
 from gpt_jax.sweep.plan import Entry, Sweep
 from gpt_jax.sweep.search_space import Search, Space
-from gpt_jax.sweep.status import finished, lines
+from gpt_jax.sweep.status import finished, lines, steps_of
 
 _TRIES = 100  # draws for each run that is asked for
 
@@ -78,8 +79,9 @@ class Halving:
 
   def early(self, entry: Entry) -> bool:
     """Returns whether a run is to stop for good, by all that was evaluated so far."""
-    name, path = entry.name, entry.workdir / 'metrics.jsonl'
-    size = path.stat().st_size if path.exists() else 0
+    name = entry.name
+    paths = [folder / 'metrics.jsonl' for folder in logged_folders(entry.workdir)]
+    size = sum(path.stat().st_size for path in paths if path.exists())
     if name not in self.trials or self.sizes.get(name) == size:
       return name in self.stopped
     self.sizes[name] = size
@@ -88,7 +90,7 @@ class Halving:
     for number, line in enumerate(held[self.reported[name] :], self.reported[name] + 1):
       trial.report(line['valid_nll'], number)
       self.reported[name] = number
-      if trial.should_prune() and line['step'] < entry.run.steps:
+      if trial.should_prune() and line['step'] < steps_of(entry):
         self.stopped.add(name)
         break
     if name in self.stopped or done:

@@ -15,6 +15,7 @@ from gpt_jax import config
 from gpt_jax.config import UserError
 from gpt_jax.data.prepare import recipe
 from gpt_jax.files import write_whole
+from gpt_jax.runs.finetune_job import check_early
 from gpt_jax.sweep.algebra import Points
 from gpt_jax.sweep.search_space import Search
 
@@ -147,15 +148,10 @@ def planned(
   wrong, same = [], {}
   for name, run in zip(names, runs, strict=True):
     try:
-      config.check(run)
+      check_early(run) if run.task.name else config.check(run)
     except UserError as error:
       wrong += [f'{name}: {line}' for line in str(error).splitlines()]
       continue
-    if run.task.name:
-      raise UserError(
-        f'`sweep` is for language modelling, and {name} is of the task '
-        f'{run.task.name}; `train` trains its seeds at once with --config.seeds'
-      )
     other = same.setdefault(tuple(config.flat(run).items()), name)
     if other != name:
       wrong.append(f'{other} and {name} are equal runs; leave one out')
@@ -165,7 +161,7 @@ def planned(
   places = _token_folders(runs, folder)
   for name, point, run, tokens in zip(names, points, runs, places, strict=True):
     run.data.tokens = tokens
-    fields = {**given, **point, 'data.tokens': tokens}
+    fields = {**given, **point, **({'data.tokens': tokens} if tokens else {})}
     arguments = [
       'train',
       f'--config={config_file}',
@@ -242,16 +238,22 @@ def _text(value: Any) -> str:
 
 
 def _token_folders(runs: Sequence[config.Run], folder: pathlib.Path) -> list[str]:
-  """Returns data.tokens of each run: one folder for all that share their data."""
+  """Returns data.tokens of each run: one folder for all that share their data.
+
+  Of a fine-tuning it is '': it reads no tokens.
+  """
   digests = []
   for run in runs:
+    if run.task.name:
+      digests.append('')
+      continue
     there = pathlib.Path(run.init_from) / 'tokenizer'
     given = there if run.init_from and there.is_dir() else None
     made = json.dumps(recipe(run.data, given), sort_keys=True)
     digests.append(hashlib.sha256(made.encode()).hexdigest()[:8])
-  several = len(set(digests)) > 1
+  several = len(set(digests) - {''}) > 1
   return [
-    run.data.tokens or str(folder / 'tokens' / (digest if several else ''))
+    run.data.tokens or (digest and str(folder / 'tokens' / (digest if several else '')))
     for run, digest in zip(runs, digests, strict=True)
   ]
 

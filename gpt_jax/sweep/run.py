@@ -54,7 +54,7 @@ def opened(sweep: Sweep, *, shared: bool) -> Iterator[None]:
 
 def prepare(entries: Sequence[Entry], report: Callable[[str], None] = print) -> None:
   """Makes the token files of runs, once for all that share them."""
-  seen = set()
+  seen = {''}  # a fine-tuning reads none
   for entry in entries:
     if entry.run.data.tokens not in seen and not status.finished(entry):
       seen.add(entry.run.data.tokens)

@@ -4,23 +4,32 @@ import csv
 import dataclasses
 import fcntl
 import io
+import itertools
 import pathlib
 from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from gpt_jax import config
 from gpt_jax.config import UserError
 from gpt_jax.files import write_whole
 from gpt_jax.model.gpt import GPTConfig
 from gpt_jax.runs import cost
+from gpt_jax.runs.finetune_job import FILLED
 from gpt_jax.runs.workdir import (
+  TRAINING,
+  best_line,
   check_same_run,
+  logged_folders,
   read_about,
+  read_run,
   seconds_of_training,
   sessions,
+  updates_done,
 )
 from gpt_jax.sweep.plan import Entry, Sweep
-from gpt_jax.training import checkpoint
+from gpt_jax.tasks.labelled_table import TASKS, Task
 from gpt_jax.training.metrics_log import read_metrics
 
 MEASURED = {  # columns of sweep.csv behind those of the overrides
@@ -28,6 +37,7 @@ MEASURED = {  # columns of sweep.csv behind those of the overrides
   'best_nats_per_token': 'best_nll',
   'final_bits_per_byte': 'final_bpb',
   'best_bits_per_byte': 'best_bpb',
+  'best_dev_metric': 'best_metric',
   'updates': 'step',
   'tokens': 'tokens',
   'flops': 'flops',
@@ -49,7 +59,9 @@ class Result:
     best_nll: the lowest [nats/token].
     final_bpb: bits per byte beside `final_nll`.
     best_bpb: bits per byte beside `best_nll`.
-    tokens: trained on.
+    best_metric: of a fine-tuning: the task's first metric on dev, the mean over seeds
+      of the best. Its losses are means over seeds too, in nats/example.
+    tokens: trained on; 0 of a fine-tuning, whose examples have many lengths.
     flops: of training on them.
     seconds: of training; what a kill undid is not in it.
     left: seconds to the end at the last speed.
@@ -65,6 +77,7 @@ class Result:
   best_nll: float | None = None
   final_bpb: float | None = None
   best_bpb: float | None = None
+  best_metric: float | None = None
   tokens: int = 0
   flops: float = 0.0
   seconds: float = 0.0
@@ -73,35 +86,69 @@ class Result:
   curve: tuple[tuple[int, float], ...] = ()
 
 
+def steps_of(entry: Entry) -> int:
+  """Returns the updates of the whole run; 0: a fine-tuning that has not begun yet."""
+  if entry.run.steps or not (entry.workdir / 'run.json').exists():
+    return entry.run.steps
+  return read_run(entry.workdir).steps
+
+
 def finished(entry: Entry) -> bool:
-  """Returns whether the run's last checkpoint is on disk."""
-  return checkpoint.done(entry.workdir) >= entry.run.steps
+  """Returns whether the run's last checkpoint is on disk, of a fine-tuning all seeds'.
+
+  A fine-tuning then also has its results.
+  """
+  if entry.run.task.name and not (entry.workdir / 'results.json').exists():
+    return False
+  return updates_done(entry.workdir) >= steps_of(entry)
 
 
 def lines(entry: Entry) -> list[dict[str, Any]]:
-  """Returns the lines of a run's metrics.
+  """Returns the lines of a run's metrics; of a fine-tuning, means over its seeds.
+
+  The loss on dev is its held-out loss, which it has once all seeds have it.
 
   Raises:
     UserError: they can't be read.
   """
-  try:
-    found = read_metrics(entry.workdir)
-    for line in found:
-      numbers = (isinstance(value, (int, float)) for value in line.values())
-      if 'step' not in line or not all(numbers):
-        raise ValueError(f'{line} is no line of metrics')
-    return found
-  except (AttributeError, TypeError, ValueError) as error:
-    raise UserError(
-      f'{entry.workdir / "metrics.jsonl"} can not be read: {error}. Put it back as it '
-      f'was, or move {entry.workdir} away, and the run is done again'
-    ) from error
+  each = []
+  for folder in logged_folders(entry.workdir):
+    try:
+      each.append(read_metrics(folder))
+      for line in each[-1]:
+        numbers = (isinstance(value, (int, float)) for value in line.values())
+        if 'step' not in line or not all(numbers):
+          raise ValueError(f'{line} is no line of metrics')
+    except (AttributeError, TypeError, ValueError) as error:
+      raise UserError(
+        f'{folder / "metrics.jsonl"} can not be read: {error}. Put it back as it was, '
+        f'or move {entry.workdir} away, and the run is done again'
+      ) from error
+  return _over_seeds(each, entry.run.seeds) if entry.run.task.name else each[0]
+
+
+def _over_seeds(each: list[list[dict[str, Any]]], seeds: int) -> list[dict[str, Any]]:
+  """Returns the lines of several seeds as those of one run."""
+  alike: dict[tuple, list[dict[str, Any]]] = {}
+  for line in itertools.chain(*each):
+    alike.setdefault((line['step'], 'dev_nll' in line), []).append(line)
+  found = []
+  for (step, held_out), own in sorted(alike.items()):
+    if held_out and len(own) < seeds:
+      continue
+    names = [name for name in own[0] if all(name in line for line in own)]
+    mean = {name: float(np.mean([line[name] for line in own])) for name in names}
+    if held_out:
+      mean['valid_nll'] = mean.pop('dev_nll')
+    found.append(mean | {'step': step})
+  return found
 
 
 def check_folder(entry: Entry) -> None:
   """Raises a UserError where a run's folder is not as the run left it."""
   folder, again = entry.workdir, 'move the folder away, and the run is done again'
-  saved = any(path.name.isdigit() for path in (folder / 'checkpoints').glob('*'))
+  folders = logged_folders(folder)
+  saved = [each for each in folders if _saved(each)]
   found = lines(entry)
   if (saved or found) and not (folder / 'run.json').exists():
     raise UserError(
@@ -109,21 +156,34 @@ def check_folder(entry: Entry) -> None:
       f'which says of what run; put it back, or {again}'
     )
   held = any('valid_nll' in line for line in found)
-  if (saved and not (folder / 'metrics.jsonl').exists()) or (
-    finished(entry) and not held
-  ):
+  lacking = any(not (each / 'metrics.jsonl').exists() for each in saved)
+  if lacking or (finished(entry) and not held):
     raise UserError(
       f'{folder} has checkpoints but not the metrics.jsonl that belongs to them; put '
       f'it back, or {again}'
     )
   try:
-    check_same_run(entry.run, folder)
+    check_same_run(_filled(entry), folder)
   except (AttributeError, KeyError) as error:  # names that are no fields
     raise UserError(f'{folder / "run.json"} is damaged: {error!r}; {again}') from error
   except UserError as error:
     raise UserError(
       f'{error}\nIf run.json was changed by hand, put it back, or {again}'
     ) from error
+
+
+def _saved(folder: pathlib.Path) -> bool:
+  """Returns whether a run or a seed has checkpoints."""
+  paths = itertools.chain(*(folder.glob(f'{n}/*') for n in ('checkpoints', TRAINING)))
+  return any(path.name.isdigit() for path in paths)
+
+
+def _filled(entry: Entry) -> config.Run:
+  """Returns the config of a run, with what a fine-tuning has filled in."""
+  if not (entry.run.task.name and (entry.workdir / 'run.json').exists()):
+    return entry.run
+  there = config.flat(read_run(entry.workdir))
+  return config.from_flat(config.flat(entry.run) | {n: there[n] for n in FILLED})
 
 
 def check_folders(sweep: Sweep) -> None:
@@ -141,7 +201,7 @@ def check_folders(sweep: Sweep) -> None:
 def result(entry: Entry) -> Result:
   """Returns what a run's folder says of it."""
   found = lines(entry)
-  steps = entry.run.steps
+  steps = steps_of(entry)
   if not found:
     return Result('waiting', 0, steps)
   step = found[-1]['step']
@@ -151,9 +211,9 @@ def result(entry: Entry) -> Result:
   final = held[-1] if held else {}
   about = read_about(entry.workdir)
   environment = sessions(entry.workdir)[-1]['environment']
-  run = entry.run
+  run, task = entry.run, TASKS.get(entry.run.task.name)
   cfg = GPTConfig.of(run.model, about.get('vocab') or run.model.vocab)
-  tokens = cost.tokens_read(run, cfg, step)
+  tokens = 0 if task else cost.tokens_read(run, cfg, step)
   return Result(
     state='finished' if finished(entry) else 'unfinished',
     step=step,
@@ -163,6 +223,7 @@ def result(entry: Entry) -> Result:
     best_nll=best.get('valid_nll'),
     final_bpb=final.get('valid_bpb'),
     best_bpb=best.get('valid_bpb'),
+    best_metric=_best_metric(entry.workdir, task) if held and task else None,
     tokens=tokens,
     flops=tokens * sum(cost.flops_per_token(cfg).values()),
     seconds=seconds_of_training(entry.workdir),
@@ -170,6 +231,12 @@ def result(entry: Entry) -> Result:
     commit=environment.get('git', {}).get('commit', ''),
     curve=tuple((line['step'], line['valid_nll']) for line in held),
   )
+
+
+def _best_metric(workdir: pathlib.Path, task: Task) -> float:
+  """Returns the mean over seeds of the best value of a task's first metric."""
+  best = (best_line(folder, task) for folder in logged_folders(workdir))
+  return float(np.mean([line[task.metrics[0]] for line in best]))
 
 
 def _left(trained: list[dict], steps: int) -> float | None:
