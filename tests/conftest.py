@@ -46,3 +46,11 @@ def trained(text):
     kind: tokenizers.train(kind, [text], sizes.get(kind, 0))
     for kind in tokenizers.TRAINED
   }
+
+
+@pytest.fixture(scope='session')
+def task_place(tmp_path_factory) -> pathlib.Path:
+  """A folder with a pre-trained workdir and files of a task."""
+  import tiny_task  # imports jax
+
+  return tiny_task.write(tmp_path_factory.mktemp('task'))

@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 import scipy.stats
+import tiny_task
 
 from gpt_jax import config
 from gpt_jax.config import UserError
@@ -165,7 +166,42 @@ def test_what_has_no_curve_is_refused(tmp_path):
   (tmp_path / 'run.json').write_text(json.dumps({'config': {}, 'vocab': 9}))
   with pytest.raises(UserError, match='has no evaluation to compare yet'):
     compare.compare(tmp_path, tmp_path)
-  about = {'config': {'task.name': 'sst2'}}
-  (tmp_path / 'run.json').write_text(json.dumps(about))
-  with pytest.raises(UserError, match='is a fine-tuning on sst2'):
-    compare.compare(tmp_path, tmp_path)
+
+
+def test_two_fine_tunings_are_paired_over_dev_examples(task_place, tmp_path):
+  """Against the answers in dev_predictions.tsv, by scipy's paired t test."""
+  folders = [tmp_path / name for name in 'ab']
+  for folder, lr in zip(folders, (3e-4, 3e-3), strict=True):
+    run = tiny_task.make(task_place, optim__lr=lr, task__epochs=1)
+    train.train(run, folder, report=lambda text: None)
+  rng = np.random.default_rng(0)
+  right = []
+  for folder in folders:
+    for seed in (0, 1):  # the tiny models are alike: answers of others in their place
+      path = folder / f'seed_{seed}/dev_predictions.tsv'
+      labels = np.loadtxt(path, skiprows=1)[:, 1]
+      answers = rng.integers(2, size=20)
+      text = ''.join(f'{p}\t{y:g}\n' for p, y in zip(answers, labels, strict=True))
+      path.write_text('prediction\tlabel\n' + text)
+      right.append(answers == labels)
+  found = compare.compare(*folders)
+  assert [name for name, _, _ in found.fields] == ['optim.lr']
+  a, b = np.mean(right[:2], 0), np.mean(right[2:], 0)
+  wanted = scipy.stats.ttest_rel(b, a)
+  low, high = wanted.confidence_interval(0.95)
+  assert found.test == pytest.approx((np.mean(b - a), low, high, wanted.pvalue, 20))
+  for folder, best in zip(folders, found.dev, strict=True):
+    results = json.loads((folder / 'results.json').read_text())['seeds']
+    assert best == {int(seed): each['accuracy'] for seed, each in results.items()}
+  *_, tested = compare.tables(found)
+  difference = found.test.difference
+  assert f'b - a = {difference:+.4f} right answers of one' in tested
+  assert '20 held-out dev examples' in tested
+  with pytest.raises(UserError, match='curves are in each run'):
+    compare.plot(found, tmp_path / 'curves.png')
+  with pytest.raises(UserError, match='is language modelling, which can not be'):
+    compare.compare(folders[0], task_place / 'base')
+  path = folders[1] / 'seed_0/dev_predictions.tsv'
+  path.write_text(path.read_text().replace('\t1', '\t0'))
+  with pytest.raises(UserError, match='judged on other dev examples'):
+    compare.compare(*folders)

@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import json
 import os
 import pathlib
 import signal
@@ -16,9 +17,11 @@ from sweep_files import made_up
 import launch
 from gpt_jax import config
 from gpt_jax.config import UserError
+from gpt_jax.reports import sweep as sweep_report
 from gpt_jax.runs.workdir import alone, in_use
 from gpt_jax.sweep import algebra, chain, grid, point, pool, run, status, worker, zipped
 from gpt_jax.training.loop import Interrupted
+from gpt_jax.training.metrics_log import read_metrics
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -264,6 +267,81 @@ def test_runs_of_one_kind_train_together_and_a_lost_one_is_told(sweep_of, tmp_pa
     run.run(sweep, workers_at_once=1, retries=1)
   log = (tmp_path / 'sweep/logs' / f'{wild[0]}_and_1.log').read_text()
   assert '0 of 2 runs, together' in log
+
+
+TUNE = """
+from gpt_jax import config
+import tiny_task, pathlib
+def get_config():
+  return tiny_task.make(pathlib.Path('PLACE'), task__epochs=1)
+"""
+
+
+def test_fine_tunings_are_swept_and_shown_by_their_dev_split(
+  sweep_of, task_place, tmp_path, monkeypatch
+):
+  experiment = TUNE.replace('PLACE', str(task_place))
+  (tmp_path / 'tiny.py').write_text(experiment)
+  monkeypatch.setenv('PYTHONPATH', str(ROOT / 'tests'))
+  sweep = sweep_of("RUNS = grid({'optim.lr': [1e-3, 1e30]})", 'tuned')
+  good, bad = sweep.entries
+  assert [len(g) for g in worker.groups(sweep.entries, 0, 1)] == [1, 1]
+  assert good.run.data.tokens == '' and 'data.tokens' not in good.command
+  assert status.result(good).state == 'waiting' and not status.finished(good)
+  # A rate at which all seeds diverge is told, and not tried again.
+  with pytest.raises(UserError, match='1 of 2 runs failed') as failure:
+    run.run(sweep, workers_at_once=1, retries=1)
+  assert 'the loss of update' in str(failure.value)
+  assert not status.finished(bad)
+  assert not (tmp_path / 'tuned/tokens').exists()
+
+  result = status.result(good)
+  seeds = [good.workdir / f'seed_{seed}' for seed in (0, 1)]
+  lines = [[x for x in read_metrics(f) if 'dev_nll' in x] for f in seeds]
+  mean = (lines[0][-1]['dev_nll'] + lines[1][-1]['dev_nll']) / 2
+  assert result.final_nll == result.best_nll == pytest.approx(mean, abs=1e-12)
+  assert (result.state, result.step, result.steps) == ('finished', 5, 5)
+  results = json.loads((good.workdir / 'results.json').read_text())
+  assert result.best_metric == results['over_seeds']['accuracy']['mean']
+  rows = list(csv.DictReader((tmp_path / 'tuned/sweep.csv').open()))
+  assert [row['state'] for row in rows] == ['finished', 'failed']
+  assert rows[0]['best_dev_metric'] == str(result.best_metric)
+  path, _ = sweep_report.write(tmp_path / 'tuned', tmp_path / 'report')
+  text = path.read_text()
+  assert 'nats/example' in text and 'nats/token' not in text
+  assert f'| {result.best_metric:.4f} |' in text
+
+  # Nothing of the finished run is touched again; results that are missing are made.
+  before = (seeds[0] / 'metrics.jsonl').read_bytes()
+  (good.workdir / 'results.json').unlink()
+  assert not status.finished(good)
+  run.run_one(sweep, 0)
+  assert status.finished(good)
+  assert (seeds[0] / 'metrics.jsonl').read_bytes() == before
+  (seeds[1] / 'metrics.jsonl').unlink()
+  with pytest.raises(UserError, match='but not the metrics.jsonl'):
+    status.check_folder(good)
+
+
+def test_a_seed_that_is_behind_hides_no_loss_of_the_others(sweep_of, tmp_path):
+  text = "RUNS = point({'task.name': 'sst2', 'task.data': 'x', 'init_from': 'y', "
+  text += "'seeds': 2, 'optim.warmup': 0})"
+  (entry,) = sweep_of(text, tmp_path / 'sweep').entries
+  for seed, losses in enumerate([(0.5, 0.25), (0.75,)]):
+    folder = entry.workdir / f'seed_{seed}'
+    folder.mkdir(parents=True)
+    lines = [
+      line
+      for step, nll in enumerate(losses, 1)
+      for line in ({'step': step, 'loss': nll}, {'step': step, 'dev_nll': nll})
+    ]
+    text = ''.join(json.dumps(line) + '\n' for line in lines)
+    (folder / 'metrics.jsonl').write_text(text)
+  assert status.lines(entry) == [
+    {'step': 1, 'loss': 0.625},
+    {'step': 1, 'valid_nll': 0.625},
+    {'step': 2, 'loss': 0.25},
+  ]
 
 
 # Folders
