@@ -1,5 +1,6 @@
 """What `describe` says of a model, against counts by hand and XLA's own figures."""
 
+import json
 import pathlib
 import subprocess
 import sys
@@ -11,8 +12,11 @@ import pytest
 from gpt_jax import config
 from gpt_jax.config import papers
 from gpt_jax.model.gpt import GPT, GPTConfig, init_params, unembed
-from gpt_jax.runs import cost
-from gpt_jax.training import loss
+from gpt_jax.runs import cost, load
+from gpt_jax.tasks import inputs
+from gpt_jax.tasks.labelled_table import TASKS
+from gpt_jax.training import loss, transfer
+from gpt_jax.training.objective import LabelledTask
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -93,6 +97,91 @@ def test_a_banded_layer_keeps_less_and_remat_keeps_its_input():
   assert dense['layers'] - banded['layers'] >= 2 * 2 * pairs * 4
   one_layer = dense['layers'] / 2
   assert dense['layers, remat'] == 2 * 512 * 16 * 4 + one_layer
+
+
+@pytest.mark.parametrize('name', ['sst2', 'stsb', 'race'])
+@pytest.mark.parametrize('chunk', [0, 16])
+def test_activations_of_a_fine_tuning_are_near_what_xla_says(name, chunk):
+  run = papers.gpt1_finetuning(name)
+  run.loss_chunk, run.model = chunk, config.Model(L=2, D=64, N=2, T=128, vocab=3000)
+  cfg, task, rows = GPTConfig.of(run.model, 0), TASKS[name], 4
+  gpt = GPT(transfer.grown(cfg))
+  objective = LabelledTask.of(run, gpt, task)
+  make = lambda: transfer.init(run, cfg, task, init_params(cfg, 0), 0)  # noqa: E731
+  C = inputs.sequences_each(task)
+  batch = inputs.TaskBatch(
+    ids_BCT=jnp.zeros((rows, C, 128), jnp.int32),
+    length_BC=jnp.full((rows, C), 128),
+    target_BK=jnp.zeros((rows, inputs.classes(task))),
+    w_B=jnp.ones(rows),
+    row_B=jnp.arange(rows),
+  )
+  f = lambda tree, batch: sum(objective.losses(tree, batch))  # noqa: E731
+  compiled = jax.jit(jax.grad(f)).lower(jax.eval_shape(make), batch).compile()
+  true = compiled.memory_analysis().temp_size_in_bytes
+  found = cost.activation_bytes(run, cfg, rows)
+  assert 0.6 < true / (found['layers'] + found['output']) < 1.4
+
+
+def test_what_a_fine_tuning_trains_is_counted():
+  run = papers.gpt1_finetuning('rte')
+  cfg = GPTConfig.of(run.model, 40_478)
+  L, D = 12, 768
+  new = {'embeddings of the new tokens': 3 * D, 'head': 2 * D + 2}
+  model = cost.parameter_count(cfg)
+  assert cost.trained_by_part(run, cfg) == {'model': model, **new}
+  full = cost.state_bytes(run, cfg)
+  run.task.train = 'frozen'
+  assert cost.trained_by_part(run, cfg) == new
+  frozen = cost.state_bytes(run, cfg)
+  assert frozen['parameters'] == full['parameters']
+  assert frozen['gradients'] == 4 * sum(new.values())
+  run.task.train, run.task.rank = 'lora', 4
+  changes = L * 4 * (4 * 2 * D + 2 * 5 * D)
+  assert cost.trained_by_part(run, cfg) == {**new, 'low-rank changes': changes}
+  # 8.7 GiB were measured, nearly all of them logits, at lengths up to 384.
+  logits = cost.task_logits_bytes(run, cfg, 32, 256)
+  assert logits == 2 * 4 * 32 * 256 * 40_576
+  run.loss_chunk = 32
+  assert cost.task_logits_bytes(run, cfg, 32, 256) == logits / 8
+  run.task.aux = 0.0
+  assert cost.task_logits_bytes(run, cfg, 32, 256) == 0
+
+
+def test_launch_describes_a_fine_tuning_without_weights_or_data(tmp_path):
+  def describe(source, *flags):
+    return subprocess.run(
+      [sys.executable, str(ROOT / 'launch.py'), 'describe']
+      + [f'--config={ROOT}/experiments/gpt1/finetune.py:rte,lora']
+      + [f'--config.init_from={source}', *flags],
+      capture_output=True,
+      text=True,
+      cwd=tmp_path,
+    )
+
+  about = {'model_type': 'gpt2', 'n_layer': 2, 'n_embd': 64, 'n_head': 2}
+  about |= {'n_positions': 256, 'vocab_size': 50257}
+  (tmp_path / 'gpt2').mkdir()
+  (tmp_path / 'gpt2/config.json').write_text(json.dumps(about))
+  done = describe('gpt2')
+  assert done.returncode == 0, done.stderr
+  said = ' '.join(done.stdout.split())
+  assert '2 of width 64, 2 heads of 32' in said and '50,260' in said
+  assert 'embeddings of the new tokens 192 head 130 low-rank changes' in said
+  assert '32 examples of 1 x 256 tokens' in said
+  assert 'total with --config.loss_chunk=32' in said
+  missing = describe('nowhere')
+  assert missing.returncode == 1
+  assert 'init_from=nowhere: nowhere is no workdir' in missing.stderr
+  assert "give a workdir, or a folder of Hugging Face's" in missing.stderr
+  about['model_type'] = 'llama'
+  (tmp_path / 'gpt2/config.json').write_text(json.dumps(about))
+  assert "model_type='llama' must be one of" in describe('gpt2').stderr
+  assert '--vocab says nothing to a fine-tuning' in describe('gpt2', '--vocab=9').stderr
+
+
+def test_the_architecture_of_a_workdir_is_that_of_its_model(task_place):
+  assert load.architecture(task_place / 'base') == load.load(task_place / 'base').config
 
 
 def test_launch_describes_175b_on_many_devices(tmp_path):

@@ -6,11 +6,12 @@ import sys
 
 import jax
 import pytest
+import tiny_task
 from updates import make_run
 
 from gpt_jax import config
 from gpt_jax.model.gpt import GPTConfig
-from gpt_jax.runs import cost, dry_run
+from gpt_jax.runs import cost, dry_run, finetune, finetune_job
 from gpt_jax.training import sharding
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -100,6 +101,37 @@ def test_the_first_change_is_to_what_takes_most():
   assert 'remat=block' in advised(1, 100 * logits)
   assert 'accumulate=2,' in advised(1, 100 * logits, model_remat='block')
   assert 'tensor' in advised(1, 2**40, accumulate=8, model_remat='block')
+
+
+def test_a_fine_tuning_is_compiled_for_its_longest_batch(task_place):
+  said = dry_run.report(tiny_task.make(task_place, batch=8), '')
+  assert ', jit, 2 of 2 seeds together, 8 examples of 1 x 16 tokens; not run' in said
+  assert 'To make it smaller: --config.task.together=1' in said
+
+  # Where memory is short, fewer seeds train together, as `train` has it.
+  job = finetune_job.read_job(tiny_task.make(task_place), print)
+  one, two = (finetune.bytes_needed(job, seeds) / 2**30 for seeds in (1, 2))
+  said = dry_run.report(tiny_task.make(task_place), '', (one + two) / 2)
+  assert '2 seeds together need' in said and '1 of 2 seeds together' in said
+  assert 'fits      in' in said
+  said = dry_run.report(tiny_task.make(task_place), '', one / 2)
+  assert 'First change: --config.loss_chunk=6,' in said
+  lora = tiny_task.make(task_place, task__train='lora', task__aux=0.0)
+  said = dry_run.report(lora, '', one / 20)
+  assert 'First change: --config.model.remat=block, which' in said
+  together = tiny_task.make(task_place, task__together=2)
+  said = dry_run.report(together, '', one)
+  assert 'not in' in said and 'First change: --config.task.together=1,' in said
+
+
+def test_a_fine_tuning_over_a_layout_sends_its_gradients(task_place):
+  run = tiny_task.make(task_place, devices=0, layout='data=2')
+  said = dry_run.report(run, '')
+  assert 'data 2, 1 of 2 seeds together' in said and 'all-reduce' in said
+  job = finetune_job.read_job(run, print)
+  found = dry_run.cost_of(finetune.compiled(job, 1))
+  trained = sum(cost.trained_by_part(job.run, job.cfg).values())
+  assert found.sent['all-reduce'] == pytest.approx(4 * trained, rel=0.15)
 
 
 def test_launch_compiles_for_devices_that_are_not_there(tmp_path):

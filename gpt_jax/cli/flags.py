@@ -43,15 +43,6 @@ def overridden(values: flags.FlagValues) -> config.Run:
   return values.config
 
 
-def without_task(run: config.Run, command: str) -> None:
-  """Raises a UserError where a command that knows no tasks is given one."""
-  if run.task.name:
-    raise UserError(
-      f'`{command}` is for language modelling, and this config is of the task '
-      f'{run.task.name}; `train` prints what it will do before it begins'
-    )
-
-
 def refuse(values, names: list[str], of: str) -> None:
   """Raises a UserError where a flag was given that says nothing to a command."""
   for name in names:

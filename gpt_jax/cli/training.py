@@ -9,7 +9,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from gpt_jax import config
-from gpt_jax.cli.flags import experiment, overridden, refuse, without_task, workdir
+from gpt_jax.cli.flags import experiment, overridden, refuse, workdir
 from gpt_jax.config import UserError
 
 
@@ -23,7 +23,11 @@ def prepare(values) -> None:
   from gpt_jax.runs.setup import prepared
 
   run = overridden(values)
-  without_task(run, 'prepare')
+  if run.task.name:
+    raise UserError(
+      f'`prepare` makes token files, and a fine-tuning on {run.task.name} needs none: '
+      '`train` reads its examples itself'
+    )
   config.check(run)
   workdir = pathlib.Path(values.workdir)
   data = prepared(run, workdir)
@@ -73,11 +77,9 @@ def train(values) -> None:
   if values.dry_run:
     from gpt_jax.runs import dry_run
 
-    without_task(run, 'train --dry_run')
     print(dry_run.report(run, values.workdir, values.device_gib))
     return
   if values.distributed:
-    without_task(run, 'train --distributed')
     sharding.start(values.distributed)
   with _stopped_and_saved():
     train_run(
@@ -141,15 +143,19 @@ def describe(values) -> None:
   """Prints a model's architecture, parameters, FLOPs and memory; allocates nothing."""
   import rich
 
-  from gpt_jax.runs import cost
+  from gpt_jax.model.gpt import GPTConfig
+  from gpt_jax.runs import cost, finetune_job
   from gpt_jax.training import sharding
 
   run = overridden(values)
-  without_task(run, 'describe')
   devices = values.devices or sharding.asked_devices(run) or 1
+  cfg = None
+  if run.task.name:
+    refuse(values, ['vocab'], 'a fine-tuning, whose vocabulary is that of init_from')
+    run, cfg = finetune_job.unread(run)
   config.check(run, sharding.Layout.imagined(run, devices).parts)
-  vocab = values.vocab or cost.vocabulary(run)
-  for table in cost.tables(run, vocab, devices):
+  cfg = cfg or GPTConfig.of(run.model, values.vocab or cost.vocabulary(run))
+  for table in cost.tables(run, cfg, devices):
     rich.print(table)
     print()
 

@@ -15,7 +15,7 @@ from gpt_jax.inference.language_model import LanguageModel
 from gpt_jax.model.gpt import GPT, Execution, GPTConfig
 from gpt_jax.tokenizers import hugging_face as their_tokenizers
 from gpt_jax.weights import convert
-from gpt_jax.weights.config_json import read_json
+from gpt_jax.weights.config_json import read_config, read_json
 
 # What marks a folder of weights; the first is Hugging Face's, the others OpenAI's.
 _MARKS = 'config.json', 'hparams.json', 'params_shapes.json'
@@ -37,11 +37,12 @@ def names_weights(source: str | Path) -> bool:
   return str(source).startswith('hf:') or any((folder / m).exists() for m in _MARKS)
 
 
-def find(source: str | Path) -> Path:
+def find(source: str | Path, patterns: tuple[str, ...] = _FETCHED) -> Path:
   """Returns the folder of a source, fetched from the hub if it is not a path.
 
   Args:
     source: a folder, or hf:NAME or hf:NAME@REVISION, which is kept in the hub's cache.
+    patterns: of the names of files that are fetched.
 
   Raises:
     UserError: there is no such folder, it has no weights, or it can't be fetched.
@@ -59,7 +60,7 @@ def find(source: str | Path) -> Path:
   try:
     return Path(
       huggingface_hub.snapshot_download(
-        name, revision=revision or None, allow_patterns=list(_FETCHED)
+        name, revision=revision or None, allow_patterns=list(patterns)
       )
     )
   except Exception as e:  # its errors share no class, and all say why
@@ -67,6 +68,24 @@ def find(source: str | Path) -> Path:
       f'{source}: can not be fetched ({type(e).__name__}: {str(e).splitlines()[0]}); '
       'give a folder on this machine instead'
     ) from e
+
+
+def architecture(source: str | Path) -> GPTConfig:
+  """Returns the architecture of a source (see `find`), from config.json alone.
+
+  Raises:
+    UserError: there is none, or it is not supported.
+  """
+  path = find(source, _MARKS[:1]) / _MARKS[0]
+  if not path.exists():
+    raise UserError(
+      f'{source}: has no {_MARKS[0]}, which tells the architecture; import it first: '
+      f'python launch.py import --source={source} --workdir=...'
+    )
+  family, model, wrong = read_config(path)
+  if wrong:
+    raise UserError(f'{path}: not a {family} that can be read:\n' + '\n'.join(wrong))
+  return GPTConfig.of(model, model.vocab)
 
 
 def open_model(

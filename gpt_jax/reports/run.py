@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 
 from gpt_jax import config
 from gpt_jax.config import UserError, papers
-from gpt_jax.model.gpt import GPTConfig
 from gpt_jax.reports import figures, markup, tasks
 from gpt_jax.reports.markup import bullets, code, fenced, heading, picture, plain, table
 from gpt_jax.runs import cost
+from gpt_jax.runs.load import architecture
 from gpt_jax.runs.workdir import (
   logged_folders,
   old_groups,
@@ -27,7 +27,6 @@ from gpt_jax.runs.workdir import (
 )
 from gpt_jax.tasks.labelled_table import TASKS
 from gpt_jax.training.metrics_log import last_samples, read_metrics
-from gpt_jax.training.transfer import grown
 
 _MODEL = 'L', 'D', 'N', 'F', 'T'
 
@@ -81,13 +80,8 @@ def write(
   return markup.write(target, 'run', blocks, {'run_curves': curves, **figures_of_tasks})
 
 
-def _model_config(workdir: pathlib.Path, run: config.Run) -> GPTConfig:
-  cfg = GPTConfig.of(run.model, read_about(workdir)['vocab'])
-  return grown(cfg) if run.task.name else cfg
-
-
 def _about(workdir: pathlib.Path, run: config.Run) -> str:
-  cfg = _model_config(workdir, run)
+  cfg = architecture(workdir)
   done = updates_done(workdir)
   state = 'finished' if done >= run.steps else 'not finished'
   size = ', '.join(f'{n} = {getattr(cfg, n):,}' for n in _MODEL)
@@ -207,7 +201,7 @@ def _cost(workdir: pathlib.Path, run: config.Run) -> str:
   seconds = seconds_of_training(workdir)
   text = f'{seconds:,.0f} seconds ({seconds / 3600:.2f} hours) of training'
   if not run.task.name:
-    cfg = _model_config(workdir, run)
+    cfg = architecture(workdir)
     done = max((lines[-1]['step'] for lines in groups if lines), default=0)
     tokens = cost.tokens_read(run, cfg, done)
     flops = tokens * sum(cost.flops_per_token(cfg).values())

@@ -1,12 +1,14 @@
-"""What a model costs before anything is allocated: parameters, FLOPs, memory.
+"""What a run costs before anything is allocated: parameters, FLOPs, memory.
 
 Everything is read off the shapes that `jax.eval_shape` gives for the model's own code,
-so that a 175B model takes seconds and no memory.
+so that a 175B model takes seconds and no memory. Of a fine-tuning, the architecture is
+that of the model without the new tokens, and the cost that of one seed.
 """
 
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +26,10 @@ from gpt_jax.model.gpt import (
   attention_kernel,
   init_params,
 )
-from gpt_jax.training import step
-from gpt_jax.training.objective import LanguageModeling
+from gpt_jax.tasks.inputs import TaskBatch, classes, sequences_each
+from gpt_jax.tasks.labelled_table import TASKS
+from gpt_jax.training import step, transfer
+from gpt_jax.training.objective import LabelledTask, LanguageModeling
 from gpt_jax.training.sharding import AXES, Layout
 
 # Rows of the vocabulary's padding are no parameters of the model.
@@ -92,6 +96,38 @@ def _bytes(tree) -> int:
   return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
+def _state_of(run: config.Run, cfg: GPTConfig) -> tuple[Callable[[], step.State], dict]:
+  """Returns what makes a run's state, and the shapes of what it does not train."""
+  task = TASKS.get(run.task.name)
+  if not task:
+    return functools.partial(step.new_state, run, cfg), {}
+
+  def make():
+    trained = transfer.init(run, cfg, task, init_params(cfg, 0), 0)
+    return step.init_state(run, trained, cfg.width)
+
+  return make, transfer.fixed(run, _tree(cfg))
+
+
+def trained_by_part(run: config.Run, cfg: GPTConfig) -> dict[str, int]:
+  """Returns how many parameters a run trains, by part."""
+  if not run.task.name:
+    return {'model': parameter_count(cfg)}
+  trained = jax.eval_shape(_state_of(run, cfg)[0]).params
+  size = lambda tree: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))  # noqa: E731
+  sizes = {words: size(trained.get(name)) for name, words in _TRAINED.items()}
+  sizes['model'] = parameter_count(cfg) if 'gpt' in trained else 0
+  return {part: number for part, number in sizes.items() if number}
+
+
+_TRAINED = {
+  'gpt': 'model',
+  'special': 'embeddings of the new tokens',
+  'clf': 'head',
+  'lora': 'low-rank changes',
+}
+
+
 def _kept(f, *args, tensor: int = 1) -> float:
   """Returns the bytes that the backward pass of f needs from its forward pass.
 
@@ -113,16 +149,21 @@ def activation_bytes(
 ) -> dict[str, float]:
   """Returns the bytes of activations that training keeps for `rows` rows of T tokens.
 
+  A row of a fine-tuning is an example, of one or more sequences of T tokens.
+
   By part: 'layers', all of them, everything kept; 'layers, remat', their inputs and
   one layer's insides at a time; 'output', from the last layer to the loss, where
-  `run.loss_chunk` keeps little. `tensor` devices share the insides of layers. What the
+  `run.loss_chunk` keeps little. A body that is frozen is counted as if it were trained.
+   `tensor` devices share the insides of layers. What the
   compiler fuses away is counted, and room to work is not: XLA's own figure was 0.84 to
   1.11 of the sum for small models on a CPU. Attention is as in `model.attention`
   without a flash kernel, which keeps less. (XLA's CPU compiler merges the repeated
   computation of remat with the first again, and saves nothing by it, unless layers are
   scanned.)
   """
-  x_BTD = jax.ShapeDtypeStruct((rows, cfg.T, cfg.D), jnp.float32)
+  task = TASKS.get(run.task.name)
+  texts = rows * (sequences_each(task) if task else 1)
+  x_BTD = jax.ShapeDtypeStruct((texts, cfg.T, cfg.D), jnp.float32)
   tree = _tree(cfg)
   how = dataclasses.replace(Execution.of(run.model, ()), scan=False)
   layer = {}
@@ -136,25 +177,57 @@ def activation_bytes(
   everything = sum(layer[kind] for kind in cfg.attention)
 
   ends = {name: leaf for name, leaf in tree.items() if not name.startswith('h_')}
-  ids = jax.ShapeDtypeStruct((rows, cfg.T), jnp.int32)
+  ids = jax.ShapeDtypeStruct((texts, cfg.T), jnp.int32)
+  row_B = jnp.zeros(rows, jnp.int32)
 
-  bare = GPT(dataclasses.replace(cfg, L=0, attention=()), how)
-  objective = LanguageModeling(bare, loss_chunk=run.loss_chunk)
+  if task:
+    bare = GPT(dataclasses.replace(transfer.grown(cfg), L=0, attention=()), how)
+    objective = LabelledTask.of(run, bare, task)
+    new = jax.eval_shape(_state_of(run, cfg)[0]).params
+    ends = {'gpt': ends, 'special': new['special'], 'clf': new['clf']}
 
-  def output(params, ids_BT):
-    row_B = jnp.zeros(rows, jnp.int32)
-    batch = Batch(ids_BT, ids_BT, jnp.ones(ids_BT.shape), row_B)
-    return objective.nll_sum(params, batch)
+    def output(tree, ids_BT):
+      ids_BCT = ids_BT.reshape(rows, -1, cfg.T)
+      length_BC = jnp.full(ids_BCT.shape[:2], cfg.T)
+      target_BK = jnp.zeros((rows, classes(task)))
+      batch = TaskBatch(ids_BCT, length_BC, target_BK, jnp.ones(rows), row_B)
+      return sum(objective.losses(tree, batch))
 
-  output_bytes = _kept(output, ends, ids, tensor=tensor)
+    few = task_logits_bytes(run, cfg, rows, cfg.T)
+  else:
+    bare = GPT(dataclasses.replace(cfg, L=0, attention=()), how)
+    objective = LanguageModeling(bare, loss_chunk=run.loss_chunk)
+
+    def output(params, ids_BT):
+      batch = Batch(ids_BT, ids_BT, jnp.ones(ids_BT.shape), row_B)
+      return objective.nll_sum(params, batch)
+
+    few = 2 * 4 * rows * run.loss_chunk * cfg.V
+
   # A chunk's logits and their gradients, while they exist.
-  output_bytes += 2 * 4 * rows * run.loss_chunk * cfg.V / tensor
+  output_bytes = _kept(output, ends, ids, tensor=tensor) + few / tensor
 
   return {
     'layers': everything,
     'layers, remat': cfg.L * _bytes(x_BTD) + max(layer.values()),
     'output': output_bytes,
   }
+
+
+def task_logits_bytes(run: config.Run, cfg: GPTConfig, rows: int, T: int) -> int:
+  """Returns the bytes of the logits of a task's language-model loss, with gradients.
+
+  Those that exist at a time, for `rows` examples of sequences of T tokens.
+  """
+  if not run.task.aux:
+    return 0
+  texts = rows * sequences_each(TASKS[run.task.name])
+  return 2 * 4 * texts * math.gcd(run.loss_chunk, T) * transfer.grown(cfg).V
+
+
+def small_chunk(T: int) -> int:
+  """Returns a `loss_chunk` with which few logits of T positions exist at a time."""
+  return next(n for n in range(max(1, T // 8), 0, -1) if T % n == 0)
 
 
 def state_bytes(
@@ -169,12 +242,13 @@ def state_bytes(
   """
   if layout is None:
     layout = Layout.imagined(config.Run(), 1)
-  state = layout.state_shapes(lambda: step.new_state(run, cfg))
-  parameters = layout.bytes_each(state.params)
+  make, fixed = _state_of(run, cfg)
+  state = layout.state_shapes(make)
+  trained = layout.bytes_each(state.params)
   return {
-    'parameters': parameters,
-    'gradients': parameters,
-    'optimizer': layout.bytes_each(state) - parameters,
+    'parameters': trained + layout.bytes_each(layout.placed(fixed)),
+    'gradients': trained,
+    'optimizer': layout.bytes_each(state) - trained,
   }
 
 
@@ -190,13 +264,17 @@ def communication_bytes(
   data, fsdp, tensor = (layout.mesh.shape[axis] for axis in AXES)
   ring = lambda n: (n - 1) / n  # noqa: E731
   item = jnp.dtype(run.model.dtype).itemsize
-  weights = parameter_count(cfg) / tensor
-  tokens = run.batch // layout.parts * cfg.T
+  trained = sum(trained_by_part(run, cfg).values()) / tensor
+  frozen = parameter_count(cfg) / tensor if run.task.train != 'full' else 0
+  task = TASKS.get(run.task.name)
+  tokens = run.batch // layout.parts * cfg.T * (sequences_each(task) if task else 1)
   sums = 4 * cfg.L + 2  # after each branch, both ways; embedding and output
   return {
-    'gradients, summed over data': 2 * ring(data) * 4 * weights / fsdp,
-    'parameters, gathered over fsdp': 2 * run.accumulate * ring(fsdp) * item * weights,
-    'gradients, scattered over fsdp': run.accumulate * ring(fsdp) * 4 * weights,
+    'gradients, summed over data': 2 * ring(data) * 4 * trained / fsdp,
+    'parameters, gathered over fsdp': (
+      2 * run.accumulate * ring(fsdp) * item * (trained + frozen)
+    ),
+    'gradients, scattered over fsdp': run.accumulate * ring(fsdp) * 4 * trained,
     'activations, summed over tensor': 2 * ring(tensor) * sums * tokens * cfg.D * item,
   }
 
@@ -262,21 +340,22 @@ def vocabulary(run: config.Run) -> int:
   return tokenizers.open_path(kind).vocab
 
 
-def tables(run: config.Run, vocab: int, devices: int) -> list[Table]:
+def tables(run: config.Run, cfg: GPTConfig, devices: int) -> list[Table]:
   """Returns the tables that `launch.py describe` prints.
 
   Args:
     run: any valid config; its layout is that of the devices.
-    vocab: entries of its tokenizer.
+    cfg: of its model.
     devices: how many.
   """
-  cfg = GPTConfig.of(run.model, vocab)
   layout = Layout.imagined(run, devices)
   layout.check(cfg)
+  whole = transfer.grown(cfg) if run.task.name else cfg
   return [
-    _architecture(run, cfg),
-    _parameters(cfg),
-    _flops(run, cfg),
+    _architecture(run, whole),
+    _parameters(whole),
+    # The FLOPs of a fine-tuning depend on how long its examples are.
+    _trained(run, cfg) if run.task.name else _flops(run, cfg),
     _memory(run, cfg, layout),
     _communication(run, cfg, layout),
   ]
@@ -332,6 +411,15 @@ def _parameters(cfg: GPTConfig) -> Table:
   return table
 
 
+def _trained(run: config.Run, cfg: GPTConfig) -> Table:
+  table = _table(f'trained on {run.task.name}: {run.task.train}', 'part', 'number')
+  parts = trained_by_part(run, cfg)
+  for part, number in parts.items():
+    table.add_row(part, f'{number:,}')
+  table.add_row('total, each seed', f'{sum(parts.values()):,}')
+  return table
+
+
 def _flops(run: config.Run, cfg: GPTConfig) -> Table:
   table = _table('FLOPs of training', 'part', 'a token', 'share')
   parts = flops_per_token(cfg)
@@ -346,8 +434,11 @@ def _flops(run: config.Run, cfg: GPTConfig) -> Table:
 
 def _memory(run: config.Run, cfg: GPTConfig, layout: Layout) -> Table:
   rows = run.batch // run.accumulate
+  task = TASKS.get(run.task.name)
+  what = f'examples of {sequences_each(task)} x' if task else 'rows of'
   table = _table(
-    f'memory of training, GiB: {rows} rows of {cfg.T} tokens at a time, {layout}',
+    f'memory of training{" a seed" * bool(task)}, GiB: {rows} {what} {cfg.T} tokens at '
+    f'a time, {layout}',
     'part',
     '1 device',
     f'each of {layout.mesh.size}',
@@ -357,20 +448,27 @@ def _memory(run: config.Run, cfg: GPTConfig, layout: Layout) -> Table:
   tensor = layout.mesh.shape['tensor']
   kept = activation_bytes(run, cfg, rows)
   kept_there = activation_bytes(run, cfg, mine, tensor=tensor)
+  totals = [
+    ('total', 'layers', kept, kept_there),
+    ('total with --config.model.remat=block', 'layers, remat', kept, kept_there),
+  ]
+  if not run.loss_chunk:
+    few = dataclasses.replace(run, loss_chunk=small_chunk(cfg.T))
+    each = activation_bytes(few, cfg, rows)
+    each_there = activation_bytes(few, cfg, mine, tensor=tensor)
+    name = f'total with --config.loss_chunk={few.loss_chunk}'
+    totals.append((name, 'layers', each, each_there))
   gib = lambda size: f'{size / 2**30:,.2f}'  # noqa: E731
   for part in here:
     table.add_row(part, gib(here[part]), gib(there[part]))
   for part in kept:
     table.add_row(f'activations: {part}', gib(kept[part]), gib(kept_there[part]))
-  for total, layers in (
-    ('total', 'layers'),
-    ('total with --config.model.remat=block', 'layers, remat'),
-  ):
+  for total, layers, one, other in totals:
     table.add_row(
       total,
       *(
         gib(sum(state.values()) + part[layers] + part['output'])
-        for state, part in ((here, kept), (there, kept_there))
+        for state, part in ((here, one), (there, other))
       ),
     )
   return table

@@ -7,18 +7,20 @@ layers that are unrolled keep what `model.remat` would forget).
 """
 
 import collections
+import functools
 import math
 import pathlib
 import re
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from gpt_jax import config, tokenizers
 from gpt_jax.data.windows import Batch
 from gpt_jax.model.gpt import GPTConfig
-from gpt_jax.runs import cost
-from gpt_jax.training import sharding
+from gpt_jax.runs import cost, finetune, finetune_job
+from gpt_jax.training import sharding, transfer
 from gpt_jax.training.members import Alone
 
 _GIB = 2**30
@@ -45,7 +47,11 @@ def compiled_cost(run: config.Run, cfg: GPTConfig, layout: sharding.Layout) -> C
   rows = np.zeros((run.batch, cfg.T), np.int32)
   batch = layout.put(Batch(rows, rows, rows.astype('f'), rows[:, 0]), run.accumulate)
   update = Alone.of(run, cfg, layout)
-  program = update.jitted.lower(update.like, {}, batch, update.hp).compile()
+  return cost_of(update.jitted.lower(update.like, {}, batch, update.hp).compile())
+
+
+def cost_of(program: jax.stages.Compiled) -> Cost:
+  """Returns the cost of a compiled update."""
   memory = program.memory_analysis()
   sent, operations = communication(program.as_text())
   return Cost(
@@ -137,20 +143,36 @@ def _bytes(shapes: str) -> int:
   )
 
 
-def advice(run: config.Run, cfg: GPTConfig, layout: sharding.Layout, cost: Cost) -> str:
-  """Returns the first change to make where an update does not fit."""
+def advice(
+  run: config.Run,
+  cfg: GPTConfig,
+  layout: sharding.Layout,
+  compiled: Cost,
+  *,
+  tokens: int | None = None,
+  seeds: int = 1,
+) -> str:
+  """Returns the first change to make where an update does not fit.
+
+  Args:
+    tokens: of a row whose logits exist; None: the context.
+    seeds: that one program trains.
+  """
   rows = run.batch // run.accumulate // layout.parts
-  logits = rows * cfg.T * cfg.V * 4
-  if cost.state > cost.working:
+  logits = rows * (cfg.T if tokens is None else tokens) * cfg.V * 4
+  if seeds > 1:
+    return f'--config.task.together={seeds // 2}, which trains fewer seeds at a time'
+  if compiled.state > compiled.working:
     cut = layout.mesh is not None and layout.mesh.shape['fsdp'] > 1
     if not cut and len(layout.devices) > 1:
       return '--config.layout=fsdp, which divides parameters and optimizer state'
     return 'more devices: parameters and optimizer state alone take most of it'
-  if not run.loss_chunk and logits > 0.2 * cost.working:
-    chunk = next(n for n in range(max(1, cfg.T // 8), 0, -1) if cfg.T % n == 0)
+  if not run.loss_chunk and logits > 0.2 * compiled.working:
+    chunk = cost.small_chunk(cfg.T)
     return f'--config.loss_chunk={chunk}, which never holds all logits'
   if run.model.remat != 'block':
-    return '--config.model.remat=block --config.model.scan=True, which keeps less'
+    scan = ' --config.model.scan=True' if run.task.train != 'lora' else ''
+    return f'--config.model.remat=block{scan}, which keeps less'
   if rows > 1:
     return (
       f'--config.accumulate={run.accumulate * 2}, which computes half as many rows at '
@@ -164,6 +186,68 @@ def _size(number: float) -> str:
   return f'{number / unit:,.2f} {name}'
 
 
+class _Update(NamedTuple):
+  """An update that was compiled.
+
+  Attributes:
+    layout: over devices.
+    cost: of it.
+    change: the first to make where it does not fit.
+    what: it is of, in words.
+    lines: what else there is to say.
+  """
+
+  layout: sharding.Layout
+  cost: Cost
+  change: str
+  what: str
+  lines: list[str]
+
+
+def _of_language_model(
+  run: config.Run, workdir: pathlib.Path, devices: list[jax.Device], limit: float
+) -> _Update:
+  del limit
+  layout = sharding.Layout.of(run, devices)
+  config.check(run, layout.parts)
+  own = workdir / 'tokenizer'
+  vocab = tokenizers.load(own).vocab if own.exists() else cost.vocabulary(run)
+  cfg = GPTConfig.of(run.model, vocab)
+  layout.check(cfg)
+  compiled = compiled_cost(run, cfg, layout)
+  return _Update(layout, compiled, advice(run, cfg, layout, compiled), '', [])
+
+
+def _of_fine_tuning(
+  run: config.Run, workdir: pathlib.Path, devices: list[jax.Device], limit: float
+) -> _Update:
+  """Returns the update of the longest batch, of the seeds that would train together."""
+  del workdir
+  lines = []
+  job = finetune_job.read_job(run, lines.append, devices)
+  run, layout = job.run, job.layout
+  cost_of_seeds = functools.cache(lambda seeds: cost_of(finetune.compiled(job, seeds)))
+
+  def needed(seeds):
+    return cost_of_seeds(seeds).state + cost_of_seeds(seeds).working
+
+  seeds = finetune_job.group_size(run, layout)
+  if limit and not run.task.together:
+    seeds = finetune.most_together(seeds, needed, limit, lines.append)
+  compiled = cost_of_seeds(seeds)
+  B, C, T = finetune.longest_batch(job).ids_BCT.shape
+  change = advice(
+    run,
+    transfer.grown(job.cfg),
+    layout,
+    compiled,
+    tokens=C * T if run.task.aux else 0,
+    seeds=seeds,
+  )
+  what = f', {seeds} of {run.seeds} seeds together, {B} examples of {C} x {T} tokens'
+  return _Update(layout, compiled, change, what, lines)
+
+
 def report(run: config.Run, workdir: str | pathlib.Path, device_gib: float = 0) -> str:
   """Returns what one update of a run takes of its devices, and whether it fits.
 
@@ -172,19 +256,15 @@ def report(run: config.Run, workdir: str | pathlib.Path, device_gib: float = 0) 
     workdir: its tokenizer, where there is one, tells the vocabulary.
     device_gib: memory of a device; 0 asks the device, which may not know.
   """
-  number = sharding.asked_devices(run)
-  layout = sharding.Layout.of(run, sharding.real_or_simulated(number))
-  config.check(run, layout.parts)
-  own = pathlib.Path(workdir) / 'tokenizer'
-  vocab = tokenizers.load(own).vocab if own.exists() else cost.vocabulary(run)
-  cfg = GPTConfig.of(run.model, vocab)
-  layout.check(cfg)
-  compiled = compiled_cost(run, cfg, layout)
-  device = layout.devices[0]
+  devices = sharding.real_or_simulated(sharding.asked_devices(run))
+  device = devices[0]
   limit = device_gib * _GIB or (device.memory_stats() or {}).get('bytes_limit', 0)
+  of = _of_fine_tuning if run.task.name else _of_language_model
+  layout, compiled, change, what, lines = of(run, pathlib.Path(workdir), devices, limit)
   need = compiled.state + compiled.working
-  lines = [
-    f'compiled for {len(layout.devices)} x {device.device_kind}, {layout}; not run',
+  lines += [
+    f'compiled for {len(layout.devices)} x {device.device_kind}, {layout}{what}; not '
+    'run',
     f'memory    {_size(need)} each: {_size(compiled.state)} for parameters, optimizer '
     f'and batch, {_size(compiled.working)} to work with',
     f'sends     {_size(sum(compiled.sent.values()))} each in an update'
@@ -193,7 +273,6 @@ def report(run: config.Run, workdir: str | pathlib.Path, device_gib: float = 0) 
       for name, size in sorted(compiled.sent.items(), key=lambda item: -item[1])
     ),
   ]
-  change = advice(run, cfg, layout, compiled)
   if not limit:
     lines.append(
       f'fits      is not known: {device.platform} does not tell its memory; give '

@@ -43,7 +43,7 @@ from gpt_jax.runs.workdir import (
   write_run_json,
 )
 from gpt_jax.tasks import inputs
-from gpt_jax.training import checkpoint, metrics_log, sharding, transfer
+from gpt_jax.training import checkpoint, metrics_log, optim, sharding, transfer
 from gpt_jax.training.loop import Training
 from gpt_jax.training.members import Alone, Together
 from gpt_jax.training.step import State
@@ -86,17 +86,32 @@ def program_of(job: Job, seeds: Sequence[int], fixed: dict) -> Together:
   return Together(runs, job.objective, devices, fixed=fixed, share_rows=True)
 
 
-def bytes_needed(job: Job, seeds: int) -> int:
-  """Returns the bytes that an update of the longest batch takes of a device."""
-  source = job.source_shapes()
+def longest_batch(job: Job) -> inputs.TaskBatch:
+  """Returns the batch of the first epoch that has the most tokens."""
+  batches = (job.batch(0, step) for step in range(job.order.updates(1)))
+  return max(batches, key=lambda batch: batch.tokens)
+
+
+def compiled(job: Job, seeds: int) -> jax.stages.Compiled:
+  """Returns the update of the longest batch, of so many seeds together."""
+  layout, source, batch = job.layout, job.source_shapes(), longest_batch(job)
+  fixed = transfer.fixed(job.run, source)
+  if layout.mesh is not None:
+    like, fixed = layout.placed(job.shapes()), layout.placed(fixed)
+    step = layout.train_step(job.run, job.objective, like, fixed)
+    rows, hp = layout.put(batch, job.run.accumulate), optim.Hyper.of(job.run)
+    return step.lower(like, fixed, rows, hp).compile()
   program = program_of(job, range(seeds), {})
   make = jax.vmap(job.make, (None, 0), program.axes)
   state = jax.eval_shape(make, source, np.arange(seeds, dtype=np.uint32))
-  fixed = transfer.fixed(job.run, source)
-  steps = range(job.order.updates(1))
-  longest = max(steps, key=lambda step: job.batch(0, step).tokens)
-  batch = program.put([job.batch(0, longest)] * seeds)
-  return program.bytes_needed(state, fixed, batch)
+  rows = program.put([batch] * seeds)
+  return program.jitted.lower(state, fixed, rows, program.hp).compile()
+
+
+def bytes_needed(job: Job, seeds: int) -> int:
+  """Returns the bytes that an update of the longest batch takes of a device."""
+  memory = compiled(job, seeds).memory_analysis()
+  return memory.argument_size_in_bytes + memory.temp_size_in_bytes
 
 
 def most_together(
@@ -294,6 +309,11 @@ def _evaluation(
 def _give_seeds_their_states(job: Job, workdir: pathlib.Path) -> None:
   """Divides states that seeds share, as a version before this one kept them."""
   old = old_groups(workdir)
+  if old and sharding.several_processes():
+    raise UserError(
+      f'workdir={workdir} is of an older version, whose seeds share their states; let '
+      'it go on with one process once, without --distributed'
+    )
   one = sharding.Layout(job.layout.devices[:1])
   for folder, seeds in old.items():
     with contextlib.closing(

@@ -17,14 +17,14 @@ from gpt_jax.config import UserError
 from gpt_jax.data import windows
 from gpt_jax.model.gpt import GPT, GPTConfig, init_params
 from gpt_jax.runs import cost
-from gpt_jax.runs.load import load
+from gpt_jax.runs.load import architecture, load
 from gpt_jax.runs.workdir import (
   check_same_run,
   old_groups,
   read_about,
 )
 from gpt_jax.tasks import inputs, labelled
-from gpt_jax.tasks.labelled_table import TASKS, Task
+from gpt_jax.tasks.labelled_table import Task
 from gpt_jax.tokenizers import Tokenizer
 from gpt_jax.training import checksums, sharding, transfer
 from gpt_jax.training.objective import LabelledTask
@@ -110,16 +110,23 @@ def row_parts(run: config.Run, layout: sharding.Layout, seeds: int) -> int:
   return number // math.gcd(number, seeds)
 
 
-def read_job(run: config.Run, report: Callable[[str], None]) -> Job:
+def read_job(
+  run: config.Run,
+  report: Callable[[str], None],
+  devices: list[jax.Device] | None = None,
+) -> Job:
   """Returns what a run needs, read and checked.
+
+  Args:
+    devices: to choose from; all there are unless given.
 
   Raises:
     UserError: the config breaks a rule, or source or data can't be read.
   """
   run = copy.deepcopy(run)
   check_early(run)
-  task = TASKS.get(run.task.name)
-  if task and pathlib.Path(run.task.data).is_file() and not task.releases[0].held_out:
+  task = labelled.named(run.task.name)
+  if pathlib.Path(run.task.data).is_file() and not task.releases[0].held_out:
     raise UserError(
       f'task.data={run.task.data} is a file; give the folder that has both the train '
       'and the dev split'
@@ -134,11 +141,7 @@ def read_job(run: config.Run, report: Callable[[str], None]) -> Job:
       f'init_from={run.init_from} has no tokenizer; import it with one: '
       'python launch.py import --source=... --tokenizer=... --workdir=...'
     )
-  for name, value in dataclasses.asdict(source.config).items():
-    if f'model.{name}' not in FREE:
-      value = ','.join(value) if name == 'attention' else value
-      setattr(run.model, name, value)
-  cfg = GPTConfig.of(run.model, source.tokenizer.vocab)
+  cfg = _take_architecture(run, source.config)
   chosen = labelled.drawn(examples['train'], run.task.examples)
   read = partial(inputs.inputs, task, encode=source.tokenizer.encode, vocab=cfg.vocab)
   train, dev = (read(each, T=cfg.T) for each in (chosen, examples['dev']))
@@ -150,7 +153,7 @@ def read_job(run: config.Run, report: Callable[[str], None]) -> Job:
       f'task.examples={run.task.examples} leaves no example of class '
       f'{task.labels[missing[0]]!r} of {task.name}; raise it'
     )
-  layout = sharding.Layout.of(run)
+  layout = sharding.Layout.of(run, devices)
   layout.check(cfg)
   order = inputs.Order(
     train.lengths,
@@ -176,6 +179,34 @@ def read_job(run: config.Run, report: Callable[[str], None]) -> Job:
     order,
     digests,
   )
+
+
+def _take_architecture(run: config.Run, source: GPTConfig) -> GPTConfig:
+  """Makes a run's model that of its source, but for what training may choose."""
+  for name, value in dataclasses.asdict(source).items():
+    if f'model.{name}' not in FREE:
+      value = ','.join(value) if name == 'attention' else value
+      setattr(run.model, name, value)
+  return GPTConfig.of(run.model, source.vocab)
+
+
+def unread(run: config.Run) -> tuple[config.Run, GPTConfig]:
+  """Returns a run and its architecture without new tokens, reading no data or weights.
+
+  Raises:
+    UserError: the config breaks a rule, or init_from tells no architecture.
+  """
+  run = copy.deepcopy(run)
+  run.steps, run.task.data = run.steps or 1, run.task.data or 'unread'
+  check_early(run)
+  labelled.named(run.task.name)
+  try:
+    return run, _take_architecture(run, architecture(run.init_from))
+  except UserError as error:
+    raise UserError(
+      f'init_from={run.init_from}: {error}; give a workdir, or a folder of Hugging '
+      "Face's with its config.json"
+    ) from error
 
 
 def check_early(run: config.Run) -> None:
@@ -250,4 +281,17 @@ def plan(job: Job) -> str:
     f'{run.task.transfer} from {run.init_from}, trains {run.task.train}\n'
     f'training  {run.steps:,} updates of {run.batch} examples, '
     f'{epochs:.3g} epochs, {run.seeds} seed{"s" * (run.seeds > 1)}'
+    + _memory_of_logits(job)
+  )
+
+
+def _memory_of_logits(job: Job) -> str:
+  """Returns a line about the language-model loss, where its logits are large."""
+  rows = job.run.batch // job.run.accumulate // row_parts(job.run, job.layout, 1)
+  size = cost.task_logits_bytes(job.run, job.cfg, rows, max(job.order.sizes))
+  if job.run.loss_chunk or size < 2**30:
+    return ''
+  return (
+    f'\nmemory    {size / 2**30:.1f} GiB for each seed are logits of the language '
+    f'model loss; --config.loss_chunk={cost.small_chunk(job.cfg.T)} makes them few'
   )

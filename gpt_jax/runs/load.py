@@ -11,7 +11,13 @@ from gpt_jax.inference.classifier import Classifier
 from gpt_jax.inference.language_model import LanguageModel
 from gpt_jax.model.gpt import GPT, Execution, GPTConfig, init_params
 from gpt_jax.model.heads import new_head
-from gpt_jax.runs.workdir import best_line, old_groups, read_run, seed_folders
+from gpt_jax.runs.workdir import (
+  best_line,
+  old_groups,
+  read_about,
+  read_run,
+  seed_folders,
+)
 from gpt_jax.tasks.labelled_table import TASKS, Task
 from gpt_jax.training import checkpoint
 from gpt_jax.training.transfer import grown
@@ -58,6 +64,20 @@ def load(
   tree, step = _restored(workdir, checkpoint_step, like, averaged=False)
   gpt = GPT(cfg, execution)
   return Classifier(tree['gpt'], gpt, tokenizer, step, tree['clf'], task)
+
+
+def architecture(path: str | pathlib.Path) -> GPTConfig:
+  """Returns the architecture of the model that `load` opens, without its weights.
+
+  Raises:
+    UserError: `path` is no workdir and no folder with Hugging Face's config.json.
+  """
+  workdir = (pathlib.Path(path) / 'run.json').exists()
+  if not workdir and hugging_face.names_weights(path):
+    return hugging_face.architecture(path)
+  run = read_run(path)
+  cfg = GPTConfig.of(run.model, read_about(path)['vocab'])
+  return grown(cfg) if run.task.name else cfg
 
 
 def _best_seed(workdir: pathlib.Path, task: Task) -> pathlib.Path:

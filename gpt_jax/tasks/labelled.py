@@ -59,12 +59,7 @@ def read(
       task's; a column is missing or too many; a text is empty; a label is none of the
       task's; a training split lacks a class; `datasets` is not installed.
   """
-  if task_name not in TASKS:
-    raise UserError(
-      f'task {task_name!r} must be one of {", ".join(TASKS)}.'
-      f'{nearest(task_name, TASKS)}'
-    )
-  task = TASKS[task_name]
+  task = named(task_name)
   if str(data).startswith('hf:'):
     path, release = str(data), _on_hub(task, split)
     found = _hub_rows(task, release, path, split)
@@ -93,6 +88,16 @@ def read(
           f'{path}: no example of class {name!r} of {task.name}; train on all classes'
         )
   return examples
+
+
+def named(task_name: str) -> Task:
+  """Returns the task of a name; raises UserError where there is none."""
+  if task_name not in TASKS:
+    raise UserError(
+      f'task {task_name!r} must be one of {", ".join(TASKS)}.'
+      f'{nearest(task_name, TASKS)}'
+    )
+  return TASKS[task_name]
 
 
 def drawn(examples: list[Example], number: int) -> list[Example]:

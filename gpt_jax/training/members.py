@@ -215,18 +215,6 @@ class Together:
       out_shardings=self.all,
     )
 
-  def bytes_needed(self, state: State, fixed: dict, batch: Any) -> int:
-    """Returns the bytes that an update takes of a device.
-
-    Args:
-      state: shapes of the stacked states.
-      fixed: shapes of what is not trained.
-      batch: the largest.
-    """
-    program = self.jitted.lower(state, fixed, batch, self.hp).compile()
-    memory = program.memory_analysis()
-    return memory.argument_size_in_bytes + memory.temp_size_in_bytes
-
 
 def _own(state: State) -> dict[str, Any]:
   """Returns what each member has of a state for itself, by field."""
