@@ -15,6 +15,8 @@ import time
 import numpy as np
 import pytest
 
+import gpt_jax
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Sums over devices in another order, amplified by a hundred updates of AdamW.
 SAME = {'rtol': 1e-4, 'atol': 0}
@@ -31,13 +33,17 @@ def place(tmp_path_factory):
 def launch(place, name, *flags, devices):
   """Begins a process that trains in `name`; its output goes to a file."""
   arguments = (
-    f'train --config={ROOT}/experiments/quickstart.py --workdir={name} '
+    f'--config={ROOT}/experiments/quickstart.py --workdir={name} '
     '--config.data.source=text.txt --config.data.tokenizer=bytes '
     '--config.data.tokens=tokens --config.steps=120 --config.eval_every=20 '
     '--config.log_every=2 --config.optim.warmup=5 --config.batch=8 '
     '--config.eval_batch=4 --config.eval_tokens=500 --config.sample_tokens=4 '
     '--config.model.L=1 --config.model.D=16 --config.model.N=2 --config.model.T=16'
   ).split()
+  return begin(place, name, *arguments, *flags, devices=devices)
+
+
+def begin(place, name, *arguments, devices):
   flag = f'--xla_force_host_platform_device_count={devices}'
   env = os.environ | {
     'XLA_FLAGS': f'--xla_backend_optimization_level=0 {flag}',
@@ -45,7 +51,7 @@ def launch(place, name, *flags, devices):
   }
   with open(place / f'{name}.log', 'a') as log:
     return subprocess.Popen(
-      [sys.executable, ROOT / 'launch.py', *arguments, *flags],
+      [sys.executable, ROOT / 'launch.py', 'train', *arguments],
       cwd=place,
       env=env,
       stdout=log,
@@ -53,7 +59,7 @@ def launch(place, name, *flags, devices):
     )
 
 
-def launch_two(place, name):
+def launch_two(place, name, launch=launch):
   with socket.socket() as free:
     free.bind(('127.0.0.1', 0))
     address = f'127.0.0.1:{free.getsockname()[1]}'
@@ -115,3 +121,46 @@ def test_two_processes_and_one_go_on_with_the_same_run(place):
       **SAME,
     )
   assert found[-1]['valid_nll'] < 0.9 * found[0]['loss']
+
+
+def test_two_processes_fine_tune_like_one(task_place):
+  """Both seeds, one after another, as a mesh has it."""
+
+  def tune(place, name, *flags, devices):
+    arguments = (
+      f'--config={ROOT}/experiments/gpt1/finetune.py:sst2 --workdir={name} '
+      '--config.init_from=base --config.task.data=sst2 --config.seeds=2 '
+      '--config.batch=8 --config.log_every=1 --config.task.epochs=1 '
+      '--config.optim.lr=1e-3 --config.model.dropout=0.1'
+    ).split()
+    return begin(place, name, *arguments, *flags, devices=devices)
+
+  one = tune(task_place, 'hosts_1', '--config.layout=data=4', devices=4)
+  two = launch_two(task_place, 'hosts_2', tune)
+  logs = [task_place / f'hosts_{number}.log' for number in (1, 2)]
+  assert one.wait(timeout=240) == 0, logs[0].read_text()
+  assert [p.wait(timeout=240) for p in two] == [0, 0], logs[1].read_text()
+  assert logs[1].read_text().count('over 2 seeds') == 1  # the first process alone tells
+  for seed in (0, 1):
+    wanted, found = (lines(task_place / f'hosts_{n}', f'seed_{seed}') for n in (1, 2))
+    assert [line['step'] for line in found] == [1, 2, 3, 4, 5, 5]
+    for name in ('loss', 'lm_loss', 'grad_norm', 'dev_nll', 'accuracy'):
+      np.testing.assert_allclose(
+        [line[name] for line in found if name in line],
+        [line[name] for line in wanted if name in line],
+        **SAME,
+      )
+  results = [
+    json.loads((task_place / f'hosts_{n}/results.json').read_text()) for n in (1, 2)
+  ]
+  assert results[0] == results[1]
+  # Opened by one process, it is the same model.
+  texts = ['good fine', 'bad']
+  ours, theirs = (
+    [
+      a.probabilities['1']
+      for a in gpt_jax.load(task_place / f'hosts_{n}').classify(texts)
+    ]
+    for n in (1, 2)
+  )
+  assert ours == pytest.approx(theirs, abs=1e-4)

@@ -254,7 +254,9 @@ class Layout:
     return jax.jit(make, out_shardings=_shardings(self.state_shapes(make)))()
 
   def place(self, state: step.State) -> step.State:
-    """Returns a state where this layout keeps it."""
+    """Returns a state, which all processes have whole, where this layout keeps it."""
+    if several_processes():  # from the host, as devices of one reach no others
+      state = jax.device_get(state)
     return jax.device_put(state, _shardings(self.placed(state)))
 
   def gathered(self, params: dict) -> dict:
