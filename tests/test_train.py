@@ -51,13 +51,13 @@ def place(tmp_path_factory):
 
 
 def command(*arguments, devices=1):
-  flags = '--xla_backend_optimization_level=0'
+  count = '--xla_force_host_platform_device_count'  # the last one counts
   env = {
     **os.environ,
     'PYTHONPATH': str(ROOT),
     'JAX_PLATFORMS': 'cpu',
     'GIT_DIR': '/nowhere',  # the size of run.json does not depend on the checkout
-    'XLA_FLAGS': f'{flags} --xla_force_host_platform_device_count={devices}',
+    'XLA_FLAGS': f'{os.environ["XLA_FLAGS"]} {count}={devices}',
   }
   return [sys.executable, str(ROOT / 'launch.py'), *map(str, arguments)], env
 
