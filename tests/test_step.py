@@ -6,6 +6,7 @@ import pytest
 from updates import make_run, ragged_batch, trained, updater
 
 from gpt_jax import config
+from gpt_jax.data.windows import Batch
 from gpt_jax.model.gpt import GPT, GPTConfig
 from gpt_jax.training import sharding, step
 
@@ -38,6 +39,25 @@ def test_dropout_is_on_and_drawn_anew_each_update_and_seed(one_device):
   first['quiet'] = trained(make_run(devices=1, model_dropout=0.0), 1)[1][0]
   assert len(set(first.values())) == 4, first
   assert first['a'] == pytest.approx(one_device[1][0], rel=1e-6)
+
+
+def test_each_row_draws_dropout_by_its_own_number():
+  run = make_run(devices=1)
+  _, cfg, update = updater(run)
+  state = jax.device_get(step.init_state(run, cfg))
+  ids = np.repeat(ragged_batch().ids_BT[:1], 8, axis=0)
+
+  def loss_of(place, number):
+    """Returns the loss of one of eight rows that are alike but for their numbers."""
+    w_BT = np.zeros((8, 8), 'f')
+    w_BT[place] = 1
+    row_B = np.roll(np.arange(8, dtype=np.int32), place - number)
+    _, metrics = update(state, Batch(ids, ids, w_BT, row_B))
+    return float(metrics['loss'])
+
+  losses = [loss_of(place, place) for place in range(4)]
+  assert len({round(loss, 4) for loss in losses}) == 4, losses
+  assert loss_of(7, 2) == pytest.approx(losses[2], rel=1e-6)
 
 
 def test_the_loss_is_the_mean_over_targets_that_count():
