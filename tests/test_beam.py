@@ -103,13 +103,17 @@ def table_logp(table, ids):
   return sum(logp[tuple(text[i : i + 3])] for i in range(len(ids)))
 
 
+@partial(jax.jit, static_argnums=2)
+def forward(params, ids_BT, cfg):
+  return jax.nn.log_softmax(GPT(cfg).apply({'params': params}, ids_BT)[0])
+
+
 def forward_logp(params, prompt, all_ids, cfg=SHAPE):
   """Returns log p of each token of each continuation: one full forward pass."""
   ids_BT = np.zeros((len(all_ids), cfg.T), np.int32)
   for row, ids in zip(ids_BT, all_ids, strict=True):
     row[: len(prompt) + len(ids)] = [*prompt, *ids]
-  logits = GPT(cfg).apply({'params': params}, ids_BT)[0]
-  logp = np.asarray(jax.nn.log_softmax(logits))
+  logp = np.asarray(forward(params, ids_BT, cfg))
   first = len(prompt) - 1
   return [
     [float(logp[row, first + i, token]) for i, token in enumerate(ids)]
