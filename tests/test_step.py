@@ -14,6 +14,11 @@ from gpt_jax.training import sharding, step
 SAME = {'rtol': 1e-5, 'atol': 1e-5}
 
 
+def initial(run, cfg):
+  """Returns the state at the start: one program instead of one for each operation."""
+  return jax.jit(lambda: step.init_state(run, cfg))()
+
+
 @pytest.fixture(scope='module')
 def one_device():
   return trained(make_run(devices=1))
@@ -34,7 +39,7 @@ def test_dropout_is_on_and_drawn_anew_each_update_and_seed(one_device):
   first = {}
   for name, seed, updates in [('a', 0, 0), ('b', 1, 0), ('c', 1, 1)]:
     _, _, update = updater(make_run(devices=1, seed=seed))
-    state = step.init_state(run, cfg).replace(step=np.int32(updates))
+    state = initial(run, cfg).replace(step=np.int32(updates))
     first[name] = float(update(state, ragged_batch())[1]['loss'])
   first['quiet'] = trained(make_run(devices=1, model_dropout=0.0), 1)[1][0]
   assert len(set(first.values())) == 4, first
@@ -44,7 +49,7 @@ def test_dropout_is_on_and_drawn_anew_each_update_and_seed(one_device):
 def test_each_row_draws_dropout_by_its_own_number():
   run = make_run(devices=1)
   _, cfg, update = updater(run)
-  state = jax.device_get(step.init_state(run, cfg))
+  state = jax.device_get(initial(run, cfg))
   ids = np.repeat(ragged_batch().ids_BT[:1], 8, axis=0)
 
   def loss_of(place, number):
@@ -63,8 +68,10 @@ def test_each_row_draws_dropout_by_its_own_number():
 def test_the_loss_is_the_mean_over_targets_that_count():
   run = make_run(devices=1, model_dropout=0.0)
   cfg = GPTConfig.of(run.model, 11)
-  state, batch = step.init_state(run, cfg), ragged_batch()
-  logits = np.asarray(GPT(cfg).apply({'params': state.params}, batch.ids_BT)[0], 'd')
+  state, batch = initial(run, cfg), ragged_batch()
+  logits = np.asarray(
+    jax.jit(GPT(cfg).apply)({'params': state.params}, batch.ids_BT)[0], 'd'
+  )
   logits = logits[..., :11]
   logp = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
   nll = -np.take_along_axis(logp, batch.y_BT[..., None], -1)[..., 0]
@@ -74,7 +81,7 @@ def test_the_loss_is_the_mean_over_targets_that_count():
 
 def test_evaluation_sums_agree_over_devices():
   cfg = GPTConfig.of(make_run().model, 11)
-  params = step.init_state(make_run(), cfg).params
+  params = initial(make_run(), cfg).params
   sums = []
   for n in (1, 4):
     layout = sharding.Layout.of(config.Run(devices=n))
