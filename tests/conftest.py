@@ -5,11 +5,13 @@ import pathlib
 
 # Before jax starts: 8 CPU devices for the layouts. Most of the suite's time goes into
 # compiling: less optimisation and LLVM's own loops instead of XLA's fusion emitters
-# take a third of it.
+# take a third of it. One order of a program's parts: in several, those that wait for
+# other devices could take all threads of a machine of 2 cores, and it would stand still.
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['XLA_FLAGS'] = (
   '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 '
-  '--xla_cpu_use_fusion_emitters=false'
+  '--xla_cpu_use_fusion_emitters=false '
+  '--xla_cpu_enable_concurrency_optimized_scheduler=false'
 )
 # Programs, small ones too, are compiled once for all tests and the processes that they
 # launch.
