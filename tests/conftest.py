@@ -6,7 +6,7 @@ import pathlib
 # Before jax starts: 8 CPU devices for the layouts. Most of the suite's time goes into
 # compiling: less optimisation and LLVM's own loops instead of XLA's fusion emitters
 # take a third of it. One order of a program's parts: in several, those that wait for
-# other devices could take all threads of a machine of 2 cores, and it would stand still.
+# other devices could take all threads of a machine of 2 cores, which would then stop.
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['XLA_FLAGS'] = (
   '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 '
