@@ -439,7 +439,7 @@ def assert_parity(params, case, wanted):
   beams = Beams(K, penalty_form='hf', **{'length_penalty': 1.0, **case})
   found = beam.generate(
     params,
-    GPT2,
+    GPT(GPT2),
     GOLDEN['PROMPTS'],
     max_new_tokens=GOLDEN['NEW'],
     beams=beams,
