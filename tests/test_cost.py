@@ -2,12 +2,11 @@
 
 import json
 import pathlib
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
 import pytest
+from scripts import launch
 
 from gpt_jax import config
 from gpt_jax.config import papers
@@ -139,7 +138,6 @@ def test_what_a_fine_tuning_trains_is_counted():
   run.task.train, run.task.rank = 'lora', 4
   changes = L * 4 * (4 * 2 * D + 2 * 5 * D)
   assert cost.trained_by_part(run, cfg) == {**new, 'low-rank changes': changes}
-  # 8.7 GiB were measured, nearly all of them logits, at lengths up to 384.
   logits = cost.task_logits_bytes(run, cfg, 32, 256)
   assert logits == 2 * 4 * 32 * 256 * 40_576
   run.loss_chunk = 32
@@ -150,13 +148,12 @@ def test_what_a_fine_tuning_trains_is_counted():
 
 def test_launch_describes_a_fine_tuning_without_weights_or_data(tmp_path):
   def describe(source, *flags):
-    return subprocess.run(
-      [sys.executable, str(ROOT / 'launch.py'), 'describe']
-      + [f'--config={ROOT}/experiments/gpt1/finetune.py:rte,lora']
-      + [f'--config.init_from={source}', *flags],
-      capture_output=True,
-      text=True,
-      cwd=tmp_path,
+    return launch(
+      tmp_path,
+      'describe',
+      f'--config={ROOT}/experiments/gpt1/finetune.py:rte,lora',
+      f'--config.init_from={source}',
+      *flags,
     )
 
   about = {'model_type': 'gpt2', 'n_layer': 2, 'n_embd': 64, 'n_head': 2}
@@ -190,12 +187,7 @@ def test_launch_describes_175b_on_many_devices(tmp_path):
     'def get_config():\n'
     "  return config.Run(batch=8, model=papers.gpt3('175B'))\n"
   )
-  done = subprocess.run(
-    [sys.executable, str(ROOT / 'launch.py'), 'describe']
-    + [f'--config={tmp_path}/big.py', '--devices=8'],
-    capture_output=True,
-    text=True,
-  )
+  done = launch(tmp_path, 'describe', '--config=big.py', '--devices=8')
   assert done.returncode == 0, done.stderr
   assert '174,604,259,328' in done.stdout and 'each of 8' in done.stdout
 

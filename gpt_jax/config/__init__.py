@@ -1,6 +1,6 @@
 """The config of a run: fields (`schema`), rules (`checks`), the models of `papers`."""
 
-from gpt_jax.config.checks import check
+from gpt_jax.config.checks import check, check_early
 from gpt_jax.config.schema import (
   FREE_ON_RESUME,
   TRAINED,
@@ -28,6 +28,7 @@ __all__ = [
   'Task',
   'UserError',
   'check',
+  'check_early',
   'fields_with',
   'flat',
   'from_flat',

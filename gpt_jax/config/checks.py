@@ -1,5 +1,6 @@
 """The rules of a config: `check` lists every rule that a run breaks, at once."""
 
+import copy
 import dataclasses
 import math
 from typing import Any
@@ -121,6 +122,19 @@ def check(config: Run, devices: int = 1) -> None:
   wrong += _wrong_task(config)
   if wrong:
     raise UserError('\n'.join(wrong))
+
+
+def check_early(config: Run) -> None:
+  """Checks what can be before data and source are read.
+
+  They tell a fine-tuning its layers, and where steps=0 its updates.
+  """
+  early = copy.deepcopy(config)
+  if config.task.name:
+    early.steps = config.steps or 1
+    if str(config.task.transfer).isdigit():
+      early.model.L = max(early.model.L, int(config.task.transfer))
+  check(early)
 
 
 def _wrong_type(name: str, declared: dataclasses.Field, value: Any) -> str:

@@ -124,7 +124,7 @@ def read_job(
     UserError: the config breaks a rule, or source or data can't be read.
   """
   run = copy.deepcopy(run)
-  check_early(run)
+  config.check_early(run)
   task = labelled.named(run.task.name)
   if pathlib.Path(run.task.data).is_file() and not task.releases[0].held_out:
     raise UserError(
@@ -198,7 +198,7 @@ def unread(run: config.Run) -> tuple[config.Run, GPTConfig]:
   """
   run = copy.deepcopy(run)
   run.steps, run.task.data = run.steps or 1, run.task.data or 'unread'
-  check_early(run)
+  config.check_early(run)
   labelled.named(run.task.name)
   try:
     return run, _take_architecture(run, architecture(run.init_from))
@@ -207,15 +207,6 @@ def unread(run: config.Run) -> tuple[config.Run, GPTConfig]:
       f'init_from={run.init_from}: {error}; give a workdir, or a folder of Hugging '
       "Face's with its config.json"
     ) from error
-
-
-def check_early(run: config.Run) -> None:
-  """Checks what can be before data and source are read."""
-  early = copy.deepcopy(run)
-  early.steps = run.steps or 1
-  if str(run.task.transfer).isdigit():
-    early.model.L = max(early.model.L, int(run.task.transfer))  # not known yet
-  config.check(early)
 
 
 def _digest(data: inputs.Inputs) -> str:

@@ -15,7 +15,6 @@ from gpt_jax import config
 from gpt_jax.config import UserError
 from gpt_jax.data.prepare import recipe
 from gpt_jax.files import write_whole
-from gpt_jax.runs.finetune_job import check_early
 from gpt_jax.sweep.algebra import Points
 from gpt_jax.sweep.search_space import Search
 
@@ -148,7 +147,7 @@ def planned(
   wrong, same = [], {}
   for name, run in zip(names, runs, strict=True):
     try:
-      check_early(run) if run.task.name else config.check(run)
+      config.check_early(run)
     except UserError as error:
       wrong += [f'{name}: {line}' for line in str(error).splitlines()]
       continue
