@@ -3,6 +3,7 @@
 import ast
 import graphlib
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -87,3 +88,60 @@ def test_every_room_is_named_in_the_order():
 def test_fast_rooms_import_without_jax(module):
   code = f'import sys, gpt_jax.{module}; assert "jax" not in sys.modules'
   subprocess.run([sys.executable, '-c', code], check=True, cwd=ROOT)
+
+
+def there(name: str, page: pathlib.Path) -> bool:
+  """Returns whether a page's path, or dotted name, is one of this project."""
+  if name.endswith('/'):
+    return (ROOT / name).is_dir()
+  if name.endswith('.py'):
+    homes = ROOT, ROOT / 'gpt_jax', ROOT / 'experiments', page.parent
+    bare = '/' not in name and any(ROOT.glob(f'[!.]*/**/{name}'))
+    return bare or any((home / name).exists() for home in homes)
+  *parents, last = name.split('.')
+  module = ROOT.joinpath(*parents, last)
+  if module.is_dir() or module.with_suffix('.py').exists():
+    return True
+  home = ROOT.joinpath(*parents)
+  file = home / '__init__.py' if home.is_dir() else home.with_suffix('.py')
+  text = file.read_text() if file.exists() else ''
+  aliases = (ROOT / 'gpt_jax/__init__.py').read_text()
+  return bool(re.search(rf'\b{last}\b', text)) or f"'{name}':" in aliases
+
+
+def test_what_the_pages_name_exists():
+  pages = [ROOT / 'README.md', *ROOT.glob('*/*.md')]
+  # The page on tasks makes the first; the page of the house says the second is not.
+  made_up = {'gpt_jax/tasks/prompted/quiz.py', 'utils.py'}
+  missing = []
+  for page in pages:
+    text = page.read_text(encoding='utf-8')
+    names = set(re.findall(r'(?<![\w./-])[\w/-]*\w\.py\b', text)) - made_up
+    names |= set(re.findall(r'\bgpt_jax(?:\.[A-Za-z_]\w*)+(?!\w|/)', text))
+    names |= set(re.findall(r'\bgpt_jax/[\w/]*/', text))
+    for module, several in re.findall(r'from (gpt_jax[\w.]*) import ([\w, ]+)', text):
+      names |= {f'{module}.{each.strip()}' for each in several.split(',')}
+    names = {name for name in names if not name.endswith('.md')}
+    missing += [f'{page.name}: {name}' for name in names if not there(name, page)]
+  assert not missing
+  folders, listed = [], []
+  tree = (ROOT / 'docs/design.md').read_text(encoding='utf-8').split('```')[1]
+  for line in tree.split('gpt_jax/\n')[1].split('\nexperiments/')[0].splitlines():
+    name, depth = line.split()[0], (len(line) - len(line.lstrip())) // 2
+    folders[depth - 1 :] = [name]
+    listed.append(''.join(folders))
+  modules = {path.relative_to(ROOT / 'gpt_jax').as_posix() for path in MODULES}
+  inside = {name for name in modules if name.startswith('tasks/prompted/')}
+  inside |= {name for name in modules if name.endswith('/__init__.py')}
+  assert sorted(name for name in listed if name.endswith('.py')) == sorted(
+    modules - inside
+  )
+
+
+def test_the_core_has_as_many_lines_as_readme_says():
+  text = (ROOT / 'README.md').read_text(encoding='utf-8')
+  core = text.split('### The core')[1].split('\n#')[0]
+  files = re.findall(r'`(\w+/\w+\.py)`', core)
+  said = int(re.search(r'about ([\d,]+) lines', core)[1].replace(',', ''))
+  lines = [len((ROOT / 'gpt_jax' / file).read_text().splitlines()) for file in files]
+  assert abs(sum(lines) - said) < 0.1 * said

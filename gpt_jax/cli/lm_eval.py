@@ -57,7 +57,7 @@ class GPTJax(TemplateLM):
     """Opens a model.
 
     Args:
-      path: of the model, see `workdir.load`.
+      path: of the model, see `runs.load`.
       checkpoint: of a workdir: 'best', 'latest' or a number of updates.
       batch_size: lm-eval's command line gives it to every model; without effect here,
         where texts share rows by themselves.

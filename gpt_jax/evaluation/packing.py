@@ -2,7 +2,7 @@
 
 Answers to one question share its words, questions about one passage the passage. Texts
 that begin alike become a tree, whose common beginnings are written once; small trees
-share a row, whose texts do not see each other (`model.attention.Tree` has the mask).
+share a row, whose texts do not see each other (`model.cache.Tree` has the mask).
 So a program of one shape serves texts of all lengths.
 """
 

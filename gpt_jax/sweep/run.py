@@ -67,7 +67,7 @@ def run(sweep: Sweep, *, workers_at_once: int, retries: int, together: int = 0) 
 
   Args:
     sweep: the runs.
-    workers_at_once: see `workers.slots`.
+    workers_at_once: see `pool.slots`.
     retries: how often a crashed run is started again.
     together: most runs in one program; 0: all of a kind, but where halving stops some.
 

@@ -47,7 +47,7 @@ def read(
     task_name: one of `TASKS`.
     data: a folder with the files of the official distribution; or the split's file,
       whatever it is called; or hf:NAME, hf:NAME:CONFIG or hf:FOLDER, a data set of
-      Hugging Face's with the columns of `Task.hub` (see `rows.hub`).
+      Hugging Face's with the columns of `Task.hub` (see `readers.hub`).
     split: 'train', 'dev' or 'test'; 'dev_mismatched' and 'test_mismatched' of mnli;
       'dev_middle', 'dev_high', 'test_middle' and 'test_high' of race's files. Story
       Cloze's train and dev are GPT-1's, in the order of its permutation.
