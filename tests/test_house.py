@@ -140,7 +140,7 @@ def test_what_the_pages_name_exists():
 
 def test_the_core_has_as_many_lines_as_readme_says():
   text = (ROOT / 'README.md').read_text(encoding='utf-8')
-  core = text.split('### The core')[1].split('\n#')[0]
+  core = ' '.join(text.split('### The core')[1].split('\n#')[0].split())
   files = re.findall(r'`(\w+/\w+\.py)`', core)
   said = int(re.search(r'about ([\d,]+) lines', core)[1].replace(',', ''))
   lines = [len((ROOT / 'gpt_jax' / file).read_text().splitlines()) for file in files]
