@@ -29,7 +29,7 @@ tutorial: .venv/installed
 	.venv/bin/python experiments/tutorial/run.py $(FLAGS) docs/tutorial.md docs/tutorial.ru.md
 
 test: .venv/installed-dev
-	.venv/bin/python -m pytest -q -n 2 --dist loadfile
+	.venv/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 # Every layout with every way to compute a step, where CI takes each pair once.
 layouts: .venv/installed-dev

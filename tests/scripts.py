@@ -1,12 +1,18 @@
-"""Scripts of experiments/ opened as modules, several in one process."""
+"""launch.py and scripts of experiments/, run in the process of the tests."""
 
+import contextlib
 import functools
 import importlib.util
+import io
 import pathlib
+import subprocess
+import sys
 import types
 from unittest import mock
 
 from absl import flags
+
+import launch as entry
 
 EXPERIMENTS = pathlib.Path(__file__).resolve().parent.parent / 'experiments'
 
@@ -30,3 +36,28 @@ def opened(name: str) -> types.ModuleType:
     spec.loader.exec_module(module)
   own.mark_as_parsed()
   return module
+
+
+def launch(folder: pathlib.Path, *arguments: object) -> subprocess.CompletedProcess:
+  """Runs launch.py as a process would, without the seconds that one takes to start.
+
+  An exception that would be a traceback there is raised.
+
+  Args:
+    folder: the working directory.
+  """
+  line, code = ['launch.py', *map(str, arguments)], 0
+  with (
+    contextlib.chdir(folder),
+    contextlib.redirect_stdout(io.StringIO()) as out,
+    contextlib.redirect_stderr(io.StringIO()) as err,
+    mock.patch.object(sys, 'argv', line),
+  ):
+    try:
+      entry.main()
+    except SystemExit as stop:
+      code = stop.code or 0
+  if isinstance(code, str):
+    err.write(f'{code}\n')
+    code = 1
+  return subprocess.CompletedProcess(line, code, out.getvalue(), err.getvalue())

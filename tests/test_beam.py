@@ -103,14 +103,18 @@ def table_logp(table, ids):
   return sum(logp[tuple(text[i : i + 3])] for i in range(len(ids)))
 
 
+@partial(jax.jit, static_argnums=2)
+def forward(params, ids_BT, cfg):
+  x = GPT(cfg).apply({'params': params}, ids_BT)[0]
+  return jax.nn.log_softmax(unembed(GPT(cfg), params, x))
+
+
 def forward_logp(params, prompt, all_ids, cfg=SHAPE):
   """Returns log p of each token of each continuation: one full forward pass."""
   ids_BT = np.zeros((len(all_ids), cfg.T), np.int32)
   for row, ids in zip(ids_BT, all_ids, strict=True):
     row[: len(prompt) + len(ids)] = [*prompt, *ids]
-  x = GPT(cfg).apply({'params': params}, ids_BT)[0]
-  logits = unembed(GPT(cfg), params, x)
-  logp = np.asarray(jax.nn.log_softmax(logits))
+  logp = np.asarray(forward(params, ids_BT, cfg))
   first = len(prompt) - 1
   return [
     [float(logp[row, first + i, token]) for i, token in enumerate(ids)]
@@ -435,7 +439,7 @@ def assert_parity(params, case, wanted):
   beams = Beams(K, penalty_form='hf', **{'length_penalty': 1.0, **case})
   found = beam.generate(
     params,
-    GPT2,
+    GPT(GPT2),
     GOLDEN['PROMPTS'],
     max_new_tokens=GOLDEN['NEW'],
     beams=beams,

@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 
+import jax
 import pytest
 from scripts import EXPERIMENTS, opened
 
@@ -21,7 +22,8 @@ compare = opened('prompts/compare.py')
 def model():
   tokenizer = tokenizers.Characters("abcdefghij' :\n")
   cfg = GPTConfig.of(config.Model(L=1, D=16, N=2, T=32), tokenizer.vocab)
-  return LanguageModel(init_params(cfg, 0), GPT(cfg), tokenizer)
+  params = jax.jit(lambda: init_params(cfg, 0))()
+  return LanguageModel(params, GPT(cfg), tokenizer)
 
 
 def written(folder, text, name='prompt.txt'):

@@ -6,12 +6,14 @@ import pathlib
 import shutil
 import subprocess
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+import scripts
 
 from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
@@ -384,10 +386,7 @@ def test_a_name_of_the_hub_is_read_from_its_cache(hf_folder, tmp_path):
 
 
 def test_launch_imports_and_exports(hf_folder, tmp_path):
-  def launch(*arguments):
-    command = [sys.executable, str(ROOT / 'launch.py'), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-
+  launch = partial(scripts.launch, tmp_path)
   done = launch('import', f'--source={hf_folder}', '--workdir=w')
   assert done.returncode == 0 and 'imported' in done.stdout, done.stderr
   done = launch('export', '--workdir=w', '--target=out')

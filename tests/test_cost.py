@@ -1,20 +1,15 @@
 """What `describe` says of a model, against counts by hand and XLA's own figures."""
 
-import pathlib
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import pytest
+from scripts import launch
 
 from gpt_jax import config
 from gpt_jax.config import papers
 from gpt_jax.model.gpt import GPT, GPTConfig, init_params, unembed
 from gpt_jax.runs import cost
 from gpt_jax.training import loss
-
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 def test_parts_of_gpt2_are_those_of_its_formula():
@@ -101,12 +96,7 @@ def test_launch_describes_175b_on_many_devices(tmp_path):
     'def get_config():\n'
     "  return config.Run(batch=8, model=papers.gpt3('175B'))\n"
   )
-  done = subprocess.run(
-    [sys.executable, str(ROOT / 'launch.py'), 'describe']
-    + [f'--config={tmp_path}/big.py', '--devices=8'],
-    capture_output=True,
-    text=True,
-  )
+  done = launch(tmp_path, 'describe', '--config=big.py', '--devices=8')
   assert done.returncode == 0, done.stderr
   assert '174,604,259,328' in done.stdout and 'each of 8' in done.stdout
 

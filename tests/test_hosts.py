@@ -40,7 +40,7 @@ def launch(place, name, *flags, devices):
   ).split()
   flag = f'--xla_force_host_platform_device_count={devices}'
   env = os.environ | {
-    'XLA_FLAGS': f'--xla_backend_optimization_level=0 {flag}',
+    'XLA_FLAGS': f'{os.environ["XLA_FLAGS"]} {flag}',  # the last one counts
     'PYTHONUNBUFFERED': '1',
   }
   with open(place / f'{name}.log', 'a') as log:

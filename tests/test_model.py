@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -26,20 +27,31 @@ HOW = Execution()
 TINY = GPTConfig.of(config.Model(L=2, D=16, N=2, T=12), vocab=11)
 
 
+# Compiled as a whole: one program instead of one for each operation.
+initial = jax.jit(init_params, static_argnums=(0, 1))
+
+
+@partial(jax.jit, static_argnums=(2, 3))
 def forward(params, ids, cfg=TINY, how=HOW, drop=None, **cached):
   """Returns logits, of the last token of each row where there is a cache; the cache."""
   gpt = GPT(cfg, how)
-  x, cache = gpt.apply({'params': params}, jnp.asarray(ids), drop=drop, **cached)
+  x, cache = gpt.apply({'params': params}, ids, drop=drop, **cached)
   x = last_token(x, cached['length_B']) if cached else x
   return unembed(gpt, params, x, drop), cache
 
 
+def enlarged(params):
+  """Returns larger weights than at the start, so that every part matters."""
+  draw = np.random.default_rng(1).normal
+  return jax.tree.map(
+    lambda p: p + np.float32(0.3) * draw(size=p.shape).astype(np.float32),
+    jax.device_get(params),
+  )
+
+
 @pytest.fixture(scope='module')
 def params():
-  # Larger weights than at the start, so that every part matters.
-  made = init_params(TINY, 0)
-  keys = iter(jax.random.split(jax.random.key(1), 100))
-  return jax.tree.map(lambda p: p + 0.3 * jax.random.normal(next(keys), p.shape), made)
+  return enlarged(initial(TINY, 0))
 
 
 @pytest.fixture(scope='module')
@@ -124,12 +136,7 @@ def variant(name):
   """Returns a small shape and parameters of it, large enough to matter."""
   fields = {'L': 3, 'D': 16, 'N': 2, 'T': 12} | VARIANTS[name]
   cfg = GPTConfig.of(config.Model(**fields), vocab=11)
-  random = np.random.default_rng(1)
-  made = jax.tree.map(
-    lambda p: p + 0.3 * random.normal(size=p.shape).astype(np.float32),
-    init_params(cfg, 0),
-  )
-  return cfg, made
+  return cfg, enlarged(initial(cfg, 0))
 
 
 @pytest.mark.parametrize('name', VARIANTS)
@@ -158,7 +165,7 @@ def test_no_logit_depends_on_a_later_token(params, ids):
 def test_the_parameter_tree_is_as_documented():
   tree = {
     '/'.join(key.key for key in path): leaf.shape
-    for path, leaf in jax.tree_util.tree_leaves_with_path(init_params(TINY, 0))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(initial(TINY, 0))
   }
   block = {
     'ln_1/scale': (16,),
@@ -180,13 +187,13 @@ def test_the_parameter_tree_is_as_documented():
 
 def test_without_biases_no_parameter_is_called_bias():
   cfg = dataclasses.replace(TINY, bias=False)
-  paths = [p for p, _ in jax.tree_util.tree_leaves_with_path(init_params(cfg, 0))]
+  paths = [p for p, _ in jax.tree_util.tree_leaves_with_path(initial(cfg, 0))]
   assert not [p for p in paths if p[-1].key == 'bias']
 
 
 def test_weights_that_write_to_the_residual_stream_start_smaller():
   cfg = GPTConfig.of(config.Model(L=8, D=128, N=4, T=12), vocab=11)
-  block = init_params(cfg, 0)['h_0']
+  block = initial(cfg, 0)['h_0']
   assert np.std(block['attn']['q']['kernel']) == pytest.approx(0.02, rel=0.05)
   for kernel in (block['attn']['o']['kernel'], block['mlp']['down']['kernel']):
     assert np.std(kernel) == pytest.approx(0.02 / 4, rel=0.05)
@@ -229,7 +236,7 @@ def test_a_position_of_a_banded_layer_sees_exactly_its_band(T, band):
   def output(v):
     return attention.attend_banded(q, k, v, band, None).sum((0, 1, 3))
 
-  seen_TT = np.asarray(jax.jacobian(output)(v)).any((1, 2, 4))
+  seen_TT = np.asarray(jax.jit(jax.jacobian(output))(v)).any((1, 2, 4))
   t, s = np.arange(T)[:, None], np.arange(T)
   np.testing.assert_array_equal(seen_TT, (s <= t) & (s > t - band))
 
@@ -257,14 +264,18 @@ def test_a_banded_layer_builds_no_array_of_all_pairs_of_positions():
 def test_remat_and_scan_give_the_gradients_of_keeping_everything(name, ways, ids):
   cfg, params = variant(name)
 
+  @partial(jax.jit, static_argnums=1)
+  def gradient(params, how):
+    return jax.grad(loss)(params, how)
+
   def loss(params, how):
     keys = jax.random.split(jax.random.key(0), len(ids))
     drop = layers.Dropout(keys, jnp.float32(0.3), jax.random.key(1))
     return jax.nn.log_softmax(forward(params, ids, cfg, how, drop)[0])[..., 3].sum()
 
   for a, b in zip(
-    jax.tree.leaves(jax.grad(loss)(params, Execution())),
-    jax.tree.leaves(jax.grad(loss)(params, Execution(**ways))),
+    jax.tree.leaves(gradient(params, HOW)),
+    jax.tree.leaves(gradient(params, Execution(**ways))),
     strict=True,
   ):
     np.testing.assert_allclose(a, b, **CLOSE)
@@ -341,7 +352,7 @@ def test_transposed_kernels_give_the_same_logits(ids):
 
 def test_kernels_in_8_bits_compute_with_the_nearest_of_255_values(ids):
   cfg, params = variant('GPT-2')
-  small = quantize.quantized(params)
+  small = jax.jit(quantize.quantized)(params)
 
   def rounded(path, leaf):
     if path[-1].key != 'kernel':

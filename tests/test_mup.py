@@ -17,6 +17,13 @@ from gpt_jax.training import optim, step
 
 # Compiled as a whole: one program instead of one for each operation.
 initial = jax.jit(init_params, static_argnums=(0, 1))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def logits_of(cfg, params, ids):
+  return unembed(GPT(cfg), params, GPT(cfg).apply({'params': params}, ids)[0])
+
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
@@ -31,7 +38,7 @@ def outcome(**base):
   rows = np.arange(4, dtype=np.int32)
   batch = Batch(ids[:, :-1], ids[:, 1:], np.ones((4, 8), np.float32), rows)
   params = initial(cfg, 0)
-  logits = unembed(GPT(cfg), params, GPT(cfg).apply({'params': params}, ids[:, :-1])[0])
+  logits = logits_of(cfg, params, ids[:, :-1])
   run.devices = 1
   program = program_of(run)
   state = step.init_state(run, jax.tree.map(jnp.array, params), cfg.width)
@@ -77,7 +84,9 @@ def test_kernels_of_a_wider_model_move_less_and_decay_the_same(name, rate):
   run = config.Run()
   run.optim = config.Optim(name=name, schedule='constant', warmup=0, clip=0)
   params = initial(GPTConfig.of(config.Model(L=1, D=8, N=2, T=4), 5), 0)
-  grads = jax.tree.map(lambda p: jnp.cos(jnp.arange(p.size)).reshape(p.shape), params)
+  grads = jax.tree.map(
+    lambda p: np.cos(np.arange(p.size, dtype='f')).reshape(p.shape), params
+  )
 
   @functools.partial(jax.jit, static_argnums=0)
   def update(width, weight_decay, gradient):
@@ -92,7 +101,7 @@ def test_kernels_of_a_wider_model_move_less_and_decay_the_same(name, rate):
   jax.tree_util.tree_map_with_path(
     assert_ratio, update(1.0, 0.0, grads), update(4.0, 0.0, grads)
   )
-  nothing = jax.tree.map(jnp.zeros_like, params)
+  nothing = jax.tree.map(np.zeros_like, params)
   jax.tree.map(
     np.testing.assert_array_equal, update(1.0, 0.3, nothing), update(4.0, 0.3, nothing)
   )

@@ -1,5 +1,7 @@
 """Schedules at their corners, and what decays and what Muon takes, by name."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,9 +51,10 @@ def names(tree, wanted):
   }
 
 
+@functools.cache
 def params():
   cfg = GPTConfig.of(config.Model(L=1, D=8, N=2, T=4), vocab=5)
-  return init_params(cfg, 0)
+  return jax.jit(lambda: init_params(cfg, 0))()
 
 
 KERNELS = {f'h_0/attn/{n}/kernel' for n in 'qkvo'} | {

@@ -3,13 +3,11 @@
 import dataclasses
 import json
 import math
-import os
-import subprocess
-import sys
 
 import numpy as np
 import prompt_files
 import pytest
+from scripts import launch
 
 import gpt_jax
 from gpt_jax import config
@@ -223,18 +221,9 @@ def test_only_a_workdir_is_benchmarked(tmp_path, data):
     benchmark.evaluate(tmp_path, plan(['piqa'], data))
 
 
-def launch(*arguments):
-  return subprocess.run(
-    [sys.executable, str(ROOT / 'launch.py'), *map(str, arguments)],
-    capture_output=True,
-    text=True,
-    timeout=300,
-    env=os.environ | {'PYTHONPATH': str(ROOT)},
-  )
-
-
 def test_launch_evaluates_and_reports(run, data, found, tmp_path):
   done = launch(
+    tmp_path,
     'eval',
     f'--workdir={run}',
     '--tasks=hellaswag,wikitext2',
@@ -249,7 +238,7 @@ def test_launch_evaluates_and_reports(run, data, found, tmp_path):
   )
   assert 'over 2 draws of examples' in done.stdout
   assert done.stdout.count('*word_perplexity') == 1 and '*bits' not in done.stdout
-  done = launch('report', f'--workdir={run}', f'--target={tmp_path / "report"}')
+  done = launch(tmp_path, 'report', f'--workdir={run}', '--target=report')
   assert done.returncode == 0, done.stderr
   text = (tmp_path / 'report/run.md').read_text()
   assert '## Prompted tasks' in text and '| hellaswag | accuracy |' in text
@@ -265,11 +254,7 @@ def test_launch_evaluates_and_reports(run, data, found, tmp_path):
     (['--shots=3'], '--shots says nothing'),
   ],
 )
-def test_launch_says_what_is_wrong(run, data, flags, message, capsys, monkeypatch):
-  import launch as entry
-
+def test_launch_says_what_is_wrong(run, data, tmp_path, flags, message):
   flags = [flag.format(data=data) for flag in flags]
-  monkeypatch.setattr(sys, 'argv', ['launch.py', 'eval', f'--workdir={run}', *flags])
-  with pytest.raises(SystemExit) as stop:
-    entry.main()
-  assert message in str(stop.value) + capsys.readouterr().err
+  done = launch(tmp_path, 'eval', f'--workdir={run}', *flags)
+  assert done.returncode and message in done.stderr

@@ -173,7 +173,7 @@ def test_a_state_is_made_and_gathered_as_on_one_device():
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, atol=1e-7),
     whole,
-    step.new_state(run, cfg).params,
+    jax.jit(lambda: step.new_state(run, cfg).params)(),
   )
 
 
@@ -219,8 +219,8 @@ def test_gradients_of_chunks_are_those_of_all_logits(gradients):
     )
 
   for a, b in zip(
-    jax.tree.leaves(jax.value_and_grad(whole, (0, 1))(x_BTD, head_VD)),
-    jax.tree.leaves(jax.value_and_grad(chunked, (0, 1))(x_BTD, head_VD)),
+    jax.tree.leaves(jax.jit(jax.value_and_grad(whole, (0, 1)))(x_BTD, head_VD)),
+    jax.tree.leaves(jax.jit(jax.value_and_grad(chunked, (0, 1)))(x_BTD, head_VD)),
     strict=True,
   ):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)

@@ -12,11 +12,17 @@ from updates import (
 )
 
 from gpt_jax import config
+from gpt_jax.data.windows import Batch
 from gpt_jax.model.gpt import GPT, GPTConfig, unembed
 from gpt_jax.training import sharding, step
 
 # Sums of float32 gradients in another order.
 SAME = {'rtol': 1e-5, 'atol': 1e-5}
+
+
+def initial(run, cfg):
+  """Returns the state at the start: one program instead of one for each operation."""
+  return jax.jit(lambda: step.new_state(run, cfg))()
 
 
 @pytest.fixture(scope='module')
@@ -39,20 +45,41 @@ def test_dropout_is_on_and_drawn_anew_each_update_and_seed(one_device):
   first = {}
   for name, seed, updates in [('a', 0, 0), ('b', 1, 0), ('c', 1, 1)]:
     _, _, update = updater(make_run(devices=1, seed=seed))
-    state = step.new_state(run, cfg).replace(step=np.int32(updates))
+    state = initial(run, cfg).replace(step=np.int32(updates))
     first[name] = float(update(state, ragged_batch())[1]['loss'])
   first['quiet'] = trained(make_run(devices=1, model_dropout=0.0), 1)[1][0]
   assert len(set(first.values())) == 4, first
   assert first['a'] == pytest.approx(one_device[1][0], rel=1e-6)
 
 
+def test_each_row_draws_dropout_by_its_own_number():
+  run = make_run(devices=1)
+  _, cfg, update = updater(run)
+  state = jax.device_get(initial(run, cfg))
+  ids = np.repeat(ragged_batch().ids_BT[:1], 8, axis=0)
+
+  def loss_of(place, number):
+    """Returns the loss of one of eight rows that are alike but for their numbers."""
+    w_BT = np.zeros((8, 8), 'f')
+    w_BT[place] = 1
+    row_B = np.roll(np.arange(8, dtype=np.int32), place - number)
+    _, metrics = update(state, Batch(ids, ids, w_BT, row_B))
+    return float(metrics['loss'])
+
+  losses = [loss_of(place, place) for place in range(4)]
+  assert len({round(loss, 4) for loss in losses}) == 4, losses
+  assert loss_of(7, 2) == pytest.approx(losses[2], rel=1e-6)
+
+
 def test_the_loss_is_the_mean_over_targets_that_count():
   run = make_run(devices=1, model_dropout=0.0)
   cfg = GPTConfig.of(run.model, 11)
-  state, batch = step.new_state(run, cfg), ragged_batch()
+  state, batch = initial(run, cfg), ragged_batch()
   gpt = GPT(cfg)
-  x, _ = gpt.apply({'params': state.params}, batch.ids_BT)
-  logits = np.asarray(unembed(gpt, state.params, x), 'd')
+  logits = jax.jit(
+    lambda p: unembed(gpt, p, gpt.apply({'params': p}, batch.ids_BT)[0])
+  )(state.params)
+  logits = np.asarray(logits, 'd')
   logits = logits[..., :11]
   logp = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
   nll = -np.take_along_axis(logp, batch.y_BT[..., None], -1)[..., 0]
@@ -62,7 +89,7 @@ def test_the_loss_is_the_mean_over_targets_that_count():
 
 def test_evaluation_sums_agree_over_devices():
   cfg = GPTConfig.of(make_run().model, 11)
-  params = step.new_state(make_run(), cfg).params
+  params = initial(make_run(), cfg).params
   sums = []
   for n in (1, 4):
     layout = sharding.Layout.of(config.Run(devices=n))

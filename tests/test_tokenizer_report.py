@@ -1,18 +1,15 @@
 """The report of tokenizers on a corpus."""
 
 import io
-import pathlib
-import subprocess
-import sys
+from functools import partial
 
 import pytest
 from rich.console import Console
+from scripts import launch
 
 from gpt_jax import tokenizers
 from gpt_jax.config import UserError
 from gpt_jax.data import tokenizer_report
-
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 def shown(table):
@@ -88,11 +85,8 @@ def test_pieces_of_a_tokenizer_that_is_not_there_are_an_error(tmp_path):
   assert '4 tokens' in shown(tokenizer_report.pieces_table(str(tmp_path / 'w'), 'text'))
 
 
-def test_launch_shows_pieces_and_says_what_is_missing():
-  def tokenize(*arguments):
-    command = [sys.executable, str(ROOT / 'launch.py'), 'tokenize', *arguments]
-    return subprocess.run(command, capture_output=True, text=True)
-
+def test_launch_shows_pieces_and_says_what_is_missing(tmp_path):
+  tokenize = partial(launch, tmp_path, 'tokenize')
   done = tokenize('--tokenizer=bytes', '--text=Hé')
   assert done.returncode == 0 and '3 tokens' in done.stdout, done.stderr
   done = tokenize('--tokenizer=bytes')

@@ -15,6 +15,7 @@ import time
 import jax
 import numpy as np
 import pytest
+import scripts
 import tiny_text
 
 import gpt_jax
@@ -51,13 +52,13 @@ def place(tmp_path_factory):
 
 
 def command(*arguments, devices=1):
-  flags = '--xla_backend_optimization_level=0'
+  count = '--xla_force_host_platform_device_count'  # the last one counts
   env = {
     **os.environ,
     'PYTHONPATH': str(ROOT),
     'JAX_PLATFORMS': 'cpu',
     'GIT_DIR': '/nowhere',  # the size of run.json does not depend on the checkout
-    'XLA_FLAGS': f'{flags} --xla_force_host_platform_device_count={devices}',
+    'XLA_FLAGS': f'{os.environ["XLA_FLAGS"]} {count}={devices}',
   }
   return [sys.executable, str(ROOT / 'launch.py'), *map(str, arguments)], env
 
@@ -73,6 +74,12 @@ def train(place, workdir, *overrides, **kwargs):
   return launch(
     place, 'train', '--config=tiny.py', f'--workdir={workdir}', *overrides, **kwargs
   )
+
+
+def train_here(place, workdir, *overrides):
+  """Trains in this process: for what is refused or finished before an update."""
+  flags = '--config=tiny.py', f'--workdir={workdir}'
+  return scripts.launch(place, 'train', *flags, *overrides)
 
 
 def state_of(workdir, at=None):
@@ -213,14 +220,15 @@ def test_four_devices_equal_one_and_take_over_its_run(place, undisturbed):
 
 def test_the_same_command_again_says_that_it_is_finished(place, undisturbed):
   before = (undisturbed / 'metrics.jsonl').read_bytes()
-  done = train(place, 'undisturbed')
+  done = train_here(place, 'undisturbed')
   assert done.returncode == 0 and 'finished: 60 updates are done' in done.stdout
   assert (undisturbed / 'metrics.jsonl').read_bytes() == before
 
 
 def test_another_run_is_refused_with_the_differing_fields(place, undisturbed):
   before = (undisturbed / 'run.json').read_bytes()
-  done = train(place, 'undisturbed', '--config.optim.lr=0.5', '--config.log_every=3')
+  overrides = '--config.optim.lr=0.5', '--config.log_every=3'
+  done = train_here(place, 'undisturbed', *overrides)
   assert done.returncode != 0
   assert 'optim.lr: 0.01 there, 0.5 now' in done.stderr
   assert 'log_every' not in done.stderr and 'Traceback' not in done.stderr
@@ -258,7 +266,8 @@ def test_init_from_starts_with_the_weights_and_tokenizer_of_another_run(
   (other / 'tokenizer' / 'extra').write_text('of another make')
   with pytest.raises(UserError, match='held_out=.*tuned has another tokenizer than'):
     evaluate.held_out_metrics(other, held_out=place / 'tuned')
-  done = train(place, 'tuned2', '--config.init_from=undisturbed', '--config.model.D=32')
+  overrides = '--config.init_from=undisturbed', '--config.model.D=32'
+  done = train_here(place, 'tuned2', *overrides)
   assert 'model.D: 16 there, 32 here' in done.stderr
 
 
@@ -272,13 +281,13 @@ def test_init_from_starts_with_the_weights_and_tokenizer_of_another_run(
     (['--config.data.source=nothing*'], 'nothing'),
     (['--config.model.T=5000'], 'fewer than one context of model.T=5000'),
     (['--profile=5:2'], '--profile=5:2 must be START:STOP'),
-    (['--config.devices=9'], '9 devices are asked for but there are 1 '),
+    (['--config.devices=9'], '9 devices are asked for but there are 8 '),
     (['--distributed=here'], "must be 'auto' or ADDRESS:PORT,PROCESSES,INDEX"),
     (['--config.layout=rows'], "layout='rows' must be a product of data, fsdp"),
   ],
 )
 def test_bad_input_is_a_message_not_a_traceback(place, arguments, message):
-  done = train(place, 'bad', *arguments)
+  done = train_here(place, 'bad', *arguments)
   assert done.returncode != 0
   assert message in done.stderr and 'Traceback' not in done.stderr
   assert not (place / 'bad' / 'run.json').exists()
@@ -287,7 +296,7 @@ def test_bad_input_is_a_message_not_a_traceback(place, arguments, message):
 
 
 def test_a_batch_that_does_not_divide_over_devices_is_refused(place):
-  done = train(place, 'bad', '--config.batch=6', devices=4)
+  done = train_here(place, 'bad', '--config.batch=6', '--config.devices=4')
   assert 'use 4 or 8' in done.stderr and 'Traceback' not in done.stderr
 
 
@@ -297,9 +306,9 @@ def test_an_altered_token_file_is_refused(place, undisturbed):
   path = workdir / 'tokens' / 'train.bin'
   content = path.read_bytes()
   path.write_bytes(content[:-2])
-  assert 'train.bin' in train(place, 'altered').stderr
+  assert 'train.bin' in train_here(place, 'altered').stderr
   path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
-  done = train(place, 'altered')
+  done = train_here(place, 'altered')
   assert 'train.bin' in done.stderr and 'Traceback' not in done.stderr
 
 
@@ -333,18 +342,18 @@ def test_eval_sample_and_plot_need_only_the_workdir(place, undisturbed):
   (kept,) = read_held_out(place / 'undisturbed')
   assert f'{kept["valid_nll"]:.4f} nats/token' in done.stdout
   assert f'{kept["baselines"]["xz -9 (held-out text alone)"]:.4f}' in done.stdout
-  done = launch(place, 'report', '--workdir=undisturbed', '--target=report')
+  done = scripts.launch(place, 'report', '--workdir=undisturbed', '--target=report')
   assert done.returncode == 0, done.stderr
   report = (place / 'report/run.md').read_text()
   assert f'| all of it | {kept["step"]} | {kept["valid_nll"]:.4f} |' in report
   (place / 'prompts').write_text('the cat\nthe dog\n')
   sample = ['sample', '--workdir=undisturbed', '--max_new_tokens=9', '--temperature=0']
-  done = launch(place, *sample, '--prompts_file=prompts', '--num_return=2')
+  done = scripts.launch(place, *sample, '--prompts_file=prompts', '--num_return=2')
   texts = [t.split('\n', 1)[1] for t in done.stdout.split('--- ')[1:]]
   assert len(texts) == 4 and texts[0] == texts[1] and texts[2].startswith('the dog')
-  streamed = launch(place, *sample, '--prompt=the cat', '--stream')
+  streamed = scripts.launch(place, *sample, '--prompt=the cat', '--stream')
   assert streamed.stdout.strip() == texts[0].strip()
-  done = launch(place, 'plot', '--workdir=undisturbed', '--target=curve.png')
+  done = scripts.launch(place, 'plot', '--workdir=undisturbed', '--target=curve.png')
   assert done.returncode == 0, done.stderr
   assert (place / 'curve.png').read_bytes()[:4] == b'\x89PNG'
 

@@ -158,7 +158,7 @@ def train(
     shows: whether this process is the one that logs and shows.
 
   Returns:
-    A line about speed and memory.
+    A line about speed and memory, '' of a process that shows nothing.
 
   Raises:
     UserError: spikes do not end, or a checkpoint could not be written.
@@ -292,7 +292,7 @@ def train(
     while True:
       try:
         go(state)
-        return throughput.summary()
+        return throughput.summary() if shows else ''
       except _Spike as spike:
         state, waiting = back(*spike.args), None
 
