@@ -17,7 +17,8 @@ from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
 from gpt_jax.inference import hugging_face
 from gpt_jax.inference.language_model import LanguageModel
-from gpt_jax.model.gpt import GPT, GPTConfig, init_params, unembed
+from gpt_jax.model.gpt import GPT, init_params, unembed
+from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.runs import evaluate, import_export, train
 from gpt_jax.runs.load import load
 from gpt_jax.training import loss

@@ -12,7 +12,8 @@ from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
 from gpt_jax.files import sync
 from gpt_jax.inference.language_model import LanguageModel
-from gpt_jax.model.gpt import GPT, Execution, GPTConfig
+from gpt_jax.model.gpt import GPT
+from gpt_jax.model.gpt_config import Execution, GPTConfig
 from gpt_jax.tokenizers import hugging_face as their_tokenizers
 from gpt_jax.weights import convert
 from gpt_jax.weights.config_json import read_json

@@ -14,7 +14,8 @@ from gpt_jax.config import UserError, nearest
 from gpt_jax.decoding import beam, reranking, sampling, stochastic_beam
 from gpt_jax.decoding.generation_config import GenerationConfig
 from gpt_jax.evaluation import introspection, likelihood
-from gpt_jax.model.gpt import GPT, GPTConfig, unembed
+from gpt_jax.model.gpt import GPT, unembed
+from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.model.quantize import quantized, transposed
 from gpt_jax.tokenizers import Tokenizer
 

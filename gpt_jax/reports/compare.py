@@ -14,7 +14,7 @@ from rich.text import Text
 from gpt_jax.config import UserError
 from gpt_jax.data.windows import rows_read, stages
 from gpt_jax.evaluation import likelihood, statistics
-from gpt_jax.model.gpt import GPTConfig
+from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.runs import cost
 from gpt_jax.runs.load import load
 from gpt_jax.runs.reproduce import (

@@ -16,14 +16,8 @@ from rich.text import Text
 from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
 from gpt_jax.data.windows import Batch, rows_read, stages
-from gpt_jax.model.gpt import (
-  GPT,
-  Block,
-  Execution,
-  GPTConfig,
-  attention_kernel,
-  init_params,
-)
+from gpt_jax.model.gpt import GPT, Block, init_params
+from gpt_jax.model.gpt_config import Execution, GPTConfig, attention_kernel
 from gpt_jax.training import step
 from gpt_jax.training.objective import LanguageModeling
 from gpt_jax.training.sharding import AXES, Layout

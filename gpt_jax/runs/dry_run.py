@@ -16,7 +16,7 @@ import numpy as np
 
 from gpt_jax import config, tokenizers
 from gpt_jax.data.windows import Batch
-from gpt_jax.model.gpt import GPTConfig
+from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.runs import cost
 from gpt_jax.training import sharding
 from gpt_jax.training.members import Alone

@@ -15,7 +15,8 @@ import numpy as np
 from gpt_jax import config
 from gpt_jax.config import UserError
 from gpt_jax.data import windows
-from gpt_jax.model.gpt import GPT, GPTConfig, init_params
+from gpt_jax.model.gpt import GPT, init_params
+from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.runs import cost
 from gpt_jax.runs.load import load
 from gpt_jax.runs.workdir import (

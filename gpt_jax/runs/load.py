@@ -9,7 +9,8 @@ from gpt_jax.config import UserError
 from gpt_jax.inference import hugging_face
 from gpt_jax.inference.classifier import Classifier
 from gpt_jax.inference.language_model import LanguageModel
-from gpt_jax.model.gpt import GPT, Execution, GPTConfig, init_params
+from gpt_jax.model.gpt import GPT, init_params
+from gpt_jax.model.gpt_config import Execution, GPTConfig
 from gpt_jax.model.heads import new_head
 from gpt_jax.runs.workdir import best_line, old_groups, read_run, seed_folders
 from gpt_jax.tasks.labelled_table import TASKS, Task

@@ -13,7 +13,8 @@ from gpt_jax.config import UserError
 from gpt_jax.data import prepare, token_files, windows
 from gpt_jax.evaluation import likelihood
 from gpt_jax.inference.language_model import LanguageModel
-from gpt_jax.model.gpt import GPT, GPTConfig, init_params
+from gpt_jax.model.gpt import GPT, init_params
+from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.runs import cost
 from gpt_jax.runs.load import load
 from gpt_jax.runs.workdir import (

@@ -11,7 +11,7 @@ from typing import Any
 from gpt_jax import config
 from gpt_jax.config import UserError
 from gpt_jax.files import write_whole
-from gpt_jax.model.gpt import GPTConfig
+from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.runs import cost
 from gpt_jax.runs.workdir import (
   check_same_run,

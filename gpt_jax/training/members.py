@@ -16,7 +16,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from gpt_jax import config
-from gpt_jax.model.gpt import GPT, GPTConfig
+from gpt_jax.model.gpt import GPT
+from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.training import optim, sharding, step
 from gpt_jax.training.objective import LanguageModeling, Objective
 from gpt_jax.training.step import State

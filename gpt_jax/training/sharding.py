@@ -30,7 +30,7 @@ from jax.sharding import PartitionSpec as P
 from gpt_jax import config
 from gpt_jax.config import UserError
 from gpt_jax.data.windows import Batch
-from gpt_jax.model.gpt import Execution, GPTConfig
+from gpt_jax.model.gpt_config import Execution, GPTConfig
 from gpt_jax.training import step
 from gpt_jax.training.objective import LanguageModeling, Objective
 

@@ -10,7 +10,8 @@ import optax
 
 from gpt_jax import config
 from gpt_jax.data.windows import Batch
-from gpt_jax.model.gpt import GPTConfig, init_params
+from gpt_jax.model.gpt import init_params
+from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.training import optim
 from gpt_jax.training.objective import LanguageModeling, Objective
 from gpt_jax.training.spikes import SpikeDetector, judge

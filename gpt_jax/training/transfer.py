@@ -15,7 +15,8 @@ import jax.numpy as jnp
 
 from gpt_jax import config
 from gpt_jax.model import lora
-from gpt_jax.model.gpt import GPTConfig, init_params
+from gpt_jax.model.gpt import init_params
+from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.model.heads import new_head
 from gpt_jax.tasks.inputs import NEW_TOKENS
 from gpt_jax.tasks.labelled_table import Task

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from gpt_jax import config
 from gpt_jax.config import UserError
-from gpt_jax.model.gpt import GPTConfig
+from gpt_jax.model.gpt_config import GPTConfig
 
 FAMILIES = 'gpt2', 'openai-gpt', 'gpt_neo'
 # Names of our activations in config.json; openai-gpt's 'gelu' is the tanh form.

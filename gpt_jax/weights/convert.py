@@ -18,7 +18,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from gpt_jax import config
 from gpt_jax.config import UserError
-from gpt_jax.model.gpt import GPTConfig
+from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.weights.config_json import (
   GPT1_ACTIVATIONS,
   config_json,
