@@ -318,7 +318,6 @@ def read_hub(entry: str, how: How) -> Iterator[Part]:
   Args:
     entry: NAME, NAME@CONFIG, NAME:SPLIT or NAME@CONFIG:SPLIT; NAME may be a folder,
       of `save_to_disk` or of data files. SPLIT is train if left out.
-    how: to read it.
 
   Raises:
     UserError: `datasets` is not installed, can't find it, or a text is no text.
@@ -348,9 +347,8 @@ def open_hub(
     source: what the user wrote, for errors.
     name: on the hub, or a folder: of `DatasetDict.save_to_disk`, of one split that
       `Dataset.save_to_disk` wrote, whatever it is called, or of data files.
-    split: of it.
     config: the subset; '' where there is only one.
-    revision: of the hub; '' means the latest.
+    revision: '' means the latest of the hub.
     streaming: rows are fetched as they are read, and not kept.
 
   Raises:

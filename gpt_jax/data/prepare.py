@@ -32,7 +32,6 @@ def recipe(data: config.Data, tokenizer: str | Path | None = None) -> dict:
   """Returns the fields that decide what the tokens of a folder are.
 
   Args:
-    data: the config.
     tokenizer: folder of a tokenizer to be used instead of the config's.
   """
   fields = config.flat(data)
@@ -63,7 +62,6 @@ def prepare(
   Args:
     data: what to read and how; data.tokens is not looked at.
     folder: is made if missing.
-    report: takes lines for the user.
     tokenizer: folder of a tokenizer to copy instead of making one.
 
   Raises:
@@ -316,7 +314,6 @@ def _progress(
   Args:
     total: bytes there are.
     begin: bytes that an earlier run encoded.
-    report: takes a line from time to time where there is no terminal.
   """
   if sys.stderr.isatty():
     columns = (

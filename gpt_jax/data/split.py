@@ -34,7 +34,6 @@ def look(data: Data, skip: Callable[[str], None]) -> Text:
   """Returns what the sources of a config hold.
 
   Args:
-    data: the config.
     skip: is told of each line that is left out, where data.bad_lines says so.
 
   Raises:

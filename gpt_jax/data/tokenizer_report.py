@@ -23,7 +23,6 @@ def pieces_table(name: str, text: str) -> Table:
 
   Args:
     name: of a tokenizer: 'bytes', or a path (see `tokenizers.open_path`).
-    text: any.
 
   Raises:
     UserError: there is no such tokenizer, or it can't encode the text.

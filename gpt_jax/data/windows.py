@@ -43,9 +43,6 @@ def windows(ids: np.ndarray, starts: np.ndarray, T: int, number_B: np.ndarray) -
   """Returns the windows of T tokens at `starts`; targets past the end weigh 0.
 
   Args:
-    ids: the tokens.
-    starts: a place in them for each row.
-    T: tokens of a window.
     number_B: the rows' numbers in the whole batch.
   """
   place_BT = starts[:, None] + np.arange(T + 1)
@@ -87,7 +84,6 @@ def stages(batch: int, start: int = 0, ramp: int = 0, T: int = 1) -> list[Stage]
     batch: rows of an update in the end.
     start: rows of the first; 0 means `batch`.
     ramp: tokens [of T a row].
-    T: tokens of a row.
   """
   made = [Stage(0, 0, start or batch)]
   while made[-1].rows < batch:
@@ -121,10 +117,6 @@ def training_batches(
   """Returns batch(step), numpy arrays with rows of T tokens.
 
   Args:
-    ids: the training tokens.
-    T: tokens of a window.
-    sizes: how many rows there are.
-    seed: of the order.
     order: 'epochs': every window once an epoch, in a new shuffle each, the cuts
       between windows moved at random so that no token is always at an edge; 'random':
       every window at a random offset, drawn independently (nanoGPT's way).
@@ -171,8 +163,6 @@ def held_out_batches(
 
   Args:
     ids: the held-out tokens; all but the first are targets.
-    T: tokens of a window.
-    rows: windows of a batch.
     limit: if not 0, about how many targets to cover, by windows evenly spread.
     part: as in `training_batches`.
   """

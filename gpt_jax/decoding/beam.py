@@ -273,7 +273,6 @@ def search(
     automaton: what hypotheses must be made of; not together with groups.
     history: of the prompts, with room for G more; needed if any rule is on.
     ends_V: bool, tokens that end a hypothesis; None: end-of-text alone.
-    K: beams of a group.
     G: tokens to make room for.
   """
   B, P = ids_BP.shape

@@ -140,7 +140,6 @@ def best_candidates(
   live on.
 
   Args:
-    score_RKV: of each beam and next token.
     ends_V: bool, the tokens that end a hypothesis; None: one does.
   """
   R, K, _ = score_RKV.shape

@@ -97,7 +97,6 @@ def one_of(sequences: Sequence[Sequence[int]], *, vocab: int, eot: int) -> Autom
 
   Args:
     sequences: of token ids, without end-of-text.
-    vocab: ids that there are.
   """
   _check('sequences', sequences, vocab, eot)
   edges, need = {}, [_NEVER]
@@ -129,7 +128,6 @@ def including(phrases: Sequence[Sequence[int]], *, vocab: int, eot: int) -> Auto
 
   Args:
     phrases: of token ids, without end-of-text; 8 at most.
-    vocab: ids that there are.
   """
   _check('phrases', phrases, vocab, eot)
   phrases = sorted({tuple(phrase) for phrase in phrases})
@@ -201,7 +199,6 @@ def _allow(
   """Returns the scores of tokens without an edge and of edges, -inf if not allowed.
 
   Args:
-    score_RKV: of each beam's next token.
     at_RK: where the beams are in it.
     left_R: tokens that may follow the next one.
 

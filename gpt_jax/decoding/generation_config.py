@@ -178,12 +178,7 @@ class GenerationConfig:
     return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
   def wrong(self, prompts: int, tokenizer: Tokenizer, vocab: int) -> list[str]:
-    """Returns what is wrong with the settings.
-
-    Args:
-      prompts: how many there are.
-      vocab: ids that the model knows.
-    """
+    """Returns what is wrong with the settings."""
     wrong = []
     if self.method not in METHODS:
       wrong.append(

@@ -180,8 +180,6 @@ def force(
   Args:
     scores_BV: for the tokens after the forced ones.
     original_BV: the scores before other rules, which might have forbidden it.
-    history: the text so far.
-    ids: the first new tokens.
   """
   new_B1 = (history.length_B - history.prompt_B)[:, None]
   forced_B1 = jnp.asarray(ids)[jnp.minimum(new_B1, len(ids) - 1)]

@@ -132,7 +132,6 @@ def begin(
 
   Args:
     length_B: tokens of each; a row of none is padding and done at once.
-    key_B: a PRNG key for each.
     history: of the prompts, with room for G more; needed if any rule is on.
     G: tokens to make room for.
   """
@@ -231,8 +230,6 @@ def keys_of(seed: int | Sequence[int], prompts: int, num_return: int = 1) -> np.
 
   Args:
     seed: a number, or one for each prompt: then a prompt's keys depend on nothing else.
-    prompts: how many there are.
-    num_return: continuations of each.
   """
   if np.ndim(seed):
     first = [(int(one), 0) for one in seed]
@@ -261,7 +258,6 @@ def _first(
   Args:
     texts: prompt and new tokens so far; all of one length if they fill the context.
     key_B2: data of a PRNG key for each.
-    new: how many tokens of each text are new.
   """
   T = gpt.config.T
   B = power_of_two(len(texts))

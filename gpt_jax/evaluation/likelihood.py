@@ -53,7 +53,6 @@ def held_out_metrics(nll: float, count: int, bytes_per_token: float) -> dict:
 
   Args:
     nll: sum of -log p over the targets [nats].
-    count: number of targets.
     bytes_per_token: UTF-8 bytes of the whole held-out text for each of its targets.
 
   Returns:

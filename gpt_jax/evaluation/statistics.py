@@ -32,7 +32,6 @@ def interval(
     metric: of `gpt_jax.evaluation.metrics`.
     predictions: [examples].
     labels: [examples].
-    seed: the same seed gives the same interval.
     draws: how many times the examples are drawn.
   """
   predictions, labels = pairs(predictions, labels)

@@ -82,7 +82,6 @@ class Classifier(LanguageModel):
 
     Args:
       tell: prints how many had to be cut.
-      rows: examples computed at a time.
     """
     vocab = self.config.vocab - inputs.NEW_TOKENS
     data = inputs.inputs(

@@ -76,7 +76,6 @@ def open_model(
   """Returns the config and the model of a source (see `find`).
 
   Args:
-    source: of the weights.
     tokenizer: path of a tokenizer, instead of the one in the folder. Where there is
       neither, texts are ids written as numbers.
 
@@ -121,7 +120,6 @@ def export(model: LanguageModel, dropout: float, target: str | Path) -> str:
   place. The folder also has our own tokenizer where ours is of another kind.
 
   Args:
-    dropout: rate for config.json.
     target: a folder that does not exist, or is empty.
 
   Returns:

@@ -84,7 +84,6 @@ def written(
 
   Args:
     room: of a longer prompt, its last `room` tokens are read.
-    seeds: one for each prompt.
     **settings: of `LanguageModel.generate`.
   """
   ids = [model.prompt_ids(prompt)[-room:] for prompt in prompts]

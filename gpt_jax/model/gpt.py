@@ -88,7 +88,6 @@ class Attention(nn.Module):
         causal.
       kv: keys and values of the cache, [B, N, S, H] each.
       slot: int32 scalar, where those of this text go.
-      drop: dropout on the attention weights and on the branch.
     """
     c, how = self.config, self.execution
 
@@ -209,7 +208,6 @@ class GPT(nn.Module):
     Args:
       ids_BT: tokens. Without a cache they are positions 0 .. T-1; with one they follow
         each row's tokens in it; with one that is branched, they are one for each beam.
-      drop: dropout, or None.
       cache: keys and values of the tokens before; or a tree, whose tokens these are.
       length_B: with a cache and no beams: how many of each row's T tokens are real; the
         rest is padding that no later token sees.
@@ -293,10 +291,7 @@ def output_factors(
   """Returns the factors of the logits in the compute dtype: x [..., D], head [V, D].
 
   Args:
-    gpt: the model.
-    params: its parameters.
-    x: hidden states that it returned.
-    drop: its dropout, which with `dropout_wte` is on the output matrix too.
+    drop: with `dropout_wte` it is on the output matrix too.
   """
   c, dtype = gpt.config, gpt.execution.dtype
   head_VD = params['wte' if c.tied else 'lm_head']
@@ -310,8 +305,6 @@ def logits_of(x: jax.Array, head_VD: jax.Array, vocab: int) -> jax.Array:
 
   Args:
     x: [..., D]; it and `head_VD` are those of `output_factors`.
-    head_VD: the output matrix.
-    vocab: entries of V that are real.
   """
   if x.ndim == 2:
     # Decoding: with the large matrix first, a CPU reads it faster.

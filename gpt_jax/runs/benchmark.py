@@ -39,8 +39,6 @@ def evaluate(
 
   Args:
     checkpoint_step: as of `workdir.load`.
-    int8: with the weights of linear layers in 8 bits.
-    report: prints each result as it comes.
 
   Raises:
     UserError: no such model, or a damaged file of answers.

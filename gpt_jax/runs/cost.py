@@ -157,8 +157,6 @@ def state_bytes(
   """Returns the bytes of parameters, gradients and optimizer state on a device.
 
   Args:
-    run: whose optimizer counts.
-    cfg: of the model.
     layout: over devices; without one, all is on one.
   """
   if layout is None:
@@ -204,16 +202,7 @@ def plan(
   held_out: int,
   bytes_per_token: float,
 ) -> str:
-  """Returns what a run is about to do, in a few lines.
-
-  Args:
-    run: the config.
-    cfg: of its model.
-    layout: over the devices.
-    tokens: to train on.
-    held_out: tokens held out.
-    bytes_per_token: of the training text.
-  """
+  """Returns what a run is about to do, in a few lines."""
   parts = parameters_by_part(cfg)
   total = sum(parts.values())
   body = total - sum(parts.get(name, 0) for name in ('wte', 'wpe', 'lm_head'))
@@ -261,8 +250,6 @@ def tables(run: config.Run, vocab: int, devices: int) -> list[Table]:
 
   Args:
     run: any valid config; its layout is that of the devices.
-    vocab: entries of its tokenizer.
-    devices: how many.
   """
   cfg = GPTConfig.of(run.model, vocab)
   layout = Layout.imagined(run, devices)

@@ -168,7 +168,6 @@ def report(run: config.Run, workdir: str | pathlib.Path, device_gib: float = 0) 
   """Returns what one update of a run takes of its devices, and whether it fits.
 
   Args:
-    run: the config.
     workdir: its tokenizer, where there is one, tells the vocabulary.
     device_gib: memory of a device; 0 asks the device, which may not know.
   """

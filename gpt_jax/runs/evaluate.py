@@ -29,11 +29,8 @@ def held_out_metrics(
   Beside them are step, of the checkpoint, and text_sha256.
 
   Args:
-    workdir: of the model.
     checkpoint_step: 'best', 'latest' or a number of updates.
-    report: is told of the preparation of text.
     held_out: another workdir, whose held-out text to take instead.
-    int8: the model with its linear layers' weights in 8 bits.
 
   Raises:
     UserError: the other workdir has another tokenizer.

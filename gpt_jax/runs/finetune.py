@@ -109,10 +109,8 @@ def most_together(
   """Returns how many seeds to train together: all, or a half, a quarter, ... of them.
 
   Args:
-    seeds: of the run.
     needed: number of seeds -> bytes that their program takes. One is not asked about.
     free: bytes there are, of which a fifth is kept.
-    report: is told what does not fit.
     what: they are, in what it is told.
   """
   while seeds > 1 and (size := needed(seeds)) >= 0.8 * free:
@@ -373,7 +371,6 @@ class _Seed:
     """Returns the metrics of dev logits [examples, K], and keeps a best model.
 
     Args:
-      step: updates done.
       logits: of the dev split.
       model: returns the tree of the model and its head, to keep.
     """

@@ -113,10 +113,7 @@ def reproduce(
   same call again goes on where it stopped.
 
   Args:
-    workdir: the run's.
     into: where it is trained again.
-    argv: the command.
-    report: takes lines for the user.
 
   Raises:
     UserError: the run was never trained here, `into` is another run's, or what

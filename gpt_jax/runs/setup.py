@@ -184,14 +184,6 @@ def ready(
 ) -> Iterator[RunContext]:
   """Gives a run ready to be trained, its workdir locked.
 
-  Args:
-    run: what to train.
-    workdir: where.
-    layout: over devices.
-    argv: the command, for run.json.
-    overrides: the fields that it set, likewise.
-    report: takes lines for the user.
-
   Raises:
     UserError: the config breaks a rule, or the workdir is another run's or is in use.
   """
@@ -300,16 +292,7 @@ def held_out_loss(
   run: config.Run,
   layout: sharding.Layout,
 ) -> dict[str, float]:
-  """Returns the metrics of parameters on held-out tokens.
-
-  Args:
-    eval_step: of the layout.
-    params: of the model.
-    cfg: of the model.
-    file: the tokens.
-    run: whose eval_batch and eval_tokens count.
-    layout: over devices.
-  """
+  """Returns the metrics of parameters on held-out tokens."""
   rows = windows.held_out_batches(
     file.ids,
     T=cfg.T,

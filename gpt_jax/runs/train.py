@@ -43,11 +43,7 @@ def train(
 
   Args:
     run: what to train: a language model, or the seeds of a fine-tuning.
-    workdir: where.
-    argv: the command, for run.json.
-    overrides: the fields that it set, likewise.
     profile: see `loop.train`.
-    report: takes lines for the user.
 
   Raises:
     UserError: the config breaks a rule, the workdir is another run's or is in use, or
@@ -189,10 +185,7 @@ def train_together(
   is no longer finite is left where it was, marked in its workdir, and the others go on.
 
   Args:
-    members: the runs.
-    argv: the command, for run.json.
     sharing: programs like this one that share this machine's memory.
-    report: is told how it goes.
 
   Returns:
     The workdirs of the runs that diverged, with the number of the update at which.

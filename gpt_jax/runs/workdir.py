@@ -30,7 +30,6 @@ def alone(workdir: pathlib.Path, *, shared: bool = False) -> Iterator[None]:
   """Keeps a second process from training in the same workdir.
 
   Args:
-    workdir: is there.
     shared: whether others that share it too may be in it: jobs of one sweep.
   """
   with open(workdir / '.lock', 'w') as lock:
@@ -105,13 +104,7 @@ def write_run_json(
   `starts`.
 
   Args:
-    run: its config.
-    workdir: where to.
-    vocab: the tokenizer's entries.
     data: checksums of what it is trained and judged on.
-    devices: that it uses.
-    argv: the command.
-    overrides: the fields that the command set.
     start: updates done when this session begins.
     together: runs that one program trains, this one with others.
   """
@@ -182,7 +175,6 @@ def keep_held_out(workdir: str | pathlib.Path, line: dict[str, Any]) -> None:
   for baselines that were not measured again.
 
   Args:
-    workdir: of the model.
     line: text (the workdir that holds it out; '': its own), text_sha256, step, int8,
       valid_nll, valid_ppl, valid_bpb and baselines (bits/byte by name).
   """

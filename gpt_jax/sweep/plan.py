@@ -129,11 +129,6 @@ def planned(
     points: overrides of each run.
     base: the config that they override.
     given: what the command line changed in the config's file; is in `base`.
-    config_file: as --config names it.
-    sweep_file: as --sweep names it.
-    folder: of the sweep.
-    search: where the points come from one.
-    argv: the command.
 
   Raises:
     UserError: a point names an unknown field, or one that the command line sets, or

@@ -154,7 +154,6 @@ class Pool:
     """Finds out what is left to do.
 
     Args:
-      sweep: whose runs are trained.
       free: what the workers have.
       retries: how often a crashed run is started again.
       together: most runs of one kind that a worker trains in one program; 0: as many

@@ -22,7 +22,6 @@ def planned(sweep_file: str, **about: Any) -> Sweep:
   """Returns the sweep that a file describes.
 
   Args:
-    sweep_file: as --sweep names it.
     **about: what else `plan.planned` takes.
   """
   points, search = read(sweep_file), None
@@ -38,7 +37,6 @@ def opened(sweep: Sweep, *, shared: bool) -> Iterator[None]:
   """Makes the sweep's folder, or finds it, and keeps other sweeps out meanwhile.
 
   Args:
-    sweep: of which.
     shared: whether jobs of the same sweep may be in it too.
 
   Raises:
@@ -66,7 +64,6 @@ def run(sweep: Sweep, *, workers_at_once: int, retries: int, together: int = 0) 
   """Trains all runs of a sweep that are not finished; the same again continues it.
 
   Args:
-    sweep: the runs.
     workers_at_once: see `workers.slots`.
     retries: how often a crashed run is started again.
     together: most runs in one program; 0: all of a kind, but where halving stops some.
@@ -167,7 +164,6 @@ def commands(
   """Returns the commands that train the runs, or what SLURM would be given.
 
   Args:
-    sweep: of which.
     index: of one run; None: all.
     parameters: of --slurm, where jobs are asked for.
   """

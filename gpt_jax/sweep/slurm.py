@@ -84,7 +84,6 @@ def submit(sweep: Sweep, asked: dict[str, Any], executor: Any = None) -> list:
   """Submits the runs that are not finished, and returns submitit's jobs.
 
   Args:
-    sweep: of which.
     asked: what `parameters` returns.
     executor: one of submitit's; None: SLURM's.
 

@@ -24,9 +24,7 @@ def groups(entries: Sequence[Entry], most: int, workers: int) -> list[list[Entry
   """Returns the runs in groups of one kind, each to be trained together.
 
   Args:
-    entries: the runs.
     most: runs of a group; 0: as many as there are, shared out among the workers.
-    workers: how many work at a time.
   """
   kinds: dict[tuple, list[Entry]] = {}
   for entry in entries:
@@ -42,13 +40,7 @@ def groups(entries: Sequence[Entry], most: int, workers: int) -> list[list[Entry
 def arguments(
   folder: pathlib.Path, entries: Sequence[Entry], workers: int
 ) -> list[str]:
-  """Returns the arguments of Python that train runs of the sweep in a folder.
-
-  Args:
-    folder: of the sweep.
-    entries: the runs.
-    workers: that are at work at a time.
-  """
+  """Returns the arguments of Python that train runs of the sweep in a folder."""
   names = [entry.name for entry in entries]
   return ['-c', _MAIN, str(LAUNCH.parent), str(folder), str(workers), *names]
 

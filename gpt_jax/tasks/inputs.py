@@ -100,8 +100,6 @@ def inputs(
   of a passage with a question the passage is cut, so that the question stays.
 
   Args:
-    task: theirs.
-    examples: to read.
     encode: text -> ids, all below `vocab`.
     vocab: entries of the model; the new tokens are vocab .. vocab + 2.
     T: its context.
@@ -215,9 +213,6 @@ class Order:
 
     Args:
       lengths: of the examples [tokens], at most T.
-      stages: the sizes of updates.
-      T: the longest.
-      by: 'length' or 'random'.
     """
     sizes = np.array([padded_length(n, T) for n in lengths])
     if by == 'random':

@@ -17,7 +17,6 @@ def read(task: PromptedTask, data: str | Path, split: str = '') -> list[Question
   """Returns the questions of a split, in the order of the file.
 
   Args:
-    task: whose.
     data: a folder that holds the task's folder; or that folder; or the split's file,
       whatever it is called.
     split: 'train', 'dev' or 'test', as far as `task.files` has it; '' means the one on
@@ -62,7 +61,6 @@ def examples(
   """Returns what the examples for a split's questions are drawn from.
 
   Args:
-    task: whose.
     data: as in `read`.
     split: of the questions; '' means the one on which the paper reports.
     source: 'train', 'dev', 'test' or 'itself' (the questions but the one that is
@@ -195,7 +193,6 @@ def choice(row: Row, column: str, *names: str) -> int:
   """Returns which of some labels a cell is, from 0.
 
   Args:
-    row: of the file.
     column: of the label: text, a number or a truth value.
     names: how each label is written; 'a|b' is either.
 

@@ -150,8 +150,6 @@ def prompt(
   """Returns what the model reads before an answer: header, examples and question.
 
   Args:
-    task: the question's.
-    question: to ask.
     examples: solved ones that come first, in their order.
   """
   if question.zero_shot and not examples:
@@ -174,12 +172,8 @@ def draw(
   drew new ones for each question, but one set for all of WSC and of MultiRC.
 
   Args:
-    task: the question's.
     pool: to draw from; it may hold the question.
-    question: to find examples for.
     number: of the question in its file, from 0.
-    shots: how many examples.
-    seed: of the draw.
 
   Raises:
     UserError: shots is negative, or the pool has too few.

@@ -124,7 +124,6 @@ class Checkpoints:
 
     Args:
       step: one of the checkpoints kept.
-      like: their shapes.
       averaged: whether to return their moving average, which the run must have kept.
     """
     item = 'ema' if averaged else 'params'

@@ -149,12 +149,10 @@ def train(
   A member whose loss is no longer finite is left as it was, and the others go on.
 
   Args:
-    training: the members.
     anywhere: of several processes: the largest of a number of theirs. They stop when
       one was asked to, at an update that is logged.
     diverged: is told the number of a member that diverged, and the update at which.
-    profile: trace the updates first .. last - 1 into `profile_folder`.
-    profile_folder: see `profile`.
+    profile: traces the updates first .. last - 1 into `profile_folder`.
     shows: whether this process is the one that logs and shows.
 
   Returns:

@@ -42,9 +42,6 @@ class Alone:
     """Compiles nothing yet.
 
     Args:
-      run: what to train.
-      objective: what is minimised.
-      layout: over devices.
       like: the shapes of its state, with where each array goes.
       fixed: what is not trained.
     """

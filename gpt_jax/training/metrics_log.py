@@ -51,7 +51,6 @@ def seconds_trained(
   """Returns the seconds of all processes that trained a run, each counting from 0.
 
   Args:
-    lines: of its metrics, those of updates.
     starts: updates after which a process began, those that are known.
   """
   total, last, step = 0.0, 0.0, 0

@@ -46,7 +46,6 @@ class Objective(Protocol):
       trained: the tree that gradients are for.
       fixed: what belongs to it and is not trained.
       batch: leaves [B, ...].
-      hp: numbers of the run.
       step: updates done: dropout is drawn by it.
     """
 

@@ -146,7 +146,6 @@ class Layout:
     """Returns the layout of a run.
 
     Args:
-      run: its `devices` and `layout` count.
       devices: to choose from; all there are unless given.
 
     Raises:
@@ -315,8 +314,6 @@ class Layout:
     those of the result.
 
     Args:
-      run: its optimizer is compiled in.
-      objective: what is minimised.
       state: the shapes of states, as `placed` returns them.
       fixed: and of what is not trained.
     """
@@ -339,12 +336,7 @@ class Layout:
     )
 
   def eval_step(self, objective: LanguageModeling, params: dict) -> Callable:
-    """Returns the compiled f(params, batch) -> (nll_sum, count).
-
-    Args:
-      objective: of the model.
-      params: the shapes of its parameters, as `placed` returns them.
-    """
+    """Returns the compiled f(params, batch) -> (nll_sum, count)."""
     fn = partial(step.eval_step, objective=objective)
     if self.mesh is not None:
       return self.over_rows(fn, params)

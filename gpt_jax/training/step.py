@@ -46,8 +46,6 @@ def init_state(run: config.Run, params: dict, width: float) -> State:
 
   Args:
     run: chooses the optimizer, and whether there is an average or a guard.
-    params: what is to be trained.
-    width: `GPTConfig.width` of the model.
   """
   step = jnp.int32(0)
   tx = optim.transformation(run.optim, optim.Hyper.of(run), step, width)
@@ -83,7 +81,6 @@ def accumulated(compute: Callable[[Any], _T], batch: Any) -> _T:
   """Returns the sum of `compute` over micro-batches, one at a time.
 
   Args:
-    compute: from leaves [B, ...] to a tree of arrays.
     batch: leaves [A, B, ...].
   """
   total = compute(jax.tree.map(lambda leaf: leaf[0], batch))
@@ -110,11 +107,8 @@ def train_step(
   """Returns the state after one update, and its metrics.
 
   Args:
-    state: before the update.
     fixed: what the objective takes beside what is trained; {} for a language model.
     batch: leaves [A, B, ...]: A micro-batches of B rows on this device.
-    hp: numeric hyper-parameters.
-    objective: what is minimised.
     choices: the optimizer, its schedule, and whether there is clipping: static.
     axis: name of the mapped axis that devices form, or None.
 

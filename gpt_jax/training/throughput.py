@@ -143,8 +143,6 @@ class Throughput:
     Args:
       flops_per_token: of an update, for each of its tokens; 0: not counted.
       devices: all that the run uses.
-      dtype: of the computation.
-      clock: seconds.
     """
     self.flops, self.clock = flops_per_token, clock
     peaks = [peak_flops(device.device_kind, dtype) for device in devices]

@@ -34,10 +34,7 @@ def init(
 
   Args:
     run: its task says what is trained, and how much comes from `source`.
-    cfg: of the model without the new tokens.
-    task: gives the size of the head.
     source: parameters of the pre-trained model; None with task.transfer=none.
-    seed: of all that is new.
   """
   key = jax.random.key(seed)
 
@@ -85,7 +82,6 @@ def assembled(tree: dict, task: config.Task, cfg: GPTConfig) -> tuple[dict, dict
 
   Args:
     tree: what is trained and what is not, together.
-    task: scales low-rank changes.
     cfg: of the model with the new tokens.
   """
   gpt, known = dict(tree['gpt']), cfg.vocab - NEW_TOKENS

@@ -281,13 +281,6 @@ def write(params: dict, c: GPTConfig, dropout: float, eos: int, folder: Path) ->
   otherwise than the architecture (gpt_neo does not at all), that goes into the query's
   weights; the scale of the output (`GPTConfig.width`) goes into the last LayerNorm.
 
-  Args:
-    params: the parameter tree.
-    c: its shape.
-    dropout: rate for config.json.
-    eos: id of end-of-text.
-    folder: exists.
-
   Returns:
     The architecture: its model_type.
 
