@@ -91,10 +91,10 @@ def open_tokens(prefix: str | Path) -> TokenFile:
 def _map(path: Path, header: dict, part: str, again: str) -> np.ndarray:
   """Returns a file of a token file memory-mapped, once its checksum is verified."""
   dtype = np.dtype(header[part]['dtype'])
-  count, found = header[part]['count'], path.stat().st_size
-  if found != count * dtype.itemsize:
+  count, size = header[part]['count'], path.stat().st_size
+  if size != count * dtype.itemsize:
     raise UserError(
-      f'{path}: {found} bytes, but its header says {count * dtype.itemsize}: '
+      f'{path}: {size} bytes, but its header says {count * dtype.itemsize}: '
       f'truncated or altered; {again}'
     )
   with open(path, 'rb') as stream:

@@ -22,7 +22,7 @@ def pieces_table(name: str, text: str) -> Table:
   """Returns a table of the ids of a text, their pieces, and the text of each.
 
   Args:
-    name: of a tokenizer: 'bytes', or a path (see `tokenizers.open_path`).
+    name: 'bytes', or a tokenizer's path (see `tokenizers.open_path`).
 
   Raises:
     UserError: there is no such tokenizer, or it can't encode the text.
@@ -93,17 +93,17 @@ def compare(
         f'{language}: {sum(map(len, blocks))} characters are too few to learn from '
         f'and to measure on; give at least {2 * _BLOCK}'
       )
-  made = {name: _make(name, learn) for name in names}
+  tokenizer_of = {name: _make(name, learn) for name in names}
   return [
     _measure(name, tokenizer, language, blocks)
     for language, blocks in measure.items()
-    for name, tokenizer in made.items()
+    for name, tokenizer in tokenizer_of.items()
   ]
 
 
 def _blocks(source: str, field: str, limit: float) -> dict[str, list[str]]:
   """Returns the text of each language in blocks."""
-  found: dict[str, list[str]] = {}
+  blocks: dict[str, list[str]] = {}
   for entry in sources.split_list(source):
     label, mark, rest = entry.partition('=')
     labelled = mark and not set(label) & set('/:.*')
@@ -116,8 +116,8 @@ def _blocks(source: str, field: str, limit: float) -> dict[str, list[str]]:
         break
     whole = ''.join(texts)[: int(limit)]
     starts = range(0, len(whole), _BLOCK)
-    found.setdefault(language, []).extend(whole[at : at + _BLOCK] for at in starts)
-  return found
+    blocks.setdefault(language, []).extend(whole[at : at + _BLOCK] for at in starts)
+  return blocks
 
 
 def _make(name: str, texts: list[str]) -> tokenizers.Tokenizer:
