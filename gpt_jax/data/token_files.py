@@ -33,7 +33,6 @@ class TokenFile:
   Attributes:
     ids: [tokens] memory-mapped, uint16 or uint32.
     starts: [documents] positions in `ids` of each document's eot, uint64.
-    documents: number of documents.
     bytes: of the text in UTF-8; eot counts nothing.
     tokenizer: digest of the tokenizer that made the ids.
     digest: sha256 of `ids`.
@@ -104,13 +103,7 @@ def _map(path: Path, header: dict, part: str, again: str) -> np.ndarray:
 
 
 class Writer:
-  """Writes one token file, document by document.
-
-  Attributes:
-    tokens: ids written.
-    documents: documents begun.
-    bytes: of their text in UTF-8.
-  """
+  """Writes one token file, document by document."""
 
   def __init__(self, path: Path, tokenizer: tokenizers.Tokenizer, done: dict):
     """Opens the files; `done` of an earlier `flush` goes on from there."""

@@ -48,7 +48,6 @@ class Row:
   Attributes:
     tokenizer: its name, as given.
     language: label of the text, or the source it came from.
-    vocab: number of ids.
     bytes_per_token: of the text in UTF-8.
     tokens_per_word: words are what blanks divide.
     unknown: share of tokens that stand for text without an entry of its own: <unk>,

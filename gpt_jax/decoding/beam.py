@@ -96,7 +96,6 @@ class Numbers:
     offset: a of the length penalty ((a + n) / (a + 1))^alpha.
     alpha: its power.
     stopping: as numbered in `_STOPPING`.
-    diversity: as in `Beams`.
   """
 
   offset: jax.Array

@@ -89,7 +89,6 @@ class Candidates(NamedTuple):
   Attributes:
     score_RC: log p under the rules; -inf is no candidate.
     parent_RC: number of the beam that is continued.
-    token_RC: the token.
     at_RC: state of the automaton after it.
   """
 

@@ -33,7 +33,6 @@ class Automaton:
     need_Q: int32, the least tokens after which a hypothesis of this state may be at
       its length limit.
     bank_Q: int32, the bank of the state: beams are shared evenly among banks.
-    banks: how many there are.
   """
 
   from_E: jax.Array

@@ -54,6 +54,8 @@ FLAGS = (
 class GenerationConfig:
   """How prompts are continued.
 
+  Fields that are not listed are as in `Rules`, `Sampling` and `Beams`.
+
   Attributes:
     method: 'greedy'; 'sample'; 'beam'; 'stochastic' (beams drawn without replacement);
       'minimum_risk' (of `candidates` samples those most like the others, by F1 of their
@@ -73,23 +75,7 @@ class GenerationConfig:
     banned: texts and sequences of ids that do not occur. A text is banned as the
       tokens that it is encoded to, by itself and after a blank.
     forced: what a continuation begins with, a text or ids.
-    min_new_tokens: as in `Rules`.
-    no_repeat_ngram: as in `Rules`.
-    repetition_penalty: as in `Rules`.
-    presence_penalty: as in `Rules`.
-    frequency_penalty: as in `Rules`.
     temperature: as in `Sampling`; 'greedy' takes 0.
-    top_k: as in `Sampling`.
-    top_p: as in `Sampling`.
-    min_p: as in `Sampling`.
-    typical_p: as in `Sampling`.
-    openai_top_p: as in `Sampling`.
-    beams: hypotheses that are followed at a time.
-    groups: as in `Beams`.
-    diversity: as in `Beams`.
-    length_penalty: as in `Beams`.
-    penalty_form: as in `Beams`.
-    early_stopping: as in `Beams`.
     one_of: a continuation is one of these texts or sequences of ids, and end-of-text.
     including: texts or sequences of ids that a continuation must hold.
     candidates: samples that 'minimum_risk' chooses from.

@@ -66,10 +66,10 @@ def conditional_gumbel(g_BKV: jax.Array, max_BK: jax.Array) -> jax.Array:
     below_BKV > -0.693, jnp.log(-jnp.expm1(below_BKV)), jnp.log1p(-jnp.exp(below_BKV))
   )
   v_BKV = max_BK[..., None] - g_BKV + log_BKV
-  made_BKV = (
+  shifted_BKV = (
     max_BK[..., None] - jnp.maximum(v_BKV, 0) - jnp.log1p(jnp.exp(-jnp.abs(v_BKV)))
   )
-  return jnp.where(jnp.isneginf(g_BKV), -jnp.inf, made_BKV)
+  return jnp.where(jnp.isneginf(g_BKV), -jnp.inf, shifted_BKV)
 
 
 def _add(

@@ -100,8 +100,6 @@ class TaskModel(NamedTuple):
     score: yields (number, scores) of requests, in any order.
     write: yields (number, text) of prompts, in any order; the task says how.
     window: yields (number, -log p [nats]) of pairs (ids of context, ids), in any order.
-    encode: ids of a prompt.
-    T: tokens of the context.
   """
 
   score: Callable[[PromptedTask, list[scoring_rules.Request]], Iterator]

@@ -73,7 +73,6 @@ class Paired(NamedTuple):
     difference: second less first, for each unit of size.
     low, high: its 95 % interval.
     p: two-sided.
-    count: of texts.
   """
 
   difference: float

@@ -42,7 +42,6 @@ class Classifier(LanguageModel):
 
   Attributes:
     clf: the head's parameters (`model/heads.py`).
-    task: what it was trained on.
   """
 
   clf: dict = dataclasses.field(default_factory=dict)

@@ -24,7 +24,6 @@ class Generation(NamedTuple):
   """One continuation of a prompt.
 
   Attributes:
-    prompt: its token ids.
     ids: new token ids; a last end-of-text is one of them.
     text: of the new tokens. Where a stop ended it, the text before the stop; ids are
       those that lie wholly in it.

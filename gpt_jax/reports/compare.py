@@ -41,7 +41,6 @@ class Curve(NamedTuple):
   """The held-out loss of a run after each evaluation, arrays of one length.
 
   Attributes:
-    steps: updates done.
     tokens: read in training.
     flops: of training (`cost.flops_per_token`).
     seconds: of training, with compilation, without evaluation and saving.

@@ -76,15 +76,15 @@ def communication(program: str) -> tuple[dict[str, float], dict[str, int]]:
 
   def visit(name: str, times: int) -> None:
     for line in bodies.get(name, ()):
-      found = _COLLECTIVE.search(line)
-      if found:
+      match = _COLLECTIVE.search(line)
+      if match:
         n = _group(line)
-        size = _bytes(found[1])
+        size = _bytes(match[1])
         share = {'all-reduce': 2 * (n - 1) / n, 'reduce-scatter': n - 1}
-        if found[2] == 'collective-permute':
-          share[found[2]] = 1
-        sent[found[2]] += times * size * share.get(found[2], (n - 1) / n)
-        operations[found[2]] += times
+        if match[2] == 'collective-permute':
+          share[match[2]] = 1
+        sent[match[2]] += times * size * share.get(match[2], (n - 1) / n)
+        operations[match[2]] += times
       elif ' while(' in line or ' call(' in line or ' conditional(' in line:
         trips = _TRIPS.search(line)
         for callee in _CALL.findall(line):

@@ -41,13 +41,10 @@ class Job:
 
   Attributes:
     run: with everything filled in that data and source say.
-    layout: over devices.
-    task: of the table.
     cfg: of the model without the new tokens.
     tokenizer: of the model that is started from.
     train, dev: examples as sequences.
     labels: of the examples of dev.
-    order: of the training examples.
     digests: checksums of the examples.
   """
 

@@ -30,8 +30,8 @@ def import_model(source: str, workdir: str | pathlib.Path, tokenizer: str = '') 
   workdir = pathlib.Path(workdir)
   if (workdir / 'run.json').exists():
     raise UserError(f'workdir={workdir} holds a run; choose another workdir')
-  found, model = hugging_face.open_model(source, tokenizer)
-  run = config.Run(steps=0, model=found, data=config.Data(source=''))
+  model_config, model = hugging_face.open_model(source, tokenizer)
+  run = config.Run(steps=0, model=model_config, data=config.Data(source=''))
   run.optim.name = 'sgd'  # no optimizer state
   workdir.mkdir(parents=True, exist_ok=True)
   with alone(workdir):

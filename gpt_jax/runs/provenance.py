@@ -72,12 +72,12 @@ def versions() -> dict[str, str | None]:
 
 def flags() -> dict[str, str]:
   """Returns the variables and settings that may change what programs compute."""
-  found = {
+  variables = {
     name: value
     for name, value in sorted(os.environ.items())
     if name.startswith(_FLAGS) and not name.startswith(_NO_NUMBERS)
   }
-  return found | {name: str(getattr(jax.config, name)) for name in _SETTINGS}
+  return variables | {name: str(getattr(jax.config, name)) for name in _SETTINGS}
 
 
 def sources() -> dict[str, str]:
@@ -110,13 +110,13 @@ def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
   What one of them does not know, as an older one may not, is passed over. Commits are
   named where the code differs, or may.
   """
-  found = []
+  texts = []
   known = there.keys() & here.keys()
   for name, kind in _KINDS.items():
     if name not in known:
       continue
     if name == 'sources' and (moved := _moved(there[name], here[name])):
-      found.append(moved)
+      texts.append(moved)
       continue
     for key in sorted(there[name].keys() | here[name].keys()):
       old, new = there[name].get(key), here[name].get(key)
@@ -124,21 +124,21 @@ def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
       if key in PACKAGES and not known_to_both:
         continue  # all of these are listed, but by an older run
       if old != new:
-        found.append(f'{kind} {key}: {_words(name, old, new)}')
+        texts.append(f'{kind} {key}: {_words(name, old, new)}')
   for name in ('python', 'platform', 'cpu', 'backend'):
     if name in known and there[name] != here[name]:
-      found.append(f'{name}: {there[name]} there, {here[name]} here')
+      texts.append(f'{name}: {there[name]} there, {here[name]} here')
   if 'devices' in known and there['devices'] != here['devices']:
     old, new = (
       f'{len(each)} ({", ".join(sorted(set(each)))})'
       for each in (there['devices'], here['devices'])
     )
-    found.append(f'devices: {old} there, {new} here')
+    texts.append(f'devices: {old} there, {new} here')
   same_code = 'sources' in known and there['sources'] == here['sources']
   old, new = (_commit(each.get('git', {})) for each in (there, here))
   if old and new and old != new and not same_code:
-    found.append(f'git: {old} there, {new} here')
-  return found
+    texts.append(f'git: {old} there, {new} here')
+  return texts
 
 
 def _moved(old: dict[str, str], new: dict[str, str]) -> str:

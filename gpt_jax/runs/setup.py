@@ -68,14 +68,14 @@ def prepared(
     )
   folder = pathlib.Path(run.data.tokens or workdir)
   own = pathlib.Path(workdir) / 'tokenizer'
-  given = None
+  original = None
   if run.init_from:
-    given = own if own.exists() else pathlib.Path(run.init_from) / 'tokenizer'
-  prepare.prepare(run.data, folder, report=report, tokenizer=given)
-  made = folder / 'tokenizer'
+    original = own if own.exists() else pathlib.Path(run.init_from) / 'tokenizer'
+  prepare.prepare(run.data, folder, report=report, tokenizer=original)
+  source = folder / 'tokenizer'
   if not own.exists():
     staged = own.with_name(f'.tokenizer.{os.getpid()}.tmp')
-    shutil.copytree(made, staged, dirs_exist_ok=True)
+    shutil.copytree(source, staged, dirs_exist_ok=True)
     staged.rename(own)
   files = [
     token_files.open_tokens(folder / 'tokens' / part) for part in ('train', 'valid')
@@ -94,15 +94,7 @@ class RunContext:
   """A pre-training run with its data, model and checkpoints, ready to be trained.
 
   Attributes:
-    run: its config.
-    workdir: its folder.
-    layout: how it is spread over devices.
-    objective: with its model.
-    data: its tokens.
     rows: the number of updates done -> the next batch, numpy rows of this process.
-    checkpoints: in its workdir.
-    argv: the command, for run.json.
-    overrides: the fields that it set, likewise.
   """
 
   run: config.Run
@@ -312,12 +304,12 @@ def _bytes_per_token(file: token_files.TokenFile) -> float:
 def samples(model: LanguageModel, run: config.Run) -> str:
   """Returns the continuations of the run's fixed prompts, always with one seed."""
   prompts = [_last_tokens(model, prompt) for prompt in run.prompts]
-  made = model.generate_ids(
+  generations = model.generate_ids(
     prompts, max_new_tokens=run.sample_tokens, temperature=0.8, seed=0
   )
   return '\n'.join(
     f'[{prompt}]{generation.text}'
-    for prompt, generation in zip(run.prompts, made, strict=True)
+    for prompt, generation in zip(run.prompts, generations, strict=True)
   )
 
 

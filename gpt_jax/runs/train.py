@@ -160,8 +160,6 @@ class Member(NamedTuple):
   """A run of several that are trained together.
 
   Attributes:
-    run: its config.
-    workdir: its folder.
     overrides: what a sweep sets in the config, for run.json.
   """
 

@@ -197,8 +197,8 @@ def read_held_out(workdir: str | pathlib.Path) -> list[dict[str, Any]]:
 
 def seed_folders(workdir: str | pathlib.Path) -> list[pathlib.Path]:
   """Returns the workdirs of a fine-tuned run's seeds, in their order."""
-  found = [p for p in pathlib.Path(workdir).glob('seed_*') if p.name[5:].isdigit()]
-  return sorted(found, key=lambda folder: int(folder.name[5:]))
+  folders = [p for p in pathlib.Path(workdir).glob('seed_*') if p.name[5:].isdigit()]
+  return sorted(folders, key=lambda folder: int(folder.name[5:]))
 
 
 def old_groups(workdir: str | pathlib.Path) -> dict[pathlib.Path, list[int]]:

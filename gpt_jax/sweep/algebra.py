@@ -37,15 +37,15 @@ class Points:
     return Points([*self, *_points(other)])
 
   def __mul__(self, other: 'Points') -> 'Points':
-    made = []
+    points = []
     for a, b in itertools.product(self, _points(other)):
       both = [name for name in a if name in b]
       if both:
         raise UserError(
           f'{", ".join(both)} is on both sides of a product; leave it out on one side'
         )
-      made.append(a | b)
-    return Points(made)
+      points.append(a | b)
+    return Points(points)
 
 
 def grid(fields: Mapping[str, Sequence]) -> Points:
@@ -67,8 +67,8 @@ def zipped(fields: Mapping[str, Sequence]) -> Points:
   lists = _lists('zipped', fields)
   lengths = {name: len(values) for name, values in lists.items()}
   if len(set(lengths.values())) > 1:
-    told = ', '.join(f'{name} has {length}' for name, length in lengths.items())
-    raise UserError(f'zipped needs lists of equal length: {told}')
+    unequal = ', '.join(f'{name} has {length}' for name, length in lengths.items())
+    raise UserError(f'zipped needs lists of equal length: {unequal}')
   rows = zip(*lists.values(), strict=True)
   return Points([dict(zip(fields, row, strict=True)) for row in rows])
 
@@ -87,12 +87,12 @@ def chain(*parts: Points) -> Points:
   return Points([each for part in parts for each in _points(part)])
 
 
-def _points(found: Any) -> Points:
-  if not isinstance(found, Points):
+def _points(value: Any) -> Points:
+  if not isinstance(value, Points):
     raise UserError(
-      f'{found!r} is no part of a sweep; make one with grid, zipped, chain or point'
+      f'{value!r} is no part of a sweep; make one with grid, zipped, chain or point'
     )
-  return found
+  return value
 
 
 def _lists(of: str, fields: Mapping[str, Sequence]) -> dict[str, list]:

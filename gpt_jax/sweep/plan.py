@@ -29,8 +29,6 @@ class Entry:
   Attributes:
     name: of its folder in the sweep's.
     overrides: what the sweep sets in the config.
-    run: the whole config.
-    workdir: its folder.
     arguments: of launch.py, that train it.
   """
 
@@ -51,13 +49,7 @@ class Sweep:
   """All runs of a sweep.
 
   Attributes:
-    folder: that holds everything of it.
-    config_file: the experiment, as --config names it.
-    sweep_file: as --sweep names it.
     base: the config before the sweep's overrides.
-    entries: the runs.
-    search: where they come from a search, else None.
-    argv: the command that was given.
     given: what it changes in the config's file.
   """
 

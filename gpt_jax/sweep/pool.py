@@ -107,7 +107,7 @@ def device_slots(
     raise UserError(
       f'--workers={workers} must be 1 or {count} on a TPU: all chips, or one a worker'
     )
-  made = []
+  shares = []
   for i in range(workers):
     own = ','.join(names[i * each : (i + 1) * each])
     chosen = {'CUDA_VISIBLE_DEVICES': own}
@@ -117,8 +117,8 @@ def device_slots(
         'TPU_CHIPS_PER_PROCESS_BOUNDS': '1,1,1',
         'TPU_PROCESS_BOUNDS': '1,1,1',
       }
-    made.append(Slot(f'{platform} {own}', chosen))
-  return made
+    shares.append(Slot(f'{platform} {own}', chosen))
+  return shares
 
 
 @dataclasses.dataclass

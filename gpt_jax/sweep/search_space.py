@@ -25,9 +25,6 @@ class Search:
   """A random search.
 
   Attributes:
-    space: by name of a config field.
-    runs: how many are drawn.
-    seed: of the draws.
     halving: 0: every run goes to its end. Else at evaluations 1, halving, halving² ...
       only the best 1 / halving of the runs that came so far go on.
   """

@@ -51,7 +51,7 @@ def parameters(text: str) -> dict[str, Any]:
     UserError: submitit is missing, or there is no such parameter.
   """
   known = _submitit().slurm.slurm._get_default_parameters()
-  found = {}
+  values = {}
   for part in text.split(','):
     name, equals, value = part.partition('=')
     if not equals or name not in known:
@@ -60,8 +60,8 @@ def parameters(text: str) -> dict[str, Any]:
         f'partition, time (minutes), gpus_per_node, cpus_per_task, mem, account, qos, '
         f'array_parallelism, ....{nearest(name, known)}'
       )
-    found[name] = int(value) if value.isdecimal() else value
-  return found
+    values[name] = int(value) if value.isdecimal() else value
+  return values
 
 
 def sbatch(sweep: Sweep, asked: dict[str, Any]) -> str:

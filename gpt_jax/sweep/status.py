@@ -42,7 +42,6 @@ class Result:
 
   Attributes:
     state: 'finished', 'unfinished' or 'waiting'; a pool of workers knows more states.
-    step: updates done.
     steps: updates of the whole run.
     loss: of the last batch that was recorded [nats/token].
     final_nll: held-out loss that was measured last [nats/token].
@@ -50,10 +49,8 @@ class Result:
     final_bpb: bits per byte beside `final_nll`.
     best_bpb: bits per byte beside `best_nll`.
     tokens: trained on.
-    flops: of training on them.
     seconds: of training; what a kill undid is not in it.
     left: seconds to the end at the last speed.
-    commit: of the code.
     curve: (updates, held-out loss [nats/token]).
   """
 

@@ -29,12 +29,12 @@ def groups(entries: Sequence[Entry], most: int, workers: int) -> list[list[Entry
   kinds: dict[tuple, list[Entry]] = {}
   for entry in entries:
     kinds.setdefault(kind(entry.run), []).append(entry)
-  found = []
+  parts = []
   for alike in kinds.values():
     number = -(-len(alike) // most) if most else min(workers, len(alike))
     bounds = [len(alike) * i // number for i in range(number + 1)]
-    found += [alike[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
-  return found
+    parts += [alike[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+  return parts
 
 
 def arguments(

@@ -127,15 +127,15 @@ def inputs(
   for example in examples:
     cut = 0
     if task.kind == 'classification':
-      made = (joined(part(example.texts[0], T - 2)),)
+      sequence = (joined(part(example.texts[0], T - 2)),)
     elif task.kind == 'multiple_choice':
       passage, *question = example.texts
       context = part(passage, T // 2 - 2, ' '.join(question))
-      made = tuple(joined(context, part(c, T // 2 - 2)) for c in example.choices)
+      sequence = tuple(joined(context, part(c, T // 2 - 2)) for c in example.choices)
     else:
       a, b = (part(text, T // 2 - 2) for text in example.texts)
-      made = (joined(a, b), joined(b, a))[: sequences_each(task)]
-    sequences.append(made)
+      sequence = (joined(a, b), joined(b, a))[: sequences_each(task)]
+    sequences.append(sequence)
     truncated += cut > 0
   targets = np.stack([_target(task, example.label) for example in examples])
   return Inputs(sequences, targets, truncated)
@@ -267,7 +267,7 @@ class Order:
 def batch(data: Inputs, chosen: np.ndarray, rows: int, T: int) -> TaskBatch:
   """Returns chosen examples, padded to T tokens, and rows that fill the batch."""
   C, K = len(data.sequences[0]), data.targets.shape[1]
-  made = TaskBatch(
+  padded = TaskBatch(
     ids_BCT=np.zeros((rows, C, T), np.int32),
     length_BC=np.ones((rows, C), np.int32),
     target_BK=np.zeros((rows, K), np.float32),
@@ -276,10 +276,10 @@ def batch(data: Inputs, chosen: np.ndarray, rows: int, T: int) -> TaskBatch:
   )
   for row, example in enumerate(chosen):
     for c, ids in enumerate(data.sequences[example]):
-      made.ids_BCT[row, c, : len(ids)] = ids
-      made.length_BC[row, c] = len(ids)
-  made.target_BK[: len(chosen)] = data.targets[chosen]
-  return made
+      padded.ids_BCT[row, c, : len(ids)] = ids
+      padded.length_BC[row, c] = len(ids)
+  padded.target_BK[: len(chosen)] = data.targets[chosen]
+  return padded
 
 
 def all_batches(
@@ -297,8 +297,8 @@ def all_logits(
   data: Inputs, rows: int, T: int, predict: Callable[[TaskBatch], np.ndarray]
 ) -> np.ndarray:
   """Returns logits [..., examples, K], where `predict` gives [..., B, K] of a batch."""
-  order, found = [], []
+  order, logits = [], []
   for chosen, each in all_batches(data, rows, T):
     order.append(chosen)
-    found.append(np.asarray(predict(each))[..., : len(chosen), :])
-  return np.concatenate(found, axis=-2)[..., np.argsort(np.concatenate(order)), :]
+    logits.append(np.asarray(predict(each))[..., : len(chosen), :])
+  return np.concatenate(logits, axis=-2)[..., np.argsort(np.concatenate(order)), :]

@@ -67,13 +67,13 @@ def read(
   task = TASKS[task_name]
   if str(data).startswith('hf:'):
     path, release = str(data), _on_hub(task, split)
-    found = _hub_rows(task, release, path, split)
+    rows = _hub_rows(task, release, path, split)
   else:
     path, release = _find(task, Path(data).expanduser(), split)
     _check_owner(task, release, path, split)
-    found = _rows(release, path, split)
+    rows = _rows(release, path, split)
   examples, left_out = [], 0
-  for row in found:
+  for row in rows:
     if _unusable(release, row):
       left_out += 1
     else:
@@ -115,14 +115,14 @@ def _on_hub(task: Task, split: str) -> Release:
 
 def _with_split(task: Task, releases: tuple[Release, ...], split: str) -> list[Release]:
   """Returns those that have a split; an error where none has."""
-  found = [release for release in releases if split in release.files]
-  if not found:
+  fitting = [release for release in releases if split in release.files]
+  if not fitting:
     there = dict.fromkeys(s for release in releases for s in release.files)
     raise UserError(
       f'{task.name} has no split {split!r}, only {", ".join(there)}.'
       f'{nearest(split, there)}'
     )
-  return found
+  return fitting
 
 
 def _find(task: Task, where: Path, split: str) -> tuple[Path, Release]:
@@ -177,8 +177,8 @@ def _fits(task: Task, release: Release, path: Path, split: str) -> bool:
 
 def _rows(release: Release, path: Path, split: str) -> Iterator[Row]:
   """Yields the rows of a file, which have the columns of the release."""
-  given = (release.names, release.extra) if release.names else ()
-  for row in readers.FORMS[release.form](path, *given):
+  options = (release.names, release.extra) if release.names else ()
+  for row in readers.FORMS[release.form](path, *options):
     readers.need(row, release.columns(split))
     yield row
 

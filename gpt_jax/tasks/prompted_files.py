@@ -182,8 +182,8 @@ def exact(row: Row, column: str) -> str:
 
 def texts(row: Row, column: str) -> tuple[str, ...]:
   """Returns a list of texts, one at least; a text alone counts as one."""
-  found = row[column] if isinstance(row[column], list) else [row[column]]
-  cells = [text(row | {column: each}, column) for each in found]
+  values = row[column] if isinstance(row[column], list) else [row[column]]
+  cells = [text(row | {column: each}, column) for each in values]
   if not cells:
     raise UserError(f'{row["where"]}: {column!r} is empty; fill it')
   return tuple(cells)

@@ -52,7 +52,6 @@ class PromptedTask:
   """What a task asks, and how it is scored.
 
   Attributes:
-    name: of the task.
     form: 'choices' (the likeliest of several answers), 'partial' (the same for texts
       that differ in the middle), 'last_word', or 'free' (the model writes).
     rule: the paper's own: 'choices': how log P(answer | context) is compared, 'sum',
@@ -64,17 +63,12 @@ class PromptedTask:
     metrics: by name, in the order of the paper.
     files: by split ('train', 'dev', 'test'), the names of its file; the first that
       exists is read, as it is or with .gz behind.
-    home: where to get the files.
-    rows: reads a file.
     columns: that a row must have; 'a|b' is either, read as row['a'].
-    question: makes a question of a row.
     folder: of the files; '' means `name`.
-    split: on which the paper reports.
     examples: the split that examples come from; 'itself': that of the question.
     fixed: all questions share their examples, else each has its own.
     shots: K of the paper's few-shot column.
     header: text before the first example, or before the question where there are none.
-    separator: between examples.
     unconditional: the context of an answer alone.
     stop: 'free': texts that end an answer.
     limit: 'free': most tokens of an answer. Ours, but for CNN/DM.
@@ -105,7 +99,6 @@ class Document(NamedTuple):
   """A text whose perplexity is measured.
 
   Attributes:
-    id: in the file.
     text: what the model reads, de-tokenized.
     words: of the original, divided by white space.
     lines: ends of lines of the original, which many count as words too.
@@ -126,13 +119,9 @@ class TextSet:
   """A text on which perplexity is measured, per unit of the original.
 
   Attributes:
-    name: of the set.
     metric: the paper's: 'word_perplexity', 'bits_per_byte' or 'bits_per_character'.
     files: as `PromptedTask.files`.
-    home: where to get them.
     documents: of a file and the split asked for.
-    folder: of the files; '' means `name`.
-    split: on which the paper reports.
   """
 
   name: str
@@ -183,17 +172,17 @@ def draw(
   if not shots:
     return []
   stream = 0 if task.fixed else 1 + number
-  taken, found = {_key(question)}, []
+  taken, examples = {_key(question)}, []
   for i in np.random.default_rng((seed, stream)).permutation(len(pool)):
     example = pool[i]
     if example.gold and _key(example) not in taken:
       taken.add(_key(example))
-      found.append(example)
-      if len(found) == shots:
-        return found
+      examples.append(example)
+      if len(examples) == shots:
+        return examples
   raise UserError(
     f'shots={shots} of {task.name}: the examples that may stand before question '
-    f'{question.id or number} are {len(found)} of {len(pool)}; give fewer shots, or '
+    f'{question.id or number} are {len(examples)} of {len(pool)}; give fewer shots, or '
     'more examples'
   )
 

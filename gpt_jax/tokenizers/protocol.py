@@ -19,7 +19,6 @@ class Tokenizer(Protocol):
     kind: 'bpe', 'unigram', 'sentencepiece', 'byte_bpe', 'gpt1', 'chars', 'bytes' or
       'numbers'.
     vocab: number of ids, special ones included.
-    eot: id of the end-of-text token.
     unknown: ids of text that has no entry of its own.
   """
 

@@ -29,8 +29,8 @@ def of(state: State) -> dict[str, Any]:
 
 def tensors(tree: Any) -> dict[str, str]:
   """Returns the fingerprint of each array of a tree, 16 hex digits, by its name."""
-  made = {name: _sums(leaf) for name, leaf in named(tree).items()}
-  return {name: f'{int(a):08x}{int(b):08x}' for name, (a, b) in made.items()}
+  sums = {name: _sums(leaf) for name, leaf in named(tree).items()}
+  return {name: f'{int(a):08x}{int(b):08x}' for name, (a, b) in sums.items()}
 
 
 def named(tree: Any) -> dict[str, jax.Array]:
@@ -41,9 +41,9 @@ def named(tree: Any) -> dict[str, jax.Array]:
   }
 
 
-def joined(found: dict[str, str]) -> str:
+def joined(sums: dict[str, str]) -> str:
   """Returns one fingerprint of several."""
-  text = ''.join(f'{name} {value}\n' for name, value in found.items())
+  text = ''.join(f'{name} {value}\n' for name, value in sums.items())
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

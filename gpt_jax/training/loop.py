@@ -51,7 +51,6 @@ class Training(NamedTuple):
   Attributes:
     run: what to do when; members agree in it.
     state: where to start; donated.
-    program: what updates them.
     folders: where each is logged.
     checkpoints: of the states of each.
     rows: updates done -> the next batch of each, numpy arrays.

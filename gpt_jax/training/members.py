@@ -27,7 +27,6 @@ class Alone:
   """The compiled update of one run, in any layout.
 
   Attributes:
-    devices: that it uses.
     like: the shapes of its state, with where each array goes.
   """
 
@@ -91,9 +90,6 @@ class Together:
 
   Members are divided over devices as far as they go, and the rows of a batch over the
   rest where `share_rows` allows it.
-
-  Attributes:
-    devices: that they use.
   """
 
   def __init__(
@@ -164,9 +160,9 @@ class Together:
   ) -> State:
     """Returns the states before the first update, of `make(*arguments, seed)`."""
     over = jax.vmap(make, (*(None,) * len(arguments), 0), self.axes)
-    made = jax.jit(over, out_shardings=self.places)
+    compiled = jax.jit(over, out_shardings=self.places)
     arguments = jax.device_put(arguments, self.all)
-    return made(*arguments, np.array(seeds, np.uint32))
+    return compiled(*arguments, np.array(seeds, np.uint32))
 
   def stack(self, states: Sequence[State]) -> State:
     """Returns the states of all members, after as many updates, as one."""

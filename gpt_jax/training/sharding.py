@@ -65,7 +65,7 @@ def start(distributed: str) -> None:
     UserError: it is neither, or they could not be joined.
   """
   jax.config.update('jax_cpu_collectives_implementation', 'gloo')
-  given = {}
+  place = {}
   if distributed != 'auto':
     address, *numbers = distributed.split(',')
     if len(numbers) != 2 or not all(n.isdigit() for n in numbers):
@@ -73,13 +73,13 @@ def start(distributed: str) -> None:
         f"distributed={distributed!r} must be 'auto' or ADDRESS:PORT,PROCESSES,INDEX, "
         'like 10.0.0.1:1234,2,0 on the first of two'
       )
-    given = {
+    place = {
       'coordinator_address': address,
       'num_processes': int(numbers[0]),
       'process_id': int(numbers[1]),
     }
   try:
-    jax.distributed.initialize(**given)
+    jax.distributed.initialize(**place)
   except (ValueError, RuntimeError) as error:
     raise UserError(
       f'distributed={distributed!r}: the processes could not be joined ({error})'
@@ -98,8 +98,8 @@ def real_or_simulated(number: int) -> list[jax.Device]:
   """
   if number:
     jax.config.update('jax_num_cpu_devices', number)
-  found = jax.devices()
-  return found if len(found) >= number else jax.devices('cpu')
+  devices = jax.devices()
+  return devices if len(devices) >= number else jax.devices('cpu')
 
 
 def first_process() -> bool:
@@ -151,21 +151,21 @@ class Layout:
     Raises:
       UserError: there are not so many devices, or the layout does not fit them.
     """
-    found = jax.devices() if devices is None else devices
-    number = asked_devices(run) or len(found)
-    processes = len({d.process_index for d in found})
-    if number > len(found):
+    available = jax.devices() if devices is None else devices
+    number = asked_devices(run) or len(available)
+    processes = len({d.process_index for d in available})
+    if number > len(available):
       raise UserError(
-        f'{number} devices are asked for but there are {len(found)} '
-        f'({found[0].platform}); lower devices or layout, or simulate more on a CPU '
-        f'with XLA_FLAGS=--xla_force_host_platform_device_count={number}'
+        f'{number} devices are asked for but there are {len(available)} '
+        f'({available[0].platform}); lower devices or layout, or simulate more on a '
+        f'CPU with XLA_FLAGS=--xla_force_host_platform_device_count={number}'
       )
-    if processes > 1 and number != len(found):
+    if processes > 1 and number != len(available):
       raise UserError(
         f'{number} devices are asked for but the {processes} processes have '
-        f'{len(found)}, and all of them must take part; set devices=0'
+        f'{len(available)}, and all of them must take part; set devices=0'
       )
-    chosen = tuple(found[:number])
+    chosen = tuple(available[:number])
     if not run.layout and processes == 1:
       return cls(chosen)
     sizes = _axes(run.layout or 'data', number)

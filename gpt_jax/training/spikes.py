@@ -14,7 +14,6 @@ class SpikeDetector:
 
   Attributes:
     mean: their running mean [nats/token].
-    variance: and variance.
     seen: int32, how many.
     passed_over: int32, batches that are never used since a roll-back passed over them:
       update number `step` reads batch `step + passed_over`.

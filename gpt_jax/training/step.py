@@ -23,10 +23,7 @@ class State:
 
   Attributes:
     params: what is trained, float32: a model's parameters, or `training/transfer.py`.
-    opt_state: optax's state.
     step: int32 scalar, updates done.
-    ema: the moving average of the parameters, or None where there is none.
-    guard: of the guard against spikes, or None where there is none.
   """
 
   params: dict
@@ -148,7 +145,7 @@ def train_step(
   if state.guard is not None:
     loss, norm = metrics['loss'], metrics['grad_norm']
     after, spike = judge(state.guard, loss, norm, hp.guard_sigmas)
-    new = jax.tree.map(lambda old, made: jnp.where(spike, old, made), state, new)
+    new = jax.tree.map(lambda old, updated: jnp.where(spike, old, updated), state, new)
     new = new.replace(guard=after)
     metrics['spike'] = jnp.float32(spike)
   return new.replace(step=state.step + 1), metrics

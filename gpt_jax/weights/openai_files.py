@@ -29,8 +29,8 @@ def read_gpt1(folder: str | Path) -> dict[str, np.ndarray]:
   """
   folder, wrong = Path(folder), []
   shapes = _gpt1_shapes(folder / 'params_shapes.json', wrong)
-  found = (re.fullmatch(r'params_(\d+)\.npy', path.name) for path in folder.glob('*'))
-  last = max((int(match[1]) for match in found if match), default=0)
+  matches = (re.fullmatch(r'params_(\d+)\.npy', path.name) for path in folder.glob('*'))
+  last = max((int(match[1]) for match in matches if match), default=0)
   parts = []
   for path in (folder / f'params_{i}.npy' for i in range(last + 1)):
     try:
@@ -206,12 +206,12 @@ def _prefix(path: Path) -> Path:
   state = path / 'checkpoint'
   if state.is_file():
     text = state.read_text(encoding='utf-8', errors='replace')
-    found = re.search(r'^model_checkpoint_path: "(.+)"', text, re.MULTILINE)
-    if not found:
+    match = re.search(r'^model_checkpoint_path: "(.+)"', text, re.MULTILINE)
+    if not match:
       raise UserError(
         f'{state}: names no model_checkpoint_path; give the prefix itself'
       )
-    return path / Path(found[1]).name  # often absolute, from before a move
+    return path / Path(match[1]).name  # often absolute, from before a move
   indices = sorted(path.glob('*.index'))
   if len(indices) != 1:
     names = ', '.join(index.name for index in indices) or 'none'
@@ -235,14 +235,14 @@ def _read_index(data: bytes) -> tuple[int, dict[str, _Entry]]:
   at = 0
   for _ in range(2):  # over the place of the block of metadata, which is empty
     _, at = _varint(footer, at)
-  found = {}
+  values = {}
   for _, place in _block(data, footer[at:]):
-    found |= _block(data, place)
-  header = _fields(found.pop(b''))
+    values |= _block(data, place)
+  header = _fields(values.pop(b''))
   if header.get(2, [0])[0]:
     raise ValueError('its tensors are big-endian')
   entries = {}
-  for name, value in found.items():
+  for name, value in values.items():
     fields = _fields(value)
     sizes = _fields(fields.get(2, [b''])[0]).get(2, [])
     shape = [_fields(size).get(1, [0])[0] for size in sizes]
