@@ -117,7 +117,7 @@ def test_a_model_trained_here_keeps_its_logits_when_written_and_read(name, tmp_p
   model, again = convert.read(tmp_path)
   ids = np.random.default_rng(1).integers(0, 40, (2, 10))
   before = logits_of(params, cfg, ids)
-  after, _ = GPT(GPTConfig.of(model, model.vocab)).apply({'params': again}, ids)
+  after = logits_of(again, GPTConfig.of(model, model.vocab), ids)
   np.testing.assert_allclose(before, after, atol=1e-4)
 
 

@@ -1,4 +1,4 @@
-"""What a run would take of its devices: compiled for them, and not run.
+"""What a run would need of its devices: compiled for them, and not run.
 
 The devices may be simulated on a CPU. The program is then the CPU's: its memory and
 communication are near those of another kind of device, and not the same (no fused

@@ -36,7 +36,7 @@ _KINDS = {'versions': 'package', 'flags': 'flag', 'sources': 'source file'}
 
 
 def now(devices: Sequence[jax.Device]) -> dict[str, Any]:
-  """Returns what a program that computes on `devices` depends on, as JSON.
+  """Returns what the numbers of a program on `devices` depend on, as JSON.
 
   git (commit and uncommitted change), sources (sha256 of each file of this package),
   versions of packages, python, platform, cpu, devices, backend (its version) and flags
@@ -107,8 +107,8 @@ def git_state() -> dict[str, str]:
 def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
   """Returns in words what differs between two environments.
 
-  What one of them does not know, as an older one may not, is passed over. Commits are
-  named where the code differs, or may.
+  What only one of them knows (the other may be older) is left out. Commits are named if
+  the code differs, or may.
   """
   texts = []
   known = there.keys() & here.keys()
@@ -142,10 +142,7 @@ def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
 
 
 def _moved(old: dict[str, str], new: dict[str, str]) -> str:
-  """Returns a line for sources of which most have another path by now, else ''.
-
-  Then a list by path would name every file twice and say nothing.
-  """
+  """Returns a line to replace the list of files if most of them were moved, or ''."""
   gone = old.keys() - new.keys()
   if 2 * len(gone) <= len(old):
     return ''

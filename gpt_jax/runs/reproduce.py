@@ -1,4 +1,4 @@
-"""Runs from their run.json alone: trained again, and held against the first time."""
+"""Trains a run again from its run.json alone, and compares the two."""
 
 import math
 import pathlib
@@ -49,8 +49,8 @@ class Part(NamedTuple):
 def parts(workdir: str | pathlib.Path) -> list[Part]:
   """Returns which session did which updates of a run.
 
-  What a session did after the checkpoint from which the next one went on is not in the
-  run: a session whose checkpoints were all lost is left out.
+  Updates after the checkpoint from which the next session resumed are not part of the
+  run, so a session whose checkpoints were all lost is left out.
   """
   begun = [(start, s) for s in sessions(workdir) for start in s['starts']]
   parts_done: list[Part] = []
@@ -105,19 +105,19 @@ def reproduce(
   argv: Sequence[str] = (),
   report: Callable[[str], None] = print,
 ) -> bool:
-  """Returns whether a run that is trained again is known to be the same, bit for bit.
+  """Trains a run again; returns whether it is known to be the same, bit for bit.
 
-  It is trained from its run.json: the same config, with the data where that says. What
-  differs in code, packages, devices, flags and data is told before it is trained. The
-  same call again goes on where it stopped.
+  It is trained from its run.json: the same config, and the data that it names.
+  Differences in code, packages, devices, flags and data are reported first. The same
+  call again resumes.
 
   Args:
-    into: where it is trained again.
+    into: the new run's workdir.
 
   Raises:
-    UserError: the run was never trained here, `into` is another run's, or what
-      `runs.train` says.
-    loop.Interrupted: as of `runs.train`.
+    UserError: the run was never trained here, `into` is another run's, or as
+      `runs.train`.
+    loop.Interrupted: as `runs.train`.
   """
   workdir, into = pathlib.Path(workdir), pathlib.Path(into)
   about, run = read_about(workdir), read_run(workdir)
@@ -149,9 +149,9 @@ def reproduce(
 def _stages(
   workdir: pathlib.Path, run: config.Run
 ) -> tuple[list[config.Run], list[str]]:
-  """Returns what to train one after another, and what of the run can't be repeated.
+  """Returns the configs to train one after another, and what can't be repeated.
 
-  A run that was made longer when it was finished had another schedule before: that is
+  A run that was made longer after it had finished had another schedule before, which is
   trained first.
   """
   done = parts(workdir)
@@ -206,7 +206,7 @@ def _data_read(
   about: dict[str, Any],
   report: Callable[[str], None],
 ) -> list[str]:
-  """Returns how what the run will read differs from what it read."""
+  """Returns how the data to be read differs from the data that the run read."""
   if run.task.name:
     job = finetune_job.read_job(run, report)
     return data_changes(about['data'], finetune_job.digests(job, about['data']))
@@ -224,7 +224,7 @@ def _judged(
   reasons: list[str],
   report: Callable[[str], None],
 ) -> bool:
-  """Returns whether two runs are the same, after it has said how they compare."""
+  """Reports how two runs compare; returns whether they are the same."""
   folders = [pathlib.Path('.')]
   if read_run(workdir).task.name:
     folders = [p.parent.relative_to(workdir) for p in workdir.glob('*/metrics.jsonl')]
@@ -266,7 +266,7 @@ def _judged(
 def held_against(a: pathlib.Path, b: pathlib.Path) -> tuple[list[str], list[str]]:
   """Returns what is the same and what differs in two runs of a config, in words.
 
-  Metrics but for the clock's, and fingerprints, of the updates that both recorded.
+  Compared are fingerprints, and metrics but those of time, of updates that both logged.
   """
   same, apart = [], []
   ours, theirs = _by_step(read_metrics(a)), _by_step(read_metrics(b))

@@ -55,10 +55,10 @@ class Prepared(NamedTuple):
 def prepared(
   run: config.Run, workdir: pathlib.Path, report: Callable[[str], None] = print
 ) -> Prepared:
-  """Returns the tokenizer and tokens of a run, made first where they are missing.
+  """Returns the tokenizer and tokens of a run, prepared first if they are missing.
 
-  With `init_from` the tokenizer is that run's, copied once. Where data.tokens names
-  another folder, the tokenizer is copied into the workdir, which so stays complete.
+  With `init_from` the tokenizer is copied from that run. With data.tokens the tokenizer
+  is copied into the workdir too, which so stays complete.
   """
   if not run.data.source:
     raise UserError(
@@ -158,7 +158,7 @@ class RunContext:
     )
 
   def model(self, params: dict) -> LanguageModel:
-    """Returns parameters as a model to use; all processes must ask."""
+    """Returns parameters as a model to use; all processes must call it."""
     one = sharding.Layout(self.layout.devices[:1])
     gpt = GPT(self.cfg, one.execution(self.run.model))
     return LanguageModel(self.layout.gathered(params), gpt, self.data.tokenizer)
@@ -174,7 +174,7 @@ def ready(
   overrides: dict[str, Any] | None = None,
   report: Callable[[str], None] = print,
 ) -> Iterator[RunContext]:
-  """Gives a run ready to be trained, its workdir locked.
+  """Yields a run ready to be trained, its workdir locked.
 
   Raises:
     UserError: the config breaks a rule, or the workdir is another run's or is in use.
@@ -233,10 +233,10 @@ def ready(
 def _from_model(
   run: config.Run, cfg: GPTConfig, report: Callable[[str], None]
 ) -> tuple[dict, dict]:
-  """Returns the parameters to begin with, and those of `init_from` as they are there.
+  """Returns the parameters to start from, and those of `init_from` unchanged.
 
   Raises:
-    UserError: that is a model of another architecture.
+    UserError: `init_from` is a model of another architecture.
   """
   source = load(run.init_from)
   theirs, ours = vars(source.config), vars(cfg)
@@ -264,10 +264,7 @@ def _from_model(
 
 
 def _source_digest(source: dict | None, workdir: pathlib.Path) -> dict[str, str]:
-  """Returns the checksum of the weights a run started from, now or once before.
-
-  Empty where it started from new ones.
-  """
+  """Returns the checksum of the weights a run started from; {} for new weights."""
   if source is not None:
     return {'source': checksums.digest(source)}
   if not (workdir / 'run.json').exists():

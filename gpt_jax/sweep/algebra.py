@@ -15,11 +15,7 @@ class Points:
   """
 
   def __init__(self, points: Sequence[Mapping[str, Any]]):
-    """Takes the points; there must be some.
-
-    Raises:
-      UserError: there are none.
-    """
+    """Takes the points; raises UserError if there are none."""
     if not points:
       raise UserError('a sweep must have at least one run; this part of it is empty')
     self._points = tuple(dict(each) for each in points)
@@ -59,7 +55,7 @@ def grid(fields: Mapping[str, Sequence]) -> Points:
 
 
 def zipped(fields: Mapping[str, Sequence]) -> Points:
-  """Returns a point for each place in the fields' lists, which are walked in step.
+  """Returns a point for each place in the fields' lists, read side by side.
 
   Raises:
     UserError: there is no field, or the lists are of unequal length.
@@ -79,11 +75,7 @@ def point(fields: Mapping[str, Any]) -> Points:
 
 
 def chain(*parts: Points) -> Points:
-  """Returns the points of all parts, one part after another.
-
-  Raises:
-    UserError: there is no part.
-  """
+  """Returns the points of all parts in order; raises UserError if there is none."""
   return Points([each for part in parts for each in _points(part)])
 
 

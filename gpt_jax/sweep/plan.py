@@ -27,9 +27,8 @@ class Entry:
   """One run of a sweep.
 
   Attributes:
-    name: of its folder in the sweep's.
     overrides: what the sweep sets in the config.
-    arguments: of launch.py, that train it.
+    arguments: of launch.py, to train it.
   """
 
   name: str
@@ -50,7 +49,7 @@ class Sweep:
 
   Attributes:
     base: the config before the sweep's overrides.
-    given: what it changes in the config's file.
+    given: what the command line changed in the config's file.
   """
 
   folder: pathlib.Path
@@ -120,7 +119,7 @@ def planned(
   Args:
     points: overrides of each run.
     base: the config that they override.
-    given: what the command line changed in the config's file; is in `base`.
+    given: what the command line changed in the config's file; part of `base`.
 
   Raises:
     UserError: a point names an unknown field, or one that the command line sets, or

@@ -26,7 +26,7 @@ class Search:
 
   Attributes:
     halving: 0: every run goes to its end. Else at evaluations 1, halving, halving² ...
-      only the best 1 / halving of the runs that came so far go on.
+      only the best 1 / halving of the runs that came so far continue.
   """
 
   space: Mapping[str, Space]

@@ -24,7 +24,7 @@ def groups(entries: Sequence[Entry], most: int, workers: int) -> list[list[Entry
   """Returns the runs in groups of one kind, each to be trained together.
 
   Args:
-    most: runs of a group; 0: as many as there are, shared out among the workers.
+    most: runs of a group; 0: all of a kind, divided among the workers.
   """
   kinds: dict[tuple, list[Entry]] = {}
   for entry in entries:

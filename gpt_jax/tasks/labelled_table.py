@@ -22,7 +22,7 @@ class Release:
   """How one distribution of a task is written.
 
   Attributes:
-    form: one of `rows.FORMS`, or 'hub', which `rows.hub` reads.
+    form: one of `readers.FORMS`, or 'hub', which `readers.hub` reads.
     files: by split, names in the task's folder; the first that exists is read. Of the
       hub: what it calls the split.
     label: its column; '' where the test file has none.

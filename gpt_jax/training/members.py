@@ -1,8 +1,8 @@
 """Programs that update members: one run by itself, or several at once.
 
-Members share their choices and differ in seeds, batches and numbers: the seeds of a
-fine-tuning, the runs of a sweep. What has to be compiled is the same for all of them,
-so one program updates a stack of their states. On disk each has its own state.
+Members differ in seeds, batches and numbers alone: the seeds of a fine-tuning, the runs
+of a sweep. One compiled program updates a stack of their states. On disk each has its
+own state.
 """
 
 import math

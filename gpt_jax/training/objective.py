@@ -26,7 +26,7 @@ _ALL_ROWS = 2**31 - 1  # the number of no row: the key of what all rows share
 
 
 class Objective(Protocol):
-  """What `step.train_step` asks of an objective."""
+  """What `step.train_step` needs of an objective."""
 
   gpt: GPT
 
@@ -40,7 +40,7 @@ class Objective(Protocol):
 
     Args:
       trained: the tree that gradients are for.
-      fixed: what belongs to it and is not trained.
+      fixed: the parameters that are not trained.
       batch: leaves [B, ...].
       step: updates done: dropout is drawn by it.
     """

@@ -94,7 +94,7 @@ def asked_devices(run: config.Run) -> int:
 def real_or_simulated(number: int) -> list[jax.Device]:
   """Returns the devices there are, or `number` simulated ones if that is more.
 
-  To be asked before anything else is done with jax.
+  To be called before anything else is done with jax.
   """
   if number:
     jax.config.update('jax_num_cpu_devices', number)
@@ -114,7 +114,7 @@ def several_processes() -> bool:
 
 @contextlib.contextmanager
 def first_process_first(name: str) -> Iterator[None]:
-  """Lets the other processes in when the first is through."""
+  """Runs its body in the first process, then in the others."""
   wait = partial(multihost_utils.sync_global_devices, name)
   if several_processes() and not first_process():
     wait()
@@ -124,7 +124,7 @@ def first_process_first(name: str) -> Iterator[None]:
 
 
 def anywhere(value: int) -> int:
-  """Returns the largest of the processes' values; all of them must ask."""
+  """Returns the largest of the processes' values; every process must call it."""
   return int(multihost_utils.process_allgather(np.int32(value)).max())
 
 
@@ -146,7 +146,7 @@ class Layout:
     """Returns the layout of a run.
 
     Args:
-      devices: to choose from; all there are unless given.
+      devices: to choose from; None: all.
 
     Raises:
       UserError: there are not so many devices, or the layout does not fit them.
@@ -257,7 +257,7 @@ class Layout:
     return jax.device_put(state, _shardings(self.placed(state)))
 
   def gathered(self, params: dict) -> dict:
-    """Returns whole parameters on this process's first device; all must ask."""
+    """Returns whole parameters on this process's first device; all must call it."""
     if self.mesh is None:
       return params
     whole = jax.jit(lambda tree: tree, out_shardings=NamedSharding(self.mesh, P()))
@@ -314,8 +314,8 @@ class Layout:
     those of the result.
 
     Args:
-      state: the shapes of states, as `placed` returns them.
-      fixed: and of what is not trained.
+      state: shapes, as `placed` returns them.
+      fixed: likewise, of the parameters that are not trained.
     """
     fn = partial(step.train_step, objective=objective, choices=run.optim)
     if self.mesh is not None:

@@ -22,7 +22,8 @@ class State:
   """All that training carries from one update to the next.
 
   Attributes:
-    params: what is trained, float32: a model's parameters, or `training/transfer.py`.
+    params: float32: a model's parameters, or the trained tree of
+      `training/transfer.py`.
     step: int32 scalar, updates done.
   """
 
@@ -104,7 +105,7 @@ def train_step(
   """Returns the state after one update, and its metrics.
 
   Args:
-    fixed: what the objective takes beside what is trained; {} for a language model.
+    fixed: the parameters that are not trained; {} for a language model.
     batch: leaves [A, B, ...]: A micro-batches of B rows on this device.
     choices: the optimizer, its schedule, and whether there is clipping: static.
     axis: name of the mapped axis that devices form, or None.

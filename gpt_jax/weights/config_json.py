@@ -105,7 +105,7 @@ def pattern_of(kinds: list[str]) -> str:
 
 
 def config_json(family: str, c: GPTConfig, dropout: float, eos: int) -> dict:
-  """Returns what config.json says."""
+  """Returns the content of config.json."""
   activations = GPT1_ACTIVATIONS if family == 'openai-gpt' else _ACTIVATIONS
   activation = next(n for n, ours in activations.items() if ours == c.activation)
   about = {

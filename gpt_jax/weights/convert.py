@@ -40,7 +40,7 @@ class _Tensor(NamedTuple):
   Attributes:
     name: without the leading 'transformer.'.
     shape: in the file.
-    paths: of the parameters that, side by side along the last axis, are it.
+    paths: of the parameters that make it up, side by side along the last axis.
     transposed: whether the file has a kernel as [out, in].
   """
 
@@ -128,7 +128,7 @@ def read(folder: str | Path) -> tuple[config.Model, dict]:
 def _from_file(
   arrays: dict[str, np.ndarray], tensors: list[_Tensor], cfg: GPTConfig
 ) -> tuple[dict, list[str]]:
-  """Returns the parameter tree of the tensors of a file, and what does not fit."""
+  """Returns the parameter tree of a file's tensors, and what does not fit."""
   arrays = {name.removeprefix('transformer.'): array for name, array in arrays.items()}
   arrays = {name: a for name, a in arrays.items() if not _BUFFER.fullmatch(name)}
   head = arrays.get('lm_head.weight')
@@ -277,9 +277,9 @@ def family_of(params: dict, c: GPTConfig) -> str:
 def write(params: dict, c: GPTConfig, dropout: float, eos: int, folder: Path) -> str:
   """Writes config.json and model.safetensors as Hugging Face has them.
 
-  Biases that the model lacks are written as zeros. Where the model scales attention
-  otherwise than the architecture (gpt_neo does not at all), that goes into the query's
-  weights; the scale of the output (`GPTConfig.width`) goes into the last LayerNorm.
+  Biases that the model lacks are written as zeros. If the model scales attention
+  differently (gpt_neo does not scale it), the factor goes into the query's weights; the
+  scale of the output (`GPTConfig.width`) goes into the last LayerNorm.
 
   Returns:
     The architecture: its model_type.

@@ -131,17 +131,17 @@ class _Entry(NamedTuple):
 def read_tensorflow(path: str | Path) -> dict[str, np.ndarray]:
   """Returns the tensors of a TensorFlow V2 checkpoint by name, in float32.
 
-  float16 and bfloat16 are widened, which is exact. Checksums (CRC-32C) of the index and
-  of every tensor are verified.
+  float16 and bfloat16 are widened, which is exact. The checksums (CRC-32C) of the index
+  and of every tensor are verified.
 
   Args:
     path: a prefix, as 'models/124M/model.ckpt' (.index and .data-00000-of-00001
-      follow), or a folder: the file `checkpoint` in it says which of its checkpoints,
-      and without one it must be the only .index file.
+      follow), or a folder, whose file `checkpoint` names the checkpoint; without that
+      file there must be a single .index file.
 
   Raises:
     UserError: with a line for every file that is missing, truncated or altered, naming
-      the tensors that it costs, and for every tensor of another kind.
+      the tensors that are lost, and for every tensor of another kind.
   """
   prefix = _prefix(Path(path))
   index = Path(f'{prefix}.index')
@@ -225,8 +225,8 @@ def _prefix(path: Path) -> Path:
 def _read_index(data: bytes) -> tuple[int, dict[str, _Entry]]:
   """Returns the number of data files, and the entries of an index by name.
 
-  An index is a sorted-string table as of LevelDB: blocks of keys and values; a block
-  that tells where the others lie; a footer that tells where that one lies. The key ''
+  An index is a sorted-string table as in LevelDB: blocks of keys and values, a block
+  with the places of the others, and a footer with the place of that block. The key ''
   has the header (a BundleHeaderProto), every other a BundleEntryProto.
   """
   footer = data[-48:]
