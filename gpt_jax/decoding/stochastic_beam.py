@@ -1,7 +1,7 @@
 """Stochastic beam search: continuations drawn without replacement.
 
-Kool, van Hoof & Welling 2019, section 4. Each hypothesis has its log p plus Gumbel
-noise, drawn top-down: that of a beginning is the largest of all its continuations. So
+Kool, van Hoof & Welling 2019, section 4. A hypothesis scores its log p plus Gumbel
+noise, drawn top-down: the score of a beginning is the largest of its continuations'. So
 the K largest beginnings of each length lead to the K largest of all texts, and these
 are a sample without replacement, in order: the first is a plain sample, the second one
 of what is left, and so on.
@@ -34,16 +34,16 @@ from gpt_jax.model.gpt import GPT
 
 @flax.struct.dataclass
 class Drawing:
-  """Where the searches of a batch stand.
+  """The state of a batch's searches.
 
   Attributes:
     cache: the model's, of K beams a prompt, with all but the last token of each.
-    parent_BK: int32, the beam that each hypothesis goes on from.
+    parent_BK: int32, the beam that each hypothesis continues.
     hypotheses: R = B, best first; their score is phi + noise.
     phi_BK: float32, log of the probability that they are drawn with.
-    ended_BK: bool, those that stay as they are.
+    ended_BK: bool, finished hypotheses.
     n: int32 scalar, tokens of each that has not ended.
-    history: X rows, the texts of hypotheses; None where no rule needs it.
+    history: X rows, the texts of hypotheses; None if no rule needs it.
   """
 
   cache: Any
@@ -219,7 +219,7 @@ def generate(
   Args:
     prompts: token ids, 1 .. T of them each.
     keys: of `sampling.keys_of`, one for each prompt.
-    beams: how many to draw; there are fewer where no more texts are possible.
+    beams: how many to draw; fewer if no more texts are possible.
     temperature: divides log p of every token.
   """
   if not beams >= 1:

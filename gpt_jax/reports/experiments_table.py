@@ -374,11 +374,7 @@ def read_all(folder: pathlib.Path) -> dict[str, Result]:
 
 
 def renewed(page: str, rows: str) -> str:
-  """Returns a page with another table between its marks.
-
-  Raises:
-    UserError: it has no marks.
-  """
+  """Returns a page with a new table; raises UserError if it lacks the marks."""
   head, begin, rest = page.partition(BEGIN)
   _, end, tail = rest.partition(END)
   if not (begin and end):

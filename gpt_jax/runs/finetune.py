@@ -109,9 +109,9 @@ def most_together(
   """Returns how many seeds to train together: all, or a half, a quarter, ... of them.
 
   Args:
-    needed: number of seeds -> bytes that their program takes. One is not asked about.
-    free: bytes there are, of which a fifth is kept.
-    what: they are, in what it is told.
+    needed: number of seeds, 2 or more -> bytes that their program takes.
+    free: bytes, of which a fifth is left free.
+    what: the word for them in the report.
   """
   while seeds > 1 and (size := needed(seeds)) >= 0.8 * free:
     report(

@@ -40,9 +40,9 @@ class Job:
   """What all seeds of a run share.
 
   Attributes:
-    run: with everything filled in that data and source say.
+    run: with the fields filled in that follow from data and source.
     cfg: of the model without the new tokens.
-    tokenizer: of the model that is started from.
+    tokenizer: of the model to start from.
     train, dev: examples as sequences.
     labels: of the examples of dev.
     digests: checksums of the examples.

@@ -300,7 +300,7 @@ def _bytes_per_token(file: token_files.TokenFile) -> float:
 
 def samples(model: LanguageModel, run: config.Run) -> str:
   """Returns the continuations of the run's fixed prompts, always with one seed."""
-  prompts = [_last_tokens(model, prompt) for prompt in run.prompts]
+  prompts = [model.prompt_ids(prompt)[-model.config.T :] for prompt in run.prompts]
   generations = model.generate_ids(
     prompts, max_new_tokens=run.sample_tokens, temperature=0.8, seed=0
   )
@@ -308,7 +308,3 @@ def samples(model: LanguageModel, run: config.Run) -> str:
     f'[{prompt}]{generation.text}'
     for prompt, generation in zip(run.prompts, generations, strict=True)
   )
-
-
-def _last_tokens(model: LanguageModel, prompt: str) -> list[int]:
-  return model.prompt_ids(prompt)[-model.config.T :]

@@ -181,7 +181,7 @@ def write_csv(sweep: Sweep, states: Mapping[str, str] | None = None) -> pathlib.
   """Writes sweep.csv, a row for each run, and returns its path.
 
   Args:
-    states: by name, of runs of which more is known than their folders say.
+    states: of runs by name, where more is known than their folders say.
   """
   fields = list(dict.fromkeys(name for e in sweep.entries for name in e.overrides))
   text, path = io.StringIO(), sweep.folder / 'sweep.csv'
