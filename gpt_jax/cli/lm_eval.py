@@ -1,4 +1,4 @@
-"""Tasks of EleutherAI's lm-eval on our models, as its model 'gpt_jax'.
+"""Runs tasks of EleutherAI's lm-eval on our models, as its model 'gpt_jax'.
 
   pip install lm_eval
   python -m gpt_jax.cli.lm_eval --model_args path=WORKDIR --tasks lambada_openai
@@ -215,7 +215,7 @@ class GPTJax(TemplateLM):
 
 
 def _alike(requests: Sequence[Instance]) -> Iterator[tuple[list[int], dict]]:
-  """Yields the numbers of requests that ask for the same, and what they ask for."""
+  """Yields the numbers of requests with equal settings, and the settings."""
   groups: dict[str, list[int]] = {}
   for i, request in enumerate(requests):
     groups.setdefault(json.dumps(request.args[1], sort_keys=True), []).append(i)

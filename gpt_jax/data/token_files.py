@@ -106,7 +106,7 @@ class Writer:
   """Writes one token file, document by document."""
 
   def __init__(self, path: Path, tokenizer: tokenizers.Tokenizer, done: dict):
-    """Opens the files; `done` of an earlier `flush` goes on from there."""
+    """Opens the files, to resume from `done`, the result of an earlier `flush`."""
     self.tokens, self.documents, self.bytes = (
       done.get(name, 0) for name in ('tokens', 'documents', 'bytes')
     )
@@ -141,7 +141,7 @@ class Writer:
     self._sums[suffix].update(content)
 
   def flush(self) -> dict:
-    """Returns what to go on from, once all of it is on the disk."""
+    """Writes all to the disk; returns the counts to resume from."""
     for file in self._files.values():
       file.flush()
       os.fsync(file.fileno())

@@ -14,7 +14,7 @@ from gpt_jax import tokenizers
 from gpt_jax.config import UserError
 from gpt_jax.data import sources
 
-_BLOCK = 10_000  # characters; blocks are learnt from and measured in turn
+_BLOCK = 10_000  # characters; trained and measured on in turn
 _VOCAB = 4096  # of a tokenizer that is trained here, unless NAME:VOCAB says otherwise
 
 

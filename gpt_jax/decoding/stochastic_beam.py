@@ -96,7 +96,7 @@ def _add(
   key_B = jax.vmap(jax.random.fold_in, (0, None))(key_B, n)
   noise_BKV = jax.vmap(lambda key: jax.random.gumbel(key, (K, V)))(key_B)
   score_BKV = conditional_gumbel(phi_BKV + noise_BKV, state.hypotheses.score_RK)
-  # What has ended has one continuation, itself; it stands in the place of token 0.
+  # A finished hypothesis has one continuation, itself, in the place of token 0.
   stays_BKV = jnp.where(
     jnp.arange(V) == 0, state.hypotheses.score_RK[..., None], -jnp.inf
   )

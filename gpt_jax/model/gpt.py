@@ -171,7 +171,7 @@ class Block(nn.Module):
     c, how = self.config, self.execution
     attention = Attention(c, how, self.banded, name='attn')
     mlp = MLP(c, how, name='mlp')
-    # After a sum the result goes on as the residual stream, so it stays float32.
+    # After a sum the result is the residual stream, which stays float32.
     dtype = 'float32' if c.norm == 'post' else how.dtype
     ln_1, ln_2 = (
       LayerNorm(c.bias, dtype, how.gradients, name=f'ln_{i}') for i in (1, 2)

@@ -2,8 +2,8 @@
 
 A workdir holds run.json, for each seed a folder seed_N, and results.json when all
 seeds are done. A seed's folder is a workdir of its own: run.json, tokenizer/, the log
-of its training, the best epoch's model in checkpoints/, what that says of the dev split
-in dev_predictions.tsv, and in training/ the states that training goes on from.
+of its training, the best epoch's model in checkpoints/, its predictions on the dev
+split in dev_predictions.tsv, and in training/ the states that training resumes from.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""What a sweep file says of a search: spaces to draw from, and when to stop early."""
+"""The search of a sweep file: spaces to draw from, and when to stop early."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence

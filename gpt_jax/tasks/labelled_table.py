@@ -1,4 +1,4 @@
-"""What the labelled tasks of GPT-1's fine-tuning ask, and how their files are written.
+"""The labelled tasks of GPT-1's fine-tuning, and the formats of their files.
 
 `TASKS` is the table. Columns are those of GLUE (Wang et al. 2018, gluebenchmark.com),
 SNLI 1.0 (Bowman et al. 2015), SciTail 1.1 (Khot et al. 2018), the STS benchmark (Cer et

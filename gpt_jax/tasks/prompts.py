@@ -121,7 +121,7 @@ class TextSet:
   Attributes:
     metric: the paper's: 'word_perplexity', 'bits_per_byte' or 'bits_per_character'.
     files: as `PromptedTask.files`.
-    documents: of a file and the split asked for.
+    documents: (file, split) -> its documents.
   """
 
   name: str

@@ -47,7 +47,7 @@ def write(tokenizer: Tokenizer, folder: Path, context: int) -> str:
   encoding adds it. There is no `unk_token`: its name would be found in texts.
 
   Differs: Hugging Face reads <|endoftext|> in a text, and the names of other control
-  pieces of a given SentencePiece model, as those tokens, unless it is told
+  pieces of a given SentencePiece model, as those tokens, unless it gets
   `split_special_tokens=True`. Text with lone surrogates is an error there; and so, as
   here, is a character outside the vocabulary of a 'chars' tokenizer. Byte pieces of
   SentencePiece that are not UTF-8 decode to other numbers of U+FFFD.

@@ -60,7 +60,7 @@ _PAIRS = (
 
 
 def open_path(path: str | Path, cleaning: str = 'auto') -> Tokenizer:
-  """Returns the tokenizer in a file or folder, whoever wrote it.
+  """Returns the tokenizer in a file or folder, ours or of others.
 
   Args:
     path: a folder of `save`, or a workdir that has one; a folder with the vocabulary

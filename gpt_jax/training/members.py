@@ -42,7 +42,7 @@ class Alone:
 
     Args:
       like: the shapes of its state, with where each array goes.
-      fixed: what is not trained.
+      fixed: parameters that are not trained.
     """
     self.run, self.layout, self.like = run, layout, like
     self.devices = layout.devices
@@ -88,8 +88,8 @@ class Alone:
 class Together:
   """The compiled update of several members, spread over devices.
 
-  Members are divided over devices as far as they go, and the rows of a batch over the
-  rest where `share_rows` allows it.
+  Members are divided over devices first; with `share_rows`, the rows of a batch over
+  the remaining ones.
   """
 
   def __init__(
@@ -106,9 +106,8 @@ class Together:
 
     Args:
       runs: of the members; they differ in seed and numbers.
-      objective: what all minimise.
       devices: to choose from.
-      fixed: what is not trained, the same for all.
+      fixed: parameters that are not trained, the same for all.
       share_rows: whether several devices may share the rows of a member's batch.
       in_turn: whether one device updates its members one after another and not at
         once, which keeps a member's arrays in a CPU's caches.
@@ -165,7 +164,7 @@ class Together:
     return compiled(*arguments, np.array(seeds, np.uint32))
 
   def stack(self, states: Sequence[State]) -> State:
-    """Returns the states of all members, after as many updates, as one."""
+    """Returns the states of all members, of one update, as one."""
     # On the host, as they may not fit on a device beside their stack.
     host = [jax.device_get(state) for state in states]
     stacked = jax.tree.map(lambda *leaf: np.stack(leaf), *host)
@@ -210,12 +209,9 @@ class Together:
     )
 
   def bytes_needed(self, state: State, fixed: dict, batch: Any) -> int:
-    """Returns the bytes that an update takes of a device.
+    """Returns the bytes that an update of the largest batch takes of a device.
 
-    Args:
-      state: shapes of the stacked states.
-      fixed: shapes of what is not trained.
-      batch: the largest.
+    `state` and `fixed` are shapes.
     """
     program = self.jitted.lower(state, fixed, batch, self.hp).compile()
     memory = program.memory_analysis()
@@ -223,7 +219,7 @@ class Together:
 
 
 def _own(state: State) -> dict[str, Any]:
-  """Returns what each member has of a state for itself, by field."""
+  """Returns the fields of a state that each member has for itself."""
   return {
     name: getattr(state, name) for name in ('params', 'opt_state', 'ema', 'guard')
   }

@@ -51,7 +51,7 @@ def seconds_trained(
   """Returns the seconds of all processes that trained a run, each counting from 0.
 
   Args:
-    starts: updates after which a process started, as far as they are known.
+    starts: updates after which a process started; those that are known.
   """
   total, last, step = 0.0, 0.0, 0
   for line in lines:

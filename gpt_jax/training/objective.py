@@ -115,7 +115,7 @@ class LabelledTask:
 
   Attributes:
     gpt: the model with the task's new tokens.
-    tuning: its weights of losses and changes; numbers come from `Hyper`.
+    tuning: which losses and parameters there are; numbers come from `Hyper`.
     loss_chunk: as in `config.Run`.
   """
 

@@ -43,7 +43,7 @@ def judge(
   share = jnp.maximum(1 / (guard.seen + 1), 1 / _MEMORY)
   off = loss - guard.mean
   variance = (1 - share) * (guard.variance + share * off**2)
-  learnt = guard.replace(
+  after = guard.replace(
     mean=guard.mean + share * off, variance=variance, seen=guard.seen + 1
   )
-  return jax.tree.map(lambda old, new: jnp.where(spike, old, new), guard, learnt), spike
+  return jax.tree.map(lambda old, new: jnp.where(spike, old, new), guard, after), spike
