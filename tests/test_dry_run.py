@@ -10,7 +10,7 @@ import pytest
 from updates import make_run
 
 from gpt_jax import config
-from gpt_jax.model.gpt import GPTConfig
+from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.runs import cost, dry_run
 from gpt_jax.training import sharding
 

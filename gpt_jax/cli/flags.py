@@ -1,4 +1,4 @@
-"""What flags of several verbs have in common."""
+"""Flags that several verbs share."""
 
 from absl import flags
 from ml_collections import config_flags
@@ -44,7 +44,7 @@ def overridden(values: flags.FlagValues) -> config.Run:
 
 
 def without_task(run: config.Run, command: str) -> None:
-  """Raises a UserError where a command that knows no tasks is given one."""
+  """Raises a UserError if the config is of a task, which the command can't take."""
   if run.task.name:
     raise UserError(
       f'`{command}` is for language modelling, and this config is of the task '
@@ -53,7 +53,7 @@ def without_task(run: config.Run, command: str) -> None:
 
 
 def refuse(values, names: list[str], of: str) -> None:
-  """Raises a UserError where a flag was given that says nothing to a command."""
+  """Raises a UserError if a flag was given that has no effect on a command."""
   for name in names:
     if values[name].present:
       raise UserError(f'--{name} says nothing to {of}; leave it out')

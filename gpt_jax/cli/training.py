@@ -65,7 +65,7 @@ def train_flags(values):
 
 
 def train(values) -> None:
-  """Trains, or continues: the same command again goes on where it stopped."""
+  """Trains a run, or resumes it: the same command again continues."""
   from gpt_jax.runs.train import train as train_run
   from gpt_jax.training import sharding
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from gpt_jax import config
 from gpt_jax.config import UserError, papers
-from gpt_jax.model.gpt import GPTConfig
+from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.reports import figures, markup, tasks
 from gpt_jax.reports.markup import bullets, code, fenced, heading, picture, plain, table
 from gpt_jax.runs import cost
