@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from benchmarks import turns
 from gpt_jax.config import papers
 from gpt_jax.model import attention
-from gpt_jax.model.gpt import Block, Execution, GPTConfig
+from gpt_jax.model.gpt import Block
+from gpt_jax.model.gpt_config import Execution, GPTConfig
 
 ROUNDS = 7
 T, BAND, N, H = 2048, 256, 12, 64

@@ -137,7 +137,8 @@ def make_weights(gpt2: str, folder: Path) -> None:
   from gpt_jax.config import papers
   from gpt_jax.inference import hugging_face
   from gpt_jax.inference.language_model import LanguageModel
-  from gpt_jax.model.gpt import GPT, GPTConfig, init_params
+  from gpt_jax.model.gpt import GPT, init_params
+  from gpt_jax.model.gpt_config import GPTConfig
 
   cfg = GPTConfig.of(papers.gpt2('124M'), 0)
   model = LanguageModel(init_params(cfg, 0), GPT(cfg), tokenizers.open_path(gpt2))

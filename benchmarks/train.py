@@ -62,7 +62,7 @@ def setup_gpt_jax(
   import jax
 
   from gpt_jax.data.windows import Batch
-  from gpt_jax.model.gpt import GPTConfig
+  from gpt_jax.model.gpt_config import GPTConfig
   from gpt_jax.training import sharding, step
   from gpt_jax.training.members import Alone
 
@@ -297,7 +297,8 @@ def started(name, model, batch: Sequence[int], folder, device) -> Peer:
 
 def write_weights(model: config.Model, folder: Path) -> None:
   """Writes our initial weights as Hugging Face has them."""
-  from gpt_jax.model.gpt import GPTConfig, init_params
+  from gpt_jax.model.gpt import init_params
+  from gpt_jax.model.gpt_config import GPTConfig
   from gpt_jax.weights import convert
 
   cfg = GPTConfig.of(model, model.vocab)
@@ -329,7 +330,7 @@ def measure(
   """Prints the table of a shape."""
   import jax
 
-  from gpt_jax.model.gpt import GPTConfig
+  from gpt_jax.model.gpt_config import GPTConfig
   from gpt_jax.runs import cost
   from gpt_jax.training import throughput
 

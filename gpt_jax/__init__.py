@@ -29,7 +29,7 @@ import importlib.abc
 import importlib.machinery
 import sys
 
-# Names that files of users may import, and the modules that have them now.
+# Names that users' files may import -> the modules that have them now.
 _ALIASES = {
   'gpt_jax.papers': 'gpt_jax.config.papers',
   'gpt_jax.data.rows': 'gpt_jax.tasks.readers',

@@ -20,7 +20,8 @@ from gpt_jax.decoding.beam import Beams
 from gpt_jax.decoding.beam_state import Hypothesis
 from gpt_jax.decoding.logit_rules import NO_RULES, History, Rules
 from gpt_jax.decoding.sampling import Model
-from gpt_jax.model.gpt import GPT, GPTConfig, init_params, unembed
+from gpt_jax.model.gpt import GPT, init_params, unembed
+from gpt_jax.model.gpt_config import GPTConfig
 
 EOT = 3
 V, NEW = 4, 4  # tokens, new tokens: 4^3 = 64 beams see everything

@@ -12,7 +12,7 @@ import tiny_task
 from gpt_jax import config
 from gpt_jax.config import UserError
 from gpt_jax.evaluation import statistics
-from gpt_jax.model.gpt import GPTConfig
+from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.reports import compare
 from gpt_jax.reports.compare import Curve
 from gpt_jax.runs import cost, evaluate, train

@@ -12,7 +12,8 @@ from scripts import EXPERIMENTS, opened
 from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
 from gpt_jax.inference.language_model import LanguageModel
-from gpt_jax.model.gpt import GPT, GPTConfig, init_params
+from gpt_jax.model.gpt import GPT, init_params
+from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.tasks import templates
 
 compare = opened('prompts/compare.py')

@@ -10,7 +10,8 @@ from gpt_jax import config
 from gpt_jax.config import UserError
 from gpt_jax.decoding import beam, constraints
 from gpt_jax.decoding.beam import Beams
-from gpt_jax.model.gpt import GPT, GPTConfig, init_params, unembed
+from gpt_jax.model.gpt import GPT, init_params, unembed
+from gpt_jax.model.gpt_config import GPTConfig
 
 V, NEW = 5, 4
 EOT = V - 1

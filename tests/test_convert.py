@@ -19,7 +19,8 @@ from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
 from gpt_jax.inference import hugging_face
 from gpt_jax.inference.language_model import LanguageModel
-from gpt_jax.model.gpt import GPT, GPTConfig, init_params, unembed
+from gpt_jax.model.gpt import GPT, init_params, unembed
+from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.runs import evaluate, import_export, train
 from gpt_jax.runs.load import load
 from gpt_jax.training import loss
@@ -118,7 +119,7 @@ def test_a_model_trained_here_keeps_its_logits_when_written_and_read(name, tmp_p
   model, again = convert.read(tmp_path)
   ids = np.random.default_rng(1).integers(0, 40, (2, 10))
   before = logits_of(params, cfg, ids)
-  after, _ = GPT(GPTConfig.of(model, model.vocab)).apply({'params': again}, ids)
+  after = logits_of(again, GPTConfig.of(model, model.vocab), ids)
   np.testing.assert_allclose(before, after, atol=1e-4)
 
 

@@ -10,7 +10,8 @@ from scripts import launch
 
 from gpt_jax import config
 from gpt_jax.config import papers
-from gpt_jax.model.gpt import GPT, GPTConfig, init_params, unembed
+from gpt_jax.model.gpt import GPT, init_params, unembed
+from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.runs import cost, load
 from gpt_jax.tasks import inputs
 from gpt_jax.tasks.labelled_table import TASKS

@@ -11,7 +11,7 @@ import tiny_task
 from updates import make_run
 
 from gpt_jax import config
-from gpt_jax.model.gpt import GPTConfig
+from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.runs import cost, dry_run, finetune, finetune_job
 from gpt_jax.training import sharding
 

@@ -12,7 +12,8 @@ import pytest
 from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
 from gpt_jax.inference.language_model import LanguageModel
-from gpt_jax.model.gpt import GPT, GPTConfig, init_params
+from gpt_jax.model.gpt import GPT, init_params
+from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.reports import explain
 
 T, BAND = 24, 4

@@ -16,7 +16,8 @@ from gpt_jax.config import UserError
 from gpt_jax.decoding import sampling
 from gpt_jax.decoding.generation_config import FLAGS, GenerationConfig
 from gpt_jax.inference.language_model import LanguageModel, _before_stop
-from gpt_jax.model.gpt import GPT, GPTConfig, init_params
+from gpt_jax.model.gpt import GPT, init_params
+from gpt_jax.model.gpt_config import GPTConfig
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 GOLDENS = ROOT / 'tests/goldens'

@@ -9,7 +9,8 @@ import pytest
 from gpt_jax import config
 from gpt_jax.config import UserError
 from gpt_jax.evaluation import likelihood, packing
-from gpt_jax.model.gpt import GPT, GPTConfig, init_params, unembed
+from gpt_jax.model.gpt import GPT, init_params, unembed
+from gpt_jax.model.gpt_config import GPTConfig
 
 VOCAB, T = 11, 16
 SHAPE = GPTConfig.of(config.Model(L=1, D=16, N=2, T=T), VOCAB)

@@ -23,7 +23,8 @@ from gpt_jax.cli.lm_eval import GPTJax, main  # noqa: E402
 from gpt_jax.config import UserError  # noqa: E402
 from gpt_jax.inference import hugging_face  # noqa: E402
 from gpt_jax.inference.language_model import LanguageModel  # noqa: E402
-from gpt_jax.model.gpt import GPT, GPTConfig, init_params  # noqa: E402
+from gpt_jax.model.gpt import GPT, init_params  # noqa: E402
+from gpt_jax.model.gpt_config import GPTConfig  # noqa: E402
 
 T, DOCS = 64, 24
 ACC = [{'metric': 'acc'}, {'metric': 'acc_norm'}]

@@ -11,7 +11,7 @@ import tiny_text
 
 from gpt_jax import config
 from gpt_jax.config import UserError
-from gpt_jax.model.gpt import GPTConfig
+from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.runs import train
 from gpt_jax.training import checkpoint, sharding, step
 from gpt_jax.training.metrics_log import CLOCK_FIELDS, read_metrics

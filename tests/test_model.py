@@ -11,15 +11,8 @@ import pytest
 
 from gpt_jax import config
 from gpt_jax.model import attention, gradients, layers, quantize
-from gpt_jax.model.gpt import (
-  GPT,
-  Execution,
-  GPTConfig,
-  empty_cache,
-  init_params,
-  last_token,
-  unembed,
-)
+from gpt_jax.model.gpt import GPT, empty_cache, init_params, last_token, unembed
+from gpt_jax.model.gpt_config import Execution, GPTConfig
 
 # float32 sums in another order.
 CLOSE = {'rtol': 1e-4, 'atol': 1e-5}

@@ -12,7 +12,8 @@ from updates import program_of
 
 from gpt_jax import config
 from gpt_jax.data.windows import Batch
-from gpt_jax.model.gpt import GPT, GPTConfig, init_params, unembed
+from gpt_jax.model.gpt import GPT, init_params, unembed
+from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.training import optim, step
 
 # Compiled as a whole: one program instead of one for each operation.

@@ -9,7 +9,8 @@ from scripts import opened
 
 from gpt_jax import config
 from gpt_jax.data import windows
-from gpt_jax.model.gpt import GPT, GPTConfig, init_params
+from gpt_jax.model.gpt import GPT, init_params
+from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.training.objective import LanguageModeling
 
 noise_scale = opened('gpt3/noise_scale.py')

@@ -9,7 +9,8 @@ import optax
 import pytest
 
 from gpt_jax import config
-from gpt_jax.model.gpt import GPTConfig, init_params
+from gpt_jax.model.gpt import init_params
+from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.training import optim
 
 

@@ -5,7 +5,8 @@ import pytest
 
 from gpt_jax import config
 from gpt_jax.config import UserError, papers
-from gpt_jax.model.gpt import GPTConfig, init_params
+from gpt_jax.model.gpt import init_params
+from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.runs.cost import parameter_count
 
 # Computed from the tables for a vocabulary of 50,257 (GPT-1: 40,478); GPT-2's 124M is

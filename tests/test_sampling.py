@@ -9,7 +9,8 @@ from gpt_jax import config
 from gpt_jax.decoding import sampling
 from gpt_jax.decoding.logit_rules import NO_RULES, Rules
 from gpt_jax.decoding.selection import Sampling
-from gpt_jax.model.gpt import GPT, GPTConfig, init_params, unembed
+from gpt_jax.model.gpt import GPT, init_params, unembed
+from gpt_jax.model.gpt_config import GPTConfig
 
 SHAPE = GPTConfig.of(config.Model(L=2, D=16, N=2, T=24), vocab=40)
 EOT = 39

@@ -12,7 +12,8 @@ import updates
 
 from gpt_jax import config
 from gpt_jax.config import UserError
-from gpt_jax.model.gpt import GPTConfig, init_params
+from gpt_jax.model.gpt import init_params
+from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.runs import evaluate, train
 from gpt_jax.runs.load import load
 from gpt_jax.training import checkpoint, loss, members, metrics_log, sharding, step

@@ -9,7 +9,7 @@ import pytest
 from updates import VOCAB, make_run, program_of, ragged_batch, updater
 
 from gpt_jax.data import windows
-from gpt_jax.model.gpt import GPTConfig
+from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.training import checkpoint, loop, metrics_log, spikes, step
 
 

@@ -13,7 +13,8 @@ from updates import (
 
 from gpt_jax import config
 from gpt_jax.data.windows import Batch
-from gpt_jax.model.gpt import GPT, GPTConfig, unembed
+from gpt_jax.model.gpt import GPT, unembed
+from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.training import sharding, step
 
 # Sums of float32 gradients in another order.

@@ -14,7 +14,8 @@ from gpt_jax.config import UserError
 from gpt_jax.decoding import sampling, stochastic_beam
 from gpt_jax.decoding.logit_rules import NO_RULES, History, Rules
 from gpt_jax.decoding.sampling import Model
-from gpt_jax.model.gpt import GPT, GPTConfig, init_params, unembed
+from gpt_jax.model.gpt import GPT, init_params, unembed
+from gpt_jax.model.gpt_config import GPTConfig
 
 V, NEW, DRAWS = 3, 3, 30_000
 EOT = V - 1

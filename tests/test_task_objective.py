@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from gpt_jax import config
-from gpt_jax.model.gpt import GPT, GPTConfig, init_params
+from gpt_jax.model.gpt import GPT, init_params
+from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.model.heads import task_logits
 from gpt_jax.tasks import inputs as task_inputs
 from gpt_jax.tasks.labelled import Example

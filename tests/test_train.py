@@ -21,7 +21,7 @@ import tiny_text
 import gpt_jax
 from gpt_jax import config
 from gpt_jax.config import UserError
-from gpt_jax.model.gpt import GPTConfig
+from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.runs import evaluate
 from gpt_jax.runs.train import train as train_run
 from gpt_jax.runs.workdir import read_held_out, read_run

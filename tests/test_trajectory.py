@@ -17,7 +17,7 @@ import updates
 from gpt_jax import config
 from gpt_jax.config import papers
 from gpt_jax.data.windows import Batch
-from gpt_jax.model.gpt import GPTConfig
+from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.training import optim, step
 
 GOLDEN = json.loads(

@@ -17,7 +17,8 @@ from scripts import opened
 from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError, papers
 from gpt_jax.inference.language_model import LanguageModel
-from gpt_jax.model.gpt import GPT, GPTConfig, init_params
+from gpt_jax.model.gpt import GPT, init_params
+from gpt_jax.model.gpt_config import GPTConfig
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / 'experiments/gpt2/zero_shot.py'

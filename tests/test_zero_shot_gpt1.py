@@ -12,7 +12,8 @@ from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
 from gpt_jax.evaluation import metrics, statistics
 from gpt_jax.inference.language_model import LanguageModel
-from gpt_jax.model.gpt import GPT, GPTConfig, init_params
+from gpt_jax.model.gpt import GPT, init_params
+from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.reports import figures
 from gpt_jax.runs import workdir
 from gpt_jax.tasks.labelled import Example

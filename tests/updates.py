@@ -5,7 +5,8 @@ import numpy as np
 
 from gpt_jax import config
 from gpt_jax.data.windows import Batch
-from gpt_jax.model.gpt import GPT, GPTConfig
+from gpt_jax.model.gpt import GPT
+from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.training import members, sharding, step
 from gpt_jax.training.objective import LanguageModeling
 

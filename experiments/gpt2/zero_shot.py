@@ -39,7 +39,7 @@ import gpt_jax
 from gpt_jax.config import UserError, papers
 from gpt_jax.evaluation import likelihood
 from gpt_jax.inference.language_model import LanguageModel
-from gpt_jax.model.gpt import GPTConfig
+from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.tasks import prompted_files, readers
 
 _WEIGHTS = flags.DEFINE_string(

@@ -24,7 +24,8 @@ from absl import app, flags
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 from gpt_jax import config
 from gpt_jax.data.windows import Batch
-from gpt_jax.model.gpt import GPT, Block, GPTConfig, unembed
+from gpt_jax.model.gpt import GPT, Block, unembed
+from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.reports import committed
 from gpt_jax.reports.committed import Measured
 from gpt_jax.training import sharding, step

@@ -33,7 +33,7 @@ from absl import app, flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 from gpt_jax.config import UserError
-from gpt_jax.model.gpt import GPTConfig
+from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.reports import committed
 from gpt_jax.reports.committed import Measured
 from gpt_jax.runs import cost, workdir

@@ -1,4 +1,4 @@
-"""The verbs of launch.py: of each its flags, and the call that it stands for."""
+"""The verbs of launch.py: the flags of each, and what it calls."""
 
 from gpt_jax.cli import models, results, training
 

@@ -1,4 +1,4 @@
-"""What flags of several verbs have in common."""
+"""Flags that several verbs share."""
 
 from absl import flags
 from ml_collections import config_flags
@@ -44,7 +44,7 @@ def overridden(values: flags.FlagValues) -> config.Run:
 
 
 def refuse(values, names: list[str], of: str) -> None:
-  """Raises a UserError where a flag was given that says nothing to a command."""
+  """Raises a UserError if a flag was given that has no effect on a command."""
   for name in names:
     if values[name].present:
       raise UserError(f'--{name} says nothing to {of}; leave it out')

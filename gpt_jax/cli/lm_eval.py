@@ -1,12 +1,12 @@
-"""Tasks of EleutherAI's lm-eval on our models, as its model 'gpt_jax'.
+"""Runs tasks of EleutherAI's lm-eval on our models, as its model 'gpt_jax'.
 
   pip install lm_eval
   python -m gpt_jax.cli.lm_eval --model_args path=WORKDIR --tasks lambada_openai
 
-That is lm-eval's own command line, with `--model gpt_jax` known and set; all its other
-flags do what they do there. `path` is what `gpt_jax.load` takes: a workdir, a Hugging
-Face folder or hf:NAME@REVISION; `checkpoint=latest` or a number of updates chooses a
-checkpoint. In Python, importing this module is enough:
+That is lm-eval's own command line, with `--model gpt_jax` set; its other flags work as
+usual. `path` is what `gpt_jax.load` takes: a workdir, a Hugging Face folder or
+hf:NAME@REVISION; `checkpoint=latest` or a number of updates chooses a checkpoint. In
+Python, importing this module is enough:
 
   from gpt_jax.cli.lm_eval import GPTJax
   lm_eval.simple_evaluate(GPTJax('WORKDIR'), tasks=['lambada_openai'])
@@ -31,17 +31,17 @@ from gpt_jax.evaluation import likelihood
 from gpt_jax.inference import task_model
 from gpt_jax.runs.load import load
 
-# What tasks call the most tokens of an answer; of several the first counts.
+# Names that tasks have for the most tokens of an answer; of several the first counts.
 _LIMITS = 'max_gen_toks', 'max_new_tokens', 'max_tokens', 'max_completion_tokens'
 
 
 @register_model('gpt_jax')
 class GPTJax(TemplateLM):
-  """A model of ours as lm-eval asks it.
+  """A model of ours behind lm-eval's interface.
 
   Attributes:
     max_length: the context [tokens].
-    max_gen_toks: tokens of an answer where the task does not say.
+    max_gen_toks: most tokens of an answer, unless the task says.
   """
 
   max_gen_toks = 256
@@ -57,12 +57,10 @@ class GPTJax(TemplateLM):
     """Opens a model.
 
     Args:
-      path: of the model, see `workdir.load`.
+      path: as in `load`.
       checkpoint: of a workdir: 'best', 'latest' or a number of updates.
-      batch_size: lm-eval's command line gives it to every model; without effect here,
-        where texts share rows by themselves.
-      max_batch_size: the same.
-      device: the same; jax takes every device that it finds, or JAX_PLATFORMS names.
+      batch_size, max_batch_size, device: lm-eval's command line passes them to every
+        model; they have no effect. jax takes all devices, or those of JAX_PLATFORMS.
 
     Raises:
       UserError: there is no such model.
@@ -97,11 +95,11 @@ class GPTJax(TemplateLM):
   ) -> tuple[list[int], list[int]]:
     """Returns the ids of both: those of the whole text, cut where the context's end.
 
-    As in lm-eval, blanks at the end of a context belong to the continuation. Where the
-    whole's ids do not begin with the context's, its cut loses or repeats text. That is
-    rare with GPT-1's and GPT-2's words and left as it is, so that scores compare; with
-    pieces that span words it is common, and there the two are encoded apart. So they
-    are where the cut leaves nothing, which lm-eval can't score.
+    As in lm-eval, blanks at the end of a context belong to the continuation. If the
+    whole's ids do not begin with the context's, the cut loses or repeats text. That is
+    rare with GPT-1's and GPT-2's words and left so, so that scores compare; with pieces
+    that span words it is common, and the two are encoded apart. So are they if the cut
+    leaves nothing, which lm-eval can't score.
     """
     bare = context.rstrip()
     continuation = context[len(bare) :] + continuation
@@ -142,8 +140,8 @@ class GPTJax(TemplateLM):
   ) -> list[float]:
     """Returns log p of whole texts [nats], in windows of the model's context.
 
-    They are lm-eval's: every token is predicted once, the first after end-of-text, and
-    the last window is a full one.
+    The windows are lm-eval's: every token is predicted once, the first after
+    end-of-text, and the last window is full.
     """
     windows, owner = [], []
     for number, request in enumerate(requests):
@@ -165,9 +163,9 @@ class GPTJax(TemplateLM):
   ) -> list[str]:
     """Returns what the model writes after contexts, up to the first stop.
 
-    Of a context as much is read, from its end, as leaves room for the longest answer;
-    of one whose answer may be longer than the model's context, half of that. Draws
-    depend on the number of a request: the same one twice has two answers.
+    A context is cut at its beginning to leave room for the longest answer, or to half
+    of the model's context if the answer may outgrow that. Draws depend on the number of
+    a request: the same one twice has two answers.
 
     Args:
       requests: a context, and `until`, `max_gen_toks`, `do_sample`, `temperature` or
@@ -197,7 +195,7 @@ class GPTJax(TemplateLM):
     return texts
 
   def _settings(self, asked: dict) -> dict:
-    """Returns settings of `generate` for what a task asks; greedy if it doesn't say."""
+    """Returns a task's settings as those of `generate`; greedy unless it says."""
     how = {name: value for name, value in asked.items() if value is not None}
     until = how.pop('until', [])
     stops = [until] if isinstance(until, str) else until
@@ -217,7 +215,7 @@ class GPTJax(TemplateLM):
 
 
 def _alike(requests: Sequence[Instance]) -> Iterator[tuple[list[int], dict]]:
-  """Yields the numbers of requests that ask for the same, and what they ask for."""
+  """Yields the numbers of requests with equal settings, and the settings."""
   groups: dict[str, list[int]] = {}
   for i, request in enumerate(requests):
     groups.setdefault(json.dumps(request.args[1], sort_keys=True), []).append(i)

@@ -158,7 +158,7 @@ def sample_flags(values):
 
 
 def _settings(values) -> dict:
-  """Returns the settings of generation that were given, and a temperature."""
+  """Returns the generation settings among the flags, and a temperature."""
   from gpt_jax.decoding.generation_config import FLAGS
 
   settings = {name: values[name].value for name, _, _ in FLAGS}

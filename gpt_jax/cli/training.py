@@ -69,7 +69,7 @@ def train_flags(values):
 
 
 def train(values) -> None:
-  """Trains, or continues: the same command again goes on where it stopped."""
+  """Trains a run, or resumes it: the same command again continues."""
   from gpt_jax.runs.train import train as train_run
   from gpt_jax.training import sharding
 
@@ -143,7 +143,7 @@ def describe(values) -> None:
   """Prints a model's architecture, parameters, FLOPs and memory; allocates nothing."""
   import rich
 
-  from gpt_jax.model.gpt import GPTConfig
+  from gpt_jax.model.gpt_config import GPTConfig
   from gpt_jax.runs import cost, finetune_job
   from gpt_jax.training import sharding
 

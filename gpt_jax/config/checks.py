@@ -5,7 +5,16 @@ import dataclasses
 import math
 from typing import Any
 
-from gpt_jax.config.schema import TRAINED, Run, UserError, fields, nearest
+from gpt_jax.config.schema import (
+  TRAINED,
+  Data,
+  Model,
+  Optim,
+  Run,
+  UserError,
+  fields,
+  nearest,
+)
 
 # Optimizers whose rate for a wider model is known (training/optim.py, `_kernel_rate`).
 _MUP_OPTIMIZERS = 'adamw', 'adam_gpt1', 'muon'
@@ -30,96 +39,11 @@ def check(config: Run, devices: int = 1) -> None:
   if wrong:  # rules compare numbers, and would fail
     raise UserError('\n'.join(wrong))
   wrong = [rule for each in fields(config) if (rule := _wrong_value(*each))]
-  if not 0 < config.data.holdout < 1 and not config.data.valid:
-    wrong.append(
-      f'data.holdout={config.data.holdout} must be in (0, 1), or name the held-out '
-      'text in data.valid'
-    )
-  addresses = f'{config.data.source},{config.data.valid}'.count('://')
-  if addresses != len([s for s in config.data.sha256.split(',') if s.strip()]):
-    wrong.append(
-      f'data.sha256={config.data.sha256!r} must name one checksum for each web address '
-      f'in data.source and data.valid, in their order; there are {addresses} (for '
-      'files on this machine alone: --config.data.sha256=)'
-    )
-  name = config.data.tokenizer
-  if name not in TRAINED and not set(name) & set('./'):
-    wrong.append(
-      f'data.tokenizer={name!r} must be one of {", ".join(TRAINED)}, or a path, '
-      f'with a / or a dot in it.{nearest(name, TRAINED)}'
-    )
-  wrong += _wrong_exams(config)
-  if config.data.sampling and name not in ('bpe', 'unigram'):
-    wrong.append(
-      f'data.sampling={config.data.sampling} must be 0 for data.tokenizer={name}: only '
-      'bpe and unigram, trained here, draw their pieces'
-    )
-
-  m, o = config.model, config.optim
-  if set(m.attention.split(',')) - {'dense', 'banded'}:
-    wrong.append(
-      f"model.attention={m.attention!r} must be 'dense', 'banded' or a comma-separated "
-      "pattern of the two, which the layers repeat, like 'dense,banded'"
-    )
-  if min(m.D, m.N) >= 1 and m.D % m.N:
-    wrong.append(
-      f'model.D={m.D} must be a multiple of model.N={m.N} (D = N * H); '
-      f'use {_multiples(m.D, m.N)}'
-    )
-  if m.mup_base and o.name not in _MUP_OPTIMIZERS:
-    wrong.append(
-      f'optim.name={o.name!r} must be one of {", ".join(_MUP_OPTIMIZERS)} with '
-      f'model.mup_base={m.mup_base}: how its rate changes with the width is not known '
-      'here; choose one of them, or model.mup_base=0'
-    )
-  part = m.mup_base_N or m.D // max(m.N, 1)
-  if m.mup_base_N and not m.mup_base:
-    wrong.append(
-      f'model.mup_base_N={m.mup_base_N} must come with model.mup_base, the width that '
-      'has so many heads'
-    )
-  elif part > 0 and m.mup_base % part:
-    heads = (
-      f'model.mup_base_N={part}' if m.mup_base_N else f'the size of a head, {part}'
-    )
-    wrong.append(
-      f'model.mup_base={m.mup_base} must be a multiple of {heads}; with heads of '
-      'another size at that width, give their number there as model.mup_base_N'
-    )
-  rows = config.accumulate * devices
-  for name in ('batch', 'batch_start') if config.batch_start else ('batch',):
-    number = getattr(config, name)
-    if min(number, rows) >= 1 and number % rows:
-      wrong.append(
-        f'{name}={number} must be a multiple of accumulate * devices = '
-        f'{config.accumulate} * {devices}; use {_multiples(number, rows)}, or choose '
-        'fewer devices with --config.devices'
-      )
-  if bool(config.batch_start) != bool(config.batch_ramp):
-    wrong.append(
-      f'batch_start={config.batch_start} and batch_ramp={config.batch_ramp} belong '
-      'together: set both, or neither'
-    )
-  elif config.batch_start and config.batch % config.batch_start:
-    wrong.append(
-      f'batch={config.batch} must be a multiple of batch_start={config.batch_start}, '
-      'by which it grows'
-    )
-  if config.loss_chunk and m.T % config.loss_chunk:
-    wrong.append(f'loss_chunk={config.loss_chunk} must divide model.T={m.T}')
-  if o.final_lr > o.lr and o.schedule in ('cosine', 'linear', 'wsd'):
-    wrong.append(f'optim.final_lr={o.final_lr} must not exceed optim.lr={o.lr}')
-  if o.schedule != 'constant' and o.warmup > config.steps:
-    wrong.append(
-      f'optim.warmup={o.warmup} must not exceed steps={config.steps} (schedule '
-      f'{o.schedule}); lower it with --config.optim.warmup'
-    )
-  if o.schedule == 'wsd' and not 1 <= o.cooldown <= config.steps - o.warmup:
-    wrong.append(
-      f'optim.cooldown={o.cooldown} must be in 1..steps - warmup = '
-      f'{config.steps - o.warmup} for the wsd schedule'
-    )
-  wrong += _wrong_task(config)
+  wrong += (
+    _wrong_data(config.data) + _wrong_exams(config) + _wrong_sampling(config.data)
+  )
+  wrong += _wrong_model(config.model, config.optim) + _wrong_batches(config, devices)
+  wrong += _wrong_schedule(config.optim, config.steps) + _wrong_task(config)
   if wrong:
     raise UserError('\n'.join(wrong))
 
@@ -162,6 +86,122 @@ def _wrong_value(name: str, declared: dataclasses.Field, value: Any) -> str:
   if below is not None:
     return f'{name}={value} must be in [{low}, {below})'
   return f'{name}={value} must ' + (f'be at least {low}' if low else 'not be negative')
+
+
+def _wrong_data(data: Data) -> list[str]:
+  """Returns the rules that are broken about the text and its tokenizer."""
+  wrong = []
+  if not 0 < data.holdout < 1 and not data.valid:
+    wrong.append(
+      f'data.holdout={data.holdout} must be in (0, 1), or name the held-out '
+      'text in data.valid'
+    )
+  addresses = f'{data.source},{data.valid}'.count('://')
+  if addresses != len([s for s in data.sha256.split(',') if s.strip()]):
+    wrong.append(
+      f'data.sha256={data.sha256!r} must name one checksum for each web address '
+      f'in data.source and data.valid, in their order; there are {addresses} (for '
+      'files on this machine alone: --config.data.sha256=)'
+    )
+  name = data.tokenizer
+  if name not in TRAINED and not set(name) & set('./'):
+    wrong.append(
+      f'data.tokenizer={name!r} must be one of {", ".join(TRAINED)}, or a path, '
+      f'with a / or a dot in it.{nearest(name, TRAINED)}'
+    )
+  return wrong
+
+
+def _wrong_sampling(data: Data) -> list[str]:
+  """Returns the rule that is broken about drawing pieces, or nothing."""
+  name = data.tokenizer
+  if not data.sampling or name in ('bpe', 'unigram'):
+    return []
+  return [
+    f'data.sampling={data.sampling} must be 0 for data.tokenizer={name}: only '
+    'bpe and unigram, trained here, draw their pieces'
+  ]
+
+
+def _wrong_model(m: Model, o: Optim) -> list[str]:
+  """Returns the rules that are broken about the model."""
+  wrong = []
+  if set(m.attention.split(',')) - {'dense', 'banded'}:
+    wrong.append(
+      f"model.attention={m.attention!r} must be 'dense', 'banded' or a comma-separated "
+      "pattern of the two, which the layers repeat, like 'dense,banded'"
+    )
+  if min(m.D, m.N) >= 1 and m.D % m.N:
+    wrong.append(
+      f'model.D={m.D} must be a multiple of model.N={m.N} (D = N * H); '
+      f'use {_multiples(m.D, m.N)}'
+    )
+  if m.mup_base and o.name not in _MUP_OPTIMIZERS:
+    wrong.append(
+      f'optim.name={o.name!r} must be one of {", ".join(_MUP_OPTIMIZERS)} with '
+      f'model.mup_base={m.mup_base}: how its rate changes with the width is not known '
+      'here; choose one of them, or model.mup_base=0'
+    )
+  part = m.mup_base_N or m.D // max(m.N, 1)
+  if m.mup_base_N and not m.mup_base:
+    wrong.append(
+      f'model.mup_base_N={m.mup_base_N} must come with model.mup_base, the width that '
+      'has so many heads'
+    )
+  elif part > 0 and m.mup_base % part:
+    heads = (
+      f'model.mup_base_N={part}' if m.mup_base_N else f'the size of a head, {part}'
+    )
+    wrong.append(
+      f'model.mup_base={m.mup_base} must be a multiple of {heads}; with heads of '
+      'another size at that width, give their number there as model.mup_base_N'
+    )
+  return wrong
+
+
+def _wrong_batches(config: Run, devices: int) -> list[str]:
+  """Returns the rules that are broken about the rows of an update."""
+  wrong = []
+  rows = config.accumulate * devices
+  for name in ('batch', 'batch_start') if config.batch_start else ('batch',):
+    number = getattr(config, name)
+    if min(number, rows) >= 1 and number % rows:
+      wrong.append(
+        f'{name}={number} must be a multiple of accumulate * devices = '
+        f'{config.accumulate} * {devices}; use {_multiples(number, rows)}, or choose '
+        'fewer devices with --config.devices'
+      )
+  if bool(config.batch_start) != bool(config.batch_ramp):
+    wrong.append(
+      f'batch_start={config.batch_start} and batch_ramp={config.batch_ramp} belong '
+      'together: set both, or neither'
+    )
+  elif config.batch_start and config.batch % config.batch_start:
+    wrong.append(
+      f'batch={config.batch} must be a multiple of batch_start={config.batch_start}, '
+      'by which it grows'
+    )
+  if config.loss_chunk and config.model.T % config.loss_chunk:
+    wrong.append(f'loss_chunk={config.loss_chunk} must divide model.T={config.model.T}')
+  return wrong
+
+
+def _wrong_schedule(o: Optim, steps: int) -> list[str]:
+  """Returns the rules that are broken about the learning rate's schedule."""
+  wrong = []
+  if o.final_lr > o.lr and o.schedule in ('cosine', 'linear', 'wsd'):
+    wrong.append(f'optim.final_lr={o.final_lr} must not exceed optim.lr={o.lr}')
+  if o.schedule != 'constant' and o.warmup > steps:
+    wrong.append(
+      f'optim.warmup={o.warmup} must not exceed steps={steps} (schedule '
+      f'{o.schedule}); lower it with --config.optim.warmup'
+    )
+  if o.schedule == 'wsd' and not 1 <= o.cooldown <= steps - o.warmup:
+    wrong.append(
+      f'optim.cooldown={o.cooldown} must be in 1..steps - warmup = '
+      f'{steps - o.warmup} for the wsd schedule'
+    )
+  return wrong
 
 
 def _wrong_exams(config: Run) -> list[str]:

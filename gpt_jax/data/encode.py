@@ -48,9 +48,9 @@ def encoded(
   Args:
     jobs: for each text a label to return with its ids, the text, and the alpha and
       seed of `encode`.
-    folder: of the tokenizer.
+    folder: holds the tokenizer.
     processes: 1 encodes in this one.
-    tokenizer: the one in the folder, where it is loaded already.
+    tokenizer: the one in `folder`, if it is loaded already.
 
   Raises:
     UserError: a text can't be encoded, or a process died.

@@ -43,7 +43,7 @@ class How(NamedTuple):
   Attributes:
     errors: 'strict' stops at invalid UTF-8, 'replace' reads U+FFFD in its place.
     field: the field or column that holds the text, where there are several.
-    skip: is told of each line that is no object with that field, and the line is left
+    skip: called with each line that is no object with that field, which is then left
       out; None: such a line is an error.
   """
 
@@ -166,14 +166,14 @@ def _zst_errors() -> tuple[type[Exception], ...]:
 
 def _tar(name: str, stream: BinaryIO, how: How) -> Iterator[Part]:
   """Yields the parts of the texts in a tar archive, in its order."""
-  found = False
+  has_text = False
   with tarfile.open(fileobj=stream, mode='r|') as archive:
     for member in archive:
       if member.isfile() and _is_stream(member.name):
-        found = True
+        has_text = True
         inner = archive.extractfile(member)
         yield from _stream(f'{name}/{member.name}', _kind(member.name), inner, how)
-  if not found:
+  if not has_text:
     raise UserError(f'{name}: holds no .txt or .jsonl file')
 
 
@@ -318,10 +318,9 @@ def read_hub(entry: str, how: How) -> Iterator[Part]:
   Args:
     entry: NAME, NAME@CONFIG, NAME:SPLIT or NAME@CONFIG:SPLIT; NAME may be a folder,
       of `save_to_disk` or of data files. SPLIT is train if left out.
-    how: to read it.
 
   Raises:
-    UserError: `datasets` is not installed, can't find it, or a text is no text.
+    UserError: `datasets` is not installed, can't find it, or a row holds no text.
   """
   source = f'hf:{entry}'
   rest, _, split = entry.partition(':')
@@ -348,9 +347,8 @@ def open_hub(
     source: what the user wrote, for errors.
     name: on the hub, or a folder: of `DatasetDict.save_to_disk`, of one split that
       `Dataset.save_to_disk` wrote, whatever it is called, or of data files.
-    split: of it.
     config: the subset; '' where there is only one.
-    revision: of the hub; '' means the latest.
+    revision: '' means the latest of the hub.
     streaming: rows are fetched as they are read, and not kept.
 
   Raises:
@@ -378,7 +376,7 @@ def open_hub(
 
 @contextlib.contextmanager
 def _hub_errors(source: str) -> Iterator[Any]:
-  """Gives `datasets`, whose errors become UserErrors."""
+  """Yields `datasets`; its errors become UserErrors."""
   datasets = _import('datasets', source)
   try:
     yield datasets

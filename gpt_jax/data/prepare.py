@@ -19,10 +19,10 @@ from gpt_jax.data.token_files import FORMAT, Writer
 from gpt_jax.files import sync, write_whole
 
 _LEARNT = 'bpe', 'unigram', 'byte_bpe'  # tokenizers that data.vocab gives a size
-_STAGE = 'preparing'  # where everything is made before it takes its place
+_STAGE = 'preparing'  # where everything is made before it is moved into place
 # Where tokens go and how they are made and read, not what they are.
 _NOT_RECIPE = 'data.tokens', *config.fields_with('training', 'execution', of='data')
-_MARK = 'mark.json'  # in the stage: how far a run came that may be killed
+_MARK = 'mark.json'  # in the stage: how far a run got, to resume from if it is killed
 _MARK_EVERY = 32e6  # bytes of text between marks
 _WORTH_PROCESSES = 16e6  # bytes of text that are encoded before processes would start
 _LINE_EVERY = 10.0  # seconds between lines of progress where there is no terminal
@@ -32,7 +32,6 @@ def recipe(data: config.Data, tokenizer: str | Path | None = None) -> dict:
   """Returns the fields that decide what the tokens of a folder are.
 
   Args:
-    data: the config.
     tokenizer: folder of a tokenizer to be used instead of the config's.
   """
   fields = config.flat(data)
@@ -62,8 +61,7 @@ def prepare(
 
   Args:
     data: what to read and how; data.tokens is not looked at.
-    folder: is made if missing.
-    report: takes lines for the user.
+    folder: is created if missing.
     tokenizer: folder of a tokenizer to copy instead of making one.
 
   Raises:
@@ -83,7 +81,7 @@ def prepare(
         _fill(data, stage, wanted, report, tokenizer)
         _take_place(folder, stage)
       except BaseException as e:
-        # Ctrl-C and SIGTERM, where there is something that a later run can go on from.
+        # After Ctrl-C and SIGTERM keep what a later run can resume from.
         if isinstance(e, Exception) or not (stage / _MARK).exists():
           shutil.rmtree(stage, ignore_errors=True)
         raise
@@ -96,7 +94,7 @@ def prepare(
 
 @contextlib.contextmanager
 def _alone(folder: Path, report: Callable[[str], None]) -> Iterator[None]:
-  """Keeps other processes from preparing the same folder meanwhile: they wait."""
+  """Locks the folder; other processes that prepare it wait."""
   handle = os.open(folder, os.O_RDONLY)
   try:
     try:
@@ -119,18 +117,18 @@ def _prepared(folder: Path, stage: Path, wanted: dict) -> bool:
   if not header.exists():
     return False
   try:
-    found = json.loads(header.read_text(encoding='utf-8'))['recipe']
+    recorded = json.loads(header.read_text(encoding='utf-8'))['recipe']
   except (ValueError, KeyError, TypeError) as e:
     raise UserError(
       f'{header}: damaged ({e!r}); remove {header.parent} and prepare again'
     ) from e
   # A field that is newer than the folder had its default there.
-  found = {name: getattr(config.Data(), name) for name in wanted} | found
-  if found != wanted:
+  recorded = {name: getattr(config.Data(), name) for name in wanted} | recorded
+  if recorded != wanted:
     differing = [
-      f'data.{name}: {found.get(name)!r} there, {wanted.get(name)!r} now'
-      for name in dict.fromkeys([*found, *wanted])
-      if found.get(name) != wanted.get(name)
+      f'data.{name}: {recorded.get(name)!r} there, {wanted.get(name)!r} now'
+      for name in dict.fromkeys([*recorded, *wanted])
+      if recorded.get(name) != wanted.get(name)
     ]
     raise UserError(
       f'{folder} was prepared from other data; choose another --workdir or '
@@ -142,7 +140,7 @@ def _prepared(folder: Path, stage: Path, wanted: dict) -> bool:
 
 
 def _take_place(folder: Path, stage: Path) -> None:
-  """Moves what was prepared from the stage to where it belongs."""
+  """Moves what was prepared from the stage into the folder."""
   there = folder / 'tokenizer'
   if there.exists():  # kept when somebody removed tokens/
     if tokenizers.digest(there) != tokenizers.digest(stage / 'tokenizer'):
@@ -164,11 +162,11 @@ def _fill(
   stage: Path,
   wanted: dict,
   report: Callable[[str], None],
-  given: str | Path | None,
+  original: str | Path | None,
 ) -> None:
   """Makes the tokenizer and the token files in the folder `stage`.
 
-  Goes on with what a killed run left there if that was made of the same text.
+  Resumes from what a killed run left there, if it was made of the same text.
   """
   skipped, first = 0, ''
 
@@ -184,9 +182,9 @@ def _fill(
   if not mark['pieces']:
     shutil.rmtree(stage, ignore_errors=True)
     (stage / 'tokens').mkdir(parents=True)
-    if not given and data.tokenizer in _LEARNT:
+    if not original and data.tokenizer in _LEARNT:
       report(f'training {data.tokenizer} with {data.vocab:,} ids ...')
-    tokenizer = _make_tokenizer(data, text, stage / 'tokenizer', given)
+    tokenizer = _make_tokenizer(data, text, stage / 'tokenizer', original)
   else:
     tokenizer = tokenizers.load(stage / 'tokenizer')
   how = f', {tokenizer.cleaning} cleaning' if tokenizer.kind == 'gpt1' else ''
@@ -233,7 +231,7 @@ def _encode_all(
 ) -> None:
   """Encodes all pieces after those of the mark into the files.
 
-  Leaves a new mark in the stage from time to time.
+  Writes a new mark from time to time.
   """
 
   def jobs() -> Iterator[tuple[tuple[int, split.Piece], str, float, int]]:
@@ -260,13 +258,16 @@ def _encode_all(
         if size() - marked >= _MARK_EVERY:
           marked = size()
           done = {name: file.flush() for name, file in files.items()}
-          _write_mark(stage, mark | {'pieces': i + 1, 'files': done})
+          for path in (stage / 'tokenizer').iterdir():
+            sync(path)  # what a mark speaks of must be on the disk
+          now = mark | {'pieces': i + 1, 'files': done}
+          write_whole(stage / _MARK, json.dumps(now))
   if size() != text.bytes:
     raise UserError(f'data.source={data.source} changed while it was read; try again')
 
 
 def _read_mark(stage: Path, wanted: dict, text: split.Text) -> dict:
-  """Returns how far a killed run came with the same text, else a mark of nothing."""
+  """Returns how far a killed run got with the same text, else an empty mark."""
   none = {'recipe': wanted, 'sources': text.digests, 'format': FORMAT}
   none |= {'pieces': 0, 'files': {}}
   try:
@@ -277,24 +278,17 @@ def _read_mark(stage: Path, wanted: dict, text: split.Text) -> dict:
   return mark if all(mark.get(name) == none[name] for name in same) else none
 
 
-def _write_mark(stage: Path, mark: dict) -> None:
-  """Writes how far this run came; what it speaks of must be on the disk."""
-  for path in (stage / 'tokenizer').iterdir():
-    sync(path)
-  write_whole(stage / _MARK, json.dumps(mark))
-
-
 def _make_tokenizer(
-  data: config.Data, text: split.Text, folder: Path, given: str | Path | None
+  data: config.Data, text: split.Text, folder: Path, original: str | Path | None
 ) -> tokenizers.Tokenizer:
   """Returns the tokenizer of the config, trained, opened or copied into a folder."""
-  if given:
+  if original:
     folder.mkdir()
-    for path in Path(given).iterdir():  # its files, but not their permissions
+    for path in Path(original).iterdir():  # its files, but not their permissions
       shutil.copyfile(path, folder / path.name)
     return tokenizers.load(folder)
   if data.tokenizer not in tokenizers.TRAINED:
-    made = tokenizers.open_path(data.tokenizer, data.cleaning)
+    tokenizer = tokenizers.open_path(data.tokenizer, data.cleaning)
   else:
     everything = data.tokenizer == 'chars'
     texts = (
@@ -302,21 +296,19 @@ def _make_tokenizer(
       for piece in split.divide(data, text)
       if everything or piece.file == 'train'
     )
-    made = tokenizers.train(data.tokenizer, texts, data.vocab)
-  made.save(folder)
-  return made
+    tokenizer = tokenizers.train(data.tokenizer, texts, data.vocab)
+  tokenizer.save(folder)
+  return tokenizer
 
 
 @contextlib.contextmanager
 def _progress(
   total: int, begin: int, report: Callable[[str], None]
 ) -> Iterator[Callable[[int], None]]:
-  """Gives a function that shows how many of `total` bytes are encoded.
+  """Yields a function that shows how many of `total` bytes are encoded.
 
   Args:
-    total: bytes there are.
     begin: bytes that an earlier run encoded.
-    report: takes a line from time to time where there is no terminal.
   """
   if sys.stderr.isatty():
     columns = (

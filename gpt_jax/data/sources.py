@@ -17,7 +17,7 @@ import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gpt_jax.config import UserError
 from gpt_jax.data.formats import How, Part, cut, is_text, read_file, read_hub
@@ -44,20 +44,13 @@ class Document(NamedTuple):
   text: str
 
 
-def documents(
-  source: str,
-  *,
-  sha256: str = '',
-  errors: str = 'strict',
-  field: str = 'text',
-  skip: Callable[[str], None] | None = None,
-) -> Iterator[Document]:
+def documents(source: str, **how: Any) -> Iterator[Document]:
   """Yields the documents of a source, always in the same order.
 
   Arguments and exceptions are those of `parts`.
   """
   name, texts = '', []
-  for part in parts(source, sha256=sha256, errors=errors, field=field, skip=skip):
+  for part in parts(source, **how):
     if part.first and texts:
       yield Document(name, ''.join(texts))
       texts = []
@@ -88,8 +81,8 @@ def parts(
     sha256: of the file behind each web address, comma-separated, in their order.
     errors: 'strict' stops at invalid UTF-8, 'replace' reads U+FFFD in its place.
     field: of a JSON line or a column of a table that holds the text.
-    skip: is told of each line of a .jsonl that is no object with that field, and the
-      line is left out; None: such a line is an error.
+    skip: called with each line of a .jsonl that is no object with that field, which
+      is then left out; None: such a line is an error.
 
   Raises:
     UserError: a source matches no file, can't be read or fetched, is damaged, has
@@ -140,21 +133,21 @@ def _matches(entry: str) -> list[Path]:
   """Returns the files that a path, a folder or a glob stands for, sorted."""
   path = Path(entry).expanduser()
   if path.is_dir():
-    found = [p for p in path.rglob('*') if p.is_file() and is_text(p.name)]
+    files = [p for p in path.rglob('*') if p.is_file() and is_text(p.name)]
     wanted = f'no text in the folder {entry}'
   elif path.is_file():
     return [path]
   else:
-    found = [Path(p) for p in glob.glob(str(path), recursive=True)]
-    found = [p for p in found if p.is_file()]
+    files = [Path(p) for p in glob.glob(str(path), recursive=True)]
+    files = [p for p in files if p.is_file()]
     wanted = f'no file matches {entry}'
-  if not found:
+  if not files:
     raise UserError(
       f'data.source: {wanted} (from {os.getcwd()}); give a .txt, .jsonl or '
       '.parquet file, a folder of them, a glob, an https:// address, hf:NAME or '
       'python:docs'
     )
-  return sorted(found)
+  return sorted(files)
 
 
 @functools.cache
@@ -166,7 +159,7 @@ def python_docs() -> tuple[Document, ...]:
   kept once, so that no held-out text can have been trained on.
   """
   topics = importlib.import_module('pydoc_data.topics').topics
-  found = [Document(f'topics/{name}', text) for name, text in sorted(topics.items())]
+  docs = [Document(f'topics/{name}', text) for name, text in sorted(topics.items())]
   root = Path(sysconfig.get_path('stdlib'))
   seen = set()
   for path in sorted(root.rglob('*.py')):
@@ -178,8 +171,8 @@ def python_docs() -> tuple[Document, ...]:
     seen.update(strings)
     if strings:
       text = '\n\n'.join(strings) + '\n'
-      found.append(Document(str(name), encodable(text)))
-  return tuple(found)
+      docs.append(Document(str(name), encodable(text)))
+  return tuple(docs)
 
 
 def _docstrings(path: Path) -> list[str]:
@@ -220,11 +213,11 @@ def fetch(address: str, sha256: str) -> Path:
         out.write(block)
       out.flush()
       os.fsync(out.fileno())
-    found = _sha256(temporary)
-    if found != sha256.lower():
+    checksum = _sha256(temporary)
+    if checksum != sha256.lower():
       raise UserError(
-        f'{address}: its sha256 is {found}, not {sha256}: another version, or damaged '
-        'on the way; check it and correct data.sha256'
+        f'{address}: its sha256 is {checksum}, not {sha256}: another version, or '
+        'damaged on the way; check it and correct data.sha256'
       )
     temporary.replace(path)
   except (OSError, urllib.error.URLError) as e:

@@ -34,8 +34,7 @@ def look(data: Data, skip: Callable[[str], None]) -> Text:
   """Returns what the sources of a config hold.
 
   Args:
-    data: the config.
-    skip: is told of each line that is left out, where data.bad_lines says so.
+    skip: called with each line that data.bad_lines=skip leaves out.
 
   Raises:
     UserError: see `sources.parts`; or a source holds no text.
@@ -90,7 +89,7 @@ def divide(data: Data, text: Text) -> Iterator[Piece]:
   """Yields all text in the order of its sources, each piece with its token file."""
 
   def skip(_: str) -> None:
-    """Says nothing: `look` counted these lines."""
+    """Does nothing: `look` counted these lines."""
 
   if text.way == 'valid':
     for file, field in ('train', 'source'), ('valid', 'valid'):

@@ -33,7 +33,6 @@ class TokenFile:
   Attributes:
     ids: [tokens] memory-mapped, uint16 or uint32.
     starts: [documents] positions in `ids` of each document's eot, uint64.
-    documents: number of documents.
     bytes: of the text in UTF-8; eot counts nothing.
     tokenizer: digest of the tokenizer that made the ids.
     digest: sha256 of `ids`.
@@ -91,10 +90,10 @@ def open_tokens(prefix: str | Path) -> TokenFile:
 def _map(path: Path, header: dict, part: str, again: str) -> np.ndarray:
   """Returns a file of a token file memory-mapped, once its checksum is verified."""
   dtype = np.dtype(header[part]['dtype'])
-  count, found = header[part]['count'], path.stat().st_size
-  if found != count * dtype.itemsize:
+  count, size = header[part]['count'], path.stat().st_size
+  if size != count * dtype.itemsize:
     raise UserError(
-      f'{path}: {found} bytes, but its header says {count * dtype.itemsize}: '
+      f'{path}: {size} bytes, but its header says {count * dtype.itemsize}: '
       f'truncated or altered; {again}'
     )
   with open(path, 'rb') as stream:
@@ -104,16 +103,10 @@ def _map(path: Path, header: dict, part: str, again: str) -> np.ndarray:
 
 
 class Writer:
-  """Writes one token file, document by document.
-
-  Attributes:
-    tokens: ids written.
-    documents: documents begun.
-    bytes: of their text in UTF-8.
-  """
+  """Writes one token file, document by document."""
 
   def __init__(self, path: Path, tokenizer: tokenizers.Tokenizer, done: dict):
-    """Opens the files; `done` of an earlier `flush` goes on from there."""
+    """Opens the files, to resume from `done`, the result of an earlier `flush`."""
     self.tokens, self.documents, self.bytes = (
       done.get(name, 0) for name in ('tokens', 'documents', 'bytes')
     )
@@ -148,7 +141,7 @@ class Writer:
     self._sums[suffix].update(content)
 
   def flush(self) -> dict:
-    """Returns what to go on from, once all of it is on the disk."""
+    """Writes all to the disk; returns the counts to resume from."""
     for file in self._files.values():
       file.flush()
       os.fsync(file.fileno())

@@ -14,7 +14,7 @@ from gpt_jax import tokenizers
 from gpt_jax.config import UserError
 from gpt_jax.data import sources
 
-_BLOCK = 10_000  # characters; blocks are learnt from and measured in turn
+_BLOCK = 10_000  # characters; trained and measured on in turn
 _VOCAB = 4096  # of a tokenizer that is trained here, unless NAME:VOCAB says otherwise
 
 
@@ -22,8 +22,7 @@ def pieces_table(name: str, text: str) -> Table:
   """Returns a table of the ids of a text, their pieces, and the text of each.
 
   Args:
-    name: of a tokenizer: 'bytes', or a path (see `tokenizers.open_path`).
-    text: any.
+    name: 'bytes', or a tokenizer's path (see `tokenizers.open_path`).
 
   Raises:
     UserError: there is no such tokenizer, or it can't encode the text.
@@ -49,7 +48,6 @@ class Row:
   Attributes:
     tokenizer: its name, as given.
     language: label of the text, or the source it came from.
-    vocab: number of ids.
     bytes_per_token: of the text in UTF-8.
     tokens_per_word: words are what blanks divide.
     unknown: share of tokens that stand for text without an entry of its own: <unk>,
@@ -94,17 +92,17 @@ def compare(
         f'{language}: {sum(map(len, blocks))} characters are too few to learn from '
         f'and to measure on; give at least {2 * _BLOCK}'
       )
-  made = {name: _make(name, learn) for name in names}
+  tokenizer_of = {name: _make(name, learn) for name in names}
   return [
     _measure(name, tokenizer, language, blocks)
     for language, blocks in measure.items()
-    for name, tokenizer in made.items()
+    for name, tokenizer in tokenizer_of.items()
   ]
 
 
 def _blocks(source: str, field: str, limit: float) -> dict[str, list[str]]:
   """Returns the text of each language in blocks."""
-  found: dict[str, list[str]] = {}
+  blocks: dict[str, list[str]] = {}
   for entry in sources.split_list(source):
     label, mark, rest = entry.partition('=')
     labelled = mark and not set(label) & set('/:.*')
@@ -117,8 +115,8 @@ def _blocks(source: str, field: str, limit: float) -> dict[str, list[str]]:
         break
     whole = ''.join(texts)[: int(limit)]
     starts = range(0, len(whole), _BLOCK)
-    found.setdefault(language, []).extend(whole[at : at + _BLOCK] for at in starts)
-  return found
+    blocks.setdefault(language, []).extend(whole[at : at + _BLOCK] for at in starts)
+  return blocks
 
 
 def _make(name: str, texts: list[str]) -> tokenizers.Tokenizer:

@@ -43,10 +43,7 @@ def windows(ids: np.ndarray, starts: np.ndarray, T: int, number_B: np.ndarray) -
   """Returns the windows of T tokens at `starts`; targets past the end weigh 0.
 
   Args:
-    ids: the tokens.
-    starts: a place in them for each row.
-    T: tokens of a window.
-    number_B: the rows' numbers in the whole batch.
+    number_B: each row's number in the whole batch.
   """
   place_BT = starts[:, None] + np.arange(T + 1)
   rows = ids[np.minimum(place_BT, len(ids) - 1)].astype(np.int32)
@@ -87,15 +84,14 @@ def stages(batch: int, start: int = 0, ramp: int = 0, T: int = 1) -> list[Stage]
     batch: rows of an update in the end.
     start: rows of the first; 0 means `batch`.
     ramp: tokens [of T a row].
-    T: tokens of a row.
   """
-  made = [Stage(0, 0, start or batch)]
-  while made[-1].rows < batch:
-    update, row, rows = made[-1]
+  sizes = [Stage(0, 0, start or batch)]
+  while sizes[-1].rows < batch:
+    update, row, rows = sizes[-1]
     grown = rows // start * ramp / (batch // start - 1)  # tokens read when it grows
     number = max(1, round((grown / T - row) / rows))
-    made.append(Stage(update + number, row + number * rows, rows + start))
-  return made
+    sizes.append(Stage(update + number, row + number * rows, rows + start))
+  return sizes
 
 
 def stage_at(sizes: list[Stage], step: int) -> Stage:
@@ -121,14 +117,10 @@ def training_batches(
   """Returns batch(step), numpy arrays with rows of T tokens.
 
   Args:
-    ids: the training tokens.
-    T: tokens of a window.
-    sizes: how many rows there are.
-    seed: of the order.
     order: 'epochs': every window once an epoch, in a new shuffle each, the cuts
       between windows moved at random so that no token is always at an edge; 'random':
       every window at a random offset, drawn independently (nanoGPT's way).
-    part: number of rows -> the numbers of those wanted: all, or a host's own.
+    part: number of rows -> the numbers of those to read: all, or a host's own.
 
   Raises:
     UserError: the text is shorter than one window and the token after it.
@@ -171,8 +163,6 @@ def held_out_batches(
 
   Args:
     ids: the held-out tokens; all but the first are targets.
-    T: tokens of a window.
-    rows: windows of a batch.
     limit: if not 0, about how many targets to cover, by windows evenly spread.
     part: as in `training_batches`.
   """

@@ -1,9 +1,10 @@
 """Beam search with a KV cache, in one compiled loop; diverse groups; constraints.
 
-It is Hugging Face's beam search, so that results can be compared: of all continuations
-of the K live hypotheses by one token, the best 2 K are looked at. Those among the first
-K that end compete for K places of finished hypotheses, by log p over a penalty of their
-length; the best K that do not end live on. At the length limit every hypothesis ends.
+It is Hugging Face's beam search, so that results can be compared: the best 2 K of all
+continuations of the K live hypotheses by one token are candidates. Those among the
+first K that end compete for K places of finished hypotheses, by log p over a length
+penalty; the best K that do not end stay live. At the length limit every hypothesis
+ends.
 
 Letters: R searches (M groups of each of B prompts), K beams of a search, C = 2 K
 candidates, X = R K rows of the model's batch, G new tokens.
@@ -45,8 +46,8 @@ class Beams:
   """How to search.
 
   Attributes:
-    beams: hypotheses that are followed at a time, over all groups. One beam a group is
-      greedy: it ends with its first end-of-text.
+    beams: live hypotheses, over all groups. One beam a group is greedy: it ends with
+      its first end-of-text.
     groups: searches that avoid each other's tokens (Vijayakumar et al. 2016).
     diversity: nats that a token costs in the choice of a step for each beam of earlier
       groups that took it at this step; no part of a score.
@@ -96,7 +97,6 @@ class Numbers:
     offset: a of the length penalty ((a + n) / (a + 1))^alpha.
     alpha: its power.
     stopping: as numbered in `_STOPPING`.
-    diversity: as in `Beams`.
   """
 
   offset: jax.Array
@@ -111,17 +111,17 @@ class Numbers:
 
 @flax.struct.dataclass
 class Searching:
-  """Where the searches of a batch stand.
+  """The state of a batch's searches.
 
   Attributes:
     cache: the model's, of M K beams a prompt, with all but the last token of each.
-    parent_RK: int32, the beam of its search that each live hypothesis goes on from.
+    parent_RK: int32, the beam of its search that each live hypothesis continues.
     live: hypotheses to be continued; their score is log p under the rules.
     done: finished ones, best first; their score is that over the length penalty.
     at_RK: int32, states of the automaton of live hypotheses; 0 without one.
     open_R: bool, searches in which a live hypothesis may still enter `done`.
     n: int32 scalar, tokens of every live hypothesis.
-    history: X rows, the texts of live hypotheses; None where no rule needs it.
+    history: X rows, the texts of live hypotheses; None if no rule needs it.
   """
 
   cache: Any
@@ -146,7 +146,7 @@ def _diverse_choice(
   M: int,
   ends_V: jax.Array,
 ) -> Candidates:
-  """Returns the best candidates of each group, earlier groups' tokens made worse.
+  """Returns each group's best candidates, with a penalty on earlier groups' tokens.
 
   Vijayakumar et al. 2016, algorithm 1, with Hamming diversity. Differs: Hugging Face's
   group search carried the penalty on in the score.
@@ -273,7 +273,6 @@ def search(
     automaton: what hypotheses must be made of; not together with groups.
     history: of the prompts, with room for G more; needed if any rule is on.
     ends_V: bool, tokens that end a hypothesis; None: end-of-text alone.
-    K: beams of a group.
     G: tokens to make room for.
   """
   B, P = ids_BP.shape

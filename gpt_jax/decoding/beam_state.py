@@ -1,4 +1,4 @@
-"""Hypotheses: what beam searches keep of each continuation, and hand back.
+"""Hypotheses: what beam searches keep of each continuation, and return.
 
 Letters: R searches, K beams of a search, C candidates, X rows of the model's batch,
 G new tokens.
@@ -15,7 +15,7 @@ import numpy as np
 from gpt_jax.decoding.logit_rules import NO_RULES, History, Rules
 from gpt_jax.decoding.sampling import padded, power_of_two, room_after
 
-ROWS = 64  # of the model's batch; more prompts wait for their turn
+ROWS = 64  # of the model's batch; more prompts make more batches
 
 
 class Hypothesis(NamedTuple):
@@ -73,7 +73,7 @@ class Hypotheses:
     )
 
   def listed(self, row: int) -> list[Hypothesis]:
-    """Returns those hypotheses of a search that there are, in order."""
+    """Returns the hypotheses of a search in order, without empty places."""
     return [
       Hypothesis(ids[:n].tolist(), logp[:n].tolist(), float(score))
       for ids, logp, n, score in zip(
@@ -84,12 +84,11 @@ class Hypotheses:
 
 
 class Candidates(NamedTuple):
-  """Continuations by one token, most wanted first.
+  """Continuations by one token, best first.
 
   Attributes:
     score_RC: log p under the rules; -inf is no candidate.
     parent_RC: number of the beam that is continued.
-    token_RC: the token.
     at_RC: state of the automaton after it.
   """
 
@@ -135,12 +134,10 @@ def best_candidates(
 ) -> Candidates:
   """Returns 2 K candidates, best first.
 
-  They are the best of all; or, where several tokens end a hypothesis, the K best that
-  end and the K best that do not: the best of all could all end, and leave nothing to
-  live on.
+  They are the best of all; or, if several tokens end a hypothesis, the K best that end
+  and the K best that do not: the best of all might all end, and leave none to continue.
 
   Args:
-    score_RKV: of each beam and next token.
     ends_V: bool, the tokens that end a hypothesis; None: one does.
   """
   R, K, _ = score_RKV.shape

@@ -33,7 +33,6 @@ class Automaton:
     need_Q: int32, the least tokens after which a hypothesis of this state may be at
       its length limit.
     bank_Q: int32, the bank of the state: beams are shared evenly among banks.
-    banks: how many there are.
   """
 
   from_E: jax.Array
@@ -46,7 +45,7 @@ class Automaton:
   banks: int = flax.struct.field(pytree_node=False)
 
   def check(self, limit: int) -> None:
-    """Raises UserError where `limit` new tokens are too few."""
+    """Raises UserError if `limit` new tokens are too few."""
     if self.need_Q[0] > limit:
       raise UserError(
         f'the constraint takes {self.need_Q[0]} tokens at least, but there is room for '
@@ -97,7 +96,6 @@ def one_of(sequences: Sequence[Sequence[int]], *, vocab: int, eot: int) -> Autom
 
   Args:
     sequences: of token ids, without end-of-text.
-    vocab: ids that there are.
   """
   _check('sequences', sequences, vocab, eot)
   edges, need = {}, [_NEVER]
@@ -122,14 +120,13 @@ def one_of(sequences: Sequence[Sequence[int]], *, vocab: int, eot: int) -> Autom
 def including(phrases: Sequence[Sequence[int]], *, vocab: int, eot: int) -> Automaton:
   """Returns the constraint that every phrase occurs among the new tokens.
 
-  Each as contiguous tokens, anywhere and in any order; they may overlap. Beams are
-  shared among banks by tokens of phrases that a hypothesis has, as in Post & Vilar 2018
-  (dynamic beam allocation); so use more beams than the phrases have tokens. Differs:
-  the room for what is missing is never given away, so no result lacks a phrase.
+  Each occurs as contiguous tokens, anywhere and in any order; they may overlap. Beams
+  are shared among banks by the number of phrase tokens that a hypothesis has, as in
+  Post & Vilar 2018 (dynamic beam allocation); so use more beams than the phrases have
+  tokens. Differs: room is always kept for what is missing, so no result lacks a phrase.
 
   Args:
     phrases: of token ids, without end-of-text; 8 at most.
-    vocab: ids that there are.
   """
   _check('phrases', phrases, vocab, eot)
   phrases = sorted({tuple(phrase) for phrase in phrases})
@@ -201,8 +198,7 @@ def _allow(
   """Returns the scores of tokens without an edge and of edges, -inf if not allowed.
 
   Args:
-    score_RKV: of each beam's next token.
-    at_RK: where the beams are in it.
+    at_RK: the beams' states.
     left_R: tokens that may follow the next one.
 
   Returns:
@@ -229,10 +225,10 @@ def _allow(
 def share(
   score_Rx: jax.Array, bank_Rx: jax.Array, *, C: int, banks: int
 ) -> tuple[jax.Array, jax.Array]:
-  """Returns scores and numbers of C candidates, most wanted first.
+  """Returns scores and numbers of C candidates, best first.
 
   The best C / 2 / banks of each bank come first (one at least), then others; in both
-  parts the best first. Where there are no more, scores are -inf.
+  parts the best first. If there are no more, scores are -inf.
   """
   if banks == 1:
     return jax.lax.top_k(score_Rx, C)
@@ -258,7 +254,7 @@ def choice(
 
   Args:
     score_RKV: log p under the rules of each beam and its next token.
-    at_RK: where the beams are in it.
+    at_RK: the beams' states.
     left_R: tokens that may follow the next one.
   """
   R, K, V = score_RKV.shape

@@ -54,13 +54,15 @@ FLAGS = (
 class GenerationConfig:
   """How prompts are continued.
 
+  Fields that are not listed are as in `Rules`, `Sampling` and `Beams`.
+
   Attributes:
     method: 'greedy'; 'sample'; 'beam'; 'stochastic' (beams drawn without replacement);
       'minimum_risk' (of `candidates` samples those most like the others, by F1 of their
       tokens); 'auto' is beam search if there are several beams or a constraint, else
       greedy if temperature is 0, else sampling.
     max_new_tokens: a continuation ends here, at end-of-text or before a stop. One that
-      outgrows the context goes on from its last T // 2 tokens; of beams, it ends there.
+      outgrows the context continues from its last T // 2 tokens; with beams, it ends.
     num_return: continuations of each prompt, the best first where they are ranked;
       fewer where beam search finds fewer.
     seed: a number; or one for each prompt, whose draws then depend on nothing else.
@@ -72,24 +74,8 @@ class GenerationConfig:
       several tokens make up is cut off once the search is over.
     banned: texts and sequences of ids that do not occur. A text is banned as the
       tokens that it is encoded to, by itself and after a blank.
-    forced: what a continuation begins with, a text or ids.
-    min_new_tokens: as in `Rules`.
-    no_repeat_ngram: as in `Rules`.
-    repetition_penalty: as in `Rules`.
-    presence_penalty: as in `Rules`.
-    frequency_penalty: as in `Rules`.
+    forced: the beginning of every continuation, a text or ids.
     temperature: as in `Sampling`; 'greedy' takes 0.
-    top_k: as in `Sampling`.
-    top_p: as in `Sampling`.
-    min_p: as in `Sampling`.
-    typical_p: as in `Sampling`.
-    openai_top_p: as in `Sampling`.
-    beams: hypotheses that are followed at a time.
-    groups: as in `Beams`.
-    diversity: as in `Beams`.
-    length_penalty: as in `Beams`.
-    penalty_form: as in `Beams`.
-    early_stopping: as in `Beams`.
     one_of: a continuation is one of these texts or sequences of ids, and end-of-text.
     including: texts or sequences of ids that a continuation must hold.
     candidates: samples that 'minimum_risk' chooses from.
@@ -149,7 +135,7 @@ class GenerationConfig:
     return Beams(**_fields_of(self, Beams))
 
   def rules(self, tokenizer: Tokenizer) -> Rules:
-    """Returns what may be drawn, in ids."""
+    """Returns the rules on scores, in ids."""
     banned = {_ids(text, tokenizer) for text in self.banned}
     for text in self.banned:
       if isinstance(text, str):
@@ -161,7 +147,7 @@ class GenerationConfig:
   def constraint(
     self, tokenizer: Tokenizer, vocab: int
   ) -> constraints.Automaton | None:
-    """Returns what hypotheses must be made of, if anything."""
+    """Returns the constraint on hypotheses, if there is one."""
     of = {'vocab': vocab, 'eot': self.end(tokenizer)}
     if self.one_of:
       return constraints.one_of([_ids(x, tokenizer) for x in self.one_of], **of)
@@ -178,12 +164,7 @@ class GenerationConfig:
     return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
   def wrong(self, prompts: int, tokenizer: Tokenizer, vocab: int) -> list[str]:
-    """Returns what is wrong with the settings.
-
-    Args:
-      prompts: how many there are.
-      vocab: ids that the model knows.
-    """
+    """Returns what is wrong with the settings."""
     wrong = []
     if self.method not in METHODS:
       wrong.append(
@@ -257,7 +238,7 @@ class GenerationConfig:
 
 
 def _without_effect(how: str) -> list[str]:
-  """Returns the names of settings that a method does not look at."""
+  """Returns the settings that have no effect on a method."""
   sampling, beams = _names(Sampling), _names(Beams) + ['one_of', 'including']
   if how == 'beam':
     return [*sampling, 'candidates']

@@ -19,7 +19,7 @@ from gpt_jax.config import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-  """What may follow the text so far, and what is made less likely.
+  """Which tokens may follow the text so far, and which are made less likely.
 
   Attributes:
     forbidden: sequences of ids that no new token may complete.
@@ -85,7 +85,7 @@ class History:
     )
 
   def last(self, n: int) -> jax.Array:
-    """Returns the last n tokens of each row, [B, n]; of use where it has so many."""
+    """Returns the last n tokens of each row, [B, n]; valid if it has so many."""
     at_Bn = self.length_B[:, None] - n + jnp.arange(n)
     return jnp.take_along_axis(self.ids_BW, jnp.maximum(at_Bn, 0), axis=1)
 
@@ -105,7 +105,7 @@ def adjust(
 ) -> jax.Array:
   """Returns the scores of the next token under the rules; -inf is impossible.
 
-  `history` may be None where no rule is on.
+  `history` may be None if no rule is on.
   """
   original_BV = scores_BV
   if rules.forbidden:
@@ -180,8 +180,6 @@ def force(
   Args:
     scores_BV: for the tokens after the forced ones.
     original_BV: the scores before other rules, which might have forbidden it.
-    history: the text so far.
-    ids: the first new tokens.
   """
   new_B1 = (history.length_B - history.prompt_B)[:, None]
   forced_B1 = jnp.asarray(ids)[jnp.minimum(new_B1, len(ids) - 1)]

@@ -1,4 +1,4 @@
-"""Choosing among finished candidates: by any score, or by expected utility."""
+"""Chooses among finished candidates by any score, or by expected utility."""
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
@@ -21,8 +21,8 @@ def rerank(
 
   Args:
     candidates: whatever `score_fn` takes.
-    score_fn: from all candidates to a number for each, so that a model can score them
-      in one batch.
+    score_fn: all candidates -> a number for each, so that a model scores them in one
+      batch.
   """
   scores = [float(score) for score in score_fn(candidates)]
   if len(scores) != len(candidates):
@@ -53,8 +53,8 @@ def minimum_risk(
 
   Args:
     candidates: samples, or an n-best list; by default sequences of ids or of words.
-    utility: of a candidate, its first argument, if the second were right.
-    weights: how probable each candidate is, up to a factor; None is equal weights,
+    utility: (candidate, reference) -> its utility if the reference were right.
+    weights: the probability of each candidate, up to a factor; None means equal ones,
       right for samples. For an n-best list give exp(logp).
   """
   weights = [1.0] * len(candidates) if weights is None else list(weights)

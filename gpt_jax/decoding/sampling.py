@@ -1,8 +1,8 @@
 """Greedy decoding and sampling with a KV cache, in one compiled loop.
 
-Any model fits that offers the contract of `Model` below; `model_of` makes it of a GPT.
-Prompts of different lengths share a batch without touching each other: padding follows
-a prompt and is masked, positions count real tokens only. Two programs do the work:
+Any model that offers the contract of `Model` will do; `model_of` gives that of a GPT.
+Prompts of different lengths share a batch without effect on each other: padding follows
+a prompt and is masked, and positions count real tokens only. There are two programs:
 `_begin` reads the prompts, `_run` draws tokens up to a limit. Shapes are rounded up, so
 that calls share programs.
 """
@@ -21,20 +21,20 @@ from gpt_jax.decoding.selection import Sampling, draw
 from gpt_jax.model.cache import Cache
 from gpt_jax.model.gpt import GPT, empty_cache, last_token, unembed
 
-_CHUNK = 16  # tokens between two looks for a stop
-_ROWS = 64  # of a batch; more prompts wait for their turn
+_CHUNK = 16  # tokens between two checks for a stop
+_ROWS = 64  # of a batch; more prompts make more batches
 
 
 class Model(NamedTuple):
-  """What decoding asks of a model.
+  """What decoding needs of a model.
 
   Attributes:
     prefill: (ids_BT, length_B, S) -> (logits_BV, cache of S slots): logits of the
       token after each row's `length` real tokens.
     step: (cache, ids_B) -> (logits_BV, cache): one more token a row.
     branch: (cache, K) -> cache of K beams a row, for which a token takes K slots.
-    step_beams: (cache, parent_BK, ids_BK) -> (logits_BKV, cache): beam k goes on from
-      the text of beam parent_BK with a token.
+    step_beams: (cache, parent_BK, ids_BK) -> (logits_BKV, cache): beam k continues the
+      text of beam parent_BK with a token.
   """
 
   prefill: Callable[[jax.Array, jax.Array, int], tuple[jax.Array, Any]]
@@ -66,7 +66,7 @@ def model_of(params: dict, gpt: GPT) -> Model:
 
 @flax.struct.dataclass
 class Decoding:
-  """Where a batch stands.
+  """The state of a batch.
 
   Attributes:
     cache: the model's, with all tokens but the last one drawn.
@@ -76,7 +76,7 @@ class Decoding:
     done_B: bool, rows that need no more tokens.
     key_B: each row's PRNG key; the token at n is drawn with its n-th fold.
     n: int32 scalar, tokens drawn a row.
-    history: the text so far; None where no rule needs it.
+    history: the text so far; None if no rule needs it.
   """
 
   cache: Any
@@ -132,7 +132,6 @@ def begin(
 
   Args:
     length_B: tokens of each; a row of none is padding and done at once.
-    key_B: a PRNG key for each.
     history: of the prompts, with room for G more; needed if any rule is on.
     G: tokens to make room for.
   """
@@ -200,8 +199,8 @@ def bucket(n: int) -> int:
 def room_after(length: int, max_new_tokens: int, T: int) -> int:
   """Returns slots for the new tokens after prompts of `length` tokens or more.
 
-  As many as for the shortest prompt of its bucket: all prompts in it share a program.
-  The last token needs none, for it is not read again.
+  They suffice for the shortest prompt of its bucket, so all prompts in it share a
+  program. The last token needs none, since it is not read again.
   """
   P = bucket(length)
   return bucket(min(max_new_tokens, T - (P // 2 if P > 16 else 0)))
@@ -231,8 +230,6 @@ def keys_of(seed: int | Sequence[int], prompts: int, num_return: int = 1) -> np.
 
   Args:
     seed: a number, or one for each prompt: then a prompt's keys depend on nothing else.
-    prompts: how many there are.
-    num_return: continuations of each.
   """
   if np.ndim(seed):
     first = [(int(one), 0) for one in seed]
@@ -253,15 +250,14 @@ def _first(
   rules: Rules,
   **static,
 ) -> tuple[Decoding, int]:
-  """Returns the state after one more token of each text, and for how many is room.
+  """Returns the state after one more token of each text, and the room for tokens.
 
-  The room counts that token. The last token drawn needs no position: it is not read
-  again. A text that is longer than the context is read from its last T // 2 tokens.
+  The room counts that token. The last token drawn needs no position, since it is not
+  read again. Of a text longer than the context the last T // 2 tokens are read.
 
   Args:
     texts: prompt and new tokens so far; all of one length if they fill the context.
     key_B2: data of a PRNG key for each.
-    new: how many tokens of each text are new.
   """
   T = gpt.config.T
   B = power_of_two(len(texts))
@@ -322,15 +318,14 @@ def generate(
 ) -> list[Continuation]:
   """Returns the continuation of each prompt.
 
-  A row's result does not depend on the other rows (up to rounding). Where a text
-  outgrows the context, decoding goes on from its last T // 2 tokens, again and again.
+  A row's result does not depend on the other rows (up to rounding). When a text
+  outgrows the context, decoding continues from its last T // 2 tokens.
 
   Args:
     prompts: token ids, 1 .. T of them each.
     keys: of `keys_of`, one for each prompt.
-    max_new_tokens: at most so many; fewer where end-of-text is drawn.
-    stopped: says of the new tokens of a row whether they are enough; it is asked every
-      16 tokens.
+    max_new_tokens: fewer if end-of-text is drawn.
+    stopped: new tokens of a row -> whether they are enough; called every 16 tokens.
     row_params: the parameters in the form that decodes one row fastest, or None.
   """
   static = {'gpt': gpt, 'sampling': sampling, 'rules': rules, 'eot': eot}

@@ -1,7 +1,7 @@
 """Stochastic beam search: continuations drawn without replacement.
 
-Kool, van Hoof & Welling 2019, section 4. Each hypothesis has its log p plus Gumbel
-noise, drawn top-down: that of a beginning is the largest of all its continuations. So
+Kool, van Hoof & Welling 2019, section 4. A hypothesis scores its log p plus Gumbel
+noise, drawn top-down: the score of a beginning is the largest of its continuations'. So
 the K largest beginnings of each length lead to the K largest of all texts, and these
 are a sample without replacement, in order: the first is a plain sample, the second one
 of what is left, and so on.
@@ -34,16 +34,16 @@ from gpt_jax.model.gpt import GPT
 
 @flax.struct.dataclass
 class Drawing:
-  """Where the searches of a batch stand.
+  """The state of a batch's searches.
 
   Attributes:
     cache: the model's, of K beams a prompt, with all but the last token of each.
-    parent_BK: int32, the beam that each hypothesis goes on from.
+    parent_BK: int32, the beam that each hypothesis continues.
     hypotheses: R = B, best first; their score is phi + noise.
     phi_BK: float32, log of the probability that they are drawn with.
-    ended_BK: bool, those that stay as they are.
+    ended_BK: bool, finished hypotheses.
     n: int32 scalar, tokens of each that has not ended.
-    history: X rows, the texts of hypotheses; None where no rule needs it.
+    history: X rows, the texts of hypotheses; None if no rule needs it.
   """
 
   cache: Any
@@ -66,10 +66,10 @@ def conditional_gumbel(g_BKV: jax.Array, max_BK: jax.Array) -> jax.Array:
     below_BKV > -0.693, jnp.log(-jnp.expm1(below_BKV)), jnp.log1p(-jnp.exp(below_BKV))
   )
   v_BKV = max_BK[..., None] - g_BKV + log_BKV
-  made_BKV = (
+  shifted_BKV = (
     max_BK[..., None] - jnp.maximum(v_BKV, 0) - jnp.log1p(jnp.exp(-jnp.abs(v_BKV)))
   )
-  return jnp.where(jnp.isneginf(g_BKV), -jnp.inf, made_BKV)
+  return jnp.where(jnp.isneginf(g_BKV), -jnp.inf, shifted_BKV)
 
 
 def _add(
@@ -96,7 +96,7 @@ def _add(
   key_B = jax.vmap(jax.random.fold_in, (0, None))(key_B, n)
   noise_BKV = jax.vmap(lambda key: jax.random.gumbel(key, (K, V)))(key_B)
   score_BKV = conditional_gumbel(phi_BKV + noise_BKV, state.hypotheses.score_RK)
-  # What has ended has one continuation, itself; it stands in the place of token 0.
+  # A finished hypothesis has one continuation, itself, in the place of token 0.
   stays_BKV = jnp.where(
     jnp.arange(V) == 0, state.hypotheses.score_RK[..., None], -jnp.inf
   )
@@ -219,7 +219,7 @@ def generate(
   Args:
     prompts: token ids, 1 .. T of them each.
     keys: of `sampling.keys_of`, one for each prompt.
-    beams: how many to draw; there are fewer where no more texts are possible.
+    beams: how many to draw; fewer if no more texts are possible.
     temperature: divides log p of every token.
   """
   if not beams >= 1:

@@ -7,8 +7,8 @@ n-1 tokens before w, and h' the same without its oldest token,
   p_n(w | h) = (c(hw) - D_n(c(hw))) / sum_v c(hv)  +  backoff(h) * p_{n-1}(w | h')
 
 c counts occurrences at the highest order and, below it, the distinct tokens seen just
-before hw. backoff(h) is what the discounts D_n took from h, and 1 where h was never
-followed by anything. Below single tokens lies the uniform 1 / vocab.
+before hw. backoff(h) is what the discounts D_n took from h, and 1 if h was never
+followed by anything. Below single tokens there is the uniform 1 / vocab.
 
 An n-gram's key is (rank of its first n-1 tokens among all (n-1)-grams) * vocab + its
 last token. Nothing is hashed: ranks stay below the number of training tokens, so keys

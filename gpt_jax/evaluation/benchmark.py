@@ -42,10 +42,10 @@ class Benchmark(NamedTuple):
     shots: solved examples before each question.
     seed: draws the examples.
     limit: most questions; 0: no limit.
-    source: the split the examples come from; '' without any.
+    source: the split of the examples; '' without any.
     stride: tokens of a text that a window scores; 0: as many as fit.
     questions: [] if the task is a text.
-    prompts: what is read before each answer, examples first.
+    prompts: the text before each answer, examples first.
     documents: [] if the task is not a text.
   """
 
@@ -79,7 +79,7 @@ class Benchmark(NamedTuple):
     return f'{self.task.name}-{self.shots}shot{seed}'
 
   def digest(self) -> str:
-    """Returns the sha256 of all that is read and asked, and by which rules."""
+    """Returns the sha256 of all prompts, questions and rules."""
     whole = hashlib.sha256()
     if self.form != 'text':
       how = [self.form, self.rule, self.task.metrics, self.task.unconditional]
@@ -100,8 +100,6 @@ class TaskModel(NamedTuple):
     score: yields (number, scores) of requests, in any order.
     write: yields (number, text) of prompts, in any order; the task says how.
     window: yields (number, -log p [nats]) of pairs (ids of context, ids), in any order.
-    encode: ids of a prompt.
-    T: tokens of the context.
   """
 
   score: Callable[[PromptedTask, list[scoring_rules.Request]], Iterator]
@@ -129,13 +127,12 @@ def plan(
     data: folder of the folders of their files.
     shots: numbers of examples; a text has none.
     seeds: draws of examples; without examples there is one benchmark.
-    limit: most questions of a task, drawn evenly and always the same (where several
-      rows are about one question, with all of them); of a text the first documents. 0:
-      all.
-    split: '' means the one on which the paper reports.
-    examples: 'train', 'dev', 'test' or 'itself'; '' means what the paper took.
-    stride: of texts: tokens that a window scores, after as much text as there is room
-      for; 0: windows side by side.
+    limit: most questions of a task, drawn evenly and always the same (if several rows
+      are about one question, all of them); of a text the first documents. 0: all.
+    split: '': the paper's.
+    examples: 'train', 'dev', 'test' or 'itself'; '': the paper's.
+    stride: of texts: tokens that a window scores, after as much context as fits; 0:
+      windows side by side.
 
   Raises:
     UserError: an unknown task, a missing or damaged file, a number out of its range,
@@ -206,8 +203,7 @@ def run_benchmark(
 ) -> tuple[Results, int]:
   """Returns the results (`scoring_rules.results`) and how many prompts were cut.
 
-  `path` is a file of answers: those in it are kept, new ones are appended as they come;
-  None: no file.
+  `path` is a file of answers, to resume from and to append to; None: no file.
   """
   if benchmark.form == 'text':
     return _read_text(benchmark, model, path)
@@ -322,7 +318,7 @@ def _read_text(
 
 
 class _Answers:
-  """The answers of a benchmark: a file that grows, and its progress."""
+  """The answers of a benchmark, appended to a file, with a progress bar."""
 
   def __init__(self, name: str, path: pathlib.Path | None, count: int):
     self.records: dict[int, scoring_rules.Record] = {}

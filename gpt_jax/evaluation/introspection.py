@@ -1,4 +1,4 @@
-"""What happens inside a model that reads a text: attention, states, likelihoods."""
+"""The inside of a model that reads a text: attention, states, likelihoods."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -21,8 +21,8 @@ class Explanation(NamedTuple):
     pieces: [T] the text of each; that of end-of-text is ''.
     logp: [T - 1] log p of each token of the text [nats], as `LanguageModel.score`.
     next_logp: [T, vocab] log p of every token to come after each.
-    attention: [L, N, T, T] how much each token looks at each, in each layer and head;
-      over those that it may see it sums to one, elsewhere it is zero.
+    attention: [L, N, T, T] the weights of each token (last axis but one) on each, by
+      layer and head; they sum to one, and are zero on tokens that it can't see.
     hidden: [L + 1, T, D] the residual stream: the embeddings, then after each layer.
   """
 

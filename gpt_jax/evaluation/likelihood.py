@@ -53,7 +53,6 @@ def held_out_metrics(nll: float, count: int, bytes_per_token: float) -> dict:
 
   Args:
     nll: sum of -log p over the targets [nats].
-    count: number of targets.
     bytes_per_token: UTF-8 bytes of the whole held-out text for each of its targets.
 
   Returns:
@@ -91,9 +90,9 @@ def _read(params, ids_BT, length_B, *, gpt: GPT, S: int):
 
 @partial(jax.jit, static_argnames='gpt')
 def _states(params, before, ids_BW, pos_BW, end_BW, *, gpt: GPT):
-  """Returns x_BWD, what the output sees of each token of rows of trees.
+  """Returns x_BWD, the last hidden states of rows of trees.
 
-  `before` is the cache of what all trees follow, of one row; empty if nothing. The
+  `before` is the cache of the text that all trees follow, of one row, or empty. The
   arrays are those of `packing.Row`.
   """
   B, W = ids_BW.shape
@@ -160,9 +159,9 @@ def scores(
 ) -> Iterator[tuple[int, TokenScores]]:
   """Yields (number of a pair, the scores of its continuation), in any order.
 
-  Where the two outgrow the model's context, the beginning of the context is left out.
-  What contexts and continuations have in common at their beginning is read once
-  (`packing`), what all of them have once for all. Rows are spread over the devices.
+  If the two outgrow the model's context, the beginning of the context is left out.
+  Beginnings that several pairs share are read once (`packing`). Rows are spread over
+  the devices.
 
   Args:
     pairs: ids of contexts and of their continuations.
@@ -244,7 +243,7 @@ def _batches(rows: list[packing.Row], devices: int) -> Iterator[list[packing.Row
 
 
 def _over_devices() -> tuple[Callable, int]:
-  """Returns what puts rows (or, False, all of it) on every device, and their number."""
+  """Returns a function that divides rows over devices (rows=False: copies), and n."""
   devices = jax.local_devices()
   if len(devices) == 1:
     return lambda tree, rows=True: tree, 1

@@ -2,11 +2,11 @@
 
 Each takes predictions and labels, one of each for an example, and returns a float:
 `accuracy`, `f1` and `matthews` of classes, `pearson` and `spearman` of scores. None of
-them is ever nan: f1 is 0 where no example is or is predicted to be positive, and so is
-a correlation with a constant.
+them is ever nan: f1 is 0 if no example is or is predicted to be positive, and so is a
+correlation with a constant.
 
-All raise a UserError where there are no examples, not as many predictions as labels, or
-a number that is not finite.
+All raise a UserError if there are no examples, not as many predictions as labels, or a
+number that is not finite.
 """
 
 from collections.abc import Callable

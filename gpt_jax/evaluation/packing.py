@@ -1,9 +1,9 @@
 """Many texts in a few rows of tokens, without padding and with nothing read twice.
 
-Answers to one question share its words, questions about one passage the passage. Texts
-that begin alike become a tree, whose common beginnings are written once; small trees
-share a row, whose texts do not see each other (`model.attention.Tree` has the mask).
-So a program of one shape serves texts of all lengths.
+Answers to one question share its words, and questions about one passage the passage.
+Texts that begin alike form a tree, with common beginnings written once; small trees
+share a row without seeing each other (`model.cache.Tree` has the mask). So a program of
+one shape serves texts of all lengths.
 """
 
 import bisect
@@ -14,7 +14,7 @@ import numpy as np
 
 
 class Text(NamedTuple):
-  """A text of which the likelihood of the end is asked.
+  """A text whose end is to be scored.
 
   Attributes:
     ids: all tokens, int32.
@@ -31,12 +31,12 @@ class Text(NamedTuple):
 
 
 class Row(NamedTuple):
-  """Trees of tokens next to each other, and what is asked of them.
+  """Trees of tokens next to each other, and the predictions to score.
 
   Attributes:
     ids: [W] tokens.
-    pos: [W] how many tokens of its text stand before each.
-    end: [W] the first place from its own on that does not see it.
+    pos: [W] how many tokens of its text precede each.
+    end: [W] the first place after it that does not see it.
     asked: (number of a text, the places [n] where its unknown tokens are predicted).
   """
 
@@ -59,7 +59,7 @@ def round_up(n: int, least: int = 16) -> int:
 
 
 def shared(texts: Sequence[Text]) -> int:
-  """Returns how many tokens all texts begin with, each still with context behind."""
+  """Returns how many tokens all texts begin with, each with context left after them."""
   first = min((text.ids for text in texts), key=lambda ids: ids.tolist())
   last = max((text.ids for text in texts), key=lambda ids: ids.tolist())
   return min(_alike(first, last), *(text.known - 1 for text in texts))
@@ -69,9 +69,8 @@ def packed(texts: Sequence[Text], W: int, skip: int = 0) -> list[Row]:
   """Returns rows that hold all texts, the widest first.
 
   Args:
-    W: width of a row. Rows are wider where a tree is, and one with little in it is
-      narrower.
-    skip: tokens that all begin with and that are not written; positions count them.
+    W: width of a row; wider for a wider tree, narrower for a row with few tokens.
+    skip: tokens at the beginning of all texts, left out; positions count them.
   """
   trees = sorted(_trees(texts, W, skip), key=lambda tree: -len(tree.ids))
   rows: list[list[Row]] = []
@@ -150,7 +149,7 @@ def _row(trees: list[Row], W: int) -> Row:
 
 
 def _alike(a: np.ndarray, b: np.ndarray) -> int:
-  """Returns how many tokens two texts begin with alike."""
+  """Returns how many first tokens two texts share."""
   n = min(len(a), len(b))
   differ = np.flatnonzero(a[:n] != b[:n])
   return int(differ[0]) if len(differ) else n

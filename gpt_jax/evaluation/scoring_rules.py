@@ -41,9 +41,9 @@ class Request(NamedTuple):
 
 
 def requests(task: PromptedTask, question: Question, prompt: str) -> list[Request]:
-  """Returns what is scored for a question; nothing where the model writes.
+  """Returns the requests of a question; none if the model writes the answer.
 
-  `prompt` is what the model reads before the answer, examples first.
+  `prompt` is the text before the answer, examples first.
   """
   every = question.answers
   if task.form == 'choices':
@@ -57,7 +57,7 @@ def requests(task: PromptedTask, question: Question, prompt: str) -> list[Reques
 
 
 def record(task: PromptedTask, scores: Sequence[TokenScores]) -> Record:
-  """Returns what is kept of the scores of a question's requests."""
+  """Returns what to keep of the scores of a question's requests."""
   if task.form == 'last_word':
     ((logp, best, allowed),) = scores
     return {
@@ -79,7 +79,7 @@ def record(task: PromptedTask, scores: Sequence[TokenScores]) -> Record:
 
 
 def banned(task: PromptedTask, tokenizer: Tokenizer, V: int) -> np.ndarray | None:
-  """Returns bool [V], the tokens that are stop words; None where no rule asks."""
+  """Returns bool [V], the tokens that are stop words; None if no rule needs it."""
   if task.form != 'last_word':
     return None
   is_stop_word = np.zeros(V, bool)
@@ -110,11 +110,11 @@ def results(
 ) -> dict[str, dict[str, dict[str, float]]]:
   """Returns value, low and high (95 %) of each metric, by metric and by rule.
 
-  The interval is Wilson's of shares, else a bootstrap over questions: how much other
-  questions would change the value. Shares are from 0 to 1, BLEU from 0 to 100.
+  The interval is Wilson's for shares, else a bootstrap over questions. Shares are from
+  0 to 1, BLEU from 0 to 100.
 
   Args:
-    records: of each question, from `record`, or {'text': what the model wrote}.
+    records: for each question, from `record`, or {'text': what the model wrote}.
   """
   pairs = list(zip(questions, records, strict=True))
   if task.form == 'free':
@@ -139,7 +139,7 @@ def results(
 
 
 def chance(task: PromptedTask, questions: Sequence[Question]) -> float | None:
-  """Returns the accuracy of a blind choice; None where nothing is chosen."""
+  """Returns the accuracy of a random choice; None if nothing is chosen."""
   if task.form not in ('choices', 'partial') or 'accuracy' not in task.metrics:
     return None
   return float(np.mean([len(q.gold) / len(q.answers) for q in questions]))
@@ -196,7 +196,7 @@ def _written(
 
 
 def _bleu(texts: list[str], references: list[tuple[str, ...]]) -> dict[str, float]:
-  """Returns BLEU, and the 95 % of it over sets of questions drawn from these."""
+  """Returns BLEU and its 95 % bootstrap interval over questions."""
   rng, count = np.random.default_rng(0), len(texts)
   drawn = rng.integers(count, size=(_DRAWS, count))
   values = [

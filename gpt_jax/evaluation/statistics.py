@@ -1,4 +1,4 @@
-"""How sure a number is: intervals of metrics, and tests of two models.
+"""Confidence intervals of metrics, and tests of two models.
 
 Intervals are 95 %. Examples, texts and runs are taken to be independent.
 """
@@ -24,15 +24,13 @@ def interval(
 
   Examples are drawn with replacement, each prediction with its label, as many as there
   are; low and high are the 2.5 and 97.5 percentiles of the metric over the draws (Efron
-  & Tibshirani 1993, section 13.3). It says how much the metric depends on
-  which examples were tested, not on the training run. Where questions are about one
-  passage, and so not independent, it is too narrow.
+  & Tibshirani 1993, section 13.3). It covers the choice of examples, not the training
+  run. If questions share a passage, and so are not independent, it is too narrow.
 
   Args:
     metric: of `gpt_jax.evaluation.metrics`.
     predictions: [examples].
     labels: [examples].
-    seed: the same seed gives the same interval.
     draws: how many times the examples are drawn.
   """
   predictions, labels = pairs(predictions, labels)
@@ -74,7 +72,6 @@ class Paired(NamedTuple):
     difference: second less first, for each unit of size.
     low, high: its 95 % interval.
     p: two-sided.
-    count: of texts.
   """
 
   difference: float
@@ -121,7 +118,7 @@ def paired(first: np.ndarray, second: np.ndarray, size: np.ndarray) -> Paired:
 def wilson(right: int, count: int) -> tuple[float, float]:
   """Returns Wilson's 95 % interval (1927) of an accuracy: (low, high).
 
-  Unlike the bootstrap's it is not empty where all or none are right.
+  Unlike the bootstrap's it is not empty if all or none are right.
 
   Raises:
     UserError: count is not positive, or right not from 0 to count.

@@ -42,7 +42,6 @@ class Classifier(LanguageModel):
 
   Attributes:
     clf: the head's parameters (`model/heads.py`).
-    task: what it was trained on.
   """
 
   clf: dict = dataclasses.field(default_factory=dict)
@@ -52,7 +51,7 @@ class Classifier(LanguageModel):
     """Returns an answer for each example.
 
     Args:
-      examples: texts, or pairs of texts, or texts with choices, as the task has them.
+      examples: texts, pairs of texts, or texts with choices, whichever the task has.
         Texts that are too long are cut as in training.
 
     Raises:
@@ -81,8 +80,7 @@ class Classifier(LanguageModel):
     """Returns float32 logits [examples, K] of classes or choices.
 
     Args:
-      tell: prints how many had to be cut.
-      rows: examples computed at a time.
+      tell: called with a line about the examples that had to be cut.
     """
     vocab = self.config.vocab - inputs.NEW_TOKENS
     data = inputs.inputs(
@@ -96,7 +94,7 @@ class Classifier(LanguageModel):
     return inputs.all_logits(data, rows, self.config.T, predict)
 
   def _example(self, number: int, example) -> Example:
-    """Returns texts of a user as an example of the task."""
+    """Returns a user's texts as an example of the task."""
     kind = self.task.kind
     texts = tuple(example) if isinstance(example, (tuple, list)) else (example,)
     choices = ()

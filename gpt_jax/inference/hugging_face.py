@@ -1,4 +1,4 @@
-"""Folders of Hugging Face: finding, opening and writing models."""
+"""Hugging Face folders: finds, opens and writes models."""
 
 import os
 import shutil
@@ -12,7 +12,8 @@ from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
 from gpt_jax.files import sync
 from gpt_jax.inference.language_model import LanguageModel
-from gpt_jax.model.gpt import GPT, Execution, GPTConfig
+from gpt_jax.model.gpt import GPT
+from gpt_jax.model.gpt_config import Execution, GPTConfig
 from gpt_jax.tokenizers import hugging_face as their_tokenizers
 from gpt_jax.weights import convert
 from gpt_jax.weights.config_json import read_config, read_json
@@ -32,7 +33,7 @@ _FETCHED = '*.json', '*.safetensors', '*.txt', '*.model'
 
 
 def names_weights(source: str | Path) -> bool:
-  """Returns whether a source is of the hub, or a folder that looks like weights."""
+  """Returns whether a source is on the hub, or a folder that looks like weights."""
   folder = Path(source).expanduser()
   return str(source).startswith('hf:') or any((folder / m).exists() for m in _MARKS)
 
@@ -94,7 +95,6 @@ def open_model(
   """Returns the config and the model of a source (see `find`).
 
   Args:
-    source: of the weights.
     tokenizer: path of a tokenizer, instead of the one in the folder. Where there is
       neither, texts are ids written as numbers.
 
@@ -117,7 +117,7 @@ def open_model(
       f'the tokenizer has {opened.vocab} entries, but {source} predicts only '
       f'{model.vocab}; give the one it was trained with as --tokenizer'
     )
-  # To the device once: numpy's arrays would be copied there by every call.
+  # To the device once: every call would copy numpy's arrays.
   params = jax.tree.map(jnp.asarray, params)
   execution = Execution.of(model, jax.local_devices()[:1])
   gpt = GPT(GPTConfig.of(model, model.vocab), execution)
@@ -135,15 +135,14 @@ def _end_of_text(folder: Path, vocab: int) -> int:
 def export(model: LanguageModel, dropout: float, target: str | Path) -> str:
   """Writes a folder that `transformers` opens, whole or not at all.
 
-  What was written is read again, and its logits are compared, before it takes its
-  place. The folder also has our own tokenizer where ours is of another kind.
+  The files are read again, and their logits compared, before they are moved into place.
+  The folder also has our own tokenizer if Hugging Face has none of its kind.
 
   Args:
-    dropout: rate for config.json.
     target: a folder that does not exist, or is empty.
 
   Returns:
-    What there is to say about it.
+    A report.
 
   Raises:
     UserError: `target` is in use, or no architecture or tokenizer of Hugging Face does

@@ -14,7 +14,8 @@ from gpt_jax.config import UserError, nearest
 from gpt_jax.decoding import beam, reranking, sampling, stochastic_beam
 from gpt_jax.decoding.generation_config import GenerationConfig
 from gpt_jax.evaluation import introspection, likelihood
-from gpt_jax.model.gpt import GPT, GPTConfig, unembed
+from gpt_jax.model.gpt import GPT, unembed
+from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.model.quantize import quantized, transposed
 from gpt_jax.tokenizers import Tokenizer
 
@@ -23,13 +24,12 @@ class Generation(NamedTuple):
   """One continuation of a prompt.
 
   Attributes:
-    prompt: its token ids.
     ids: new token ids; a last end-of-text is one of them.
     text: of the new tokens. Where a stop ended it, the text before the stop; ids are
       those that lie wholly in it.
     token_logp: the model's log p of each new token, before any rule [nats].
-    score: what continuations of a prompt are ranked by: log p, or of beams that over
-      the length penalty, or the expected utility of 'minimum_risk'.
+    score: ranks the continuations of a prompt: log p; for beams, log p over the length
+      penalty; for 'minimum_risk', the expected utility.
     number: of the prompt, from 0.
   """
 
@@ -108,8 +108,8 @@ class LanguageModel:
   def score(self, context: str, continuation: str) -> Score:
     """Returns the likelihood of `continuation` after `context` ('': a new document).
 
-    The two are tokenized apart; what outgrows the model's context is cut off the
-    beginning of `context`.
+    The two are tokenized apart; if they outgrow the model's context, the beginning of
+    `context` is cut off.
     """
     ids = self.tokenizer.encode(continuation)
     before = self.prompt_ids(context)
@@ -130,8 +130,8 @@ class LanguageModel:
     """Returns continuations of texts, `num_return` for each, in order.
 
     Args:
-      **settings: of `decoding/generation_config.py`: max_new_tokens, temperature,
-        top_k, top_p, seed, num_return, stop, beams and others.
+      **settings: fields of `GenerationConfig`: max_new_tokens, temperature, top_k,
+        top_p, seed, num_return, stop, beams and others.
 
     Raises:
       UserError: settings that are unknown, out of their range or don't go together, or
@@ -234,13 +234,13 @@ class LanguageModel:
     )
 
   def stream(self, prompt: str, **settings) -> Iterator[str]:
-    """Yields the text that `generate` would return, as it is decided.
+    """Yields the text that `generate` would return, as soon as it is known.
 
-    Never half a character: bytes that may be the beginning of one wait for the rest,
-    and so does text that may be the beginning of a stop.
+    Bytes that may begin a character wait for the rest of it, and text that may begin a
+    stop waits too.
 
     Args:
-      **settings: as of `generate`, for one continuation by 'greedy' or 'sample'.
+      **settings: as in `generate`, for one continuation by 'greedy' or 'sample'.
 
     Raises:
       UserError: as in `generate`.
@@ -278,9 +278,9 @@ class LanguageModel:
 
   @functools.cached_property
   def _row_params(self) -> dict | None:
-    """The parameters in the form that decodes one row fastest; None: as they are.
+    """The parameters in the form that decodes one row fastest; None: unchanged.
 
-    Made when first asked for; on a CPU it takes as much memory again as the kernels.
+    On a CPU they take as much memory again as the kernels, so they are made on demand.
     """
     return transposed(self.params) if jax.default_backend() == 'cpu' else None
 
@@ -289,7 +289,7 @@ class LanguageModel:
     return dataclasses.replace(self, params=quantized(self.params))
 
   def _limits(self, how: GenerationConfig) -> dict:
-    """Returns what the settings mean for every method."""
+    """Returns the arguments that every decoding method takes."""
     return {
       'max_new_tokens': how.max_new_tokens,
       'rules': how.rules(self.tokenizer),
@@ -303,7 +303,7 @@ class LanguageModel:
   def _checked(
     self, prompts: Sequence[Sequence[int]], settings: dict
   ) -> tuple[list[list[int]], GenerationConfig]:
-    """Returns prompts and settings, after a check of both."""
+    """Returns prompts and settings, checked."""
     names = [f.name for f in dataclasses.fields(GenerationConfig)]
     wrong = [
       f'there is no setting {name}.{nearest(name, names)}'

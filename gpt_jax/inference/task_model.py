@@ -7,9 +7,9 @@ from gpt_jax.evaluation import likelihood, scoring_rules
 from gpt_jax.evaluation.benchmark import TaskModel
 from gpt_jax.inference.language_model import LanguageModel
 
-_REQUESTS = 4096  # that are in memory as ids at once
+_REQUESTS = 4096  # in memory as ids at once
 _WINDOWS = 1024  # likewise
-_ROWS = 64  # prompts, or beams of prompts, that are continued together
+_ROWS = 64  # prompts, or beams of prompts, in a batch
 _EMPTY = likelihood.TokenScores([], [], [])
 
 
@@ -19,7 +19,7 @@ def task_model(model: LanguageModel) -> TaskModel:
 
   def score(task, requests):
     banned = scoring_rules.banned(task, model.tokenizer, model.config.V)
-    # Apart: examples that all questions share are read once if nothing is without.
+    # Apart: examples that all questions share are read once if every request has them.
     alone = [i for i, r in enumerate(requests) if r.context == task.unconditional]
     asked = [i for i, r in enumerate(requests) if r.context != task.unconditional]
     for numbers in (asked, alone):
@@ -83,9 +83,8 @@ def written(
   """Yields (number of a prompt, what the model writes after it), longest prompts first.
 
   Args:
-    room: of a longer prompt, its last `room` tokens are read.
-    seeds: one for each prompt.
-    **settings: of `LanguageModel.generate`.
+    room: tokens of a prompt that are read, its last ones.
+    **settings: as in `LanguageModel.generate`.
   """
   ids = [model.prompt_ids(prompt)[-room:] for prompt in prompts]
   order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))

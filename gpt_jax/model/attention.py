@@ -27,8 +27,6 @@ def attend_text(
 
   Args:
     q_BNTH: queries, already scaled.
-    k_BNTH: keys.
-    v_BNTH: values.
     band: positions that a position sees, its own included; at least T for all.
     kernel: of `model.kernels`; 'plain' is taken where it can't compute this text.
     drop: dropout on the attention weights, or None.
@@ -160,8 +158,6 @@ def attend(
 
   Args:
     q_BNTH: queries, already scaled; more axes may stand between N and T.
-    k_BNSH: keys.
-    v_BNSH: values.
     allowed: bool, broadcasts against [B, N, T, S]; every query needs one key.
     drop: dropout on the attention weights, or None.
     gradients: without dropout, whether the gradient is the one written out.

@@ -1,8 +1,7 @@
 """The GPT: token and position embeddings, L blocks; and `unembed`, its output.
 
-One module covers the line; what differs is in `config.Model`, and `config.papers` sets
-it for each published model. `GPTConfig` says which function a model is, `Execution` how
-it is computed.
+One module covers the line; what differs is in `GPTConfig` (model/gpt_config.py), and
+`config.papers` sets it for each published model.
 
 Precision: parameters are float32. Linear layers and attention products compute in
 `dtype`; LayerNorm statistics, the attention softmax, the logits and the loss are
@@ -19,18 +18,17 @@ V is the vocabulary rounded up to a multiple of 128; the logits of the padding a
 -inf. Biases are absent when `bias` is off.
 """
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gpt_jax import config
-from gpt_jax.model import gradients, kernels
+from gpt_jax.model import gradients
 from gpt_jax.model.attention import attend, attend_text
 from gpt_jax.model.cache import Cache, Tree, in_band
+from gpt_jax.model.gpt_config import Execution, GPTConfig
 from gpt_jax.model.gradients import Gradients
 from gpt_jax.model.layers import (
   Dropout,
@@ -39,123 +37,6 @@ from gpt_jax.model.layers import (
   apply_dropout,
   drop_matrix,
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class GPTConfig:
-  """The architecture of a model: which function its parameters are.
-
-  Attributes: as in `config.Model`, with vocab and F filled in; attention is one of
-    'dense' and 'banded' for each layer.
-  """
-
-  vocab: int
-  L: int
-  D: int
-  N: int
-  F: int
-  T: int
-  norm: str
-  activation: str
-  attention: tuple[str, ...]
-  band: int
-  attention_scale: bool
-  tied: bool
-  bias: bool
-  qkv_bias: bool
-  scaled_init: bool
-  dropout_wte: bool
-  mup_base: int
-  mup_base_N: int
-
-  @classmethod
-  def of(cls, model: config.Model, vocab: int) -> 'GPTConfig':
-    """Returns the architecture of `model` for a tokenizer of `vocab` entries."""
-    pattern = model.attention.split(',')
-    filled = {
-      'vocab': model.vocab or vocab,
-      'F': model.F or 4 * model.D,
-      'attention': tuple(pattern[i % len(pattern)] for i in range(model.L)),
-    }
-    names = [field.name for field in dataclasses.fields(cls)]
-    return cls(**{name: getattr(model, name) for name in names} | filled)
-
-  @property
-  def V(self) -> int:
-    """Rows of `wte`: the vocabulary rounded up to a multiple of 128."""
-    return -(-self.vocab // 128) * 128
-
-  @property
-  def H(self) -> int:
-    """Features of a head."""
-    return self.D // self.N
-
-  @property
-  def width(self) -> float:
-    """The width over that of the base model; 1 in the standard parametrisation."""
-    return self.D / (self.mup_base or self.D)
-
-  @property
-  def query_scale(self) -> float:
-    """What queries are multiplied by: 1 / sqrt(H), or 1 where attention isn't scaled.
-
-    Attention logits are to go as 1 / H (Tensor Programs V, section 4 and definition
-    4.1), so that much more shrinks them where heads are larger than the base model's.
-    """
-    base_H = self.mup_base // self.mup_base_N if self.mup_base_N else self.H
-    return (base_H**-0.5 if self.attention_scale else 1.0) * (base_H / self.H)
-
-
-@dataclasses.dataclass(frozen=True)
-class Execution:
-  """How a model is computed: the same function, but for rounding.
-
-  Attributes:
-    dtype, remat, scan, gradients: as in `config.Model`.
-    kernel: of attention of a text to itself; see `model/kernels.py`.
-    rows: where the residual stream is on the devices; None leaves it to the compiler.
-      Without it the compiler cuts activations like the parameters that `fsdp` cut, and
-      sends them about, where the parameters should be gathered.
-  """
-
-  dtype: str = 'float32'
-  remat: str = 'none'
-  scan: bool = False
-  gradients: Gradients = 'written'
-  kernel: str = 'plain'
-  rows: jax.sharding.Sharding | None = None
-
-  @classmethod
-  def of(
-    cls,
-    model: config.Model,
-    devices: Sequence[jax.Device],
-    rows: jax.sharding.Sharding | None = None,
-  ) -> 'Execution':
-    """Returns how to compute `model` on the devices that share a program."""
-    kernel, _ = attention_kernel(model, devices)
-    return cls(model.dtype, model.remat, model.scan, model.gradients, kernel, rows)
-
-  def spread(self, x: jax.Array) -> jax.Array:
-    """Returns the residual stream, kept where its rows belong."""
-    if self.rows is None:
-      return x
-    return jax.lax.with_sharding_constraint(x, self.rows)
-
-
-def attention_kernel(
-  model: config.Model, devices: Sequence[jax.Device]
-) -> kernels.Choice:
-  """Returns the kernel of a model's attention on some devices, and the reason."""
-  return kernels.choose(
-    model.flash,
-    devices,
-    dtype=model.dtype,
-    gradients=model.gradients,
-    T=model.T,
-    H=model.D // model.N,
-    dropout=model.dropout > 0,
-  )
 
 
 def normal(cfg: GPTConfig, residual: bool = False):
@@ -207,7 +88,6 @@ class Attention(nn.Module):
         causal.
       kv: keys and values of the cache, [B, N, S, H] each.
       slot: int32 scalar, where those of this text go.
-      drop: dropout on the attention weights and on the branch.
     """
     c, how = self.config, self.execution
 
@@ -291,7 +171,7 @@ class Block(nn.Module):
     c, how = self.config, self.execution
     attention = Attention(c, how, self.banded, name='attn')
     mlp = MLP(c, how, name='mlp')
-    # After a sum the result goes on as the residual stream, so it stays float32.
+    # After a sum the result is the residual stream, which stays float32.
     dtype = 'float32' if c.norm == 'post' else how.dtype
     ln_1, ln_2 = (
       LayerNorm(c.bias, dtype, how.gradients, name=f'ln_{i}') for i in (1, 2)
@@ -328,7 +208,6 @@ class GPT(nn.Module):
     Args:
       ids_BT: tokens. Without a cache they are positions 0 .. T-1; with one they follow
         each row's tokens in it; with one that is branched, they are one for each beam.
-      drop: dropout, or None.
       cache: keys and values of the tokens before; or a tree, whose tokens these are.
       length_B: with a cache and no beams: how many of each row's T tokens are real; the
         rest is padding that no later token sees.
@@ -412,10 +291,7 @@ def output_factors(
   """Returns the factors of the logits in the compute dtype: x [..., D], head [V, D].
 
   Args:
-    gpt: the model.
-    params: its parameters.
-    x: hidden states that it returned.
-    drop: its dropout, which with `dropout_wte` is on the output matrix too.
+    drop: with `dropout_wte` it is on the output matrix too.
   """
   c, dtype = gpt.config, gpt.execution.dtype
   head_VD = params['wte' if c.tied else 'lm_head']
@@ -429,8 +305,6 @@ def logits_of(x: jax.Array, head_VD: jax.Array, vocab: int) -> jax.Array:
 
   Args:
     x: [..., D]; it and `head_VD` are those of `output_factors`.
-    head_VD: the output matrix.
-    vocab: entries of V that are real.
   """
   if x.ndim == 2:
     # Decoding: with the large matrix first, a CPU reads it faster.

@@ -28,10 +28,8 @@ def task_logits(
   """Returns logits [B, K] of the classes or choices.
 
   Args:
-    clf: the head.
     x: [B * C, T, D], hidden states of the batch's sequences.
     batch: leaves [B, ...].
-    task: how sequences become logits.
     drop: before the head, by example: choices share a draw, as in the release.
   """
   B, C, _ = batch.ids_BCT.shape

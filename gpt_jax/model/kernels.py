@@ -26,9 +26,6 @@ def lacking(kernel: str, *, T: int, H: int, dropout: bool) -> list[str]:
 
   Args:
     kernel: 'cudnn' or 'splash'.
-    T: tokens of the text.
-    H: features of a head.
-    dropout: whether attention weights are dropped.
   """
   needs = {
     'cudnn': {'heads of 8, 16 .. 128 features': H % 8 == 0 and H <= 128},
@@ -56,11 +53,7 @@ def choose(
   Args:
     flash: 'auto', or 'plain' for no flash kernel, as in `config.Model`.
     devices: all that share a program; they may be absent ones.
-    dtype: of queries, keys and values.
     gradients: as in `config.Model`.
-    T: the model's context.
-    H: features of a head.
-    dropout: whether attention weights are dropped.
   """
   if flash == 'plain':
     return Choice('plain', 'model.flash=plain')

@@ -16,13 +16,13 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 def init(params: dict, rank: int, key: jax.Array) -> dict:
   """Returns new changes of every kernel in a model's parameters."""
-  made, flat = {}, flatten_dict(params)
+  changes, flat = {}, flatten_dict(params)
   for i, path in enumerate(sorted(path for path in flat if path[-1] == 'kernel')):
     inputs, outputs = flat[path].shape
     a = inputs**-0.5 * jax.random.normal(jax.random.fold_in(key, i), (inputs, rank))
-    made[(*path[:-1], 'a')] = a
-    made[(*path[:-1], 'b')] = jnp.zeros((rank, outputs))
-  return unflatten_dict(made)
+    changes[(*path[:-1], 'a')] = a
+    changes[(*path[:-1], 'b')] = jnp.zeros((rank, outputs))
+  return unflatten_dict(changes)
 
 
 def scaled(lora: dict, alpha: float, rank: int) -> dict:

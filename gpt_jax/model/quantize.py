@@ -33,13 +33,13 @@ def quantized(params: dict) -> dict:
 
 def _each_kernel(params: dict, change: Callable[[jax.Array], dict]) -> dict:
   """Returns the parameters with each `kernel` replaced by the entries it becomes."""
-  made = {}
+  changed = {}
   for name, leaf in params.items():
     if name == 'kernel':
-      made |= change(leaf)
+      changed |= change(leaf)
     else:
-      made[name] = _each_kernel(leaf, change) if isinstance(leaf, dict) else leaf
-  return made
+      changed[name] = _each_kernel(leaf, change) if isinstance(leaf, dict) else leaf
+  return changed
 
 
 def times_transposed(x: jax.Array, kernel_T: jax.Array) -> jax.Array:

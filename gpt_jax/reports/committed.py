@@ -105,11 +105,7 @@ def write(path: str | pathlib.Path, result: Result) -> None:
 
 
 def read(path: str | pathlib.Path) -> Result:
-  """Returns the result in a file.
-
-  Raises:
-    UserError: the file is no result.
-  """
+  """Returns the result in a file; raises UserError if it is no result."""
   try:
     fields = json.loads(pathlib.Path(path).read_text(encoding='utf-8'))
     fields['measured'] = [Measured(*each) for each in fields['measured']]

@@ -14,7 +14,7 @@ from rich.text import Text
 from gpt_jax.config import UserError
 from gpt_jax.data.windows import rows_read, stages
 from gpt_jax.evaluation import likelihood, statistics
-from gpt_jax.model.gpt import GPTConfig
+from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.runs import cost
 from gpt_jax.runs.load import load
 from gpt_jax.runs.reproduce import (
@@ -42,7 +42,6 @@ class Curve(NamedTuple):
   """The held-out loss of a run after each evaluation, arrays of one length.
 
   Attributes:
-    steps: updates done.
     tokens: read in training.
     flops: of training (`cost.flops_per_token`).
     seconds: of training, with compilation, without evaluation and saving.

@@ -22,7 +22,7 @@ from gpt_jax import config
 from gpt_jax.config import UserError
 from gpt_jax.evaluation.statistics import spread
 from gpt_jax.files import write_whole
-from gpt_jax.model.gpt import GPTConfig
+from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.reports import committed, markup, task_results
 from gpt_jax.reports.committed import Measured, Result
 from gpt_jax.runs import cost, finetune_job, workdir
@@ -373,11 +373,7 @@ def read_all(folder: pathlib.Path) -> dict[str, Result]:
 
 
 def renewed(page: str, rows: str) -> str:
-  """Returns a page with another table between its marks.
-
-  Raises:
-    UserError: it has no marks.
-  """
+  """Returns a page with a new table; raises UserError if it lacks the marks."""
   head, begin, rest = page.partition(BEGIN)
   _, end, tail = rest.partition(END)
   if not (begin and end):

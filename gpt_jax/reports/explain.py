@@ -17,7 +17,7 @@ from gpt_jax.reports import figures
 from gpt_jax.training.metrics_log import read_metrics
 
 _TEMPLATE = pathlib.Path(__file__).with_suffix('.html')
-_SHOWN = 8  # likeliest next tokens
+_SHOWN = 8  # most likely next tokens
 _BEAMS = 4
 _DEPTH = 6  # tokens of the tree
 
@@ -57,7 +57,7 @@ def _ranks(reading: Explanation) -> list[int]:
 
 
 def _next(model: LanguageModel, reading: Explanation) -> list[list]:
-  """Returns (text, p, whether it came next) of the likeliest tokens after each."""
+  """Returns (text, p, whether it came next) of the most likely tokens after each."""
   tables = []
   for t, logp in enumerate(reading.next_logp):
     best = np.argsort(-logp)[:_SHOWN].tolist()

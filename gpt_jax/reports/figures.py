@@ -79,7 +79,6 @@ def zero_shot_curves(lines: Sequence[dict], target: str | pathlib.Path) -> None:
   Args:
     lines: for each task and checkpoint its task, step, metric, value, low and high
       (95 % interval), chance and reference.
-    target: the PNG.
 
   Raises:
     UserError: there are no lines.

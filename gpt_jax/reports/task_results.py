@@ -44,18 +44,14 @@ class Result:
     task: its name in `TASKS` or `TEXTS`.
     rule: the paper's own scoring rule.
     shots: K, the number of solved examples in the prompt.
-    seed: of the draw of examples.
-    split: of the questions.
     examples: the split of the examples; None where there are none.
     limit: of questions; 0 means all.
     stride: of a text, tokens that a window scores; 0: windows do not overlap.
-    questions: how many were asked.
     truncated: how many prompts were cut to the model's context.
     metrics: scores by metric and rule.
     chance: accuracy of a random guess.
     step: updates before the checkpoint.
     checkpoint: 'best', 'latest' or a number, as in the command.
-    parameters: how many.
   """
 
   path: pathlib.Path
@@ -104,10 +100,8 @@ class Summary(NamedTuple):
   """A metric over the seeds of a task and K.
 
   Attributes:
-    value: the mean.
     low, high: mean -/+ standard deviation; of one seed its 95 % interval.
     std: the standard deviation over seeds, None for one seed.
-    seeds: how many.
   """
 
   value: float

@@ -38,9 +38,7 @@ def evaluate(
   They are kept in WORKDIR/eval; what is there already is not computed again.
 
   Args:
-    checkpoint_step: as of `workdir.load`.
-    int8: with the weights of linear layers in 8 bits.
-    report: prints each result as it comes.
+    checkpoint_step: as in `load`.
 
   Raises:
     UserError: no such model, or a damaged file of answers.

@@ -18,14 +18,8 @@ from rich.text import Text
 from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
 from gpt_jax.data.windows import Batch, rows_read, stages
-from gpt_jax.model.gpt import (
-  GPT,
-  Block,
-  Execution,
-  GPTConfig,
-  attention_kernel,
-  init_params,
-)
+from gpt_jax.model.gpt import GPT, Block, init_params
+from gpt_jax.model.gpt_config import Execution, GPTConfig, attention_kernel
 from gpt_jax.tasks.inputs import TaskBatch, classes, sequences_each
 from gpt_jax.tasks.labelled_table import TASKS
 from gpt_jax.training import step, transfer
@@ -236,8 +230,6 @@ def state_bytes(
   """Returns the bytes of parameters, gradients and optimizer state on a device.
 
   Args:
-    run: whose optimizer counts.
-    cfg: of the model.
     layout: over devices; without one, all is on one.
   """
   if layout is None:
@@ -288,16 +280,7 @@ def plan(
   held_out: int,
   bytes_per_token: float,
 ) -> str:
-  """Returns what a run is about to do, in a few lines.
-
-  Args:
-    run: the config.
-    cfg: of its model.
-    layout: over the devices.
-    tokens: to train on.
-    held_out: tokens held out.
-    bytes_per_token: of the training text.
-  """
+  """Returns what a run is about to do, in a few lines."""
   parts = parameters_by_part(cfg)
   total = sum(parts.values())
   body = total - sum(parts.get(name, 0) for name in ('wte', 'wpe', 'lm_head'))

@@ -1,4 +1,4 @@
-"""What a run would take of its devices: compiled for them, and not run.
+"""What a run would need of its devices: compiled for them, and not run.
 
 The devices may be simulated on a CPU. The program is then the CPU's: its memory and
 communication are near those of another kind of device, and not the same (no fused
@@ -18,7 +18,7 @@ import numpy as np
 
 from gpt_jax import config, tokenizers
 from gpt_jax.data.windows import Batch
-from gpt_jax.model.gpt import GPTConfig
+from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.runs import cost, finetune, finetune_job
 from gpt_jax.training import sharding, transfer
 from gpt_jax.training.members import Alone
@@ -82,15 +82,15 @@ def communication(program: str) -> tuple[dict[str, float], dict[str, int]]:
 
   def visit(name: str, times: int) -> None:
     for line in bodies.get(name, ()):
-      found = _COLLECTIVE.search(line)
-      if found:
+      match = _COLLECTIVE.search(line)
+      if match:
         n = _group(line)
-        size = _bytes(found[1])
+        size = _bytes(match[1])
         share = {'all-reduce': 2 * (n - 1) / n, 'reduce-scatter': n - 1}
-        if found[2] == 'collective-permute':
-          share[found[2]] = 1
-        sent[found[2]] += times * size * share.get(found[2], (n - 1) / n)
-        operations[found[2]] += times
+        if match[2] == 'collective-permute':
+          share[match[2]] = 1
+        sent[match[2]] += times * size * share.get(match[2], (n - 1) / n)
+        operations[match[2]] += times
       elif ' while(' in line or ' call(' in line or ' conditional(' in line:
         trips = _TRIPS.search(line)
         for callee in _CALL.findall(line):
@@ -252,7 +252,6 @@ def report(run: config.Run, workdir: str | pathlib.Path, device_gib: float = 0) 
   """Returns what one update of a run takes of its devices, and whether it fits.
 
   Args:
-    run: the config.
     workdir: its tokenizer, where there is one, tells the vocabulary.
     device_gib: memory of a device; 0 asks the device, which may not know.
   """

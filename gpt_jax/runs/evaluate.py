@@ -1,4 +1,4 @@
-"""How good a trained model is: on held-out text, and beside models that are no GPT."""
+"""Evaluates a trained model on held-out text, and baselines that are no GPT."""
 
 import math
 import pathlib
@@ -26,14 +26,11 @@ def held_out_metrics(
 ) -> dict[str, Any]:
   """Returns the metrics of a workdir's model on all of its held-out text.
 
-  Beside them are step, of the checkpoint, and text_sha256.
+  With them come the checkpoint's step, and text_sha256.
 
   Args:
-    workdir: of the model.
     checkpoint_step: 'best', 'latest' or a number of updates.
-    report: is told of the preparation of text.
-    held_out: another workdir, whose held-out text to take instead.
-    int8: the model with its linear layers' weights in 8 bits.
+    held_out: another workdir, to evaluate on its held-out text instead.
 
   Raises:
     UserError: the other workdir has another tokenizer.

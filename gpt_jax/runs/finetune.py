@@ -2,8 +2,8 @@
 
 A workdir holds run.json, for each seed a folder seed_N, and results.json when all
 seeds are done. A seed's folder is a workdir of its own: run.json, tokenizer/, the log
-of its training, the best epoch's model in checkpoints/, what that says of the dev split
-in dev_predictions.tsv, and in training/ the states that training goes on from.
+of its training, the best epoch's model in checkpoints/, its predictions on the dev
+split in dev_predictions.tsv, and in training/ the states that training resumes from.
 """
 
 import contextlib
@@ -124,11 +124,9 @@ def most_together(
   """Returns how many seeds to train together: all, or a half, a quarter, ... of them.
 
   Args:
-    seeds: of the run.
-    needed: number of seeds -> bytes that their program takes. One is not asked about.
-    free: bytes there are, of which a fifth is kept.
-    report: is told what does not fit.
-    what: they are, in what it is told.
+    needed: number of seeds, 2 or more -> bytes that their program takes.
+    free: bytes, of which a fifth is left free.
+    what: the word for them in the report.
   """
   while seeds > 1 and (size := needed(seeds)) >= 0.8 * free:
     report(
@@ -394,7 +392,6 @@ class _Seed:
     """Returns the metrics of dev logits [examples, K], and keeps a best model.
 
     Args:
-      step: updates done.
       logits: of the dev split.
       model: returns the tree of the model and its head, to keep.
     """

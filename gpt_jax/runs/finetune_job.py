@@ -15,7 +15,8 @@ import numpy as np
 from gpt_jax import config
 from gpt_jax.config import UserError
 from gpt_jax.data import windows
-from gpt_jax.model.gpt import GPT, GPTConfig, init_params
+from gpt_jax.model.gpt import GPT, init_params
+from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.runs import cost
 from gpt_jax.runs.load import architecture, load
 from gpt_jax.runs.workdir import (
@@ -45,14 +46,11 @@ class Job:
   """What all seeds of a run share.
 
   Attributes:
-    run: with everything filled in that data and source say.
-    layout: over devices.
-    task: of the table.
+    run: with the fields filled in that follow from data and source.
     cfg: of the model without the new tokens.
-    tokenizer: of the model that is started from.
+    tokenizer: of the model to start from.
     train, dev: examples as sequences.
     labels: of the examples of dev.
-    order: of the training examples.
     digests: checksums of the examples.
   """
 

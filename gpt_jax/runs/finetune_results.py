@@ -27,7 +27,6 @@ def evaluate(
     workdir: of a run, or of one of its seeds.
     data: as in `tasks.read`; '' is the run's.
     split: as in `tasks.read`.
-    report: is told of examples that are cut or left out.
 
   Returns:
     What `results` returns; or, without labels, where the answers of the best seed are

@@ -1,4 +1,4 @@
-"""Models that come from elsewhere, and go there: workdirs of Hugging Face folders."""
+"""Imports weights from a Hugging Face folder into a workdir, and exports to one."""
 
 import json
 import pathlib
@@ -17,12 +17,12 @@ from gpt_jax.training import checkpoint, step
 
 
 def import_model(source: str, workdir: str | pathlib.Path, tokenizer: str = '') -> str:
-  """Makes a workdir of other people's weights; returns what there is to say of it.
+  """Makes a workdir of other people's weights; returns a report.
 
   Args:
     source: see `hugging_face.find`.
-    workdir: is made; run.json comes last, so that half an import is no workdir.
-    tokenizer: path of one, where it is not among the weights.
+    workdir: is created; run.json comes last, so that half an import is no workdir.
+    tokenizer: path of one, if it is not among the weights.
 
   Raises:
     UserError: `workdir` holds a run, or the source can't be read.
@@ -30,8 +30,8 @@ def import_model(source: str, workdir: str | pathlib.Path, tokenizer: str = '') 
   workdir = pathlib.Path(workdir)
   if (workdir / 'run.json').exists():
     raise UserError(f'workdir={workdir} holds a run; choose another workdir')
-  found, model = hugging_face.open_model(source, tokenizer)
-  run = config.Run(steps=0, model=found, data=config.Data(source=''))
+  model_config, model = hugging_face.open_model(source, tokenizer)
+  run = config.Run(steps=0, model=model_config, data=config.Data(source=''))
   run.optim.name = 'sgd'  # no optimizer state
   workdir.mkdir(parents=True, exist_ok=True)
   with alone(workdir):

@@ -1,4 +1,4 @@
-"""Opens a trained model: of a workdir, or of a folder of weights."""
+"""Opens a trained model, from a workdir or a folder of weights."""
 
 import pathlib
 
@@ -9,7 +9,8 @@ from gpt_jax.config import UserError
 from gpt_jax.inference import hugging_face
 from gpt_jax.inference.classifier import Classifier
 from gpt_jax.inference.language_model import LanguageModel
-from gpt_jax.model.gpt import GPT, Execution, GPTConfig, init_params
+from gpt_jax.model.gpt import GPT, init_params
+from gpt_jax.model.gpt_config import Execution, GPTConfig
 from gpt_jax.model.heads import new_head
 from gpt_jax.runs.workdir import (
   best_line,
@@ -28,13 +29,13 @@ def load(
 ) -> LanguageModel:
   """Returns the `LanguageModel` in a workdir or a folder of weights.
 
-  Of a workdir that was fine-tuned on a task it is a `Classifier`, the best seed's; the
+  A workdir that was fine-tuned on a task gives a `Classifier`, the best seed's; the
   others are in the folders seed_N.
 
   Args:
     path: a workdir, a Hugging Face folder, or hf:NAME@REVISION (see `hugging_face`).
-    checkpoint_step: of a workdir: 'best' (lowest held-out loss; of a task, the epoch
-      with the best metric), 'latest', or a number of updates.
+    checkpoint_step: 'best' (lowest held-out loss; for a task, the epoch with the best
+      metric), 'latest', or a number of updates.
 
   Raises:
     UserError: `path` is neither, or has no such checkpoint.

@@ -15,7 +15,7 @@ import jax
 PACKAGES = (
   'jax jaxlib flax optax orbax-checkpoint sentencepiece safetensors huggingface_hub '
   'tokenizers tiktoken absl-py ml_collections grain scipy rich tensorboard matplotlib '
-  'numpy'
+  'markdown-it-py numpy'
 ).split()
 _OF_ACCELERATORS = 'jax-cuda', 'nvidia-', 'libtpu', 'jax-rocm'
 _FLAGS = 'XLA_', 'JAX_', 'LIBTPU_', 'CUBLAS_', 'CUDNN_', 'NVIDIA_TF32'
@@ -36,7 +36,7 @@ _KINDS = {'versions': 'package', 'flags': 'flag', 'sources': 'source file'}
 
 
 def now(devices: Sequence[jax.Device]) -> dict[str, Any]:
-  """Returns what a program that computes on `devices` depends on, as JSON.
+  """Returns what the numbers of a program on `devices` depend on, as JSON.
 
   git (commit and uncommitted change), sources (sha256 of each file of this package),
   versions of packages, python, platform, cpu, devices, backend (its version) and flags
@@ -72,12 +72,12 @@ def versions() -> dict[str, str | None]:
 
 def flags() -> dict[str, str]:
   """Returns the variables and settings that may change what programs compute."""
-  found = {
+  variables = {
     name: value
     for name, value in sorted(os.environ.items())
     if name.startswith(_FLAGS) and not name.startswith(_NO_NUMBERS)
   }
-  return found | {name: str(getattr(jax.config, name)) for name in _SETTINGS}
+  return variables | {name: str(getattr(jax.config, name)) for name in _SETTINGS}
 
 
 def sources() -> dict[str, str]:
@@ -107,16 +107,16 @@ def git_state() -> dict[str, str]:
 def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
   """Returns in words what differs between two environments.
 
-  What one of them does not know, as an older one may not, is passed over. Commits are
-  named where the code differs, or may.
+  What only one of them knows (the other may be older) is left out. Commits are named if
+  the code differs, or may.
   """
-  found = []
+  texts = []
   known = there.keys() & here.keys()
   for name, kind in _KINDS.items():
     if name not in known:
       continue
     if name == 'sources' and (moved := _moved(there[name], here[name])):
-      found.append(moved)
+      texts.append(moved)
       continue
     for key in sorted(there[name].keys() | here[name].keys()):
       old, new = there[name].get(key), here[name].get(key)
@@ -124,28 +124,25 @@ def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
       if key in PACKAGES and not known_to_both:
         continue  # all of these are listed, but by an older run
       if old != new:
-        found.append(f'{kind} {key}: {_words(name, old, new)}')
+        texts.append(f'{kind} {key}: {_words(name, old, new)}')
   for name in ('python', 'platform', 'cpu', 'backend'):
     if name in known and there[name] != here[name]:
-      found.append(f'{name}: {there[name]} there, {here[name]} here')
+      texts.append(f'{name}: {there[name]} there, {here[name]} here')
   if 'devices' in known and there['devices'] != here['devices']:
     old, new = (
       f'{len(each)} ({", ".join(sorted(set(each)))})'
       for each in (there['devices'], here['devices'])
     )
-    found.append(f'devices: {old} there, {new} here')
+    texts.append(f'devices: {old} there, {new} here')
   same_code = 'sources' in known and there['sources'] == here['sources']
   old, new = (_commit(each.get('git', {})) for each in (there, here))
   if old and new and old != new and not same_code:
-    found.append(f'git: {old} there, {new} here')
-  return found
+    texts.append(f'git: {old} there, {new} here')
+  return texts
 
 
 def _moved(old: dict[str, str], new: dict[str, str]) -> str:
-  """Returns a line for sources of which most have another path by now, else ''.
-
-  Then a list by path would name every file twice and say nothing.
-  """
+  """Returns a line to replace the list of files if most of them were moved, or ''."""
   gone = old.keys() - new.keys()
   if 2 * len(gone) <= len(old):
     return ''

@@ -1,4 +1,4 @@
-"""Runs from their run.json alone: trained again, and held against the first time."""
+"""Trains a run again from its run.json alone, and compares the two."""
 
 import math
 import pathlib
@@ -37,7 +37,6 @@ class Part(NamedTuple):
   """Updates of a run that one session did, those from `first` + 1 to `last`.
 
   Attributes:
-    session: as in run.json.
     first: updates done when it began.
     last: updates done when the next one began; infinite of the last session.
   """
@@ -50,53 +49,53 @@ class Part(NamedTuple):
 def parts(workdir: str | pathlib.Path) -> list[Part]:
   """Returns which session did which updates of a run.
 
-  What a session did after the checkpoint from which the next one went on is not in the
-  run: a session whose checkpoints were all lost is left out.
+  Updates after the checkpoint from which the next session resumed are not part of the
+  run, so a session whose checkpoints were all lost is left out.
   """
   begun = [(start, s) for s in sessions(workdir) for start in s['starts']]
-  found: list[Part] = []
+  parts_done: list[Part] = []
   for i, (start, session) in enumerate(begun):
     last = min((later for later, _ in begun[i + 1 :]), default=math.inf)
-    if found and found[-1].session is session and start < last:
-      found[-1] = found[-1]._replace(last=last)
+    if parts_done and parts_done[-1].session is session and start < last:
+      parts_done[-1] = parts_done[-1]._replace(last=last)
     elif start < last:
-      found.append(Part(session, start, last))
-  return found
+      parts_done.append(Part(session, start, last))
+  return parts_done
 
 
 def environment_changes(
   there: Sequence[Part], here: Sequence[dict[str, Any]]
 ) -> list[str]:
   """Returns in words how environments differ from those of a run's parts."""
-  found = []
+  texts = []
   for part in there:
     whose = f' (its updates from {part.first + 1} on)' if len(there) > 1 else ''
     for other in here:
       for text in provenance.differences(part.session['environment'], other):
-        found.append(text + whose)
-  return list(dict.fromkeys(found))
+        texts.append(text + whose)
+  return list(dict.fromkeys(texts))
 
 
 def data_changes(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
   """Returns in words how what two runs read differs: `data` of their run.json."""
-  found = []
+  texts = []
   old, new = there.get('files', {}), here.get('files', {})
   for path in sorted(old.keys() | new.keys()) if old and new else ():
     if path not in new:
-      found.append(f'data file {path}: not there any more')
+      texts.append(f'data file {path}: not there any more')
     elif path not in old:
-      found.append(f'data file {path}: it was not there')
+      texts.append(f'data file {path}: it was not there')
     elif old[path] != new[path]:
-      found.append(
+      texts.append(
         f'data file {path}: changed (sha256 {old[path][:12]} there, {new[path][:12]} '
         'here)'
       )
   for name, words in _WORDS.items():
     if there.get(name) and here.get(name) and there[name] != here[name]:
-      found.append(
+      texts.append(
         f'{words}: changed (sha256 {there[name][:12]} there, {here[name][:12]} here)'
       )
-  return found
+  return texts
 
 
 def reproduce(
@@ -106,22 +105,19 @@ def reproduce(
   argv: Sequence[str] = (),
   report: Callable[[str], None] = print,
 ) -> bool:
-  """Returns whether a run that is trained again is known to be the same, bit for bit.
+  """Trains a run again; returns whether it is known to be the same, bit for bit.
 
-  It is trained from its run.json: the same config, with the data where that says. What
-  differs in code, packages, devices, flags and data is told before it is trained. The
-  same call again goes on where it stopped.
+  It is trained from its run.json: the same config, and the data that it names.
+  Differences in code, packages, devices, flags and data are reported first. The same
+  call again resumes.
 
   Args:
-    workdir: the run's.
-    into: where it is trained again.
-    argv: the command.
-    report: takes lines for the user.
+    into: the new run's workdir.
 
   Raises:
-    UserError: the run was never trained here, `into` is another run's, or what
-      `runs.train` says.
-    loop.Interrupted: as of `runs.train`.
+    UserError: the run was never trained here, `into` is another run's, or as
+      `runs.train`.
+    loop.Interrupted: as `runs.train`.
   """
   workdir, into = pathlib.Path(workdir), pathlib.Path(into)
   about, run = read_about(workdir), read_run(workdir)
@@ -132,10 +128,10 @@ def reproduce(
     )
   if into.resolve() == workdir.resolve():
     raise UserError(f'into={into} is the run itself; choose another folder')
-  stages, told = _stages(workdir, run)
+  stages, reasons = _stages(workdir, run)
   run = stages[-1]
   here = provenance.now(sharding.Layout.of(run).devices)
-  now = told + environment_changes(parts(workdir), [here])
+  now = reasons + environment_changes(parts(workdir), [here])
   for text in now:
     report(f'differs: {text}')
   read = _data_read(run, stages[0], into, about, report)
@@ -147,31 +143,31 @@ def reproduce(
     report(f'{into} was finished before: nothing is trained now')
   for stage in stages:
     train.train(stage, into, argv=argv, report=report)
-  return _judged(workdir, into, told + read, report)
+  return _judged(workdir, into, reasons + read, report)
 
 
 def _stages(
   workdir: pathlib.Path, run: config.Run
 ) -> tuple[list[config.Run], list[str]]:
-  """Returns what to train one after another, and what of the run can't be repeated.
+  """Returns the configs to train one after another, and what can't be repeated.
 
-  A run that was made longer when it was finished had another schedule before: that is
+  A run that was made longer after it had finished had another schedule before, which is
   trained first.
   """
-  found = parts(workdir)
-  told = [
+  done = parts(workdir)
+  reasons = [
     f'config {name}: {old!r} when it was trained, {new!r} in run.json now'
-    for name, old, new in differing_fields(found[-1].session['config'], run)
+    for name, old, new in differing_fields(done[-1].session['config'], run)
   ]
-  for part in found:
+  for part in done:
     others = part.session.get('together', 1) - 1
     if others:
-      told.append(
+      reasons.append(
         f'updates from {part.first + 1} on were trained in one program with {others} '
         'other runs: alone they may round otherwise'
       )
   stages = [run]
-  for part in reversed(found[:-1]):
+  for part in reversed(done[:-1]):
     own = config.from_flat(part.session['config'])
     differing = [
       (name, old, new)
@@ -181,7 +177,7 @@ def _stages(
     if differing and own.steps == part.last:
       stages.insert(0, own)
     elif differing:
-      told.append(
+      reasons.append(
         f'updates {part.first + 1} to {part.last} were made with '
         + ', '.join(f'{name}={old!r}' for name, old, _ in differing)
         + ', and then the run was stopped: they are made with '
@@ -189,10 +185,10 @@ def _stages(
       )
   for stage in stages:
     # As many as there were: 0 means all, which may be more here.
-    number = len(found[-1].session['environment'].get('devices', ()))
+    number = len(done[-1].session['environment'].get('devices', ()))
     number = number if stage.layout else min(number, len(jax.devices()))
     stage.devices = stage.devices or number
-  return stages, told
+  return stages, reasons
 
 
 def differing_fields(
@@ -210,7 +206,7 @@ def _data_read(
   about: dict[str, Any],
   report: Callable[[str], None],
 ) -> list[str]:
-  """Returns how what the run will read differs from what it read."""
+  """Returns how the data to be read differs from the data that the run read."""
   if run.task.name:
     job = finetune_job.read_job(run, report)
     return data_changes(about['data'], finetune_job.digests(job, about['data']))
@@ -225,10 +221,10 @@ def _data_read(
 def _judged(
   workdir: pathlib.Path,
   into: pathlib.Path,
-  told: list[str],
+  reasons: list[str],
   report: Callable[[str], None],
 ) -> bool:
-  """Returns whether two runs are the same, after it has said how they compare."""
+  """Reports how two runs compare; returns whether they are the same."""
   folders = [pathlib.Path('.')]
   if read_run(workdir).task.name:
     folders = [p.parent.relative_to(workdir) for p in workdir.glob('*/metrics.jsonl')]
@@ -254,12 +250,12 @@ def _judged(
     report('bit for bit the same: ' + '; '.join(equal))
     return True
   here = [part.session['environment'] for part in parts(into)]
-  told = told + environment_changes(parts(workdir), here)
+  reasons = reasons + environment_changes(parts(workdir), here)
   report('\n'.join(['not the same', *(f'  {text}' for text in differing)]))
   report(
-    '\n'.join(['what differs in what they were made of', *(f'  {t}' for t in told)])
+    '\n'.join(['what differs in what they were made of', *(f'  {t}' for t in reasons)])
   )
-  if not told:
+  if not reasons:
     report(
       '  nothing that is known: these devices or this program may not compute the same '
       'twice'
@@ -270,7 +266,7 @@ def _judged(
 def held_against(a: pathlib.Path, b: pathlib.Path) -> tuple[list[str], list[str]]:
   """Returns what is the same and what differs in two runs of a config, in words.
 
-  Metrics but for the clock's, and fingerprints, of the updates that both recorded.
+  Compared are fingerprints, and metrics but those of time, of updates that both logged.
   """
   same, apart = [], []
   ours, theirs = _by_step(read_metrics(a)), _by_step(read_metrics(b))
@@ -304,11 +300,11 @@ def held_against(a: pathlib.Path, b: pathlib.Path) -> tuple[list[str], list[str]
 
 def _by_step(lines: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
   """Returns lines by their step, those of one step as one, without the clock."""
-  found: dict[int, dict[str, Any]] = {}
+  by_step: dict[int, dict[str, Any]] = {}
   for line in lines:
     own = {name: value for name, value in line.items() if name not in CLOCK_FIELDS}
-    found.setdefault(line['step'], {}).update(own)
-  return found
+    by_step.setdefault(line['step'], {}).update(own)
+  return by_step
 
 
 def _unlike(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -13,7 +13,8 @@ from gpt_jax.config import UserError
 from gpt_jax.data import prepare, token_files, windows
 from gpt_jax.evaluation import likelihood
 from gpt_jax.inference.language_model import LanguageModel
-from gpt_jax.model.gpt import GPT, GPTConfig, init_params
+from gpt_jax.model.gpt import GPT, init_params
+from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.runs import cost
 from gpt_jax.runs.load import load
 from gpt_jax.runs.workdir import (
@@ -54,10 +55,10 @@ class Prepared(NamedTuple):
 def prepared(
   run: config.Run, workdir: pathlib.Path, report: Callable[[str], None] = print
 ) -> Prepared:
-  """Returns the tokenizer and tokens of a run, made first where they are missing.
+  """Returns the tokenizer and tokens of a run, prepared first if they are missing.
 
-  With `init_from` the tokenizer is that run's, copied once. Where data.tokens names
-  another folder, the tokenizer is copied into the workdir, which so stays complete.
+  With `init_from` the tokenizer is copied from that run. With data.tokens the tokenizer
+  is copied into the workdir too, which so stays complete.
   """
   if not run.data.source:
     raise UserError(
@@ -67,14 +68,14 @@ def prepared(
     )
   folder = pathlib.Path(run.data.tokens or workdir)
   own = pathlib.Path(workdir) / 'tokenizer'
-  given = None
+  original = None
   if run.init_from:
-    given = own if own.exists() else pathlib.Path(run.init_from) / 'tokenizer'
-  prepare.prepare(run.data, folder, report=report, tokenizer=given)
-  made = folder / 'tokenizer'
+    original = own if own.exists() else pathlib.Path(run.init_from) / 'tokenizer'
+  prepare.prepare(run.data, folder, report=report, tokenizer=original)
+  source = folder / 'tokenizer'
   if not own.exists():
     staged = own.with_name(f'.tokenizer.{os.getpid()}.tmp')
-    shutil.copytree(made, staged, dirs_exist_ok=True)
+    shutil.copytree(source, staged, dirs_exist_ok=True)
     staged.rename(own)
   files = [
     token_files.open_tokens(folder / 'tokens' / part) for part in ('train', 'valid')
@@ -93,15 +94,7 @@ class RunContext:
   """A pre-training run with its data, model and checkpoints, ready to be trained.
 
   Attributes:
-    run: its config.
-    workdir: its folder.
-    layout: how it is spread over devices.
-    objective: with its model.
-    data: its tokens.
     rows: the number of updates done -> the next batch, numpy rows of this process.
-    checkpoints: in its workdir.
-    argv: the command, for run.json.
-    overrides: the fields that it set, likewise.
   """
 
   run: config.Run
@@ -165,7 +158,7 @@ class RunContext:
     )
 
   def model(self, params: dict) -> LanguageModel:
-    """Returns parameters as a model to use; all processes must ask."""
+    """Returns parameters as a model to use; all processes must call it."""
     one = sharding.Layout(self.layout.devices[:1])
     gpt = GPT(self.cfg, one.execution(self.run.model))
     return LanguageModel(self.layout.gathered(params), gpt, self.data.tokenizer)
@@ -181,15 +174,7 @@ def ready(
   overrides: dict[str, Any] | None = None,
   report: Callable[[str], None] = print,
 ) -> Iterator[RunContext]:
-  """Gives a run ready to be trained, its workdir locked.
-
-  Args:
-    run: what to train.
-    workdir: where.
-    layout: over devices.
-    argv: the command, for run.json.
-    overrides: the fields that it set, likewise.
-    report: takes lines for the user.
+  """Yields a run ready to be trained, its workdir locked.
 
   Raises:
     UserError: the config breaks a rule, or the workdir is another run's or is in use.
@@ -248,10 +233,10 @@ def ready(
 def _from_model(
   run: config.Run, cfg: GPTConfig, report: Callable[[str], None]
 ) -> tuple[dict, dict]:
-  """Returns the parameters to begin with, and those of `init_from` as they are there.
+  """Returns the parameters to start from, and those of `init_from` unchanged.
 
   Raises:
-    UserError: that is a model of another architecture.
+    UserError: `init_from` is a model of another architecture.
   """
   source = load(run.init_from)
   theirs, ours = vars(source.config), vars(cfg)
@@ -279,10 +264,7 @@ def _from_model(
 
 
 def _source_digest(source: dict | None, workdir: pathlib.Path) -> dict[str, str]:
-  """Returns the checksum of the weights a run started from, now or once before.
-
-  Empty where it started from new ones.
-  """
+  """Returns the checksum of the weights a run started from; {} for new weights."""
   if source is not None:
     return {'source': checksums.digest(source)}
   if not (workdir / 'run.json').exists():
@@ -299,16 +281,7 @@ def held_out_loss(
   run: config.Run,
   layout: sharding.Layout,
 ) -> dict[str, float]:
-  """Returns the metrics of parameters on held-out tokens.
-
-  Args:
-    eval_step: of the layout.
-    params: of the model.
-    cfg: of the model.
-    file: the tokens.
-    run: whose eval_batch and eval_tokens count.
-    layout: over devices.
-  """
+  """Returns the metrics of parameters on held-out tokens."""
   rows = windows.held_out_batches(
     file.ids,
     T=cfg.T,
@@ -327,15 +300,11 @@ def _bytes_per_token(file: token_files.TokenFile) -> float:
 
 def samples(model: LanguageModel, run: config.Run) -> str:
   """Returns the continuations of the run's fixed prompts, always with one seed."""
-  prompts = [_last_tokens(model, prompt) for prompt in run.prompts]
-  made = model.generate_ids(
+  prompts = [model.prompt_ids(prompt)[-model.config.T :] for prompt in run.prompts]
+  generations = model.generate_ids(
     prompts, max_new_tokens=run.sample_tokens, temperature=0.8, seed=0
   )
   return '\n'.join(
     f'[{prompt}]{generation.text}'
-    for prompt, generation in zip(run.prompts, made, strict=True)
+    for prompt, generation in zip(run.prompts, generations, strict=True)
   )
-
-
-def _last_tokens(model: LanguageModel, prompt: str) -> list[int]:
-  return model.prompt_ids(prompt)[-model.config.T :]

@@ -39,20 +39,16 @@ def train(
   profile: tuple[int, int] | None = None,
   report: Callable[[str], None] = print,
 ) -> None:
-  """Trains a run to its end, or goes on where its workdir's last checkpoint stands.
+  """Trains a run to its end, resuming from its workdir's last checkpoint.
 
   Args:
-    run: what to train: a language model, or the seeds of a fine-tuning.
-    workdir: where.
-    argv: the command, for run.json.
-    overrides: the fields that it set, likewise.
+    run: a language model, or the seeds of a fine-tuning.
     profile: see `loop.train`.
-    report: takes lines for the user.
 
   Raises:
     UserError: the config breaks a rule, the workdir is another run's or is in use, or
-      training can't go on.
-    loop.Interrupted: asked to stop; the state reached is saved.
+      training can't continue.
+    loop.Interrupted: asked to stop; the state is saved.
   """
   report = report if sharding.first_process() else _say_nothing
   recorded = {'argv': argv, 'overrides': overrides, 'report': report}
@@ -143,7 +139,7 @@ def _language_models(
 
 
 def _examines(run: config.Run, step: int) -> bool:
-  """Returns whether tasks are asked after so many updates."""
+  """Returns whether benchmarks are run after so many updates."""
   every = run.exams.every
   due = step == run.steps or (every and step % every == 0)
   return bool(run.exams.tasks and due)
@@ -154,12 +150,12 @@ def _say_nothing(text: str) -> None:
 
 
 def kind(run: config.Run) -> tuple:
-  """Returns what a run has in common with those that it can be trained together with.
+  """Returns a key that is equal for runs that can be trained together.
 
-  Equal for runs that differ only in their seed and in numbers, each of which must be
-  zero in both or in neither. A run that can't be trained with others has a kind of its
-  own: a fine-tuning (its seeds train together in their own way), one that is spread by
-  a layout, guarded against spikes, or takes exams on the way.
+  They differ only in their seed and in numbers, each of which must be zero in both or
+  in neither. A run that can't be trained with others has a key of its own: a
+  fine-tuning (its seeds train together in their own way), or a run with a layout, a
+  guard against spikes, or benchmarks during training.
   """
   flat = config.flat(run)
   same = {k: bool(v) if k in _NUMBERS else v for k, v in flat.items()}
@@ -172,8 +168,6 @@ class Member(NamedTuple):
   """A run of several that are trained together.
 
   Attributes:
-    run: its config.
-    workdir: its folder.
     overrides: what a sweep sets in the config, for run.json.
   """
 
@@ -189,25 +183,22 @@ def train_together(
   sharing: int = 1,
   report: Callable[[str], None] = print,
 ) -> dict[pathlib.Path, int]:
-  """Trains runs of one kind to their end, or goes on where their workdirs stand.
+  """Trains runs of one kind to their end, resuming from their workdirs.
 
-  Each gives what it gives by itself, but for rounding: another program, and under
-  `vmap` products over several runs, may add in another order. Runs that stand at
-  different updates, after a kill, go on in a program for each update. A run whose loss
-  is no longer finite is left where it was, marked in its workdir, and the others go on.
+  Each run's results are those of training it by itself, but for rounding: another
+  program, and under `vmap` products over several runs, may add in another order. Runs
+  that stopped at different updates resume in one program for each update. A run that
+  diverges is trained no further and marked in its workdir; the others continue.
 
   Args:
-    members: the runs.
-    argv: the command, for run.json.
     sharing: programs like this one that share this machine's memory.
-    report: is told how it goes.
 
   Returns:
-    The workdirs of the runs that diverged, with the number of the update at which.
+    The workdirs of the runs that diverged, and the updates at which they did.
 
   Raises:
-    UserError: runs are of several kinds, or what `train` raises of any of them.
-    loop.Interrupted: asked to stop; the states reached are saved.
+    UserError: runs are of several kinds, or as `train`.
+    loop.Interrupted: asked to stop; the states are saved.
   """
   if len({kind(member.run) for member in members}) != 1:
     raise UserError(
@@ -240,7 +231,7 @@ def _ready(
   argv: Sequence[str],
   report: Callable[[str], None],
 ) -> contextlib.AbstractContextManager[RunContext]:
-  """Gives a run on the first device, for what is done run by run."""
+  """Returns the context of a run on the first device."""
   layout = sharding.Layout(tuple(devices[:1]))
   overrides = member.overrides
   return ready(

@@ -1,4 +1,4 @@
-"""A workdir: its paths, its lock, and run.json, which says of what run it is.
+"""A workdir: its paths, its lock, and run.json, which describes its run.
 
 run.json (the config and all that the run was made of), tokenizer/, tokens/ (unless
 data.tokens names another folder), checkpoints/, metrics.jsonl, fingerprints.jsonl,
@@ -22,16 +22,15 @@ from gpt_jax.tasks.labelled_table import Task
 from gpt_jax.training import checkpoint
 from gpt_jax.training.metrics_log import read_metrics, seconds_trained
 
-TRAINING = 'training'  # of a seed's workdir: the states that its training goes on from
+TRAINING = 'training'  # in a seed's workdir: the states that its training resumes from
 
 
 @contextlib.contextmanager
 def alone(workdir: pathlib.Path, *, shared: bool = False) -> Iterator[None]:
-  """Keeps a second process from training in the same workdir.
+  """Locks a workdir against a second training process.
 
   Args:
-    workdir: is there.
-    shared: whether others that share it too may be in it: jobs of one sweep.
+    shared: lets in others that share it too: jobs of one sweep.
   """
   with open(workdir / '.lock', 'w') as lock:
     try:
@@ -45,7 +44,7 @@ def alone(workdir: pathlib.Path, *, shared: bool = False) -> Iterator[None]:
 
 
 def in_use(workdir: pathlib.Path) -> bool:
-  """Returns whether a process trains in a workdir, which need not be there yet."""
+  """Returns whether a process trains in a workdir, which need not exist yet."""
   if not workdir.exists():
     return False
   try:
@@ -65,7 +64,7 @@ def read_run(workdir: str | pathlib.Path) -> config.Run:
 
 
 def check_same_run(run: config.Run, workdir: pathlib.Path) -> None:
-  """Raises UserError where the workdir holds a run that this one does not continue."""
+  """Raises UserError if the workdir holds a run that this one can't resume."""
   if not (workdir / 'run.json').exists():
     if checkpoint.done(workdir):
       raise UserError(
@@ -98,22 +97,15 @@ def write_run_json(
   start: int = 0,
   together: int = 1,
 ) -> None:
-  """Writes what the run is made of.
+  """Writes run.json: config, data, and the sessions that trained the run.
 
-  Sessions are added to those that the workdir knows, so that a run which went on with
-  another version, or elsewhere, says so. One that is like the last only adds to its
-  `starts`.
+  Sessions are appended, so that a run which was resumed by another version, or
+  elsewhere, says so. One that is like the last only adds to its `starts`.
 
   Args:
-    run: its config.
-    workdir: where to.
-    vocab: the tokenizer's entries.
-    data: checksums of what it is trained and judged on.
-    devices: that it uses.
-    argv: the command.
-    overrides: the fields that the command set.
+    data: checksums of the data that it is trained and evaluated on.
     start: updates done when this session begins.
-    together: runs that one program trains, this one with others.
+    together: how many runs its program trains.
   """
   path = workdir / 'run.json'
   before = sessions(workdir) if path.exists() else []
@@ -150,11 +142,11 @@ def read_about(workdir: str | pathlib.Path) -> dict[str, Any]:
 
 
 def sessions(workdir: str | pathlib.Path) -> list[dict[str, Any]]:
-  """Returns by what a workdir's run was trained, in the order of time.
+  """Returns the sessions that trained a workdir's run, in the order of time.
 
-  Each has `starts`, the numbers of updates from which it began or went on, argv,
-  overrides, config, together (runs in one program) and environment. Of a run.json
-  older than sessions, what it knows.
+  Each has `starts`, the numbers of updates from which it began or resumed, argv,
+  overrides, config, together (runs in one program) and environment. A run.json older
+  than sessions gives one, of what it knows.
   """
   about = read_about(workdir)
   if 'sessions' in about:
@@ -176,13 +168,12 @@ def sessions(workdir: str | pathlib.Path) -> list[dict[str, Any]]:
 
 
 def keep_held_out(workdir: str | pathlib.Path, line: dict[str, Any]) -> None:
-  """Adds what a model was found to lose on held-out text to held_out.json.
+  """Adds a model's loss on held-out text to held_out.json.
 
-  What it says already of the same text, workdir, update and weights is replaced, but
-  for baselines that were not measured again.
+  An entry of the same text, update and weights is replaced, but for baselines that were
+  not measured again.
 
   Args:
-    workdir: of the model.
     line: text (the workdir that holds it out; '': its own), text_sha256, step, int8,
       valid_nll, valid_ppl, valid_bpb and baselines (bits/byte by name).
   """
@@ -198,15 +189,15 @@ def keep_held_out(workdir: str | pathlib.Path, line: dict[str, Any]) -> None:
 
 
 def read_held_out(workdir: str | pathlib.Path) -> list[dict[str, Any]]:
-  """Returns what `keep_held_out` was told, in the order of time."""
+  """Returns the lines that `keep_held_out` added, in the order of time."""
   path = pathlib.Path(workdir) / 'held_out.json'
   return json.loads(path.read_text(encoding='utf-8')) if path.exists() else []
 
 
 def seed_folders(workdir: str | pathlib.Path) -> list[pathlib.Path]:
   """Returns the workdirs of a fine-tuned run's seeds, in their order."""
-  found = [p for p in pathlib.Path(workdir).glob('seed_*') if p.name[5:].isdigit()]
-  return sorted(found, key=lambda folder: int(folder.name[5:]))
+  folders = [p for p in pathlib.Path(workdir).glob('seed_*') if p.name[5:].isdigit()]
+  return sorted(folders, key=lambda folder: int(folder.name[5:]))
 
 
 def old_groups(workdir: str | pathlib.Path) -> dict[pathlib.Path, list[int]]:
@@ -231,7 +222,7 @@ def logged_folders(workdir: str | pathlib.Path) -> list[pathlib.Path]:
 
 
 def updates_done(workdir: str | pathlib.Path) -> int:
-  """Returns the updates that are on disk: of several seeds, the least."""
+  """Returns the updates that are on disk; with several seeds, the fewest."""
   seeds = [] if old_groups(workdir) else seed_folders(workdir)
   if not seeds:
     return min(map(checkpoint.done, logged_folders(workdir)))
@@ -243,7 +234,7 @@ def updates_done(workdir: str | pathlib.Path) -> int:
 def seconds_of_training(workdir: str | pathlib.Path) -> float:
   """Returns the seconds that a run's updates took, with compilation and evaluation.
 
-  Starting up is not in them, nor is what a kill undid.
+  Starting up is not counted, nor are updates that a kill undid.
   """
   starts = [start for each in sessions(workdir) for start in each['starts']]
   total = 0.0

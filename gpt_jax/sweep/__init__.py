@@ -1,4 +1,4 @@
-"""Many runs of one config: what a sweep file says of them is imported from here.
+"""Many runs of one config; sweep files import their vocabulary from here.
 
 from gpt_jax.sweep import chain, grid, point, zipped
 

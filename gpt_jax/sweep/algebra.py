@@ -15,11 +15,7 @@ class Points:
   """
 
   def __init__(self, points: Sequence[Mapping[str, Any]]):
-    """Takes the points; there must be some.
-
-    Raises:
-      UserError: there are none.
-    """
+    """Takes the points; raises UserError if there are none."""
     if not points:
       raise UserError('a sweep must have at least one run; this part of it is empty')
     self._points = tuple(dict(each) for each in points)
@@ -37,15 +33,15 @@ class Points:
     return Points([*self, *_points(other)])
 
   def __mul__(self, other: 'Points') -> 'Points':
-    made = []
+    points = []
     for a, b in itertools.product(self, _points(other)):
       both = [name for name in a if name in b]
       if both:
         raise UserError(
           f'{", ".join(both)} is on both sides of a product; leave it out on one side'
         )
-      made.append(a | b)
-    return Points(made)
+      points.append(a | b)
+    return Points(points)
 
 
 def grid(fields: Mapping[str, Sequence]) -> Points:
@@ -59,7 +55,7 @@ def grid(fields: Mapping[str, Sequence]) -> Points:
 
 
 def zipped(fields: Mapping[str, Sequence]) -> Points:
-  """Returns a point for each place in the fields' lists, which are walked in step.
+  """Returns a point for each place in the fields' lists, read side by side.
 
   Raises:
     UserError: there is no field, or the lists are of unequal length.
@@ -67,8 +63,8 @@ def zipped(fields: Mapping[str, Sequence]) -> Points:
   lists = _lists('zipped', fields)
   lengths = {name: len(values) for name, values in lists.items()}
   if len(set(lengths.values())) > 1:
-    told = ', '.join(f'{name} has {length}' for name, length in lengths.items())
-    raise UserError(f'zipped needs lists of equal length: {told}')
+    unequal = ', '.join(f'{name} has {length}' for name, length in lengths.items())
+    raise UserError(f'zipped needs lists of equal length: {unequal}')
   rows = zip(*lists.values(), strict=True)
   return Points([dict(zip(fields, row, strict=True)) for row in rows])
 
@@ -79,20 +75,16 @@ def point(fields: Mapping[str, Any]) -> Points:
 
 
 def chain(*parts: Points) -> Points:
-  """Returns the points of all parts, one part after another.
-
-  Raises:
-    UserError: there is no part.
-  """
+  """Returns the points of all parts in order; raises UserError if there is none."""
   return Points([each for part in parts for each in _points(part)])
 
 
-def _points(found: Any) -> Points:
-  if not isinstance(found, Points):
+def _points(value: Any) -> Points:
+  if not isinstance(value, Points):
     raise UserError(
-      f'{found!r} is no part of a sweep; make one with grid, zipped, chain or point'
+      f'{value!r} is no part of a sweep; make one with grid, zipped, chain or point'
     )
-  return found
+  return value
 
 
 def _lists(of: str, fields: Mapping[str, Sequence]) -> dict[str, list]:

@@ -27,11 +27,8 @@ class Entry:
   """One run of a sweep.
 
   Attributes:
-    name: of its folder in the sweep's.
     overrides: what the sweep sets in the config.
-    run: the whole config.
-    workdir: its folder.
-    arguments: of launch.py, that train it.
+    arguments: of launch.py, to train it.
   """
 
   name: str
@@ -51,14 +48,8 @@ class Sweep:
   """All runs of a sweep.
 
   Attributes:
-    folder: that holds everything of it.
-    config_file: the experiment, as --config names it.
-    sweep_file: as --sweep names it.
     base: the config before the sweep's overrides.
-    entries: the runs.
-    search: where they come from a search, else None.
-    argv: the command that was given.
-    given: what it changes in the config's file.
+    given: what the command line changed in the config's file.
   """
 
   folder: pathlib.Path
@@ -128,12 +119,7 @@ def planned(
   Args:
     points: overrides of each run.
     base: the config that they override.
-    given: what the command line changed in the config's file; is in `base`.
-    config_file: as --config names it.
-    sweep_file: as --sweep names it.
-    folder: of the sweep.
-    search: where the points come from one.
-    argv: the command.
+    given: what the command line changed in the config's file; part of `base`.
 
   Raises:
     UserError: a point names an unknown field, or one that the command line sets, or

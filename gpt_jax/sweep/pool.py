@@ -23,9 +23,9 @@ from gpt_jax.training.loop import Interrupted
 _TICK = 0.2  # seconds between two looks at the workers
 _SHOWN = 15  # lines of a failed run's log
 _PROBE = 'import jax; d = jax.local_devices(); print(d[0].platform, len(d))'
-# Becomes the command behind it, to which the kernel sends SIGUSR1, at which a run
-# saves, when its parent is gone, be it by kill -9 (PR_SET_PDEATHSIG is 1; Linux only).
-# It comes once for each thread of the parent that it is handed on to; a second
+# Becomes the command behind it. The kernel sends that SIGUSR1, at which a run saves,
+# when its parent is gone, even by kill -9 (PR_SET_PDEATHSIG is 1; Linux only). It may
+# come several times, once for each thread of the parent that inherits it; a second
 # SIGTERM would end a run before it has saved.
 _FOLLOWS = """
 import ctypes, os, signal, sys
@@ -37,11 +37,11 @@ if os.getppid() == int(sys.argv[1]):
 
 @dataclasses.dataclass(frozen=True)
 class Slot:
-  """What a worker has for itself.
+  """The devices of a worker.
 
   Attributes:
-    name: for people.
-    environment: variables that choose its devices.
+    name: for messages.
+    environment: variables that select the devices.
     cores: of the CPU; empty: any.
   """
 
@@ -54,10 +54,10 @@ def slots(workers: int) -> list[Slot]:
   """Returns a slot for each worker.
 
   Args:
-    workers: how many; 0: one for each device of an accelerator, on a CPU one.
+    workers: 0 means one for each device of an accelerator, or one on a CPU.
 
   Raises:
-    UserError: there are too few devices or cores for so many.
+    UserError: there are too few devices or cores.
   """
   done = subprocess.run([sys.executable, '-c', _PROBE], capture_output=True, text=True)
   if done.returncode:
@@ -91,8 +91,8 @@ def device_slots(
   Args:
     platform: 'gpu' or 'tpu'.
     count: devices there are.
-    workers: to be served; 1 has all devices.
-    environment: whose CUDA_VISIBLE_DEVICES names the GPUs, if it is set.
+    workers: 1 has all devices.
+    environment: its CUDA_VISIBLE_DEVICES, if set, names the GPUs.
   """
   if workers > count:
     raise UserError(f'--workers={workers} must be at most {count}, the devices here')
@@ -107,7 +107,7 @@ def device_slots(
     raise UserError(
       f'--workers={workers} must be 1 or {count} on a TPU: all chips, or one a worker'
     )
-  made = []
+  shares = []
   for i in range(workers):
     own = ','.join(names[i * each : (i + 1) * each])
     chosen = {'CUDA_VISIBLE_DEVICES': own}
@@ -117,8 +117,8 @@ def device_slots(
         'TPU_CHIPS_PER_PROCESS_BOUNDS': '1,1,1',
         'TPU_PROCESS_BOUNDS': '1,1,1',
       }
-    made.append(Slot(f'{platform} {own}', chosen))
-  return made
+    shares.append(Slot(f'{platform} {own}', chosen))
+  return shares
 
 
 @dataclasses.dataclass
@@ -139,7 +139,7 @@ class Pool:
   Attributes:
     states: of each run by name: waiting, running, finished, 'in use' (by a process
       that is not ours), failed, stopped, or 'stopped early'.
-    ends: of the logs of failed runs, by name.
+    ends: the last lines of the logs of failed runs, by name.
   """
 
   def __init__(
@@ -151,16 +151,15 @@ class Pool:
     together: int = 1,
     early: Callable[[Entry], bool] = lambda entry: False,
   ):
-    """Finds out what is left to do.
+    """Queues the runs that are not finished.
 
     Args:
-      sweep: whose runs are trained.
-      free: what the workers have.
+      free: one slot for each worker.
       retries: how often a crashed run is started again.
-      together: most runs of one kind that a worker trains in one program; 0: as many
-        as there are, shared out among the workers.
-      early: whether a run that is not finished is to be stopped for good; only where
-        each run is trained by itself.
+      together: most runs of one kind that a worker trains in one program; 0: all of a
+        kind, divided among the workers.
+      early: whether to stop an unfinished run for good; only for runs that are trained
+        by themselves.
     """
     self.sweep, self.free, self.early = sweep, collections.deque(free), early
     self.workers = len(free)
@@ -179,10 +178,10 @@ class Pool:
     self.waiting = collections.deque(groups(left, together, len(free)))
 
   def work(self, show: Callable[[], None]) -> None:
-    """Trains what is left, and returns when all that can be done is.
+    """Trains the runs that are left.
 
     Args:
-      show: is called from time to time, and shows how things stand.
+      show: called from time to time, to show the states.
 
     Raises:
       Interrupted: by SIGINT or SIGTERM; the workers have saved.
@@ -210,7 +209,7 @@ class Pool:
       raise Interrupted(asked[0])
 
   def _start(self) -> bool:
-    """Starts the first runs that are free, and returns whether there were any."""
+    """Starts the first runs that are not in use; returns whether there were any."""
     for _ in range(len(self.waiting)):
       entries = self.waiting.popleft()
       used = [entry for entry in entries if in_use(entry.workdir)]
@@ -264,7 +263,7 @@ class Pool:
       return 'stopped'
     if len(worker.entries) > 1:
       return 'waiting'
-    if self.tries[entry.name] > 0 and not _told(said):
+    if self.tries[entry.name] > 0 and not _hopeless(said):
       self.tries[entry.name] -= 1
       return 'waiting'
     how = f'exit status {code}' if code > 0 else f'signal {-code}'
@@ -272,7 +271,7 @@ class Pool:
     return 'failed'
 
   def _started(self, entries: Sequence[Entry], slot: Slot) -> _Worker:
-    """Returns a worker at its runs."""
+    """Returns a new worker for some runs."""
     folder, first = self.sweep.folder, entries[0]
     logs = folder / 'logs'
     logs.mkdir(exist_ok=True)
@@ -312,26 +311,26 @@ class Pool:
 
 
 def _end(said: str) -> str:
-  """Returns the last lines of a log; before them our message, if it is not among them.
+  """Returns the last lines of a log, and our error message if it is not among them.
 
-  Where a disk is full, threads of TensorStore print tracebacks behind it.
+  When a disk is full, threads of TensorStore print tracebacks after it.
   """
   last = '\n'.join(said.rstrip().splitlines()[-_SHOWN:])
   message = re.findall(r'error: .*', said)[-1:]
   return last if not message or message[0] in last else f'{message[0]}\n...\n{last}'
 
 
-def _told(said: str) -> bool:
-  """Returns whether a run ended with a message to its user: again would be no better.
+def _hopeless(said: str) -> bool:
+  """Returns whether a run ended with an error message, so that a retry won't help.
 
   A rate that makes the loss infinite does so each time.
   """
-  mended = any(line.startswith('error: ') for line in said.splitlines())
-  return mended and 'Traceback (most recent call last)' not in said
+  reported = any(line.startswith('error: ') for line in said.splitlines())
+  return reported and 'Traceback (most recent call last)' not in said
 
 
 def _follower() -> list[str]:
-  """Returns what stands before a command that is not to outlive this process."""
+  """Returns the prefix of a command that must not outlive this process."""
   if sys.platform != 'linux':
     return []
   return [sys.executable, '-S', '-c', _FOLLOWS, str(os.getpid())]
@@ -339,7 +338,7 @@ def _follower() -> list[str]:
 
 @contextmanager
 def _signals(asked: list[int]) -> Iterator[None]:
-  """Adds each SIGINT and SIGTERM to a list meanwhile."""
+  """Appends each SIGINT and SIGTERM to a list."""
 
   def ask(number, _):
     if not asked:

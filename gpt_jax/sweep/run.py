@@ -22,8 +22,7 @@ def planned(sweep_file: str, **about: Any) -> Sweep:
   """Returns the sweep that a file describes.
 
   Args:
-    sweep_file: as --sweep names it.
-    **about: what else `plan.planned` takes.
+    **about: the other arguments of `plan.planned`.
   """
   points, search = read(sweep_file), None
   if isinstance(points, Search):
@@ -35,10 +34,9 @@ def planned(sweep_file: str, **about: Any) -> Sweep:
 
 @contextlib.contextmanager
 def opened(sweep: Sweep, *, shared: bool) -> Iterator[None]:
-  """Makes the sweep's folder, or finds it, and keeps other sweeps out meanwhile.
+  """Makes the sweep's folder, if it is missing, and locks it.
 
   Args:
-    sweep: of which.
     shared: whether jobs of the same sweep may be in it too.
 
   Raises:
@@ -66,10 +64,9 @@ def run(sweep: Sweep, *, workers_at_once: int, retries: int, together: int = 0) 
   """Trains all runs of a sweep that are not finished; the same again continues it.
 
   Args:
-    sweep: the runs.
-    workers_at_once: see `workers.slots`.
+    workers_at_once: see `pool.slots`.
     retries: how often a crashed run is started again.
-    together: most runs in one program; 0: all of a kind, but where halving stops some.
+    together: most runs in one program; 0: all of a kind, or one with halving.
 
   Raises:
     UserError: the folder is in use, or of another sweep, or was edited; or runs have
@@ -117,7 +114,7 @@ def run(sweep: Sweep, *, workers_at_once: int, retries: int, together: int = 0) 
 
 
 def _early(sweep: Sweep) -> Callable[[Entry], bool]:
-  """Returns whether a run is to stop early: by halving, where the sweep searches so."""
+  """Returns a function that tells whether halving stops a run early."""
   if not (sweep.search and sweep.search.halving):
     return lambda entry: False
   from gpt_jax.sweep.optuna_search import Halving
@@ -126,7 +123,7 @@ def _early(sweep: Sweep) -> Callable[[Entry], bool]:
 
 
 def run_one(sweep: Sweep, index: int) -> None:
-  """Trains one run of a sweep in this process, beside other jobs that train others.
+  """Trains one run of a sweep in this process; other jobs may train others.
 
   Raises:
     UserError: there is no such run, or as `run`.
@@ -149,7 +146,7 @@ def run_one(sweep: Sweep, index: int) -> None:
 
 
 def submit(sweep: Sweep, parameters: str) -> str:
-  """Submits an array of SLURM jobs for the runs that are left; returns what it was."""
+  """Submits an array of SLURM jobs for the runs that are left; returns a report."""
   from gpt_jax.sweep import slurm
 
   _check_no_halving(sweep)
@@ -167,9 +164,8 @@ def commands(
   """Returns the commands that train the runs, or what SLURM would be given.
 
   Args:
-    sweep: of which.
     index: of one run; None: all.
-    parameters: of --slurm, where jobs are asked for.
+    parameters: of --slurm; None: no jobs.
   """
   if parameters is not None:
     from gpt_jax.sweep import slurm

@@ -1,4 +1,4 @@
-"""What a sweep file says of a search: spaces to draw from, and when to stop early."""
+"""The search of a sweep file: spaces to draw from, and when to stop early."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -25,11 +25,8 @@ class Search:
   """A random search.
 
   Attributes:
-    space: by name of a config field.
-    runs: how many are drawn.
-    seed: of the draws.
     halving: 0: every run goes to its end. Else at evaluations 1, halving, halving² ...
-      only the best 1 / halving of the runs that came so far go on.
+      only the best 1 / halving of the runs that came so far continue.
   """
 
   space: Mapping[str, Space]

@@ -15,7 +15,7 @@ from gpt_jax.sweep.status import finished
 
 
 class Job:
-  """A job of the array: trains one run, and is queued again where its time ran out."""
+  """A job of the array: trains one run, and is queued again if its time runs out."""
 
   def __init__(self, command: list[str]):
     """Takes the command of the sweep, without --index."""
@@ -36,7 +36,7 @@ class Job:
     return 0
 
   def checkpoint(self, index: int) -> Any:
-    """Has the run save, and returns what submitit queues again; it goes on there."""
+    """Makes the run save, and returns the job to queue, which resumes it."""
     from submitit.helpers import DelayedSubmission
 
     self.process.send_signal(signal.SIGTERM)
@@ -45,13 +45,13 @@ class Job:
 
 
 def parameters(text: str) -> dict[str, Any]:
-  """Returns what --slurm says: partition=gpu,time=60 as submitit takes it.
+  """Returns the parameters in --slurm, such as partition=gpu,time=60, for submitit.
 
   Raises:
     UserError: submitit is missing, or there is no such parameter.
   """
   known = _submitit().slurm.slurm._get_default_parameters()
-  found = {}
+  values = {}
   for part in text.split(','):
     name, equals, value = part.partition('=')
     if not equals or name not in known:
@@ -60,8 +60,8 @@ def parameters(text: str) -> dict[str, Any]:
         f'partition, time (minutes), gpus_per_node, cpus_per_task, mem, account, qos, '
         f'array_parallelism, ....{nearest(name, known)}'
       )
-    found[name] = int(value) if value.isdecimal() else value
-  return found
+    values[name] = int(value) if value.isdecimal() else value
+  return values
 
 
 def sbatch(sweep: Sweep, asked: dict[str, Any]) -> str:
@@ -84,8 +84,7 @@ def submit(sweep: Sweep, asked: dict[str, Any], executor: Any = None) -> list:
   """Submits the runs that are not finished, and returns submitit's jobs.
 
   Args:
-    sweep: of which.
-    asked: what `parameters` returns.
+    asked: from `parameters`.
     executor: one of submitit's; None: SLURM's.
 
   Raises:
@@ -109,7 +108,7 @@ def _left(sweep: Sweep) -> list[int]:
 
 
 def _all(sweep: Sweep, asked: dict[str, Any]) -> dict[str, Any]:
-  """Returns the parameters with those that we know."""
+  """Returns the parameters, and our own where the user gave none."""
   root = shlex.quote(str(LAUNCH.parent))
   return {
     'job_name': pathlib.Path(sweep.sweep_file).stem,

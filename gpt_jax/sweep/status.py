@@ -14,7 +14,7 @@ import numpy as np
 from gpt_jax import config
 from gpt_jax.config import UserError
 from gpt_jax.files import write_whole
-from gpt_jax.model.gpt import GPTConfig
+from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.runs import cost
 from gpt_jax.runs.finetune_job import FILLED
 from gpt_jax.runs.workdir import (
@@ -52,7 +52,6 @@ class Result:
 
   Attributes:
     state: 'finished', 'unfinished' or 'waiting'; a pool of workers knows more states.
-    step: updates done.
     steps: updates of the whole run.
     loss: of the last batch that was recorded [nats/token].
     final_nll: held-out loss that was measured last [nats/token].
@@ -62,10 +61,8 @@ class Result:
     best_metric: of a fine-tuning: the task's first metric on dev, the mean over seeds
       of the best. Its losses are means over seeds too, in nats/example.
     tokens: trained on; 0 of a fine-tuning, whose examples have many lengths.
-    flops: of training on them.
     seconds: of training; what a kill undid is not in it.
     left: seconds to the end at the last speed.
-    commit: of the code.
     curve: (updates, held-out loss [nats/token]).
   """
 
@@ -251,8 +248,7 @@ def write_csv(sweep: Sweep, states: Mapping[str, str] | None = None) -> pathlib.
   """Writes sweep.csv, a row for each run, and returns its path.
 
   Args:
-    sweep: whose folder holds it.
-    states: by name, of runs of which more is known than their folders say.
+    states: of runs by name, where more is known than their folders say.
   """
   fields = list(dict.fromkeys(name for e in sweep.entries for name in e.overrides))
   text, path = io.StringIO(), sweep.folder / 'sweep.csv'

@@ -24,31 +24,23 @@ def groups(entries: Sequence[Entry], most: int, workers: int) -> list[list[Entry
   """Returns the runs in groups of one kind, each to be trained together.
 
   Args:
-    entries: the runs.
-    most: runs of a group; 0: as many as there are, shared out among the workers.
-    workers: how many work at a time.
+    most: runs of a group; 0: all of a kind, divided among the workers.
   """
   kinds: dict[tuple, list[Entry]] = {}
   for entry in entries:
     kinds.setdefault(kind(entry.run), []).append(entry)
-  found = []
+  parts = []
   for alike in kinds.values():
     number = -(-len(alike) // most) if most else min(workers, len(alike))
     bounds = [len(alike) * i // number for i in range(number + 1)]
-    found += [alike[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
-  return found
+    parts += [alike[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+  return parts
 
 
 def arguments(
   folder: pathlib.Path, entries: Sequence[Entry], workers: int
 ) -> list[str]:
-  """Returns the arguments of Python that train runs of the sweep in a folder.
-
-  Args:
-    folder: of the sweep.
-    entries: the runs.
-    workers: that are at work at a time.
-  """
+  """Returns the arguments of Python that train runs of the sweep in a folder."""
   names = [entry.name for entry in entries]
   return ['-c', _MAIN, str(LAUNCH.parent), str(folder), str(workers), *names]
 

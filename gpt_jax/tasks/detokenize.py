@@ -1,14 +1,14 @@
 """De-tokenizers that can be inverted: tokenized text spaced as people write it.
 
 Language models predict text as people write it better than tokens between spaces, and
-GPT-2 is judged so (Radford et al. 2019, section 3.1). As nothing of the original is
+GPT-2 is evaluated so (Radford et al. 2019, section 3.1). As nothing of the original is
 lost, its probability is at least that of what the model reads, and may be divided by
 the words of the original.
 
-Rules say which tokens go together. A token that the inverse would cut is followed by
-two spaces, a line that is not tokens between single spaces begins with two: so the
+Rules say which tokens are joined. A token that the inverse would cut is followed by two
+spaces, and a line that is not tokens between single spaces begins with two, so the
 inverse is exact for every text, not only where the rules are right. OpenAI never
-released theirs; these are ours.
+released its rules; these are ours.
 """
 
 import dataclasses
@@ -25,11 +25,10 @@ class Detokenizer:
   """The spacing of one corpus.
 
   Attributes:
-    opens: how tokens that go with the next one are written, by token.
-    closes: how tokens that go with the one before are written, by token.
+    opens: tokens that are joined to the next one -> how they are written.
+    closes: tokens that are joined to the one before -> how they are written.
     clitics: what the corpus cuts off the end of a word, such as 's.
-    inside: how tokens between two others are written: (token, written, pattern that
-      finds it).
+    inside: tokens that join two others: (token, written, pattern that finds it).
     edge: what begins and ends every line.
   """
 
@@ -47,7 +46,7 @@ class Detokenizer:
     return '\n'.join([*map(self._line, lines), last])
 
   def invert(self, text: str) -> str:
-    """Returns the tokens, between spaces, that `read` was given."""
+    """Returns the tokens, between spaces, of a text that `read` returned."""
     *lines, last = text.split('\n')
     return '\n'.join([*map(self._tokens, lines), self._tokens(last) if last else ''])
 
@@ -61,7 +60,7 @@ class Detokenizer:
     return ' '.join(self._chunks(tokens))
 
   def _tokens(self, line: str) -> str:
-    """Returns what `_line` made a line of."""
+    """Returns the tokens of a line that `_line` returned."""
     if line.startswith('  '):
       return line[2:]
     if not line:
@@ -73,7 +72,7 @@ class Detokenizer:
     return f'{self.edge}{" ".join(tokens)}{self.edge}'
 
   def _chunks(self, tokens: list[str]) -> list[str]:
-    """Returns the tokens put together as far as `_cut` takes them apart again."""
+    """Returns the tokens joined as far as `_cut` separates them again."""
     chunks, group, written, i, odd = [], [], '', 0, False
     after_opening = False
     while i < len(tokens):
@@ -117,7 +116,7 @@ class Detokenizer:
     return group[0] if self._cut(group[0]) == group else f'{group[0]} '
 
   def _cut(self, chunk: str) -> list[str]:
-    """Returns the tokens of what stands between two spaces."""
+    """Returns the tokens of a chunk between two spaces."""
     opens = {written: token for token, written in self.opens.items()}
     closes = {written: token for token, written in self.closes.items()}
     first, last = [], []

@@ -32,7 +32,7 @@ class TaskBatch:
   """Examples of a task.
 
   Attributes:
-    ids_BCT: int32 tokens; behind the extract token any.
+    ids_BCT: int32 tokens; after the extract token, any.
     length_BC: int32, real tokens of each sequence, the extract token being the last.
     target_BK: float32, the probability that each class or choice should have.
     w_B: float32, 1 for an example, 0 for a row that only fills the batch.
@@ -100,8 +100,6 @@ def inputs(
   of a passage with a question the passage is cut, so that the question stays.
 
   Args:
-    task: theirs.
-    examples: to read.
     encode: text -> ids, all below `vocab`.
     vocab: entries of the model; the new tokens are vocab .. vocab + 2.
     T: its context.
@@ -110,7 +108,7 @@ def inputs(
   cut = 0
 
   def part(text: str, most: int, end: str = '') -> list[int]:
-    """Returns the ids of a text and what must follow it, `most` of them."""
+    """Returns at most `most` ids of a text; if it is cut, `end` is kept."""
     nonlocal cut
     ids = list(encode(f'{text} {end}' if end else text))
     if len(ids) <= most:
@@ -129,15 +127,15 @@ def inputs(
   for example in examples:
     cut = 0
     if task.kind == 'classification':
-      made = (joined(part(example.texts[0], T - 2)),)
+      sequence = (joined(part(example.texts[0], T - 2)),)
     elif task.kind == 'multiple_choice':
       passage, *question = example.texts
       context = part(passage, T // 2 - 2, ' '.join(question))
-      made = tuple(joined(context, part(c, T // 2 - 2)) for c in example.choices)
+      sequence = tuple(joined(context, part(c, T // 2 - 2)) for c in example.choices)
     else:
       a, b = (part(text, T // 2 - 2) for text in example.texts)
-      made = (joined(a, b), joined(b, a))[: sequences_each(task)]
-    sequences.append(made)
+      sequence = (joined(a, b), joined(b, a))[: sequences_each(task)]
+    sequences.append(sequence)
     truncated += cut > 0
   targets = np.stack([_target(task, example.label) for example in examples])
   return Inputs(sequences, targets, truncated)
@@ -146,7 +144,7 @@ def inputs(
 def tell_truncated(
   name: str, data: Inputs, T: int, tell: Callable[[str], None]
 ) -> None:
-  """Tells how many examples had to be cut."""
+  """Reports how many examples had to be cut."""
   if data.truncated:
     tell(
       f'{name}: a text of {data.truncated:,} of {len(data.sequences):,} examples is '
@@ -172,7 +170,7 @@ def _target(task: Task, label: int | float | None) -> np.ndarray:
 
 
 def answers(task: Task, logits_EK: np.ndarray) -> np.ndarray:
-  """Returns what a model's logits say of each example: a label, or a score."""
+  """Returns a model's prediction for each example: a label, or a score."""
   if not task.scores:
     return np.argmax(logits_EK, -1)
   p = probabilities(logits_EK)
@@ -198,16 +196,15 @@ def padded_length(length: int, T: int) -> int:
 
 
 class Order:
-  """In which order a run reads its examples: a function of (seed, update).
+  """The order in which a run reads its examples: a function of (seed, update).
 
   Every epoch has each example once. By 'length', examples are sorted into buckets by
-  `padded_length`, and each batch comes from one bucket; what does not fill a batch
-  joins the next larger bucket. Where updates grow (`config.Run.batch_ramp`), examples
-  are batched by as many as the first updates have, and a later one reads several such
-  batches, padded to the longest. Seeds differ in which examples of a bucket share a
-  batch, never in how long the batch of an update is: so they can train together.
-  Differs: GPT-1's batches are of any lengths; that is 'random'. And what is left of an
-  epoch's examples is a batch too, however small.
+  `padded_length`, and each batch comes from one bucket; examples that do not fill a
+  batch join the next larger bucket. With `config.Run.batch_ramp`, batches have the size
+  of the first updates, and a later update reads several, padded to the longest. Seeds
+  differ in which examples of a bucket share a batch, never in the length of an update's
+  batch, so they can train together. Differs: GPT-1's batches are of any lengths; that
+  is 'random'. And what is left of an epoch's examples is a batch too, however small.
   """
 
   def __init__(self, lengths: np.ndarray, stages: list[Stage], T: int, by: str):
@@ -215,9 +212,6 @@ class Order:
 
     Args:
       lengths: of the examples [tokens], at most T.
-      stages: the sizes of updates.
-      T: the longest.
-      by: 'length' or 'random'.
     """
     sizes = np.array([padded_length(n, T) for n in lengths])
     if by == 'random':
@@ -235,7 +229,7 @@ class Order:
     self._known = {}  # groups by (epoch, seed), of few epochs
 
   def updates(self, epochs: int) -> int:
-    """Returns the updates after which so many epochs are read."""
+    """Returns the updates that read so many epochs."""
     rows = epochs * len(self.sizes) * self.unit
     stage = next(stage for stage in reversed(self.stages) if stage.row < rows)
     return stage.update + -(-(rows - stage.row) // stage.rows)
@@ -272,7 +266,7 @@ class Order:
 def batch(data: Inputs, chosen: np.ndarray, rows: int, T: int) -> TaskBatch:
   """Returns chosen examples, padded to T tokens, and rows that fill the batch."""
   C, K = len(data.sequences[0]), data.targets.shape[1]
-  made = TaskBatch(
+  padded = TaskBatch(
     ids_BCT=np.zeros((rows, C, T), np.int32),
     length_BC=np.ones((rows, C), np.int32),
     target_BK=np.zeros((rows, K), np.float32),
@@ -281,10 +275,10 @@ def batch(data: Inputs, chosen: np.ndarray, rows: int, T: int) -> TaskBatch:
   )
   for row, example in enumerate(chosen):
     for c, ids in enumerate(data.sequences[example]):
-      made.ids_BCT[row, c, : len(ids)] = ids
-      made.length_BC[row, c] = len(ids)
-  made.target_BK[: len(chosen)] = data.targets[chosen]
-  return made
+      padded.ids_BCT[row, c, : len(ids)] = ids
+      padded.length_BC[row, c] = len(ids)
+  padded.target_BK[: len(chosen)] = data.targets[chosen]
+  return padded
 
 
 def all_batches(
@@ -302,8 +296,8 @@ def all_logits(
   data: Inputs, rows: int, T: int, predict: Callable[[TaskBatch], np.ndarray]
 ) -> np.ndarray:
   """Returns logits [..., examples, K], where `predict` gives [..., B, K] of a batch."""
-  order, found = [], []
+  order, logits = [], []
   for chosen, each in all_batches(data, rows, T):
     order.append(chosen)
-    found.append(np.asarray(predict(each))[..., : len(chosen), :])
-  return np.concatenate(found, axis=-2)[..., np.argsort(np.concatenate(order)), :]
+    logits.append(np.asarray(predict(each))[..., : len(chosen), :])
+  return np.concatenate(logits, axis=-2)[..., np.argsort(np.concatenate(order)), :]

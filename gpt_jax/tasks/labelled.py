@@ -1,7 +1,6 @@
 """Examples of labelled tasks, from the files that their authors publish, or the hub.
 
-What there is to read is in gpt_jax/tasks/labelled_table.py, how it is written in
-readers.py.
+The tasks are in gpt_jax/tasks/labelled_table.py, their file formats in readers.py.
 """
 
 import math
@@ -46,12 +45,12 @@ def read(
   Args:
     task_name: one of `TASKS`.
     data: a folder with the files of the official distribution; or the split's file,
-      whatever it is called; or hf:NAME, hf:NAME:CONFIG or hf:FOLDER, a data set of
-      Hugging Face's with the columns of `Task.hub` (see `rows.hub`).
+      under any name; or hf:NAME, hf:NAME:CONFIG or hf:FOLDER, a Hugging Face data set
+      with the columns of `Task.hub` (see `readers.hub`).
     split: 'train', 'dev' or 'test'; 'dev_mismatched' and 'test_mismatched' of mnli;
       'dev_middle', 'dev_high', 'test_middle' and 'test_high' of race's files. Story
       Cloze's train and dev are GPT-1's, in the order of its permutation.
-    tell: is told how many rows were left out because they are known to be unusable:
+    tell: called with a line about rows left out because they are known to be unusable:
       SNLI's without a gold label, QQP's with an empty question.
 
   Raises:
@@ -62,13 +61,13 @@ def read(
   task = named(task_name)
   if str(data).startswith('hf:'):
     path, release = str(data), _on_hub(task, split)
-    found = _hub_rows(task, release, path, split)
+    rows = _hub_rows(task, release, path, split)
   else:
     path, release = _find(task, Path(data).expanduser(), split)
     _check_owner(task, release, path, split)
-    found = _rows(release, path, split)
+    rows = _rows(release, path, split)
   examples, left_out = [], 0
-  for row in found:
+  for row in rows:
     if _unusable(release, row):
       left_out += 1
     else:
@@ -109,7 +108,7 @@ def drawn(examples: list[Example], number: int) -> list[Example]:
 
 
 def _on_hub(task: Task, split: str) -> Release:
-  """Returns how the task is written on the hub, where it has the split."""
+  """Returns the task's release on the hub, if that has the split."""
   if task.hub is None:
     raise UserError(
       f'{task.name} is not read from hf:, only from the files of its official '
@@ -119,19 +118,19 @@ def _on_hub(task: Task, split: str) -> Release:
 
 
 def _with_split(task: Task, releases: tuple[Release, ...], split: str) -> list[Release]:
-  """Returns those that have a split; an error where none has."""
-  found = [release for release in releases if split in release.files]
-  if not found:
+  """Returns the releases that have a split; raises UserError if none has."""
+  fitting = [release for release in releases if split in release.files]
+  if not fitting:
     there = dict.fromkeys(s for release in releases for s in release.files)
     raise UserError(
       f'{task.name} has no split {split!r}, only {", ".join(there)}.'
       f'{nearest(split, there)}'
     )
-  return found
+  return fitting
 
 
 def _find(task: Task, where: Path, split: str) -> tuple[Path, Release]:
-  """Returns the file (RACE: the folder) of a split and how it is written."""
+  """Returns the file (RACE: the folder) of a split and its release."""
   releases = _with_split(task, task.releases, split)
   if where.is_file():
     fitting = [release for release in releases if _fits(task, release, where, split)]
@@ -156,8 +155,8 @@ def _find(task: Task, where: Path, split: str) -> tuple[Path, Release]:
 def _check_owner(task: Task, release: Release, path: Path, split: str) -> None:
   """Raises a UserError if a file looks like another task's.
 
-  It does if its first usable row can be read as that task's, and either not as ours,
-  or that task asks for all of our columns and more.
+  It does if its first usable row can be read as that task's, and either not as ours, or
+  that task needs all of our columns and more.
   """
   ours = set(release.columns(split)) if _fits(task, release, path, split) else set()
   for other in TASKS.values():
@@ -182,8 +181,8 @@ def _fits(task: Task, release: Release, path: Path, split: str) -> bool:
 
 def _rows(release: Release, path: Path, split: str) -> Iterator[Row]:
   """Yields the rows of a file, which have the columns of the release."""
-  given = (release.names, release.extra) if release.names else ()
-  for row in readers.FORMS[release.form](path, *given):
+  options = (release.names, release.extra) if release.names else ()
+  for row in readers.FORMS[release.form](path, *options):
     readers.need(row, release.columns(split))
     yield row
 
@@ -200,7 +199,7 @@ def _hub_rows(task: Task, release: Release, source: str, split: str) -> Iterator
 
 
 def _unusable(release: Release, row: Row) -> bool:
-  """Returns whether a row is known to be of no use."""
+  """Returns whether a row is known to be unusable."""
   column, value = release.unusable
   return bool(column) and row.get(column) == value
 

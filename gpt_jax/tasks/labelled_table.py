@@ -1,4 +1,4 @@
-"""What the labelled tasks of GPT-1's fine-tuning ask, and how their files are written.
+"""The labelled tasks of GPT-1's fine-tuning, and the formats of their files.
 
 `TASKS` is the table. Columns are those of GLUE (Wang et al. 2018, gluebenchmark.com),
 SNLI 1.0 (Bowman et al. 2015), SciTail 1.1 (Khot et al. 2018), the STS benchmark (Cer et
@@ -22,12 +22,10 @@ class Release:
   """How one distribution of a task is written.
 
   Attributes:
-    form: one of `rows.FORMS`, or 'hub', which `rows.hub` reads.
+    form: one of `readers.FORMS`, or 'hub', which `readers.hub` reads.
     files: by split, names in the task's folder; the first that exists is read. Of the
       hub: what it calls the split.
-    texts: the columns of the texts.
     label: its column; '' where the test file has none.
-    choices: the columns of the choices.
     id: its column, if any.
     also: other columns that tell its files from those of another task.
     names: of all columns, where the file does not say them.
@@ -67,14 +65,12 @@ class Task:
   """What a task asks.
 
   Attributes:
-    name: of the task.
     kind: 'classification' (one text), 'entailment' (premise, hypothesis), 'similarity'
       (two texts without an order) or 'multiple_choice'.
     labels: what the file calls each class, or each choice, in the order of
       `Example.label`; empty for a regression.
     metrics: functions of `gpt_jax.evaluation.metrics` that judge it; the first chooses
       the best epoch.
-    releases: its distributions.
     hub: how it is written as a data set of Hugging Face's, if it can be read as one.
     scores: least and greatest label of a regression.
   """

@@ -17,11 +17,9 @@ def read(task: PromptedTask, data: str | Path, split: str = '') -> list[Question
   """Returns the questions of a split, in the order of the file.
 
   Args:
-    task: whose.
     data: a folder that holds the task's folder; or that folder; or the split's file,
-      whatever it is called.
-    split: 'train', 'dev' or 'test', as far as `task.files` has it; '' means the one on
-      which the paper reports.
+      under any name.
+    split: 'train', 'dev' or 'test', if `task.files` has it; '': the paper's.
 
   Raises:
     UserError: there is no such split or file; a column is missing; a cell is empty or
@@ -59,14 +57,13 @@ def read_documents(
 def examples(
   task: PromptedTask, data: str | Path, split: str = '', source: str = ''
 ) -> list[Question]:
-  """Returns what the examples for a split's questions are drawn from.
+  """Returns the examples to draw from for a split's questions.
 
   Args:
-    task: whose.
     data: as in `read`.
-    split: of the questions; '' means the one on which the paper reports.
-    source: 'train', 'dev', 'test' or 'itself' (the questions but the one that is
-      asked); '' means what the paper took, `task.examples`.
+    split: of the questions; '': the paper's.
+    source: 'train', 'dev', 'test' or 'itself' (the other questions); '': the paper's,
+      `task.examples`.
 
   Raises:
     UserError: as `read`.
@@ -76,11 +73,7 @@ def examples(
 
 
 def find(task: PromptedTask | TextSet, data: str | Path, split: str) -> Path:
-  """Returns the file of a split.
-
-  Raises:
-    UserError: there is none; it says where to get it.
-  """
+  """Returns the file of a split; raises UserError if there is none."""
   if split not in task.files:
     raise UserError(f'{task.name} has no split {split!r}, only {", ".join(task.files)}')
   data = Path(data).expanduser()
@@ -132,11 +125,7 @@ def table(path: Path) -> Iterator[Row]:
 
 
 def whole(path: Path) -> Any:
-  """Returns the value of a file that is one piece of JSON.
-
-  Raises:
-    UserError: it can't be read, or is not JSON.
-  """
+  """Returns the value in a JSON file; raises UserError if it can't be read."""
   try:
     return json.loads(text_of(path))
   except json.JSONDecodeError as e:
@@ -144,11 +133,7 @@ def whole(path: Path) -> Any:
 
 
 def text_of(path: Path) -> str:
-  """Returns a text in UTF-8, line ends as they are.
-
-  Raises:
-    UserError: it can't be read.
-  """
+  """Returns the text of a UTF-8 file; raises UserError if it can't be read."""
   try:
     return path.read_bytes().decode('utf-8-sig')
   except (OSError, UnicodeDecodeError) as e:
@@ -156,11 +141,7 @@ def text_of(path: Path) -> str:
 
 
 def part(value: Any, where: str, *keys: str | int) -> Any:
-  """Returns value[key][key] ... of nested JSON.
-
-  Raises:
-    UserError: there is no such part; it says where.
-  """
+  """Returns value[key][key] ... of nested JSON; raises UserError if it isn't there."""
   for key in keys:
     fits = isinstance(value, list if isinstance(key, int) else dict)
     if not fits or (key not in value if isinstance(key, str) else key >= len(value)):
@@ -172,20 +153,20 @@ def part(value: Any, where: str, *keys: str | int) -> Any:
 
 
 def text(row: Row, column: str) -> str:
-  """Returns a text without the spaces around it, which must not be empty."""
+  """Returns a cell's text, stripped, which must not be empty."""
   return readers.filled(row, column)
 
 
 def exact(row: Row, column: str) -> str:
-  """Returns a text as it is, which must not be empty."""
+  """Returns a cell's text, unchanged, which must not be empty."""
   text(row, column)
   return encodable(row[column])
 
 
 def texts(row: Row, column: str) -> tuple[str, ...]:
-  """Returns a list of texts, one at least; a text alone counts as one."""
-  found = row[column] if isinstance(row[column], list) else [row[column]]
-  cells = [text(row | {column: each}, column) for each in found]
+  """Returns a cell's list of texts, at least one; a text by itself counts as one."""
+  values = row[column] if isinstance(row[column], list) else [row[column]]
+  cells = [text(row | {column: each}, column) for each in values]
   if not cells:
     raise UserError(f'{row["where"]}: {column!r} is empty; fill it')
   return tuple(cells)
@@ -195,7 +176,6 @@ def choice(row: Row, column: str, *names: str) -> int:
   """Returns which of some labels a cell is, from 0.
 
   Args:
-    row: of the file.
     column: of the label: text, a number or a truth value.
     names: how each label is written; 'a|b' is either.
 

@@ -1,4 +1,4 @@
-"""What a task asks a language model: questions, and prompts with solved examples.
+"""Questions of prompted tasks, and prompts with solved examples.
 
 The protocol is GPT-3's (Brown et al. 2020, section 2.4 and appendix G): K examples, a
 separator of one or two newlines, a question; nothing is trained.
@@ -18,16 +18,16 @@ from gpt_jax.tasks.readers import Row
 class Question(NamedTuple):
   """One question of a task.
 
-  A text is what stands between two others, with the space or newline before it, so that
-  prompt + answer + completion is what the model reads, to the letter.
+  Each text includes the space or newline before it, so that prompt + answer +
+  completion is exactly what the model reads.
 
   Attributes:
     context: what the model reads before the answer.
-    answers: 'choices' and 'partial': the options; else every answer that is accepted.
-    gold: which of them are right, from 0; none where the right one is not among them.
+    answers: 'choices' and 'partial': the options; else every accepted answer.
+    gold: the numbers of the right ones; none if the right one is not among them.
     completion: 'partial': what follows every option.
-    zero_shot: what is read without examples in place of `context`, if that differs.
-    shows: what an example shows behind `context`, if it is not the first right answer.
+    zero_shot: replaces `context` if there are no examples; '': the same.
+    shows: follows `context` in an example, if it is not the first right answer.
     group: questions of one group (a passage's) are never examples of each other.
     id: in the file; where it has none, the line.
   """
@@ -42,7 +42,7 @@ class Question(NamedTuple):
   id: str = ''
 
   def example(self) -> str:
-    """Returns the question with its answer, as an example of others shows it."""
+    """Returns the question with its answer, as an example for others."""
     shown = self.shows or self.answers[self.gold[0]] + self.completion
     return self.context + shown
 
@@ -52,29 +52,23 @@ class PromptedTask:
   """What a task asks, and how it is scored.
 
   Attributes:
-    name: of the task.
-    form: 'choices' (the likeliest of several answers), 'partial' (the same for texts
+    form: 'choices' (the most likely of several answers), 'partial' (the same for texts
       that differ in the middle), 'last_word', or 'free' (the model writes).
     rule: the paper's own: 'choices': how log P(answer | context) is compared, 'sum',
       'per_token', 'per_byte', 'per_character', or 'unconditional' (less log P(answer |
       `unconditional`)); 'partial': 'partial' compares P(completion | context + option),
       'full' P(option + completion | context); 'last_word': that name; 'free': how an
-      answer is found: 'beam' (4 beams, length penalty 0.6) or 'top_k_2' (drawn from the
-      best 2).
+      answer is decoded: 'beam' (4 beams, length penalty 0.6) or 'top_k_2' (drawn from
+      the best 2).
     metrics: by name, in the order of the paper.
-    files: by split ('train', 'dev', 'test'), the names of its file; the first that
-      exists is read, as it is or with .gz behind.
-    home: where to get the files.
-    rows: reads a file.
-    columns: that a row must have; 'a|b' is either, read as row['a'].
-    question: makes a question of a row.
+    files: names of the file by split ('train', 'dev', 'test'); the first that exists,
+      plain or with .gz appended, is read.
+    columns: required in a row; 'a|b' is either, read as row['a'].
     folder: of the files; '' means `name`.
-    split: on which the paper reports.
     examples: the split that examples come from; 'itself': that of the question.
     fixed: all questions share their examples, else each has its own.
     shots: K of the paper's few-shot column.
-    header: text before the first example, or before the question where there are none.
-    separator: between examples.
+    header: text before the first example, or before the question if there are none.
     unconditional: the context of an answer alone.
     stop: 'free': texts that end an answer.
     limit: 'free': most tokens of an answer. Ours, but for CNN/DM.
@@ -105,10 +99,9 @@ class Document(NamedTuple):
   """A text whose perplexity is measured.
 
   Attributes:
-    id: in the file.
     text: what the model reads, de-tokenized.
     words: of the original, divided by white space.
-    lines: ends of lines of the original, which many count as words too.
+    lines: line ends of the original, which many count as words too.
     bytes: of the original in UTF-8.
     characters: of the original.
   """
@@ -126,13 +119,9 @@ class TextSet:
   """A text on which perplexity is measured, per unit of the original.
 
   Attributes:
-    name: of the set.
     metric: the paper's: 'word_perplexity', 'bits_per_byte' or 'bits_per_character'.
     files: as `PromptedTask.files`.
-    home: where to get them.
-    documents: of a file and the split asked for.
-    folder: of the files; '' means `name`.
-    split: on which the paper reports.
+    documents: (file, split) -> its documents.
   """
 
   name: str
@@ -150,8 +139,6 @@ def prompt(
   """Returns what the model reads before an answer: header, examples and question.
 
   Args:
-    task: the question's.
-    question: to ask.
     examples: solved ones that come first, in their order.
   """
   if question.zero_shot and not examples:
@@ -170,16 +157,12 @@ def draw(
 ) -> list[Question]:
   """Returns the examples of a question: a pure function of the seed and its number.
 
-  Neither the question nor any of its group is among them, nor two of one group. GPT-3
-  drew new ones for each question, but one set for all of WSC and of MultiRC.
+  They exclude the question and its group, and no two are of one group. GPT-3 drew new
+  ones for each question, but one set for all of WSC and of MultiRC.
 
   Args:
-    task: the question's.
     pool: to draw from; it may hold the question.
-    question: to find examples for.
     number: of the question in its file, from 0.
-    shots: how many examples.
-    seed: of the draw.
 
   Raises:
     UserError: shots is negative, or the pool has too few.
@@ -189,21 +172,21 @@ def draw(
   if not shots:
     return []
   stream = 0 if task.fixed else 1 + number
-  taken, found = {_key(question)}, []
+  taken, examples = {_key(question)}, []
   for i in np.random.default_rng((seed, stream)).permutation(len(pool)):
     example = pool[i]
     if example.gold and _key(example) not in taken:
       taken.add(_key(example))
-      found.append(example)
-      if len(found) == shots:
-        return found
+      examples.append(example)
+      if len(examples) == shots:
+        return examples
   raise UserError(
     f'shots={shots} of {task.name}: the examples that may stand before question '
-    f'{question.id or number} are {len(found)} of {len(pool)}; give fewer shots, or '
+    f'{question.id or number} are {len(examples)} of {len(pool)}; give fewer shots, or '
     'more examples'
   )
 
 
 def _key(question: Question) -> Any:
-  """Returns what two questions have in common that may not meet in a prompt."""
+  """Returns a key that questions share if they may not meet in a prompt."""
   return question.group or (question.context, question.zero_shot)

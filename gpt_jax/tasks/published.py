@@ -1,4 +1,4 @@
-"""What the papers published of their models, by task: tables to compare with.
+"""The papers' published results by task, to compare with.
 
 GPT-3's is table H.1 of Brown et al. 2020, its four BLEU rows tables 3.4 and H.1, its
 perplexity of PTB table 3.1; 175B on the split of the task's file `split`, not on a test
@@ -29,7 +29,7 @@ class Published(NamedTuple):
 
 
 def published(task: str) -> list[Published]:
-  """Returns what was published of a task, in the order of the papers' tables."""
+  """Returns the published results of a task, in the order of the papers' tables."""
   return [each for name, each in _ALL if name == task]
 
 

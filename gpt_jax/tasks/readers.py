@@ -202,8 +202,6 @@ def hub(
   Args:
     source: hf:NAME or hf:NAME:CONFIG, either with @REVISION behind; or hf:FOLDER (see
       `formats.open_hub`).
-    split: of it.
-    label: the column of labels.
     classes: the names that a column of classes must have, in any order.
     wanted: what to give instead, for errors.
 

@@ -17,9 +17,7 @@ class Template(NamedTuple):
   """A prompt with fields.
 
   Attributes:
-    name: of its file.
-    text: with {name} where a field's value stands; {{ and }} are braces.
-    fields: their names, in order.
+    text: {name} is replaced by a field's value; {{ and }} are braces.
     gap: what stands between the prompt and an answer.
     stop: what ends an answer; '': nothing.
   """

@@ -258,8 +258,6 @@ def _engine(vocab: dict[str, int], merges: Merges, entries: int) -> str:
   own bytes ends with. `tokenizers` goes by the pairs, four times slower.
 
   Args:
-    vocab: ids by entry.
-    merges: pairs of entries.
     entries: how many different ones bytes and merges make.
   """
   pairs = tokenizers.models.BPE(vocab, merges)

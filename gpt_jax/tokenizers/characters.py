@@ -23,11 +23,7 @@ class Characters:
     self.vocab = len(characters) + 1
 
   def encode_array(self, text: str) -> np.ndarray:
-    """Returns the ids of a text.
-
-    Raises:
-      UserError: a character is not in the set.
-    """
+    """Returns the ids of a text; raises UserError if a character is not in the set."""
     points = _code_points(text)
     ids = np.searchsorted(self._points, points)
     ids[ids == self.eot] = 0

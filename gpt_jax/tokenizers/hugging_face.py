@@ -1,4 +1,4 @@
-"""Tokenizers as files of Hugging Face, for `transformers.AutoTokenizer`."""
+"""Writes tokenizers as Hugging Face files, for `transformers.AutoTokenizer`."""
 
 import json
 import math
@@ -22,7 +22,7 @@ from gpt_jax.tokenizers.protocol import EOT, Tokenizer
 from gpt_jax.tokenizers.sentencepiece_model import SentencePiece
 
 MARK = '\u2581'  # as which SentencePiece writes a space
-# Texts that pipelines read differently where they differ at all.
+# Texts that show where pipelines differ.
 _PROBES = (
   *('', ' ', '  ', ' a', 'a ', ' a  b ', '\n', 'a\nb', ' \n\n  b\n', '\r\n', '\ta\t'),
   "It's 2 o'clock, isn't it?  We'LL see: 3.14159, 100,000 -- [a_b] {c}; d/e\\f @#$%^&*",
@@ -47,14 +47,14 @@ def write(tokenizer: Tokenizer, folder: Path, context: int) -> str:
   encoding adds it. There is no `unk_token`: its name would be found in texts.
 
   Differs: Hugging Face reads <|endoftext|> in a text, and the names of other control
-  pieces of a given SentencePiece model, as those tokens, unless it is told
+  pieces of a given SentencePiece model, as those tokens, unless it gets
   `split_special_tokens=True`. Text with lone surrogates is an error there; and so, as
   here, is a character outside the vocabulary of a 'chars' tokenizer. Byte pieces of
   SentencePiece that are not UTF-8 decode to other numbers of U+FFFD.
 
   Args:
     tokenizer: of any kind but 'numbers'.
-    folder: made if missing. Nothing else in it is touched.
+    folder: created if missing. Nothing else in it is changed.
     context: tokens that the model can read (`model_max_length`).
 
   Raises:

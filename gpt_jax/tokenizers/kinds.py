@@ -18,8 +18,8 @@ def train(kind: str, texts: Iterable[str], vocab: int) -> Tokenizer:
 
   Args:
     kind: one of TRAINED.
-    texts: for 'chars' all the text there will ever be, held-out text included. Where
-      they are long, SentencePiece and byte-level BPE learn from an even sample.
+    texts: for 'chars' all the text that it will see, held-out text included.
+      SentencePiece and byte-level BPE learn from an even sample of long texts.
     vocab: number of ids; 'chars' and 'bytes' have as many as they need.
 
   Raises:
@@ -51,7 +51,7 @@ def open_model(path: str | Path) -> SentencePiece:
     raise UserError(f'{path}: can not be read: {e.strerror or e}') from e
 
 
-# Files by which a folder of others is known: GPT-1's release, GPT-2's, Hugging Face's.
+# Files that mark a folder of others: GPT-1's release, GPT-2's, Hugging Face's.
 _PAIRS = (
   ('encoder_bpe_40000.json', 'vocab_40000.bpe'),
   ('encoder.json', 'vocab.bpe'),
@@ -60,13 +60,13 @@ _PAIRS = (
 
 
 def open_path(path: str | Path, cleaning: str = 'auto') -> Tokenizer:
-  """Returns the tokenizer in a file or folder, whoever wrote it.
+  """Returns the tokenizer in a file or folder, ours or of others.
 
   Args:
     path: a folder of `save`, or a workdir that has one; a folder with the vocabulary
       and merges of GPT-1 or GPT-2 as released or as in Hugging Face's; a
       tokenizer.json; a SentencePiece .model.
-    cleaning: of GPT-1's, see `gpt1.GPT1`.
+    cleaning: as in `gpt1.GPT1`.
 
   Raises:
     UserError: there is none, or it is damaged or of an unknown kind.

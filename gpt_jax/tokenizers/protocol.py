@@ -1,4 +1,4 @@
-"""What every tokenizer offers, and the mark of a folder that holds one."""
+"""The interface of tokenizers, and the mark of a folder that holds one."""
 
 import hashlib
 import json
@@ -13,13 +13,12 @@ KIND = 'kind.json'  # beside the files of every saved tokenizer
 
 
 class Tokenizer(Protocol):
-  """What every tokenizer offers.
+  """The interface of every tokenizer.
 
   Attributes:
     kind: 'bpe', 'unigram', 'sentencepiece', 'byte_bpe', 'gpt1', 'chars', 'bytes' or
       'numbers'.
     vocab: number of ids, special ones included.
-    eot: id of the end-of-text token.
     unknown: ids of text that has no entry of its own.
   """
 
@@ -55,7 +54,7 @@ def write_kind(folder: Path, about: dict) -> None:
 
 
 def text_of(tokenizer: Tokenizer, token: int) -> str:
-  """Returns the text of a token by itself; where it is part of a character, in hex."""
+  """Returns the text of a token by itself; a part of a character in hex."""
   text = tokenizer.decode([token])
   if '\ufffd' not in text:
     return text

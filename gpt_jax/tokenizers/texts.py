@@ -1,4 +1,4 @@
-"""Texts on their way to a tokenizer."""
+"""Prepares texts for tokenizers."""
 
 import re
 from collections.abc import Iterable

@@ -23,7 +23,7 @@ class Checkpoints:
   """
 
   def __init__(self, folder: str | pathlib.Path, keep: int = 2, best: bool = True):
-    """Opens `folder`, made if missing: keeps `keep` latest and, if so, the best."""
+    """Opens `folder`, created if missing; keeps the `keep` latest, and the best."""
     self.folder = pathlib.Path(folder).resolve()
     policies = checkpoint_managers
     nll = lambda metrics: metrics['nll']  # noqa: E731
@@ -41,7 +41,7 @@ class Checkpoints:
     )
 
   def save(self, state: State, nll: float | None) -> None:
-    """Begins to write the state; a failure of this write or the last is raised.
+    """Starts to write the state; raises if this write or the previous one failed.
 
     On a CPU it returns when the state is written.
 
@@ -124,7 +124,6 @@ class Checkpoints:
 
     Args:
       step: one of the checkpoints kept.
-      like: their shapes.
       averaged: whether to return their moving average, which the run must have kept.
     """
     item = 'ema' if averaged else 'params'
@@ -139,7 +138,7 @@ def done(workdir: str | pathlib.Path, folder: str = 'checkpoints') -> int:
 
 
 def _return_freed_memory() -> None:
-  """Gives back to the system what glibc keeps of freed memory (0.7 GB for GPT-1)."""
+  """Returns the freed memory that glibc keeps to the system (0.7 GB for GPT-1)."""
   with contextlib.suppress(AttributeError):  # other libraries of C have no such call
     ctypes.CDLL(None).malloc_trim(0)
 
@@ -152,7 +151,7 @@ def _rest(state: State) -> dict:
 
 @contextlib.contextmanager
 def _reported(folder: pathlib.Path):
-  """Turns what Orbax raises while it writes into a UserError with the way on."""
+  """Turns what Orbax raises while it writes into a UserError with a remedy."""
   try:
     yield
   except (OSError, ValueError, RuntimeError) as error:
@@ -167,7 +166,7 @@ def _reported(folder: pathlib.Path):
 
 
 def _here(tree):
-  """Returns the shapes of a tree, to be restored to the first device."""
+  """Returns the shapes of a tree, placed on the first device."""
   sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   return jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree

@@ -1,7 +1,7 @@
 """Fingerprints of a state: a short number for each tensor, the same in every layout.
 
-Two tensors with one fingerprint are equal bit for bit, but for an accident of chance of
-2^-64. It finds what differs by mistake; it is no protection against forgery.
+Tensors that differ have the same fingerprint with a chance of 2^-64. It finds
+differences that nobody meant; it is no protection against forgery.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ _SALT = 0x9E3779B9
 
 
 def of(state: State) -> dict[str, Any]:
-  """Returns the fingerprints of a state as JSON; of several processes all must ask.
+  """Returns the fingerprints of a state as JSON; every process must call it.
 
   `params`: that of each parameter, by its name like h_0/attn/q/kernel; `rest`: one of
   the optimizer's state, the average of weights and the guard.
@@ -29,8 +29,8 @@ def of(state: State) -> dict[str, Any]:
 
 def tensors(tree: Any) -> dict[str, str]:
   """Returns the fingerprint of each array of a tree, 16 hex digits, by its name."""
-  made = {name: _sums(leaf) for name, leaf in named(tree).items()}
-  return {name: f'{int(a):08x}{int(b):08x}' for name, (a, b) in made.items()}
+  sums = {name: _sums(leaf) for name, leaf in named(tree).items()}
+  return {name: f'{int(a):08x}{int(b):08x}' for name, (a, b) in sums.items()}
 
 
 def named(tree: Any) -> dict[str, jax.Array]:
@@ -41,16 +41,16 @@ def named(tree: Any) -> dict[str, jax.Array]:
   }
 
 
-def joined(found: dict[str, str]) -> str:
+def joined(sums: dict[str, str]) -> str:
   """Returns one fingerprint of several."""
-  text = ''.join(f'{name} {value}\n' for name, value in found.items())
+  text = ''.join(f'{name} {value}\n' for name, value in sums.items())
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def digest(params: dict) -> str:
   """Returns the SHA-256 of parameters: names, shapes, types and values.
 
-  It is the same in every run and process, so it says in files which weights are meant.
+  It is the same in every run and process, so files name weights by it.
   """
   whole = hashlib.sha256()
   for path, value in jax.tree_util.tree_leaves_with_path(params):
@@ -62,7 +62,7 @@ def digest(params: dict) -> str:
 
 
 def _part(key: Any) -> Any:
-  """Returns what a step of a path is called."""
+  """Returns the name of a step of a path."""
   for name in ('key', 'name', 'idx'):
     if hasattr(key, name):
       return getattr(key, name)

@@ -34,7 +34,7 @@ _MOST_ROLL_BACKS = 5  # to one checkpoint
 
 
 class Interrupted(Exception):
-  """Training was asked to stop, and has saved. Carries the signal's number."""
+  """Training was interrupted, and has saved. Carries the signal's number."""
 
 
 class Diverged(UserError):
@@ -42,24 +42,22 @@ class Diverged(UserError):
 
 
 class _Spike(Exception):
-  """The guard wants to roll back. Carries the number of the update, and its loss."""
+  """A spike that calls for a roll-back. Carries the update's number, and its loss."""
 
 
 class Training(NamedTuple):
   """What the loop trains: members that share a program.
 
   Attributes:
-    run: what to do when; members agree in it.
-    state: where to start; donated.
-    program: what updates them.
-    folders: where each is logged.
-    checkpoints: of the states of each.
-    rows: updates done -> the next batch of each, numpy arrays.
-    evaluate: state, updates done -> metrics of each; 'valid_nll' chooses the best
-      checkpoint, where there is one.
-    sample: state -> text of each for samples.txt; '' for none.
+    run: the config whose schedule of logs, evaluations and saves all members share.
+    state: the first state; donated.
+    folders: of each member, for its log.
+    rows: updates done -> each member's next batch, numpy arrays.
+    evaluate: (state, updates done) -> each member's metrics; 'valid_nll', where there
+      is one, chooses the best checkpoint.
+    sample: state -> each member's text for samples.txt; '' for none.
     restore: number of updates -> the state in that checkpoint.
-    flops_per_token: of an update, for each of its tokens; 0: not counted.
+    flops_per_token: FLOPs of an update for each of its tokens; 0: not counted.
   """
 
   run: config.Run
@@ -75,10 +73,10 @@ class Training(NamedTuple):
 
 
 class _Watch:
-  """Looks at the losses of all members: which diverged, and which are spikes.
+  """Watches the losses of all members for divergence and spikes.
 
   Attributes:
-    lost: by number of a member, the update at which its loss was no longer finite.
+    lost: the update at which a member diverged, by the member's number.
   """
 
   def __init__(
@@ -97,11 +95,11 @@ class _Watch:
     return [i for i in range(len(self.checkpoints)) if i not in self.lost]
 
   def look(self, step: int, metrics: list[dict[str, float]]) -> float:
-    """Returns the mean loss of the members that are left, after an update.
+    """Returns the mean loss of the members that have not diverged, after an update.
 
     Raises:
-      Diverged: no member is left.
-      _Spike: the guard wants to roll back.
+      Diverged: all members have.
+      _Spike: the guard rolls back.
     """
     losses = []
     for i in self.alive():
@@ -146,16 +144,14 @@ def train(
 ) -> str:
   """Trains members up to `run.steps` updates, all logged and saved.
 
-  A member whose loss is no longer finite is left as it was, and the others go on.
+  A member whose loss is no longer finite is trained no further; the others are.
 
   Args:
-    training: the members.
-    anywhere: of several processes: the largest of a number of theirs. They stop when
-      one was asked to, at an update that is logged.
-    diverged: is told the number of a member that diverged, and the update at which.
-    profile: trace the updates first .. last - 1 into `profile_folder`.
-    profile_folder: see `profile`.
-    shows: whether this process is the one that logs and shows.
+    anywhere: with several processes, a number -> the largest that any of them passed.
+      They all stop when one is asked to, at an update that is logged.
+    diverged: called with the number of a member that diverges, and the update.
+    profile: traces the updates first .. last - 1 into `profile_folder`.
+    shows: whether this process logs and prints.
 
   Returns:
     A line about speed and memory, '' of a process that shows nothing.
@@ -179,7 +175,7 @@ def train(
   rolled_back, passed_over = collections.Counter(), collections.Counter()
 
   def fetch(due: bool) -> None:
-    """Looks at the metrics of the update before: by now they are computed."""
+    """Checks and logs the previous update's metrics: by now they are computed."""
     nonlocal waiting
     if waiting is None:
       return
@@ -197,7 +193,7 @@ def train(
         logs[i].write(step, _finite(each[i]) | clock | seconds)
 
   def look(step: int, state: State) -> list[dict[str, float]]:
-    """Evaluates, samples and logs what came of it; returns the metrics."""
+    """Evaluates, samples and logs; returns the metrics."""
     metrics = training.evaluate(state, step)
     texts = training.sample(state) if run.sample_tokens else []
     if shows:
@@ -210,7 +206,7 @@ def train(
     return metrics
 
   def save(step: int, state: State, metrics: list[dict[str, float]]) -> None:
-    """Saves every member; `metrics` are [] at a stop, which undisturbed runs lack."""
+    """Saves every member; `metrics` is [] when training was asked to stop."""
     for i in watch.alive():
       own = program.member(state, i)
       if metrics:
@@ -264,7 +260,7 @@ def train(
     return state
 
   def back(step: int, loss: float) -> State:
-    """Returns the last checkpoint's state, which will go on with later data."""
+    """Returns the last checkpoint's state, set to continue with later data."""
     wait()
     saved = watch.latest()
     rolled_back[saved] += 1
@@ -298,7 +294,7 @@ def train(
 
 
 def _finite(values: dict[str, float]) -> dict[str, float]:
-  """Returns what is finite: JSON has no NaN, which the loss of a spike may be."""
+  """Returns the finite values: JSON has no NaN, which a spike's loss may be."""
   return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
@@ -361,10 +357,10 @@ class _Progress:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[list[int]]:
-  """Gives a list that a first SIGINT or SIGTERM is added to; a second one kills.
+  """Yields a list that receives the first SIGINT or SIGTERM; a second one kills.
 
-  SIGUSR1 asks too, and any number of them is one: the kernel may send several where a
-  sweep is killed whose worker this is.
+  SIGUSR1 asks for a stop too, and several count as one: when a sweep is killed, the
+  kernel may send its workers more than one.
   """
   asked = []
   killing = signal.SIGINT, signal.SIGTERM

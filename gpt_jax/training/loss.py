@@ -35,10 +35,6 @@ def chunked_nll_sum(
 
   Args:
     x_BTD: it and `head_VD` are the factors of the logits (`gpt.output_factors`).
-    head_VD: the output matrix.
-    y_BT: targets.
-    w_BT: their weights.
-    vocab: entries of V that are real.
     chunk: positions, a divisor of T, whose logits exist at a time.
     gradients: 'written' takes those of the logits in the same turn as the loss, and
       makes no product twice; 'plain' computes the logits again.

@@ -1,8 +1,8 @@
 """Programs that update members: one run by itself, or several at once.
 
-Members share their choices and differ in seeds, batches and numbers: the seeds of a
-fine-tuning, the runs of a sweep. What has to be compiled is the same for all of them,
-so one program updates a stack of their states. On disk each has its own state.
+Members differ in seeds, batches and numbers alone: the seeds of a fine-tuning, the runs
+of a sweep. One compiled program updates a stack of their states. On disk each has its
+own state.
 """
 
 import math
@@ -16,7 +16,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from gpt_jax import config
-from gpt_jax.model.gpt import GPT, GPTConfig
+from gpt_jax.model.gpt import GPT
+from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.training import optim, sharding, step
 from gpt_jax.training.objective import LanguageModeling, Objective
 from gpt_jax.training.step import State
@@ -26,7 +27,6 @@ class Alone:
   """The compiled update of one run, in any layout.
 
   Attributes:
-    devices: that it uses.
     like: the shapes of its state, with where each array goes.
   """
 
@@ -41,11 +41,8 @@ class Alone:
     """Compiles nothing yet.
 
     Args:
-      run: what to train.
-      objective: what is minimised.
-      layout: over devices.
       like: the shapes of its state, with where each array goes.
-      fixed: what is not trained.
+      fixed: parameters that are not trained.
     """
     self.run, self.layout, self.like = run, layout, like
     self.devices = layout.devices
@@ -91,11 +88,8 @@ class Alone:
 class Together:
   """The compiled update of several members, spread over devices.
 
-  Members are divided over devices as far as they go, and the rows of a batch over the
-  rest where `share_rows` allows it.
-
-  Attributes:
-    devices: that they use.
+  Members are divided over devices first; with `share_rows`, the rows of a batch over
+  the remaining ones.
   """
 
   def __init__(
@@ -112,9 +106,8 @@ class Together:
 
     Args:
       runs: of the members; they differ in seed and numbers.
-      objective: what all minimise.
       devices: to choose from.
-      fixed: what is not trained, the same for all.
+      fixed: parameters that are not trained, the same for all.
       share_rows: whether several devices may share the rows of a member's batch.
       in_turn: whether one device updates its members one after another and not at
         once, which keeps a member's arrays in a CPU's caches.
@@ -166,12 +159,12 @@ class Together:
   ) -> State:
     """Returns the states before the first update, of `make(*arguments, seed)`."""
     over = jax.vmap(make, (*(None,) * len(arguments), 0), self.axes)
-    made = jax.jit(over, out_shardings=self.places)
+    compiled = jax.jit(over, out_shardings=self.places)
     arguments = jax.device_put(arguments, self.all)
-    return made(*arguments, np.array(seeds, np.uint32))
+    return compiled(*arguments, np.array(seeds, np.uint32))
 
   def stack(self, states: Sequence[State]) -> State:
-    """Returns the states of all members, after as many updates, as one."""
+    """Returns the states of all members, of one update, as one."""
     # On the host, as they may not fit on a device beside their stack.
     host = [jax.device_get(state) for state in states]
     stacked = jax.tree.map(lambda *leaf: np.stack(leaf), *host)
@@ -217,7 +210,7 @@ class Together:
 
 
 def _own(state: State) -> dict[str, Any]:
-  """Returns what each member has of a state for itself, by field."""
+  """Returns the fields of a state that each member has for itself."""
   return {
     name: getattr(state, name) for name in ('params', 'opt_state', 'ema', 'guard')
   }

@@ -1,7 +1,7 @@
-"""What a run writes down: metrics.jsonl, fingerprints.jsonl, TensorBoard, samples.txt.
+"""A run's log: metrics.jsonl, fingerprints.jsonl, TensorBoard and samples.txt.
 
-Every line is written when its step is done and before that step's checkpoint begins,
-so that cutting off what follows a checkpoint gives back the record as it was then.
+A step's line is written before its checkpoint, so that cutting off what follows a
+checkpoint restores the log as it was then.
 """
 
 import hashlib
@@ -51,8 +51,7 @@ def seconds_trained(
   """Returns the seconds of all processes that trained a run, each counting from 0.
 
   Args:
-    lines: of its metrics, those of updates.
-    starts: updates after which a process began, those that are known.
+    starts: updates after which a process started; those that are known.
   """
   total, last, step = 0.0, 0.0, 0
   for line in lines:
@@ -81,18 +80,18 @@ def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
 
 
 class MetricsLog:
-  """Appends to the record of one run; one writer at a time."""
+  """Appends to the log of one run; one writer at a time."""
 
   def __init__(self, workdir: str | pathlib.Path, step: int):
-    """Opens the record of `workdir` to go on after `step` updates.
+    """Opens the log of `workdir` to resume after `step` updates.
 
-    What was recorded of later updates is cut off: those are about to be done again.
+    Lines of later updates are cut off: those updates are about to be done again.
     """
     self.workdir = pathlib.Path(workdir)
     self._open(step)
 
   def cut(self, step: int) -> None:
-    """Forgets what was recorded of updates after `step`, and goes on from there."""
+    """Removes what was logged of updates after `step`, and resumes from there."""
     self.close()
     self._open(step)
 
@@ -144,7 +143,7 @@ class MetricsLog:
       self._losses.update(struct.pack('<qd', line['step'], line['loss']))
 
   def _cut(self, name: str, step: int) -> list[dict[str, Any]]:
-    """Cuts off a file's lines of later updates, and returns those that it keeps."""
+    """Removes a file's lines of later updates; returns the others."""
     path = self.workdir / name
     kept = [line for line in _lines(path) if line['step'] <= step]
     if path.exists():

@@ -26,11 +26,7 @@ _ALL_ROWS = 2**31 - 1  # the number of no row: the key of what all rows share
 
 
 class Objective(Protocol):
-  """What `step.train_step` asks of an objective.
-
-  Attributes:
-    gpt: the model.
-  """
+  """What `step.train_step` needs of an objective."""
 
   gpt: GPT
 
@@ -44,9 +40,8 @@ class Objective(Protocol):
 
     Args:
       trained: the tree that gradients are for.
-      fixed: what belongs to it and is not trained.
+      fixed: the parameters that are not trained.
       batch: leaves [B, ...].
-      hp: numbers of the run.
       step: updates done: dropout is drawn by it.
     """
 
@@ -63,8 +58,6 @@ class LanguageModeling:
   """The mean of -log p over the targets of a batch [nats/token].
 
   Attributes:
-    gpt: the model.
-    dropout: whether there is any.
     loss_chunk: as in `config.Run`.
   """
 
@@ -122,9 +115,7 @@ class LabelledTask:
 
   Attributes:
     gpt: the model with the task's new tokens.
-    task: what is asked.
-    tuning: its weights of losses and changes; numbers come from `Hyper`.
-    dropout: whether there is any in the model.
+    tuning: which losses and parameters there are; numbers come from `Hyper`.
     loss_chunk: as in `config.Run`.
   """
 

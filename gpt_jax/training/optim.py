@@ -164,8 +164,6 @@ def transformation(
 
   Args:
     optim: its choices (optimizer, schedule, whether gradients are clipped) are static.
-    hp: its numbers.
-    step: updates done.
     width: `GPTConfig.width`: of the model, over that at which the numbers were tuned.
   """
   adam = optax.scale_by_adam(hp.beta1, hp.beta2, hp.eps)

@@ -30,7 +30,7 @@ from jax.sharding import PartitionSpec as P
 from gpt_jax import config
 from gpt_jax.config import UserError
 from gpt_jax.data.windows import Batch
-from gpt_jax.model.gpt import Execution, GPTConfig
+from gpt_jax.model.gpt_config import Execution, GPTConfig
 from gpt_jax.training import step
 from gpt_jax.training.objective import LanguageModeling, Objective
 
@@ -65,7 +65,7 @@ def start(distributed: str) -> None:
     UserError: it is neither, or they could not be joined.
   """
   jax.config.update('jax_cpu_collectives_implementation', 'gloo')
-  given = {}
+  place = {}
   if distributed != 'auto':
     address, *numbers = distributed.split(',')
     if len(numbers) != 2 or not all(n.isdigit() for n in numbers):
@@ -73,13 +73,13 @@ def start(distributed: str) -> None:
         f"distributed={distributed!r} must be 'auto' or ADDRESS:PORT,PROCESSES,INDEX, "
         'like 10.0.0.1:1234,2,0 on the first of two'
       )
-    given = {
+    place = {
       'coordinator_address': address,
       'num_processes': int(numbers[0]),
       'process_id': int(numbers[1]),
     }
   try:
-    jax.distributed.initialize(**given)
+    jax.distributed.initialize(**place)
   except (ValueError, RuntimeError) as error:
     raise UserError(
       f'distributed={distributed!r}: the processes could not be joined ({error})'
@@ -94,12 +94,12 @@ def asked_devices(run: config.Run) -> int:
 def real_or_simulated(number: int) -> list[jax.Device]:
   """Returns the devices there are, or `number` simulated ones if that is more.
 
-  To be asked before anything else is done with jax.
+  To be called before anything else is done with jax.
   """
   if number:
     jax.config.update('jax_num_cpu_devices', number)
-  found = jax.devices()
-  return found if len(found) >= number else jax.devices('cpu')
+  devices = jax.devices()
+  return devices if len(devices) >= number else jax.devices('cpu')
 
 
 def first_process() -> bool:
@@ -114,7 +114,7 @@ def several_processes() -> bool:
 
 @contextlib.contextmanager
 def first_process_first(name: str) -> Iterator[None]:
-  """Lets the other processes in when the first is through."""
+  """Runs its body in the first process, then in the others."""
   wait = partial(multihost_utils.sync_global_devices, name)
   if several_processes() and not first_process():
     wait()
@@ -124,7 +124,7 @@ def first_process_first(name: str) -> Iterator[None]:
 
 
 def anywhere(value: int) -> int:
-  """Returns the largest of the processes' values; all of them must ask."""
+  """Returns the largest of the processes' values; every process must call it."""
   return int(multihost_utils.process_allgather(np.int32(value)).max())
 
 
@@ -146,27 +146,26 @@ class Layout:
     """Returns the layout of a run.
 
     Args:
-      run: its `devices` and `layout` count.
-      devices: to choose from; all there are unless given.
+      devices: to choose from; None: all.
 
     Raises:
       UserError: there are not so many devices, or the layout does not fit them.
     """
-    found = jax.devices() if devices is None else devices
-    number = asked_devices(run) or len(found)
-    processes = len({d.process_index for d in found})
-    if number > len(found):
+    available = jax.devices() if devices is None else devices
+    number = asked_devices(run) or len(available)
+    processes = len({d.process_index for d in available})
+    if number > len(available):
       raise UserError(
-        f'{number} devices are asked for but there are {len(found)} '
-        f'({found[0].platform}); lower devices or layout, or simulate more on a CPU '
-        f'with XLA_FLAGS=--xla_force_host_platform_device_count={number}'
+        f'{number} devices are asked for but there are {len(available)} '
+        f'({available[0].platform}); lower devices or layout, or simulate more on a '
+        f'CPU with XLA_FLAGS=--xla_force_host_platform_device_count={number}'
       )
-    if processes > 1 and number != len(found):
+    if processes > 1 and number != len(available):
       raise UserError(
         f'{number} devices are asked for but the {processes} processes have '
-        f'{len(found)}, and all of them must take part; set devices=0'
+        f'{len(available)}, and all of them must take part; set devices=0'
       )
-    chosen = tuple(found[:number])
+    chosen = tuple(available[:number])
     if not run.layout and processes == 1:
       return cls(chosen)
     sizes = _axes(run.layout or 'data', number)
@@ -260,7 +259,7 @@ class Layout:
     return jax.device_put(state, _shardings(self.placed(state)))
 
   def gathered(self, params: dict) -> dict:
-    """Returns whole parameters on this process's first device; all must ask."""
+    """Returns whole parameters on this process's first device; all must call it."""
     if self.mesh is None:
       return params
     whole = jax.jit(lambda tree: tree, out_shardings=NamedSharding(self.mesh, P()))
@@ -317,10 +316,8 @@ class Layout:
     those of the result.
 
     Args:
-      run: its optimizer is compiled in.
-      objective: what is minimised.
-      state: the shapes of states, as `placed` returns them.
-      fixed: and of what is not trained.
+      state: shapes, as `placed` returns them.
+      fixed: likewise, of the parameters that are not trained.
     """
     fn = partial(step.train_step, objective=objective, choices=run.optim)
     if self.mesh is not None:
@@ -341,12 +338,7 @@ class Layout:
     )
 
   def eval_step(self, objective: LanguageModeling, params: dict) -> Callable:
-    """Returns the compiled f(params, batch) -> (nll_sum, count).
-
-    Args:
-      objective: of the model.
-      params: the shapes of its parameters, as `placed` returns them.
-    """
+    """Returns the compiled f(params, batch) -> (nll_sum, count)."""
     fn = partial(step.eval_step, objective=objective)
     if self.mesh is not None:
       return self.over_rows(fn, params)

@@ -10,14 +10,13 @@ _MEMORY = 100  # updates that its running mean remembers
 
 @flax.struct.dataclass
 class SpikeDetector:
-  """What is known of the losses of accepted updates; scalars.
+  """Statistics of the losses of accepted updates; scalars.
 
   Attributes:
     mean: their running mean [nats/token].
-    variance: and variance.
     seen: int32, how many.
-    passed_over: int32, batches that are never used since a roll-back passed over them:
-      update number `step` reads batch `step + passed_over`.
+    passed_over: int32, batches that roll-backs skipped: update number `step` reads
+      batch `step + passed_over`.
   """
 
   mean: jax.Array
@@ -37,14 +36,14 @@ def judge(
   """Returns the guard after an update, and whether the update is a spike, bool.
 
   A spike is a loss or gradient that is not finite, or, after 50 updates, a loss above
-  the running mean by `sigmas` standard deviations. Spikes are not learnt from.
+  the running mean by `sigmas` standard deviations. Spikes do not enter the statistics.
   """
   far = loss > guard.mean + sigmas * jnp.sqrt(guard.variance)
   spike = ~jnp.isfinite(loss + grad_norm) | ((guard.seen >= _LEARNS) & far)
   share = jnp.maximum(1 / (guard.seen + 1), 1 / _MEMORY)
   off = loss - guard.mean
   variance = (1 - share) * (guard.variance + share * off**2)
-  learnt = guard.replace(
+  after = guard.replace(
     mean=guard.mean + share * off, variance=variance, seen=guard.seen + 1
   )
-  return jax.tree.map(lambda old, new: jnp.where(spike, old, new), guard, learnt), spike
+  return jax.tree.map(lambda old, new: jnp.where(spike, old, new), guard, after), spike

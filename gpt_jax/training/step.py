@@ -10,7 +10,8 @@ import optax
 
 from gpt_jax import config
 from gpt_jax.data.windows import Batch
-from gpt_jax.model.gpt import GPTConfig, init_params
+from gpt_jax.model.gpt import init_params
+from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.training import optim
 from gpt_jax.training.objective import LanguageModeling, Objective
 from gpt_jax.training.spikes import SpikeDetector, judge
@@ -21,11 +22,9 @@ class State:
   """All that training carries from one update to the next.
 
   Attributes:
-    params: what is trained, float32: a model's parameters, or `training/transfer.py`.
-    opt_state: optax's state.
+    params: float32: a model's parameters, or the trained tree of
+      `training/transfer.py`.
     step: int32 scalar, updates done.
-    ema: the moving average of the parameters, or None where there is none.
-    guard: of the guard against spikes, or None where there is none.
   """
 
   params: dict
@@ -45,8 +44,6 @@ def init_state(run: config.Run, params: dict, width: float) -> State:
 
   Args:
     run: chooses the optimizer, and whether there is an average or a guard.
-    params: what is to be trained.
-    width: `GPTConfig.width` of the model.
   """
   step = jnp.int32(0)
   tx = optim.transformation(run.optim, optim.Hyper.of(run), step, width)
@@ -82,7 +79,6 @@ def accumulated(compute: Callable[[Any], _T], batch: Any) -> _T:
   """Returns the sum of `compute` over micro-batches, one at a time.
 
   Args:
-    compute: from leaves [B, ...] to a tree of arrays.
     batch: leaves [A, B, ...].
   """
   total = compute(jax.tree.map(lambda leaf: leaf[0], batch))
@@ -109,11 +105,8 @@ def train_step(
   """Returns the state after one update, and its metrics.
 
   Args:
-    state: before the update.
-    fixed: what the objective takes beside what is trained; {} for a language model.
+    fixed: the parameters that are not trained; {} for a language model.
     batch: leaves [A, B, ...]: A micro-batches of B rows on this device.
-    hp: numeric hyper-parameters.
-    objective: what is minimised.
     choices: the optimizer, its schedule, and whether there is clipping: static.
     axis: name of the mapped axis that devices form, or None.
 
@@ -153,7 +146,7 @@ def train_step(
   if state.guard is not None:
     loss, norm = metrics['loss'], metrics['grad_norm']
     after, spike = judge(state.guard, loss, norm, hp.guard_sigmas)
-    new = jax.tree.map(lambda old, made: jnp.where(spike, old, made), state, new)
+    new = jax.tree.map(lambda old, updated: jnp.where(spike, old, updated), state, new)
     new = new.replace(guard=after)
     metrics['spike'] = jnp.float32(spike)
   return new.replace(step=state.step + 1), metrics

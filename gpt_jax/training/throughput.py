@@ -1,4 +1,4 @@
-"""How fast a run goes: tokens/s, where an update's time goes, utilisation, memory."""
+"""The speed of a run: tokens/s, where an update's time goes, utilisation, memory."""
 
 import contextlib
 import os
@@ -68,10 +68,10 @@ _PEAKS = {
 def peak_flops(device_kind: str, dtype: str) -> float | None:
   """Returns the dense peak of matrix products on one device [FLOP/s], None if unknown.
 
-  What float32 products are made of depends on jax_default_matmul_precision
-  (`jax.lax.Precision`). By default a TPU makes them in bfloat16; on an NVIDIA card with
-  TF32 they are known only where the setting asks for TF32; in full float32 the peak of
-  such a card, and of a TPU, is unknown.
+  The units that compute float32 products depend on jax_default_matmul_precision
+  (`jax.lax.Precision`). By default a TPU uses bfloat16; for an NVIDIA card with TF32
+  they are known only if the setting is TF32; in full float32 the peak of such a card,
+  and of a TPU, is unknown.
 
   Args:
     device_kind: of a `jax.Device`, in full.
@@ -89,9 +89,9 @@ def peak_flops(device_kind: str, dtype: str) -> float | None:
 
 
 def peak_memory_mib(devices: Sequence[jax.Device]) -> float | None:
-  """Returns the most memory used so far [MiB], None where the backend does not say.
+  """Returns the peak memory of the fullest device [MiB]; None if it is not known.
 
-  Of the fullest of these devices; on a CPU, of this process (its peak resident size).
+  On a CPU it is the peak resident size of this process.
   """
   if devices[0].platform == 'cpu':
     size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -102,10 +102,10 @@ def peak_memory_mib(devices: Sequence[jax.Device]) -> float | None:
 
 
 def free_memory(devices: Sequence[jax.Device]) -> float:
-  """Returns the bytes that each of these devices has left; on a CPU its share of them.
+  """Returns the bytes that each of these devices has left.
 
-  On a CPU that is what Linux calls available, less where a container has a limit, and
-  half of all memory where neither is known.
+  On a CPU they share what Linux calls available, or less if a container has a limit;
+  half of all memory if neither is known.
   """
   stats = devices[0].memory_stats() or {}
   if 'bytes_limit' in stats:
@@ -143,8 +143,6 @@ class Throughput:
     Args:
       flops_per_token: of an update, for each of its tokens; 0: not counted.
       devices: all that the run uses.
-      dtype: of the computation.
-      clock: seconds.
     """
     self.flops, self.clock = flops_per_token, clock
     peaks = [peak_flops(device.device_kind, dtype) for device in devices]

@@ -1,6 +1,6 @@
-"""What of a model is trained on a task, and how it becomes a model again.
+"""Divides a model into trained and fixed parameters for a task, and joins them again.
 
-What is trained and what is not are trees of the same form, which together hold
+Both are trees of one form, and together hold
 
   gpt      the model it started from
   special  rows of the new tokens [3, D]: wte, and lm_head where that is not tied
@@ -15,7 +15,8 @@ import jax.numpy as jnp
 
 from gpt_jax import config
 from gpt_jax.model import lora
-from gpt_jax.model.gpt import GPTConfig, init_params
+from gpt_jax.model.gpt import init_params
+from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.model.heads import new_head
 from gpt_jax.tasks.inputs import NEW_TOKENS
 from gpt_jax.tasks.labelled_table import Task
@@ -29,14 +30,11 @@ def grown(cfg: GPTConfig) -> GPTConfig:
 def init(
   run: config.Run, cfg: GPTConfig, task: Task, source: dict | None, seed: jax.Array
 ) -> dict:
-  """Returns what is trained, before the first update.
+  """Returns the trained tree before the first update.
 
   Args:
     run: its task says what is trained, and how much comes from `source`.
-    cfg: of the model without the new tokens.
-    task: gives the size of the head.
     source: parameters of the pre-trained model; None with task.transfer=none.
-    seed: of all that is new.
   """
   key = jax.random.key(seed)
 
@@ -56,7 +54,7 @@ def init(
 
 
 def fixed(run: config.Run, source: dict | None) -> dict:
-  """Returns what is not trained: with a frozen body or LoRA the model."""
+  """Returns the fixed tree: the model, with a frozen body or LoRA."""
   return {} if run.task.train == 'full' else {'gpt': source}
 
 
@@ -83,8 +81,7 @@ def assembled(tree: dict, task: config.Task, cfg: GPTConfig) -> tuple[dict, dict
   """Returns the variables of a GPT with the new tokens, and the head.
 
   Args:
-    tree: what is trained and what is not, together.
-    task: scales low-rank changes.
+    tree: trained and fixed parameters, together.
     cfg: of the model with the new tokens.
   """
   gpt, known = dict(tree['gpt']), cfg.vocab - NEW_TOKENS

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from gpt_jax import config
 from gpt_jax.config import UserError
-from gpt_jax.model.gpt import GPTConfig
+from gpt_jax.model.gpt_config import GPTConfig
 
 FAMILIES = 'gpt2', 'openai-gpt', 'gpt_neo'
 # Names of our activations in config.json; openai-gpt's 'gelu' is the tanh form.
@@ -21,20 +21,20 @@ GPT1_ACTIVATIONS = {'gelu': 'gelu_tanh', 'relu': 'relu'}
 def read_json(path: Path) -> dict:
   """Returns the object in a JSON file; raises UserError if there is none."""
   try:
-    found = json.loads(path.read_text(encoding='utf-8'))
+    value = json.loads(path.read_text(encoding='utf-8'))
   except OSError as e:
     raise UserError(f'{path}: can not be read: {e.strerror or e}') from e
   except ValueError as e:
     raise UserError(f'{path}: damaged: {e}') from e
-  if not isinstance(found, dict):
+  if not isinstance(value, dict):
     raise UserError(f'{path}: damaged: not an object')
-  return found
+  return value
 
 
 def read_config(path: Path) -> tuple[str, config.Model, list[str]]:
   """Returns (family, config, what is not supported) of a config.json."""
-  given = read_json(path)
-  family = given.get('model_type')
+  theirs = read_json(path)
+  family = theirs.get('model_type')
   if family not in FAMILIES:
     raise UserError(
       f'{path}: model_type={family!r} must be one of {", ".join(FAMILIES)}'
@@ -48,37 +48,37 @@ def read_config(path: Path) -> tuple[str, config.Model, list[str]]:
     'T': 'max_position_embeddings' if neo else 'n_positions',
     'vocab': 'vocab_size',
   }
-  lacking = [name for name in names.values() if not isinstance(given.get(name), int)]
+  lacking = [name for name in names.values() if not isinstance(theirs.get(name), int)]
   if lacking:
     raise UserError(f'{path}: lacks a whole number for {", ".join(lacking)}')
-  model = config.Model(**{ours: given[name] for ours, name in names.items()})
-  model.F = given.get('intermediate_size' if neo else 'n_inner') or 0
+  model = config.Model(**{ours: theirs[name] for ours, name in names.items()})
+  model.F = theirs.get('intermediate_size' if neo else 'n_inner') or 0
   model.F = 0 if model.F == 4 * model.D else model.F  # 0 says it shorter
-  model.tied = given.get('tie_word_embeddings', True)
-  model.dropout = float(given.get('resid_dropout' if neo else 'resid_pdrop', 0.0))
+  model.tied = theirs.get('tie_word_embeddings', True)
+  model.dropout = float(theirs.get('resid_dropout' if neo else 'resid_pdrop', 0.0))
   key, known = 'activation_function', _ACTIVATIONS
   if family == 'openai-gpt':
     key, known = 'afn', GPT1_ACTIVATIONS
     model.norm, model.scaled_init, model.F = 'post', False, 0
-  activation = given.get(key, next(iter(known)))
+  activation = theirs.get(key, next(iter(known)))
   if activation in known:
     model.activation = known[activation]
   else:
     wrong.append(f'{key}={activation!r} must be one of {", ".join(known)}')
   if family == 'gpt2':
-    model.attention_scale = given.get('scale_attn_weights', True)
+    model.attention_scale = theirs.get('scale_attn_weights', True)
   if neo:
     model.attention_scale, model.qkv_bias = False, False
-    model.band = given.get('window_size', 256)
+    model.band = theirs.get('window_size', 256)
     kinds = [
       kind
-      for pattern, times in given.get('attention_types') or []
+      for pattern, times in theirs.get('attention_types') or []
       for kind in list(pattern) * times
     ]
     if len(kinds) != model.L or set(kinds) - {'global', 'local'}:
       wrong.append(
-        f'attention_types={given.get("attention_types")} must give global or local for '
-        f'each of {model.L} layers'
+        f'attention_types={theirs.get("attention_types")} must give global or local '
+        f'for each of {model.L} layers'
       )
     else:
       dense = {'global': 'dense', 'local': 'banded'}
@@ -88,8 +88,8 @@ def read_config(path: Path) -> tuple[str, config.Model, list[str]]:
     ('scale_attn_by_inverse_layer_idx', False),
     ('add_cross_attention', False),
   ):
-    if given.get(name, only) != only:
-      wrong.append(f'{name}={given[name]} must be {only}')
+    if theirs.get(name, only) != only:
+      wrong.append(f'{name}={theirs[name]} must be {only}')
   if model.D % model.N:
     wrong.append(f'{names["D"]}={model.D} must be a multiple of {names["N"]}={model.N}')
   return family, model, wrong
@@ -105,7 +105,7 @@ def pattern_of(kinds: list[str]) -> str:
 
 
 def config_json(family: str, c: GPTConfig, dropout: float, eos: int) -> dict:
-  """Returns what config.json says."""
+  """Returns the content of config.json."""
   activations = GPT1_ACTIVATIONS if family == 'openai-gpt' else _ACTIVATIONS
   activation = next(n for n, ours in activations.items() if ours == c.activation)
   about = {

@@ -18,7 +18,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from gpt_jax import config
 from gpt_jax.config import UserError
-from gpt_jax.model.gpt import GPTConfig
+from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.weights.config_json import (
   GPT1_ACTIVATIONS,
   config_json,
@@ -40,7 +40,7 @@ class _Tensor(NamedTuple):
   Attributes:
     name: without the leading 'transformer.'.
     shape: in the file.
-    paths: of the parameters that, side by side along the last axis, are it.
+    paths: of the parameters that make it up, side by side along the last axis.
     transposed: whether the file has a kernel as [out, in].
   """
 
@@ -109,16 +109,16 @@ def read(folder: str | Path) -> tuple[config.Model, dict]:
   """
   folder = Path(folder)
   if (folder / 'params_shapes.json').exists():
-    family, model, found = _openai_gpt1(folder)
+    family, model, arrays = _openai_gpt1(folder)
     wrong = []
   elif (folder / 'hparams.json').exists():
-    family, model, found = _openai_gpt2(folder)
+    family, model, arrays = _openai_gpt2(folder)
     wrong = []
   else:
     family, model, wrong = read_config(folder / 'config.json')
-    found = _read_safetensors(folder)
+    arrays = _read_safetensors(folder)
   cfg = GPTConfig.of(model, model.vocab)
-  params, misfits = _from_file(found, list(_tensors(family, cfg)), cfg)
+  params, misfits = _from_file(arrays, list(_tensors(family, cfg)), cfg)
   wrong += misfits
   if wrong:
     raise UserError(f'{folder}: not a {family} that can be read:\n' + '\n'.join(wrong))
@@ -126,27 +126,27 @@ def read(folder: str | Path) -> tuple[config.Model, dict]:
 
 
 def _from_file(
-  found: dict[str, np.ndarray], tensors: list[_Tensor], cfg: GPTConfig
+  arrays: dict[str, np.ndarray], tensors: list[_Tensor], cfg: GPTConfig
 ) -> tuple[dict, list[str]]:
-  """Returns the parameter tree of the tensors of a file, and what does not fit."""
-  found = {name.removeprefix('transformer.'): array for name, array in found.items()}
-  found = {name: a for name, a in found.items() if not _BUFFER.fullmatch(name)}
-  head = found.get('lm_head.weight')
+  """Returns the parameter tree of a file's tensors, and what does not fit."""
+  arrays = {name.removeprefix('transformer.'): array for name, array in arrays.items()}
+  arrays = {name: a for name, a in arrays.items() if not _BUFFER.fullmatch(name)}
+  head = arrays.get('lm_head.weight')
   if cfg.tied and head is not None:
     # Some files hold the tied matrix twice.
     embedding = next(t.name for t in tensors if t.paths == ('wte',))
-    if np.array_equal(head, found.get(embedding)):
-      del found['lm_head.weight']
+    if np.array_equal(head, arrays.get(embedding)):
+      del arrays['lm_head.weight']
   wanted = {tensor.name: tensor for tensor in tensors}
   wrong = [
-    f'missing: {name}, {list(wanted[name].shape)}' for name in wanted - found.keys()
+    f'missing: {name}, {list(wanted[name].shape)}' for name in wanted - arrays.keys()
   ]
   wrong += [
-    f'extra: {name}, {list(found[name].shape)}' for name in found.keys() - wanted
+    f'extra: {name}, {list(arrays[name].shape)}' for name in arrays.keys() - wanted
   ]
   params = {}
   for tensor in tensors:
-    array = found.get(tensor.name)
+    array = arrays.get(tensor.name)
     if array is None:
       continue
     if array.shape != tensor.shape:
@@ -181,20 +181,20 @@ def _read_safetensors(folder: Path) -> dict[str, np.ndarray]:
       f'{folder}: has no model.safetensors (there is {there}); a folder with '
       'pytorch_model.bin is converted by loading and saving it with transformers'
     )
-  found, wrong = {}, []
+  arrays, wrong = {}, []
   for name in files:
     try:
-      found |= safetensors.numpy.load_file(folder / name)
+      arrays |= safetensors.numpy.load_file(folder / name)
     except (OSError, safetensors.SafetensorError) as e:
       wrong.append(f'{folder / name}: missing or damaged: {e}')
   if wrong:
     raise UserError('\n'.join(wrong))
-  return found
+  return arrays
 
 
 def _openai_gpt2(folder: Path) -> tuple[str, config.Model, dict[str, np.ndarray]]:
   """Returns GPT-2 as OpenAI released it: hparams.json and a TensorFlow checkpoint."""
-  given = read_json(folder / 'hparams.json')
+  hparams = read_json(folder / 'hparams.json')
   names = {
     'L': 'n_layer',
     'D': 'n_embd',
@@ -202,16 +202,16 @@ def _openai_gpt2(folder: Path) -> tuple[str, config.Model, dict[str, np.ndarray]
     'T': 'n_ctx',
     'vocab': 'n_vocab',
   }
-  lacking = [name for name in names.values() if not isinstance(given.get(name), int)]
+  lacking = [name for name in names.values() if not isinstance(hparams.get(name), int)]
   if lacking:
     raise UserError(f'{folder / "hparams.json"}: lacks {", ".join(lacking)}')
-  model = config.Model(**{ours: given[name] for ours, name in names.items()})
-  found = {
+  model = config.Model(**{ours: hparams[name] for ours, name in names.items()})
+  arrays = {
     # A kernel's leading 1 is the width of a convolution.
     _renamed(name.removeprefix('model/')): array.reshape(array.shape[-2:])
     for name, array in read_tensorflow(folder).items()
   }
-  return 'gpt2', model, found
+  return 'gpt2', model, arrays
 
 
 def _openai_gpt1(folder: Path) -> tuple[str, config.Model, dict[str, np.ndarray]]:
@@ -223,8 +223,8 @@ def _openai_gpt1(folder: Path) -> tuple[str, config.Model, dict[str, np.ndarray]
     L=L, D=D, N=D // 64 or 1, T=T, vocab=vocab, norm='post', scaled_init=False
   )
   names = {'wte.weight': 'tokens_embed.weight', 'wpe.weight': 'positions_embed.weight'}
-  found = {_renamed(name): array for name, array in arrays.items()}
-  return 'openai-gpt', model, {names.get(n, n): a for n, a in found.items()}
+  renamed = {_renamed(name): array for name, array in arrays.items()}
+  return 'openai-gpt', model, {names.get(n, n): a for n, a in renamed.items()}
 
 
 def _renamed(name: str) -> str:
@@ -277,16 +277,9 @@ def family_of(params: dict, c: GPTConfig) -> str:
 def write(params: dict, c: GPTConfig, dropout: float, eos: int, folder: Path) -> str:
   """Writes config.json and model.safetensors as Hugging Face has them.
 
-  Biases that the model lacks are written as zeros. Where the model scales attention
-  otherwise than the architecture (gpt_neo does not at all), that goes into the query's
-  weights; the scale of the output (`GPTConfig.width`) goes into the last LayerNorm.
-
-  Args:
-    params: the parameter tree.
-    c: its shape.
-    dropout: rate for config.json.
-    eos: id of end-of-text.
-    folder: exists.
+  Biases that the model lacks are written as zeros. If the model scales attention
+  differently (gpt_neo does not scale it), the factor goes into the query's weights; the
+  scale of the output (`GPTConfig.width`) goes into the last LayerNorm.
 
   Returns:
     The architecture: its model_type.

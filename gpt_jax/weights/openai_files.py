@@ -29,8 +29,8 @@ def read_gpt1(folder: str | Path) -> dict[str, np.ndarray]:
   """
   folder, wrong = Path(folder), []
   shapes = _gpt1_shapes(folder / 'params_shapes.json', wrong)
-  found = (re.fullmatch(r'params_(\d+)\.npy', path.name) for path in folder.glob('*'))
-  last = max((int(match[1]) for match in found if match), default=0)
+  matches = (re.fullmatch(r'params_(\d+)\.npy', path.name) for path in folder.glob('*'))
+  last = max((int(match[1]) for match in matches if match), default=0)
   parts = []
   for path in (folder / f'params_{i}.npy' for i in range(last + 1)):
     try:
@@ -131,17 +131,17 @@ class _Entry(NamedTuple):
 def read_tensorflow(path: str | Path) -> dict[str, np.ndarray]:
   """Returns the tensors of a TensorFlow V2 checkpoint by name, in float32.
 
-  float16 and bfloat16 are widened, which is exact. Checksums (CRC-32C) of the index and
-  of every tensor are verified.
+  float16 and bfloat16 are widened, which is exact. The checksums (CRC-32C) of the index
+  and of every tensor are verified.
 
   Args:
     path: a prefix, as 'models/124M/model.ckpt' (.index and .data-00000-of-00001
-      follow), or a folder: the file `checkpoint` in it says which of its checkpoints,
-      and without one it must be the only .index file.
+      follow), or a folder, whose file `checkpoint` names the checkpoint; without that
+      file there must be a single .index file.
 
   Raises:
     UserError: with a line for every file that is missing, truncated or altered, naming
-      the tensors that it costs, and for every tensor of another kind.
+      the tensors that are lost, and for every tensor of another kind.
   """
   prefix = _prefix(Path(path))
   index = Path(f'{prefix}.index')
@@ -206,12 +206,12 @@ def _prefix(path: Path) -> Path:
   state = path / 'checkpoint'
   if state.is_file():
     text = state.read_text(encoding='utf-8', errors='replace')
-    found = re.search(r'^model_checkpoint_path: "(.+)"', text, re.MULTILINE)
-    if not found:
+    match = re.search(r'^model_checkpoint_path: "(.+)"', text, re.MULTILINE)
+    if not match:
       raise UserError(
         f'{state}: names no model_checkpoint_path; give the prefix itself'
       )
-    return path / Path(found[1]).name  # often absolute, from before a move
+    return path / Path(match[1]).name  # often absolute, from before a move
   indices = sorted(path.glob('*.index'))
   if len(indices) != 1:
     names = ', '.join(index.name for index in indices) or 'none'
@@ -225,8 +225,8 @@ def _prefix(path: Path) -> Path:
 def _read_index(data: bytes) -> tuple[int, dict[str, _Entry]]:
   """Returns the number of data files, and the entries of an index by name.
 
-  An index is a sorted-string table as of LevelDB: blocks of keys and values; a block
-  that tells where the others lie; a footer that tells where that one lies. The key ''
+  An index is a sorted-string table as in LevelDB: blocks of keys and values, a block
+  with the places of the others, and a footer with the place of that block. The key ''
   has the header (a BundleHeaderProto), every other a BundleEntryProto.
   """
   footer = data[-48:]
@@ -235,14 +235,14 @@ def _read_index(data: bytes) -> tuple[int, dict[str, _Entry]]:
   at = 0
   for _ in range(2):  # over the place of the block of metadata, which is empty
     _, at = _varint(footer, at)
-  found = {}
+  values = {}
   for _, place in _block(data, footer[at:]):
-    found |= _block(data, place)
-  header = _fields(found.pop(b''))
+    values |= _block(data, place)
+  header = _fields(values.pop(b''))
   if header.get(2, [0])[0]:
     raise ValueError('its tensors are big-endian')
   entries = {}
-  for name, value in found.items():
+  for name, value in values.items():
     fields = _fields(value)
     sizes = _fields(fields.get(2, [b''])[0]).get(2, [])
     shape = [_fields(size).get(1, [0])[0] for size in sizes]
