@@ -23,7 +23,7 @@ def prepare(values) -> None:
   from gpt_jax.runs.setup import prepared
 
   run = overridden(values)
-  if run.task.name:
+  if run.is_finetuning:
     raise UserError(
       f'`prepare` makes token files, and a fine-tuning on {run.task.name} needs none: '
       '`train` reads its examples itself'
@@ -144,18 +144,18 @@ def describe(values) -> None:
   import rich
 
   from gpt_jax.model.gpt_config import GPTConfig
-  from gpt_jax.runs import cost, finetune_job
+  from gpt_jax.runs import cost, cost_tables, finetune_job
   from gpt_jax.training import sharding
 
   run = overridden(values)
   devices = values.devices or sharding.asked_devices(run) or 1
   cfg = None
-  if run.task.name:
+  if run.is_finetuning:
     refuse(values, ['vocab'], 'a fine-tuning, whose vocabulary is that of init_from')
     run, cfg = finetune_job.unread(run)
   config.check(run, sharding.Layout.imagined(run, devices).parts)
   cfg = cfg or GPTConfig.of(run.model, values.vocab or cost.vocabulary(run))
-  for table in cost.tables(run, cfg, devices):
+  for table in cost_tables.tables(run, cfg, devices):
     rich.print(table)
     print()
 

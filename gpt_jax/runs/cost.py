@@ -12,8 +12,6 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from rich.table import Table
-from rich.text import Text
 
 from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
@@ -21,7 +19,7 @@ from gpt_jax.data.windows import Batch, rows_read, stages
 from gpt_jax.model.gpt import GPT, Block, init_params
 from gpt_jax.model.gpt_config import Execution, GPTConfig, attention_kernel
 from gpt_jax.tasks.inputs import TaskBatch, classes, sequences_each
-from gpt_jax.tasks.labelled_table import TASKS
+from gpt_jax.tasks.labelled_table import task_of
 from gpt_jax.training import step, transfer
 from gpt_jax.training.objective import LabelledTask, LanguageModeling
 from gpt_jax.training.sharding import AXES, Layout
@@ -92,7 +90,7 @@ def _bytes(tree) -> int:
 
 def _state_of(run: config.Run, cfg: GPTConfig) -> tuple[Callable[[], step.State], dict]:
   """Returns what makes a run's state, and the shapes of what it does not train."""
-  task = TASKS.get(run.task.name)
+  task = task_of(run)
   if not task:
     return functools.partial(step.new_state, run, cfg), {}
 
@@ -105,7 +103,7 @@ def _state_of(run: config.Run, cfg: GPTConfig) -> tuple[Callable[[], step.State]
 
 def trained_by_part(run: config.Run, cfg: GPTConfig) -> dict[str, int]:
   """Returns how many parameters a run trains, by part."""
-  if not run.task.name:
+  if not run.is_finetuning:
     return {'model': parameter_count(cfg)}
   trained = jax.eval_shape(_state_of(run, cfg)[0]).params
   size = lambda tree: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))  # noqa: E731
@@ -155,7 +153,7 @@ def activation_bytes(
   computation of remat with the first again, and saves nothing by it, unless layers are
   scanned.)
   """
-  task = TASKS.get(run.task.name)
+  task = task_of(run)
   texts = rows * (sequences_each(task) if task else 1)
   x_BTD = jax.ShapeDtypeStruct((texts, cfg.T, cfg.D), jnp.float32)
   tree = _tree(cfg)
@@ -215,7 +213,7 @@ def task_logits_bytes(run: config.Run, cfg: GPTConfig, rows: int, T: int) -> int
   """
   if not run.task.aux:
     return 0
-  texts = rows * sequences_each(TASKS[run.task.name])
+  texts = rows * sequences_each(task_of(run))
   return 2 * 4 * texts * math.gcd(run.loss_chunk, T) * transfer.grown(cfg).V
 
 
@@ -258,7 +256,7 @@ def communication_bytes(
   item = jnp.dtype(run.model.dtype).itemsize
   trained = sum(trained_by_part(run, cfg).values()) / tensor
   frozen = parameter_count(cfg) / tensor if run.task.train != 'full' else 0
-  task = TASKS.get(run.task.name)
+  task = task_of(run)
   tokens = run.batch // layout.parts * cfg.T * (sequences_each(task) if task else 1)
   sums = 4 * cfg.L + 2  # after each branch, both ways; embedding and output
   return {
@@ -321,145 +319,3 @@ def vocabulary(run: config.Run) -> int:
   if kind == 'chars':
     raise UserError('how many characters the text has is not known yet; give --vocab')
   return tokenizers.open_path(kind).vocab
-
-
-def tables(run: config.Run, cfg: GPTConfig, devices: int) -> list[Table]:
-  """Returns the tables that `launch.py describe` prints.
-
-  Args:
-    run: any valid config; its layout is that of the devices.
-    cfg: of its model.
-    devices: how many.
-  """
-  layout = Layout.imagined(run, devices)
-  layout.check(cfg)
-  whole = transfer.grown(cfg) if run.task.name else cfg
-  return [
-    _architecture(run, whole),
-    _parameters(whole),
-    # The FLOPs of a fine-tuning depend on how long its examples are.
-    _trained(run, cfg) if run.task.name else _flops(run, cfg),
-    _memory(run, cfg, layout),
-    _communication(run, cfg, layout),
-  ]
-
-
-def _table(title: str, *headings: str) -> Table:
-  table = Table(title=title, title_justify='left', box=None, pad_edge=False)
-  for i, heading in enumerate(headings):
-    table.add_column(heading, justify='right' if i else 'left', no_wrap=True)
-  return table
-
-
-def _architecture(run: config.Run, cfg: GPTConfig) -> Table:
-  table = Table(title='architecture', title_justify='left', box=None, show_header=False)
-  banded = [i for i, kind in enumerate(cfg.attention) if kind == 'banded']
-  attention = f'{cfg.L - len(banded)} dense layers'
-  if banded:
-    first = ', '.join(map(str, banded[:3])) + (', ...' if len(banded) > 3 else '')
-    attention += f', {len(banded)} with a band of {cfg.band} ({first})'
-  norm = {
-    'pre': 'before each branch, and a last one',
-    'post': 'after each sum, no last one',
-  }
-  biases = 'none' if not cfg.bias else 'all' if cfg.qkv_bias else 'all but q, k, v'
-  where = 'embedding matrices' if cfg.dropout_wte else 'embeddings'
-  rows = {
-    'layers': f'{cfg.L} of width {cfg.D}, {cfg.N} heads of '
-    f'{cfg.D // cfg.N}, MLP {cfg.F} ({cfg.activation})',
-    'context': f'{cfg.T} tokens',
-    'vocabulary': f'{cfg.vocab:,}, stored as {cfg.V:,} rows',
-    'attention': attention + ('' if cfg.attention_scale else ', not scaled'),
-    'LayerNorm': norm[cfg.norm],
-    'output': 'tied to wte' if cfg.tied else 'a matrix of its own (lm_head)',
-    'biases': biases,
-    'dropout': f'{run.model.dropout:g} on {where}, attention and branches',
-    'parametrisation': f'maximal update, from width {cfg.mup_base}'
-    if cfg.mup_base
-    else 'standard',
-    'compute': f'{run.model.dtype}, parameters float32',
-  }
-  for name, text in rows.items():
-    table.add_row(name, Text(text))
-  return table
-
-
-def _parameters(cfg: GPTConfig) -> Table:
-  table = _table('parameters', 'part', 'number', 'share')
-  parts = parameters_by_part(cfg)
-  total = sum(parts.values())
-  for part, number in sorted(parts.items(), key=lambda item: -item[1]):
-    table.add_row(part, f'{number:,}', f'{number / total:.1%}')
-  table.add_row('total', f'{total:,}', '')
-  return table
-
-
-def _trained(run: config.Run, cfg: GPTConfig) -> Table:
-  table = _table(f'trained on {run.task.name}: {run.task.train}', 'part', 'number')
-  parts = trained_by_part(run, cfg)
-  for part, number in parts.items():
-    table.add_row(part, f'{number:,}')
-  table.add_row('total, each seed', f'{sum(parts.values()):,}')
-  return table
-
-
-def _flops(run: config.Run, cfg: GPTConfig) -> Table:
-  table = _table('FLOPs of training', 'part', 'a token', 'share')
-  parts = flops_per_token(cfg)
-  total = sum(parts.values())
-  for part, flops in parts.items():
-    table.add_row(part, f'{flops:.3e}', f'{flops / total:.1%}')
-  tokens = tokens_read(run, cfg)
-  table.add_row('total', f'{total:.3e}', '')
-  table.add_row(f'run of {tokens:.3g} tokens', f'{total * tokens:.3e}', '')
-  return table
-
-
-def _memory(run: config.Run, cfg: GPTConfig, layout: Layout) -> Table:
-  rows = run.batch // run.accumulate
-  task = TASKS.get(run.task.name)
-  what = f'examples of {sequences_each(task)} x' if task else 'rows of'
-  table = _table(
-    f'memory of training{" a seed" * bool(task)}, GiB: {rows} {what} {cfg.T} tokens at '
-    f'a time, {layout}',
-    'part',
-    '1 device',
-    f'each of {layout.mesh.size}',
-  )
-  here, there = state_bytes(run, cfg), state_bytes(run, cfg, layout)
-  mine = rows // layout.parts
-  tensor = layout.mesh.shape['tensor']
-  kept = activation_bytes(run, cfg, rows)
-  kept_there = activation_bytes(run, cfg, mine, tensor=tensor)
-  totals = [
-    ('total', 'layers', kept, kept_there),
-    ('total with --config.model.remat=block', 'layers, remat', kept, kept_there),
-  ]
-  if not run.loss_chunk:
-    few = dataclasses.replace(run, loss_chunk=small_chunk(cfg.T))
-    each = activation_bytes(few, cfg, rows)
-    each_there = activation_bytes(few, cfg, mine, tensor=tensor)
-    name = f'total with --config.loss_chunk={few.loss_chunk}'
-    totals.append((name, 'layers', each, each_there))
-  gib = lambda size: f'{size / 2**30:,.2f}'  # noqa: E731
-  for part in here:
-    table.add_row(part, gib(here[part]), gib(there[part]))
-  for part in kept:
-    table.add_row(f'activations: {part}', gib(kept[part]), gib(kept_there[part]))
-  for total, layers, one, other in totals:
-    table.add_row(
-      total,
-      *(
-        gib(sum(state.values()) + part[layers] + part['output'])
-        for state, part in ((here, one), (there, other))
-      ),
-    )
-  return table
-
-
-def _communication(run: config.Run, cfg: GPTConfig, layout: Layout) -> Table:
-  table = _table('sent by each device in an update', 'part', 'GiB')
-  for part, size in communication_bytes(run, cfg, layout).items():
-    if size:
-      table.add_row(part, f'{size / 2**30:,.3f}')
-  return table
