@@ -144,7 +144,7 @@ def describe(values) -> None:
   import rich
 
   from gpt_jax.model.gpt_config import GPTConfig
-  from gpt_jax.runs import cost, finetune_job
+  from gpt_jax.runs import cost, cost_tables, finetune_job
   from gpt_jax.training import sharding
 
   run = overridden(values)
@@ -155,7 +155,7 @@ def describe(values) -> None:
     run, cfg = finetune_job.unread(run)
   config.check(run, sharding.Layout.imagined(run, devices).parts)
   cfg = cfg or GPTConfig.of(run.model, values.vocab or cost.vocabulary(run))
-  for table in cost.tables(run, cfg, devices):
+  for table in cost_tables.tables(run, cfg, devices):
     rich.print(table)
     print()
 

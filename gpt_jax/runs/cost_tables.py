@@ -1,0 +1,155 @@
+"""What a run costs, as the tables that `launch.py describe` prints."""
+
+import dataclasses
+
+from rich.table import Table
+from rich.text import Text
+
+from gpt_jax import config
+from gpt_jax.model.gpt_config import GPTConfig
+from gpt_jax.runs import cost
+from gpt_jax.tasks.inputs import sequences_each
+from gpt_jax.tasks.labelled_table import TASKS
+from gpt_jax.training import transfer
+from gpt_jax.training.sharding import Layout
+
+
+def tables(run: config.Run, cfg: GPTConfig, devices: int) -> list[Table]:
+  """Returns the tables that `launch.py describe` prints.
+
+  Args:
+    run: any valid config; its layout is that of the devices.
+    cfg: of its model; of a fine-tuning without the new tokens.
+  """
+  layout = Layout.imagined(run, devices)
+  layout.check(cfg)
+  whole = transfer.grown(cfg) if run.task.name else cfg
+  return [
+    _architecture(run, whole),
+    _parameters(whole),
+    # The FLOPs of a fine-tuning depend on how long its examples are.
+    _trained(run, cfg) if run.task.name else _flops(run, cfg),
+    _memory(run, cfg, layout),
+    _communication(run, cfg, layout),
+  ]
+
+
+def _table(title: str, *headings: str) -> Table:
+  table = Table(title=title, title_justify='left', box=None, pad_edge=False)
+  for i, heading in enumerate(headings):
+    table.add_column(heading, justify='right' if i else 'left', no_wrap=True)
+  return table
+
+
+def _architecture(run: config.Run, cfg: GPTConfig) -> Table:
+  table = Table(title='architecture', title_justify='left', box=None, show_header=False)
+  banded = [i for i, kind in enumerate(cfg.attention) if kind == 'banded']
+  attention = f'{cfg.L - len(banded)} dense layers'
+  if banded:
+    first = ', '.join(map(str, banded[:3])) + (', ...' if len(banded) > 3 else '')
+    attention += f', {len(banded)} with a band of {cfg.band} ({first})'
+  norm = {
+    'pre': 'before each branch, and a last one',
+    'post': 'after each sum, no last one',
+  }
+  biases = 'none' if not cfg.bias else 'all' if cfg.qkv_bias else 'all but q, k, v'
+  where = 'embedding matrices' if cfg.dropout_wte else 'embeddings'
+  rows = {
+    'layers': f'{cfg.L} of width {cfg.D}, {cfg.N} heads of '
+    f'{cfg.D // cfg.N}, MLP {cfg.F} ({cfg.activation})',
+    'context': f'{cfg.T} tokens',
+    'vocabulary': f'{cfg.vocab:,}, stored as {cfg.V:,} rows',
+    'attention': attention + ('' if cfg.attention_scale else ', not scaled'),
+    'LayerNorm': norm[cfg.norm],
+    'output': 'tied to wte' if cfg.tied else 'a matrix of its own (lm_head)',
+    'biases': biases,
+    'dropout': f'{run.model.dropout:g} on {where}, attention and branches',
+    'parametrisation': f'maximal update, from width {cfg.mup_base}'
+    if cfg.mup_base
+    else 'standard',
+    'compute': f'{run.model.dtype}, parameters float32',
+  }
+  for name, text in rows.items():
+    table.add_row(name, Text(text))
+  return table
+
+
+def _parameters(cfg: GPTConfig) -> Table:
+  table = _table('parameters', 'part', 'number', 'share')
+  parts = cost.parameters_by_part(cfg)
+  total = sum(parts.values())
+  for part, number in sorted(parts.items(), key=lambda item: -item[1]):
+    table.add_row(part, f'{number:,}', f'{number / total:.1%}')
+  table.add_row('total', f'{total:,}', '')
+  return table
+
+
+def _trained(run: config.Run, cfg: GPTConfig) -> Table:
+  table = _table(f'trained on {run.task.name}: {run.task.train}', 'part', 'number')
+  parts = cost.trained_by_part(run, cfg)
+  for part, number in parts.items():
+    table.add_row(part, f'{number:,}')
+  table.add_row('total, each seed', f'{sum(parts.values()):,}')
+  return table
+
+
+def _flops(run: config.Run, cfg: GPTConfig) -> Table:
+  table = _table('FLOPs of training', 'part', 'a token', 'share')
+  parts = cost.flops_per_token(cfg)
+  total = sum(parts.values())
+  for part, flops in parts.items():
+    table.add_row(part, f'{flops:.3e}', f'{flops / total:.1%}')
+  tokens = cost.tokens_read(run, cfg)
+  table.add_row('total', f'{total:.3e}', '')
+  table.add_row(f'run of {tokens:.3g} tokens', f'{total * tokens:.3e}', '')
+  return table
+
+
+def _memory(run: config.Run, cfg: GPTConfig, layout: Layout) -> Table:
+  rows = run.batch // run.accumulate
+  task = TASKS.get(run.task.name)
+  what = f'examples of {sequences_each(task)} x' if task else 'rows of'
+  table = _table(
+    f'memory of training{" a seed" * bool(task)}, GiB: {rows} {what} {cfg.T} tokens at '
+    f'a time, {layout}',
+    'part',
+    '1 device',
+    f'each of {layout.mesh.size}',
+  )
+  here, there = cost.state_bytes(run, cfg), cost.state_bytes(run, cfg, layout)
+  mine = rows // layout.parts
+  tensor = layout.mesh.shape['tensor']
+  kept = cost.activation_bytes(run, cfg, rows)
+  kept_there = cost.activation_bytes(run, cfg, mine, tensor=tensor)
+  totals = [
+    ('total', 'layers', kept, kept_there),
+    ('total with --config.model.remat=block', 'layers, remat', kept, kept_there),
+  ]
+  if not run.loss_chunk:
+    few = dataclasses.replace(run, loss_chunk=cost.small_chunk(cfg.T))
+    each = cost.activation_bytes(few, cfg, rows)
+    each_there = cost.activation_bytes(few, cfg, mine, tensor=tensor)
+    name = f'total with --config.loss_chunk={few.loss_chunk}'
+    totals.append((name, 'layers', each, each_there))
+  gib = lambda size: f'{size / 2**30:,.2f}'  # noqa: E731
+  for part in here:
+    table.add_row(part, gib(here[part]), gib(there[part]))
+  for part in kept:
+    table.add_row(f'activations: {part}', gib(kept[part]), gib(kept_there[part]))
+  for total, layers, one, other in totals:
+    table.add_row(
+      total,
+      *(
+        gib(sum(state.values()) + part[layers] + part['output'])
+        for state, part in ((here, one), (there, other))
+      ),
+    )
+  return table
+
+
+def _communication(run: config.Run, cfg: GPTConfig, layout: Layout) -> Table:
+  table = _table('sent by each device in an update', 'part', 'GiB')
+  for part, size in cost.communication_bytes(run, cfg, layout).items():
+    if size:
+      table.add_row(part, f'{size / 2**30:,.3f}')
+  return table
