@@ -76,7 +76,7 @@ def evaluate(values) -> None:
     refuse(values, ['baselines', 'held_out'], '`eval --tasks`')
     _benchmark(values)
     return
-  fine_tuned = bool(read_run(values.workdir).task.name)
+  fine_tuned = read_run(values.workdir).is_finetuning
   of_text = ['checkpoint', 'int8', 'baselines', 'held_out']
   of_task = ['data', 'split']
   kind = 'a fine-tuned model' if fine_tuned else 'a model that was not fine-tuned'

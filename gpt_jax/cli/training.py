@@ -23,7 +23,7 @@ def prepare(values) -> None:
   from gpt_jax.runs.setup import prepared
 
   run = overridden(values)
-  if run.task.name:
+  if run.is_finetuning:
     raise UserError(
       f'`prepare` makes token files, and a fine-tuning on {run.task.name} needs none: '
       '`train` reads its examples itself'
@@ -150,7 +150,7 @@ def describe(values) -> None:
   run = overridden(values)
   devices = values.devices or sharding.asked_devices(run) or 1
   cfg = None
-  if run.task.name:
+  if run.is_finetuning:
     refuse(values, ['vocab'], 'a fine-tuning, whose vocabulary is that of init_from')
     run, cfg = finetune_job.unread(run)
   config.check(run, sharding.Layout.imagined(run, devices).parts)

@@ -54,7 +54,7 @@ def check_early(config: Run) -> None:
   They tell a fine-tuning its layers, and where steps=0 its updates.
   """
   early = copy.deepcopy(config)
-  if config.task.name:
+  if config.is_finetuning:
     early.steps = config.steps or 1
     if str(config.task.transfer).isdigit():
       early.model.L = max(early.model.L, int(config.task.transfer))
@@ -209,7 +209,7 @@ def _wrong_exams(config: Run) -> list[str]:
   e, wrong = config.exams, []
   if not e.tasks:
     return wrong
-  if config.task.name:
+  if config.is_finetuning:
     wrong.append(
       f"exams.tasks={e.tasks!r} must be '' for the fine-tuning of {config.task.name}: "
       'only language models answer tasks untrained'

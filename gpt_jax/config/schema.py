@@ -349,6 +349,11 @@ class Run:
   task: Task = dataclasses.field(default_factory=Task)
   exams: Exams = dataclasses.field(default_factory=Exams)
 
+  @property
+  def is_finetuning(self) -> bool:
+    """Whether a labelled task is trained, and not a language model."""
+    return bool(self.task.name)
+
 
 def fields(
   config: Any, prefix: str = ''

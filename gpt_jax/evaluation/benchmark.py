@@ -74,9 +74,9 @@ class Benchmark(NamedTuple):
   def name(self) -> str:
     """A name for people and files, unique among the benchmarks of a plan."""
     if self.form == 'text':
-      return self.task.name
+      return str(self.task)
     seed = f'-seed{self.seed}' if self.shots else ''
-    return f'{self.task.name}-{self.shots}shot{seed}'
+    return f'{self.task}-{self.shots}shot{seed}'
 
   def digest(self) -> str:
     """Returns the sha256 of all prompts, questions and rules."""

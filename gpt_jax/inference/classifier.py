@@ -86,7 +86,7 @@ class Classifier(LanguageModel):
     data = inputs.inputs(
       self.task, examples, self.tokenizer.encode, vocab, self.config.T
     )
-    inputs.tell_truncated(self.task.name, data, self.config.T, tell)
+    inputs.tell_truncated(str(self.task), data, self.config.T, tell)
     predict = functools.partial(
       _task_logits, self.params, self.clf, gpt=self.gpt, task=self.task
     )
@@ -107,7 +107,7 @@ class Classifier(LanguageModel):
     if not fits or (kind == 'multiple_choice' and len(choices) != self._choices):
       count = f' ({self._choices} choices)' if kind == 'multiple_choice' else ''
       raise UserError(
-        f'example {number} is {example!r}; one of {self.task.name} is {_FORMS[kind]}'
+        f'example {number} is {example!r}; one of {self.task} is {_FORMS[kind]}'
         f'{count}, and no text of it is empty'
       )
     return Example(tuple(t.strip() for t in texts), tuple(c.strip() for c in choices))

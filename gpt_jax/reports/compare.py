@@ -25,7 +25,7 @@ from gpt_jax.runs.reproduce import (
 )
 from gpt_jax.runs.setup import prepared
 from gpt_jax.runs.workdir import best_line, read_about, read_run, seed_folders
-from gpt_jax.tasks.labelled_table import TASKS, Task
+from gpt_jax.tasks.labelled_table import Task, task_of
 from gpt_jax.training.metrics_log import read_metrics
 
 # Runs are compared at equal amounts of these: label and number format.
@@ -144,7 +144,7 @@ def _tuned(folders: tuple[pathlib.Path, pathlib.Path]) -> dict[str, Any]:
   An example's score is the mean over seeds, at the best epoch of each: 1 for a right
   answer, 0 for a wrong one; of a regression the squared error.
   """
-  task = TASKS[read_run(folders[0]).task.name]
+  task = task_of(read_run(folders[0]))
   dev, scores, labels = [], [], []
   for folder in folders:
     seeds = [f for f in seed_folders(folder) or [folder] if best_line(f, task)]

@@ -139,7 +139,7 @@ def result(
     experiment=below,
     variant=variant,
     command=command,
-    measured=(_tuned if runs[0].task.name else _trained)(workdirs),
+    measured=(_tuned if runs[0].is_finetuning else _trained)(workdirs),
     fields=fields,
     cost=_cost(workdirs, runs),
     made_of=committed.made_of(last['environment'])
@@ -156,7 +156,8 @@ def _check_same(
 ) -> None:
   wanted = json.loads(json.dumps(fields | overrides))
   free = {'seed'} if len(workdirs) > 1 else set()
-  if runs[0].task.name:  # filled in, from examples and the model that it starts from
+  if runs[0].is_finetuning:
+    # Filled in, from examples and the model that it starts from.
     free |= set(finetune_job.FILLED) - ({'steps'} if wanted['steps'] else set())
   if len({run.seed for run in runs}) < len(runs):
     raise UserError('runs of one config must differ in their seed; leave some out')
@@ -284,7 +285,7 @@ def _tuned(workdirs: list[pathlib.Path]) -> list[Measured]:
 
 def _cost(workdirs: list[pathlib.Path], runs: list[config.Run]) -> dict[str, float]:
   spent = {'updates': runs[0].steps}
-  if not runs[0].task.name:
+  if not runs[0].is_finetuning:
     cfg = GPTConfig.of(runs[0].model, workdir.read_about(workdirs[0])['vocab'])
     spent['parameters'] = cost.parameter_count(cfg)
     spent['tokens'] = cost.tokens_read(runs[0], cfg)

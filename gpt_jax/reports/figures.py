@@ -156,7 +156,7 @@ def transfers(workdirs: Sequence[str | pathlib.Path]) -> list[Transfer]:
   results, firsts, places = {}, {}, {}
   for workdir in workdirs:
     run, path = read_run(workdir), pathlib.Path(workdir) / 'results.json'
-    if not run.task.name or not path.exists():
+    if not run.is_finetuning or not path.exists():
       raise UserError(
         f'{workdir} has no results.json of a fine-tuned run; fine-tune it to the end'
       )

@@ -25,7 +25,7 @@ from gpt_jax.runs.workdir import (
   sessions,
   updates_done,
 )
-from gpt_jax.tasks.labelled_table import TASKS
+from gpt_jax.tasks.labelled_table import task_of
 from gpt_jax.training.metrics_log import last_samples, read_metrics
 
 _MODEL = 'L', 'D', 'N', 'F', 'T'
@@ -44,7 +44,7 @@ def write(
   """
   workdir = pathlib.Path(workdir)
   run = read_run(workdir)
-  if run.task.name and not (old_groups(workdir) or seed_folders(workdir)):
+  if run.is_finetuning and not (old_groups(workdir) or seed_folders(workdir)):
     raise UserError(
       f'{workdir} is a seed of a fine-tuning; report {workdir.absolute().parent}'
     )
@@ -54,7 +54,7 @@ def write(
   if any((workdir / 'eval').glob('*.json')):
     (_, *blocks), figures_of_tasks = tasks.report([workdir])
     prompted = [heading('Prompted tasks'), *markup.lowered(blocks)]
-  fine_tuned = bool(run.task.name)
+  fine_tuned = run.is_finetuning
   curves = _dev_curves(workdir, run) if fine_tuned else figures.loss_figure(workdir)
   caption = (
     "The task's metric on dev after each epoch, a line for each seed."
@@ -85,7 +85,7 @@ def _about(workdir: pathlib.Path, run: config.Run) -> str:
   done = updates_done(workdir)
   state = 'finished' if done >= run.steps else 'not finished'
   size = ', '.join(f'{n} = {getattr(cfg, n):,}' for n in _MODEL)
-  of = f' on {run.task.name}' if run.task.name else ''
+  of = f' on {run.task.name}' if run.is_finetuning else ''
   begun = f', started from {code(run.init_from)}' if run.init_from else ''
   return (
     f'A GPT of {cost.parameter_count(cfg):,} parameters ({size}, vocabulary '
@@ -141,7 +141,7 @@ def _losses(line: dict[str, Any]) -> list[str]:
 
 
 def _dev_curves(workdir: pathlib.Path, run: config.Run) -> Figure:
-  metric = TASKS[run.task.name].metrics[0]
+  metric = task_of(run).metrics[0]
   figure = matplotlib.figure.Figure(figsize=(7, 4), layout='constrained')
   axes = figure.subplots()
   for folder in seed_folders(workdir):
@@ -172,8 +172,8 @@ def _dev(workdir: pathlib.Path, run: config.Run) -> list[str]:
     if len(results['seeds']) > 1:
       value = _interval(over['mean'], over['low'], over['high'])
       rows.append([metric, '**mean of seeds**', '-', value, f'{over["std"]:.4f}'])
-    if metric == TASKS[run.task.name].metrics[0]:
-      for name, share in papers.gpt1_fine_tuned(run.task.name).items():
+    if metric == task_of(run).metrics[0]:
+      for name, share in papers.gpt1_fine_tuned(run.is_finetuning).items():
         rows.append([metric, f'{name}, published (test)', '-', f'{share:.3f}', '-'])
   return [
     heading('Dev'),
@@ -200,7 +200,7 @@ def _cost(workdir: pathlib.Path, run: config.Run) -> str:
   groups = [read_metrics(folder) for folder in logged_folders(workdir)]
   seconds = seconds_of_training(workdir)
   text = f'{seconds:,.0f} seconds ({seconds / 3600:.2f} hours) of training'
-  if not run.task.name:
+  if not run.is_finetuning:
     cfg = architecture(workdir)
     done = max((lines[-1]['step'] for lines in groups if lines), default=0)
     tokens = cost.tokens_read(run, cfg, done)

@@ -45,7 +45,7 @@ class Setting(NamedTuple):
 
 def unit_of(sweep: Sweep) -> str:
   """Returns what the held-out losses of a sweep are counted in."""
-  return 'nats/example' if sweep.entries[0].run.task.name else 'nats/token'
+  return 'nats/example' if sweep.entries[0].run.is_finetuning else 'nats/token'
 
 
 def collected(sweep: Sweep) -> list[SweptRun]:

@@ -77,7 +77,7 @@ def evaluate(
       if benchmark.questions:
         chance = scoring_rules.chance(benchmark.task, benchmark.questions)
       result = {
-        'task': benchmark.task.name,
+        'task': str(benchmark.task),
         'form': benchmark.form,
         'split': benchmark.split,
         'shots': benchmark.shots,
@@ -130,7 +130,7 @@ def during(settings: config.Exams) -> Callable[[LanguageModel], dict[str, float]
     for benchmark in benchmarks:
       results, _ = run_benchmark(benchmark, task_model(model))
       metric = next(iter(results))
-      name = f'{benchmark.task.name}_{benchmark.shots}shot_{metric}'
+      name = f'{benchmark.task}_{benchmark.shots}shot_{metric}'
       by_name[name] = results[metric][benchmark.rule]['value']
     return by_name
 

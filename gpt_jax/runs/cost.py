@@ -19,7 +19,7 @@ from gpt_jax.data.windows import Batch, rows_read, stages
 from gpt_jax.model.gpt import GPT, Block, init_params
 from gpt_jax.model.gpt_config import Execution, GPTConfig, attention_kernel
 from gpt_jax.tasks.inputs import TaskBatch, classes, sequences_each
-from gpt_jax.tasks.labelled_table import TASKS
+from gpt_jax.tasks.labelled_table import task_of
 from gpt_jax.training import step, transfer
 from gpt_jax.training.objective import LabelledTask, LanguageModeling
 from gpt_jax.training.sharding import AXES, Layout
@@ -90,7 +90,7 @@ def _bytes(tree) -> int:
 
 def _state_of(run: config.Run, cfg: GPTConfig) -> tuple[Callable[[], step.State], dict]:
   """Returns what makes a run's state, and the shapes of what it does not train."""
-  task = TASKS.get(run.task.name)
+  task = task_of(run)
   if not task:
     return functools.partial(step.new_state, run, cfg), {}
 
@@ -103,7 +103,7 @@ def _state_of(run: config.Run, cfg: GPTConfig) -> tuple[Callable[[], step.State]
 
 def trained_by_part(run: config.Run, cfg: GPTConfig) -> dict[str, int]:
   """Returns how many parameters a run trains, by part."""
-  if not run.task.name:
+  if not run.is_finetuning:
     return {'model': parameter_count(cfg)}
   trained = jax.eval_shape(_state_of(run, cfg)[0]).params
   size = lambda tree: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))  # noqa: E731
@@ -153,7 +153,7 @@ def activation_bytes(
   computation of remat with the first again, and saves nothing by it, unless layers are
   scanned.)
   """
-  task = TASKS.get(run.task.name)
+  task = task_of(run)
   texts = rows * (sequences_each(task) if task else 1)
   x_BTD = jax.ShapeDtypeStruct((texts, cfg.T, cfg.D), jnp.float32)
   tree = _tree(cfg)
@@ -213,7 +213,7 @@ def task_logits_bytes(run: config.Run, cfg: GPTConfig, rows: int, T: int) -> int
   """
   if not run.task.aux:
     return 0
-  texts = rows * sequences_each(TASKS[run.task.name])
+  texts = rows * sequences_each(task_of(run))
   return 2 * 4 * texts * math.gcd(run.loss_chunk, T) * transfer.grown(cfg).V
 
 
@@ -256,7 +256,7 @@ def communication_bytes(
   item = jnp.dtype(run.model.dtype).itemsize
   trained = sum(trained_by_part(run, cfg).values()) / tensor
   frozen = parameter_count(cfg) / tensor if run.task.train != 'full' else 0
-  task = TASKS.get(run.task.name)
+  task = task_of(run)
   tokens = run.batch // layout.parts * cfg.T * (sequences_each(task) if task else 1)
   sums = 4 * cfg.L + 2  # after each branch, both ways; embedding and output
   return {

@@ -1,4 +1,4 @@
-"""What a run costs, as the tables that `launch.py describe` prints."""
+"""What a model and its training cost, as tables for a terminal."""
 
 import dataclasses
 
@@ -7,9 +7,18 @@ from rich.text import Text
 
 from gpt_jax import config
 from gpt_jax.model.gpt_config import GPTConfig
-from gpt_jax.runs import cost
+from gpt_jax.runs.cost import (
+  activation_bytes,
+  communication_bytes,
+  flops_per_token,
+  parameters_by_part,
+  small_chunk,
+  state_bytes,
+  tokens_read,
+  trained_by_part,
+)
 from gpt_jax.tasks.inputs import sequences_each
-from gpt_jax.tasks.labelled_table import TASKS
+from gpt_jax.tasks.labelled_table import task_of
 from gpt_jax.training import transfer
 from gpt_jax.training.sharding import Layout
 
@@ -19,16 +28,16 @@ def tables(run: config.Run, cfg: GPTConfig, devices: int) -> list[Table]:
 
   Args:
     run: any valid config; its layout is that of the devices.
-    cfg: of its model; of a fine-tuning without the new tokens.
+    devices: how many.
   """
   layout = Layout.imagined(run, devices)
   layout.check(cfg)
-  whole = transfer.grown(cfg) if run.task.name else cfg
+  whole = transfer.grown(cfg) if run.is_finetuning else cfg
   return [
     _architecture(run, whole),
     _parameters(whole),
     # The FLOPs of a fine-tuning depend on how long its examples are.
-    _trained(run, cfg) if run.task.name else _flops(run, cfg),
+    _trained(run, cfg) if run.is_finetuning else _flops(run, cfg),
     _memory(run, cfg, layout),
     _communication(run, cfg, layout),
   ]
@@ -76,7 +85,7 @@ def _architecture(run: config.Run, cfg: GPTConfig) -> Table:
 
 def _parameters(cfg: GPTConfig) -> Table:
   table = _table('parameters', 'part', 'number', 'share')
-  parts = cost.parameters_by_part(cfg)
+  parts = parameters_by_part(cfg)
   total = sum(parts.values())
   for part, number in sorted(parts.items(), key=lambda item: -item[1]):
     table.add_row(part, f'{number:,}', f'{number / total:.1%}')
@@ -85,8 +94,8 @@ def _parameters(cfg: GPTConfig) -> Table:
 
 
 def _trained(run: config.Run, cfg: GPTConfig) -> Table:
-  table = _table(f'trained on {run.task.name}: {run.task.train}', 'part', 'number')
-  parts = cost.trained_by_part(run, cfg)
+  table = _table(f'trained on {task_of(run)}: {run.task.train}', 'part', 'number')
+  parts = trained_by_part(run, cfg)
   for part, number in parts.items():
     table.add_row(part, f'{number:,}')
   table.add_row('total, each seed', f'{sum(parts.values()):,}')
@@ -95,11 +104,11 @@ def _trained(run: config.Run, cfg: GPTConfig) -> Table:
 
 def _flops(run: config.Run, cfg: GPTConfig) -> Table:
   table = _table('FLOPs of training', 'part', 'a token', 'share')
-  parts = cost.flops_per_token(cfg)
+  parts = flops_per_token(cfg)
   total = sum(parts.values())
   for part, flops in parts.items():
     table.add_row(part, f'{flops:.3e}', f'{flops / total:.1%}')
-  tokens = cost.tokens_read(run, cfg)
+  tokens = tokens_read(run, cfg)
   table.add_row('total', f'{total:.3e}', '')
   table.add_row(f'run of {tokens:.3g} tokens', f'{total * tokens:.3e}', '')
   return table
@@ -107,7 +116,7 @@ def _flops(run: config.Run, cfg: GPTConfig) -> Table:
 
 def _memory(run: config.Run, cfg: GPTConfig, layout: Layout) -> Table:
   rows = run.batch // run.accumulate
-  task = TASKS.get(run.task.name)
+  task = task_of(run)
   what = f'examples of {sequences_each(task)} x' if task else 'rows of'
   table = _table(
     f'memory of training{" a seed" * bool(task)}, GiB: {rows} {what} {cfg.T} tokens at '
@@ -116,19 +125,19 @@ def _memory(run: config.Run, cfg: GPTConfig, layout: Layout) -> Table:
     '1 device',
     f'each of {layout.mesh.size}',
   )
-  here, there = cost.state_bytes(run, cfg), cost.state_bytes(run, cfg, layout)
+  here, there = state_bytes(run, cfg), state_bytes(run, cfg, layout)
   mine = rows // layout.parts
   tensor = layout.mesh.shape['tensor']
-  kept = cost.activation_bytes(run, cfg, rows)
-  kept_there = cost.activation_bytes(run, cfg, mine, tensor=tensor)
+  kept = activation_bytes(run, cfg, rows)
+  kept_there = activation_bytes(run, cfg, mine, tensor=tensor)
   totals = [
     ('total', 'layers', kept, kept_there),
     ('total with --config.model.remat=block', 'layers, remat', kept, kept_there),
   ]
   if not run.loss_chunk:
-    few = dataclasses.replace(run, loss_chunk=cost.small_chunk(cfg.T))
-    each = cost.activation_bytes(few, cfg, rows)
-    each_there = cost.activation_bytes(few, cfg, mine, tensor=tensor)
+    few = dataclasses.replace(run, loss_chunk=small_chunk(cfg.T))
+    each = activation_bytes(few, cfg, rows)
+    each_there = activation_bytes(few, cfg, mine, tensor=tensor)
     name = f'total with --config.loss_chunk={few.loss_chunk}'
     totals.append((name, 'layers', each, each_there))
   gib = lambda size: f'{size / 2**30:,.2f}'  # noqa: E731
@@ -149,7 +158,7 @@ def _memory(run: config.Run, cfg: GPTConfig, layout: Layout) -> Table:
 
 def _communication(run: config.Run, cfg: GPTConfig, layout: Layout) -> Table:
   table = _table('sent by each device in an update', 'part', 'GiB')
-  for part, size in cost.communication_bytes(run, cfg, layout).items():
+  for part, size in communication_bytes(run, cfg, layout).items():
     if size:
       table.add_row(part, f'{size / 2**30:,.3f}')
   return table

@@ -123,7 +123,7 @@ def read_job(
   """
   run = copy.deepcopy(run)
   config.check_early(run)
-  task = labelled.named(run.task.name)
+  task = labelled.named(run.is_finetuning)
   if pathlib.Path(run.task.data).is_file() and not task.releases[0].held_out:
     raise UserError(
       f'task.data={run.task.data} is a file; give the folder that has both the train '
@@ -149,7 +149,7 @@ def read_job(
   if task.kind != 'multiple_choice' and not task.scores and len(missing):
     raise UserError(
       f'task.examples={run.task.examples} leaves no example of class '
-      f'{task.labels[missing[0]]!r} of {task.name}; raise it'
+      f'{task.labels[missing[0]]!r} of {task}; raise it'
     )
   layout = sharding.Layout.of(run, devices)
   layout.check(cfg)
@@ -197,7 +197,7 @@ def unread(run: config.Run) -> tuple[config.Run, GPTConfig]:
   run = copy.deepcopy(run)
   run.steps, run.task.data = run.steps or 1, run.task.data or 'unread'
   config.check_early(run)
-  labelled.named(run.task.name)
+  labelled.named(run.is_finetuning)
   try:
     return run, _take_architecture(run, architecture(run.init_from))
   except UserError as error:
@@ -263,7 +263,7 @@ def plan(job: Job) -> str:
   real = sum(len(ids) for each in job.train.sequences for ids in each)
   epochs = run.steps / job.order.updates(1)
   return (
-    f'task      {job.task.name}: {len(job.train.sequences):,} training and '
+    f'task      {job.task}: {len(job.train.sequences):,} training and '
     f'{len(job.dev.sequences):,} dev examples of {C} sequence{"s" * (C > 1)}; '
     f'{real:,} tokens an epoch, padded to {padding:,}\n'
     f'model     {cost.parameter_count(job.cfg):,} parameters, transfer '

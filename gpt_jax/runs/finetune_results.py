@@ -12,7 +12,7 @@ from gpt_jax.runs.load import load
 from gpt_jax.runs.workdir import best_line, read_run, seed_folders
 from gpt_jax.tasks import inputs, labelled
 from gpt_jax.tasks.labelled import Example
-from gpt_jax.tasks.labelled_table import TASKS, Task
+from gpt_jax.tasks.labelled_table import Task, task_of
 
 
 def evaluate(
@@ -38,8 +38,8 @@ def evaluate(
   """
   workdir = pathlib.Path(workdir)
   run = read_run(workdir)
-  task = TASKS[run.task.name]
-  examples = labelled.read(task.name, data or run.task.data, split, report)
+  task = task_of(run)
+  examples = labelled.read(str(task), data or run.task.data, split, report)
   if any(example.label is None for example in examples):
     predicted = _answers(load(workdir), examples, report)
     names = task.labels
@@ -83,7 +83,7 @@ def results(workdir: pathlib.Path) -> dict:
   For each metric and seed its value and a 95 % interval over examples; and over seeds
   mean, median, standard deviation and a 95 % interval of the mean.
   """
-  task = TASKS[read_run(workdir).task.name]
+  task = task_of(read_run(workdir))
   seeds = {}
   for folder in seed_folders(workdir):
     step = best_line(folder, task)['step']
@@ -94,7 +94,7 @@ def results(workdir: pathlib.Path) -> dict:
 
 def _summary(task: Task, examples: int, seeds: dict[str, dict]) -> dict:
   return {
-    'task': task.name,
+    'task': str(task),
     'examples': examples,
     'seeds': seeds,
     'over_seeds': {

@@ -67,7 +67,7 @@ def export_model(
   if isinstance(model, Classifier):
     first = model.config.vocab - NEW_TOKENS
     said += (
-      f'\nleft out: the head for {model.task.name}; its start, delimiter and extract '
+      f'\nleft out: the head for {model.task}; its start, delimiter and extract '
       f'tokens are the ids {first}, {first + 1} and {first + 2}'
     )
   return said

@@ -19,7 +19,7 @@ from gpt_jax.runs.workdir import (
   read_run,
   seed_folders,
 )
-from gpt_jax.tasks.labelled_table import TASKS, Task
+from gpt_jax.tasks.labelled_table import Task, task_of
 from gpt_jax.training import checkpoint
 from gpt_jax.training.transfer import grown
 
@@ -44,7 +44,7 @@ def load(
   if not (workdir / 'run.json').exists() and hugging_face.names_weights(path):
     return hugging_face.open_model(path)[1]
   run = read_run(workdir)
-  task = TASKS.get(run.task.name)
+  task = task_of(run)
   if task and (old_groups(workdir) or not (workdir / 'checkpoints').exists()):
     workdir = _best_seed(workdir, task)
   tokenizer = tokenizers.load(workdir / 'tokenizer')
@@ -78,7 +78,7 @@ def architecture(path: str | pathlib.Path) -> GPTConfig:
     return hugging_face.architecture(path)
   run = read_run(path)
   cfg = GPTConfig.of(run.model, read_about(path)['vocab'])
-  return grown(cfg) if run.task.name else cfg
+  return grown(cfg) if run.is_finetuning else cfg
 
 
 def _best_seed(workdir: pathlib.Path, task: Task) -> pathlib.Path:

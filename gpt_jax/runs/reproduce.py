@@ -207,7 +207,7 @@ def _data_read(
   report: Callable[[str], None],
 ) -> list[str]:
   """Returns how the data to be read differs from the data that the run read."""
-  if run.task.name:
+  if run.is_finetuning:
     job = finetune_job.read_job(run, report)
     return data_changes(about['data'], finetune_job.digests(job, about['data']))
   into.mkdir(parents=True, exist_ok=True)
@@ -226,7 +226,7 @@ def _judged(
 ) -> bool:
   """Reports how two runs compare; returns whether they are the same."""
   folders = [pathlib.Path('.')]
-  if read_run(workdir).task.name:
+  if read_run(workdir).is_finetuning:
     folders = [p.parent.relative_to(workdir) for p in workdir.glob('*/metrics.jsonl')]
     folders = [pathlib.Path('.'), *sorted(folders)]
   equal, differing = [], []
@@ -344,7 +344,7 @@ def _tensors_apart(
   ]
   later = [number for number in sorted(kept[0] & kept[1]) if number >= step]
   # A fine-tuning's groups have no run.json, and its checkpoints are no plain models.
-  if not (a / 'run.json').exists() or read_run(a).task.name or not later:
+  if not (a / 'run.json').exists() or read_run(a).is_finetuning or not later:
     return apart
   (old, new) = (checksums.named(load(each, later[0]).params) for each in (a, b))
   distance = {

@@ -5,7 +5,6 @@ differ only in seeds and numbers, are several members of one program.
 """
 
 import contextlib
-import json
 import math
 import pathlib
 from collections.abc import Callable, Sequence
@@ -15,9 +14,9 @@ import jax
 
 from gpt_jax import config
 from gpt_jax.config import UserError
-from gpt_jax.files import write_whole
 from gpt_jax.runs import benchmark, cost, finetune
 from gpt_jax.runs.setup import RunContext, ready, samples
+from gpt_jax.runs.workdir import diverged, mark_diverged
 from gpt_jax.training import checkpoint, loop, sharding
 from gpt_jax.training.loop import Training
 from gpt_jax.training.members import Alone, Together
@@ -26,7 +25,6 @@ from gpt_jax.training.throughput import free_memory
 
 # Numbers that programs take as arguments; what they switch on or off is compiled.
 _NUMBERS = config.fields_with('number')
-_DIVERGED = 'diverged.json'
 _MOST = 64  # runs of a program: each has files open, and more gain no more
 
 
@@ -52,7 +50,7 @@ def train(
   """
   report = report if sharding.first_process() else _say_nothing
   recorded = {'argv': argv, 'overrides': overrides, 'report': report}
-  if run.task.name:
+  if run.is_finetuning:
     with finetune.opened(run, workdir, **recorded) as trainings:
       lost = []
       for training in trainings:
@@ -160,7 +158,8 @@ def kind(run: config.Run) -> tuple:
   flat = config.flat(run)
   same = {k: bool(v) if k in _NUMBERS else v for k, v in flat.items()}
   del same['seed']
-  apart = run.task.name or run.layout or run.optim.guard != 'off' or run.exams.tasks
+  apart = run.is_finetuning or run.layout or run.exams.tasks
+  apart = apart or run.optim.guard != 'off'
   return (*map(repr, same.items()), repr(flat) if apart else '')
 
 
@@ -239,12 +238,6 @@ def _ready(
   )
 
 
-def diverged(workdir: pathlib.Path) -> int:
-  """Returns the update at which a run of a sweep diverged; 0 if it did not."""
-  path = workdir / _DIVERGED
-  return json.loads(path.read_text(encoding='utf-8'))['step'] if path.exists() else 0
-
-
 def _most(
   alike: list[Member],
   devices: Sequence[jax.Device],
@@ -288,8 +281,7 @@ def _train_stacked(
     report(f'going on from the checkpoints of update {done}')
 
   def mark(i, step):
-    text = json.dumps({'step': step}) + '\n'
-    write_whole(contexts[i].workdir / _DIVERGED, text)
+    mark_diverged(contexts[i].workdir, step)
 
   with contextlib.suppress(loop.Diverged):  # all of them: each is marked
     report(_trained(_language_models(contexts, program, state), diverged=mark))

@@ -22,6 +22,7 @@ from gpt_jax.tasks.labelled_table import Task
 from gpt_jax.training import checkpoint
 from gpt_jax.training.metrics_log import read_metrics, seconds_trained
 
+_DIVERGED = 'diverged.json'
 TRAINING = 'training'  # in a seed's workdir: the states that its training resumes from
 
 
@@ -248,3 +249,14 @@ def best_line(folder: pathlib.Path, task: Task) -> dict[str, float]:
   """Returns the first line of metrics with the best value of a task's metric; or {}."""
   lines = [line for line in read_metrics(folder) if task.metrics[0] in line]
   return max(lines, key=lambda line: line[task.metrics[0]], default={})
+
+
+def diverged(workdir: pathlib.Path) -> int:
+  """Returns the update at which a run of a sweep diverged; 0 if it did not."""
+  path = workdir / _DIVERGED
+  return json.loads(path.read_text(encoding='utf-8'))['step'] if path.exists() else 0
+
+
+def mark_diverged(workdir: pathlib.Path, step: int) -> None:
+  """Notes that a run of a sweep diverged, so that it is not tried again."""
+  write_whole(workdir / _DIVERGED, json.dumps({'step': step}) + '\n')

@@ -229,7 +229,7 @@ def _token_folders(runs: Sequence[config.Run], folder: pathlib.Path) -> list[str
   """
   digests = []
   for run in runs:
-    if run.task.name:
+    if run.is_finetuning:
       digests.append('')
       continue
     there = pathlib.Path(run.init_from) / 'tokenizer'

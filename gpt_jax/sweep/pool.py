@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from gpt_jax.config import UserError
-from gpt_jax.runs.train import diverged
-from gpt_jax.runs.workdir import in_use
+from gpt_jax.runs.workdir import diverged, in_use
 from gpt_jax.sweep.plan import LAUNCH, Entry, Sweep
 from gpt_jax.sweep.status import finished
 from gpt_jax.sweep.worker import arguments, groups

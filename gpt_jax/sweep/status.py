@@ -29,7 +29,7 @@ from gpt_jax.runs.workdir import (
   updates_done,
 )
 from gpt_jax.sweep.plan import Entry, Sweep
-from gpt_jax.tasks.labelled_table import TASKS, Task
+from gpt_jax.tasks.labelled_table import Task, task_of
 from gpt_jax.training.metrics_log import read_metrics
 
 MEASURED = {  # columns of sweep.csv behind those of the overrides
@@ -95,7 +95,7 @@ def finished(entry: Entry) -> bool:
 
   A fine-tuning then also has its results.
   """
-  if entry.run.task.name and not (entry.workdir / 'results.json').exists():
+  if entry.run.is_finetuning and not (entry.workdir / 'results.json').exists():
     return False
   return updates_done(entry.workdir) >= steps_of(entry)
 
@@ -121,7 +121,7 @@ def lines(entry: Entry) -> list[dict[str, Any]]:
         f'{folder / "metrics.jsonl"} can not be read: {error}. Put it back as it was, '
         f'or move {entry.workdir} away, and the run is done again'
       ) from error
-  return _over_seeds(each, entry.run.seeds) if entry.run.task.name else each[0]
+  return _over_seeds(each, entry.run.seeds) if entry.run.is_finetuning else each[0]
 
 
 def _over_seeds(each: list[list[dict[str, Any]]], seeds: int) -> list[dict[str, Any]]:
@@ -177,7 +177,7 @@ def _saved(folder: pathlib.Path) -> bool:
 
 def _filled(entry: Entry) -> config.Run:
   """Returns the config of a run, with what a fine-tuning has filled in."""
-  if not (entry.run.task.name and (entry.workdir / 'run.json').exists()):
+  if not (entry.run.is_finetuning and (entry.workdir / 'run.json').exists()):
     return entry.run
   there = config.flat(read_run(entry.workdir))
   return config.from_flat(config.flat(entry.run) | {n: there[n] for n in FILLED})
@@ -208,7 +208,7 @@ def result(entry: Entry) -> Result:
   final = held[-1] if held else {}
   about = read_about(entry.workdir)
   environment = sessions(entry.workdir)[-1]['environment']
-  run, task = entry.run, TASKS.get(entry.run.task.name)
+  run, task = entry.run, task_of(entry.run)
   cfg = GPTConfig.of(run.model, about.get('vocab') or run.model.vocab)
   tokens = 0 if task else cost.tokens_read(run, cfg, step)
   return Result(

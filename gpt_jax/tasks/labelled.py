@@ -84,7 +84,7 @@ def read(
     for at, name in enumerate(release.labels or task.labels):
       if at not in seen:
         raise UserError(
-          f'{path}: no example of class {name!r} of {task.name}; train on all classes'
+          f'{path}: no example of class {name!r} of {task}; train on all classes'
         )
   return examples
 
@@ -111,7 +111,7 @@ def _on_hub(task: Task, split: str) -> Release:
   """Returns the task's release on the hub, if that has the split."""
   if task.hub is None:
     raise UserError(
-      f'{task.name} is not read from hf:, only from the files of its official '
+      f'{task} is not read from hf:, only from the files of its official '
       'distribution; give their folder'
     )
   return _with_split(task, (task.hub,), split)[0]
@@ -123,8 +123,7 @@ def _with_split(task: Task, releases: tuple[Release, ...], split: str) -> list[R
   if not fitting:
     there = dict.fromkeys(s for release in releases for s in release.files)
     raise UserError(
-      f'{task.name} has no split {split!r}, only {", ".join(there)}.'
-      f'{nearest(split, there)}'
+      f'{task} has no split {split!r}, only {", ".join(there)}.{nearest(split, there)}'
     )
   return fitting
 
@@ -147,7 +146,7 @@ def _find(task: Task, where: Path, split: str) -> tuple[Path, Release]:
         return where / name, release
       looked_for.append(name)
   raise UserError(
-    f'{where} (from {os.getcwd()}): no {split} split of {task.name}; looked for '
+    f'{where} (from {os.getcwd()}): no {split} split of {task}; looked for '
     f'{", ".join(looked_for)}; give the folder that holds one of them, or the file'
   )
 
@@ -164,7 +163,7 @@ def _check_owner(task: Task, release: Release, path: Path, split: str) -> None:
       more = set(another.columns(split)) > ours
       if more and _fits(other, another, path, split):
         raise UserError(
-          f'{path}: this is a file of {other.name}, not of {task.name}; give its own, '
+          f'{path}: this is a file of {other.name}, not of {task}; give its own, '
           f'or the task {other.name}'
         )
 
@@ -227,13 +226,13 @@ def _label(task: Task, release: Release, row: Row) -> int | float:
     if not low <= value <= high:
       raise UserError(
         f'{row["where"]}: {release.label} {text!r} is no number from {low:g} to '
-        f'{high:g} ({task.name}); mend it'
+        f'{high:g} ({task}); mend it'
       )
     return value
   labels = release.labels or task.labels
   if text not in labels:
     raise UserError(
-      f'{row["where"]}: {release.label} {text!r} is none of the labels of {task.name}: '
+      f'{row["where"]}: {release.label} {text!r} is none of the labels of {task}: '
       f'{", ".join(labels)}; mend it, or give the file of that task'
     )
   return labels.index(text)

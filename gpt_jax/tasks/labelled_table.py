@@ -16,6 +16,8 @@ On Hugging Face's hub columns are those of the data set that `Release.home` name
 import dataclasses
 from functools import partial
 
+from gpt_jax import config
+
 
 @dataclasses.dataclass(frozen=True)
 class Release:
@@ -82,6 +84,9 @@ class Task:
   releases: tuple[Release, ...]
   hub: Release | None = None
   scores: tuple[float, float] | None = None
+
+  def __str__(self) -> str:
+    return self.name
 
 
 def _files(
@@ -277,7 +282,7 @@ _ENTAILS = 'entailment', 'not_entailment'
 _NLI = 'entailment', 'neutral', 'contradiction'
 _RIGHT = ('accuracy',)
 TASKS = {
-  task.name: task
+  str(task): task
   for task in (
     Task('sst2', 'classification', _BINARY, _RIGHT, (_SST2,), _SST2_HUB),
     Task(
@@ -311,3 +316,8 @@ TASKS = {
     Task('mctest', 'multiple_choice', _LETTERS, _RIGHT, (_MCTEST,)),
   )
 }
+
+
+def task_of(run: config.Run) -> Task | None:
+  """Returns the task that a run is fine-tuned on; None of a language model."""
+  return TASKS.get(run.task.name)

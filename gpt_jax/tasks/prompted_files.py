@@ -38,7 +38,7 @@ def read(task: PromptedTask, data: str | Path, split: str = '') -> list[Question
       question._replace(id=question.id or str(row.get('id', row['line'])))
     )
   if not questions:
-    raise UserError(f'{path}: no questions of {task.name}; fetch it again: {task.home}')
+    raise UserError(f'{path}: no questions of {task}; fetch it again: {task.home}')
   return questions
 
 
@@ -75,7 +75,7 @@ def examples(
 def find(task: PromptedTask | TextSet, data: str | Path, split: str) -> Path:
   """Returns the file of a split; raises UserError if there is none."""
   if split not in task.files:
-    raise UserError(f'{task.name} has no split {split!r}, only {", ".join(task.files)}')
+    raise UserError(f'{task} has no split {split!r}, only {", ".join(task.files)}')
   data = Path(data).expanduser()
   if data.is_file():
     return data
@@ -84,9 +84,9 @@ def find(task: PromptedTask | TextSet, data: str | Path, split: str) -> Path:
     return there[split]
   others = [each for each, path in there.items() if path]
   raise UserError(
-    f'{data} (from {os.getcwd()}): no {split} split of {task.name}; looked for '
+    f'{data} (from {os.getcwd()}): no {split} split of {task}; looked for '
     f'{", ".join(task.files[split])} (or with .gz) there and in '
-    f'{task.folder or task.name}/. '
+    f'{task.folder or task}/. '
     + (
       f'There is {" and ".join(others)}: ask for that (--split, --examples), or get '
       if others
@@ -99,7 +99,7 @@ def find(task: PromptedTask | TextSet, data: str | Path, split: str) -> Path:
 def _there(task: PromptedTask | TextSet, data: Path, split: str) -> Path | None:
   """Returns the file of a split, if there is one."""
   names = [f'{name}{end}' for name in task.files[split] for end in ('', '.gz')]
-  for folder in (data / (task.folder or task.name), data):
+  for folder in (data / (task.folder or str(task)), data):
     for name in names:
       if (folder / name).exists():
         return folder / name

@@ -94,6 +94,9 @@ class PromptedTask:
   stop: tuple[str, ...] = ('\n',)
   limit: int = 32
 
+  def __str__(self) -> str:
+    return self.name
+
 
 class Document(NamedTuple):
   """A text whose perplexity is measured.
@@ -131,6 +134,9 @@ class TextSet:
   documents: Callable[[Path, str], Iterator[Document]]
   folder: str = ''
   split: str = 'test'
+
+  def __str__(self) -> str:
+    return self.name
 
 
 def prompt(
@@ -181,7 +187,7 @@ def draw(
       if len(examples) == shots:
         return examples
   raise UserError(
-    f'shots={shots} of {task.name}: the examples that may stand before question '
+    f'shots={shots} of {task}: the examples that may stand before question '
     f'{question.id or number} are {len(examples)} of {len(pool)}; give fewer shots, or '
     'more examples'
   )

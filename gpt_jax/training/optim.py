@@ -49,7 +49,7 @@ class Hyper:
       'aux': run.task.aux,
       'clf_dropout': run.task.dropout,
     }
-    if run.task.name:
+    if run.is_finetuning:
       numbers['warmup'] = round(run.task.warmup * run.steps)
     scalars = {name: jnp.float32(value) for name, value in numbers.items()}
     return cls(seed=jnp.uint32(run.seed), **scalars)

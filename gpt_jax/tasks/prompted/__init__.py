@@ -31,7 +31,7 @@ from gpt_jax.tasks.prompted import (
 )
 
 TASKS = {
-  task.name: task
+  str(task): task
   for task in (
     lambada.LAMBADA,
     hellaswag.HELLASWAG,
