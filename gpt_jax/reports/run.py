@@ -173,7 +173,7 @@ def _dev(workdir: pathlib.Path, run: config.Run) -> list[str]:
       value = _interval(over['mean'], over['low'], over['high'])
       rows.append([metric, '**mean of seeds**', '-', value, f'{over["std"]:.4f}'])
     if metric == task_of(run).metrics[0]:
-      for name, share in papers.gpt1_fine_tuned(run.is_finetuning).items():
+      for name, share in papers.gpt1_fine_tuned(run.task.name).items():
         rows.append([metric, f'{name}, published (test)', '-', f'{share:.3f}', '-'])
   return [
     heading('Dev'),

@@ -123,7 +123,7 @@ def read_job(
   """
   run = copy.deepcopy(run)
   config.check_early(run)
-  task = labelled.named(run.is_finetuning)
+  task = labelled.named(run.task.name)
   if pathlib.Path(run.task.data).is_file() and not task.releases[0].held_out:
     raise UserError(
       f'task.data={run.task.data} is a file; give the folder that has both the train '
@@ -197,7 +197,7 @@ def unread(run: config.Run) -> tuple[config.Run, GPTConfig]:
   run = copy.deepcopy(run)
   run.steps, run.task.data = run.steps or 1, run.task.data or 'unread'
   config.check_early(run)
-  labelled.named(run.is_finetuning)
+  labelled.named(run.task.name)
   try:
     return run, _take_architecture(run, architecture(run.init_from))
   except UserError as error:
