@@ -186,7 +186,7 @@ def test_the_options_of_race_are_its_choices(save):
 
 def test_story_cloze_is_divided_as_its_file_is(save, shared_data):
   path = shared_data / 'tasks/storycloze/cloze_test_val__spring2016.csv'
-  found = [*labelled.rows.comma_separated(path)]
+  found = [*labelled.readers.comma_separated(path)]
   columns = {f'input_sentence_{i}': f'InputSentence{i}' for i in (1, 2, 3, 4)}
   columns |= {f'sentence_quiz{i}': f'RandomFifthSentenceQuiz{i}' for i in (1, 2)}
   columns |= {'story_id': 'InputStoryid'}

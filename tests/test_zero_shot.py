@@ -17,13 +17,13 @@ from scripts import opened
 from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError, papers
 from gpt_jax.inference.language_model import LanguageModel
-from gpt_jax.model.gpt import GPT, init_params
-from gpt_jax.model.gpt_config import GPTConfig
+from gpt_jax.model.gpt import GPT, init_params, unembed
+from gpt_jax.model.gpt_config import Execution, GPTConfig
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / 'experiments/gpt2/zero_shot.py'
 T = 16
-RELEASED = GPTConfig.of(papers.gpt2('124M'), papers.GPT2_VOCAB)
+RELEASED = GPT(GPTConfig.of(papers.gpt2('124M'), papers.GPT2_VOCAB))
 
 
 zero_shot = opened('gpt2/zero_shot.py')
@@ -42,14 +42,19 @@ def tiny(characters=' ab=,.-@\n'):
 
 @functools.cache
 def program():
-  return jax.jit(lambda params, ids_BT: GPT(tiny().config).apply(params, ids_BT)[0])
+  gpt = tiny().gpt
+  return jax.jit(
+    lambda params, ids_BT: unembed(
+      gpt, params, gpt.apply({'params': params}, ids_BT)[0]
+    )
+  )
 
 
 def log_probabilities(ids):
   """Returns log p of every next token after at most T ids."""
   assert 0 < len(ids) <= T
   row = np.array([*ids, *[0] * (T - len(ids))], np.int32)[None]
-  logits = np.asarray(program()({'params': tiny().params}, row), np.float64)
+  logits = np.asarray(program()(tiny().params, row), np.float64)
   logits = logits[0, len(ids) - 1, : tiny().config.vocab]
   return logits - np.log(np.exp(logits).sum())
 
@@ -169,20 +174,20 @@ def test_de_tokenization_is_the_harnesses():
 def test_only_the_released_model_on_all_items_gets_a_verdict():
   expected = zero_shot.PUBLISHED[0]
 
-  def judged(cfg=RELEASED, accuracy=0.3256, items=5153, other=''):
+  def judged(gpt=RELEASED, accuracy=0.3256, items=5153, other=''):
     found = zero_shot.Measured({'accuracy': accuracy}, items, other)
-    return zero_shot.verdict(expected, found, cfg)
+    return zero_shot.verdict(expected, found, gpt)
 
   assert judged() == (True, 'within 0.001')
   assert judged(accuracy=0.3265)[0] is True
   assert judged(accuracy=0.3267) == (False, 'NOT within 0.001')
-  assert judged(dataclasses.replace(RELEASED, remat='block'))[0] is True
+  assert judged(GPT(RELEASED.config, Execution(remat='block')))[0] is True
   for none in (
     judged(items=5152),
     judged(other='other contexts'),
-    judged(tiny().config),
-    judged(dataclasses.replace(RELEASED, dtype='bfloat16')),
-    judged(dataclasses.replace(RELEASED, activation='gelu')),
+    judged(tiny().gpt),
+    judged(GPT(RELEASED.config, Execution(dtype='bfloat16'))),
+    judged(GPT(dataclasses.replace(RELEASED.config, activation='gelu'))),
   ):
     assert none[0] is None
     assert none[1].startswith('none: ')

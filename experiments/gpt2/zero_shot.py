@@ -39,6 +39,7 @@ import gpt_jax
 from gpt_jax.config import UserError, papers
 from gpt_jax.evaluation import likelihood
 from gpt_jax.inference.language_model import LanguageModel
+from gpt_jax.model.gpt import GPT
 from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.tasks import prompted_files, readers
 
@@ -215,16 +216,17 @@ def read_lines(path: str, *choices: tuple[str, ...]) -> list[dict]:
   return lines
 
 
-def verdict(
-  expected: Published, found: Measured, cfg: GPTConfig
-) -> tuple[bool | None, str]:
+def verdict(expected: Published, found: Measured, gpt: GPT) -> tuple[bool | None, str]:
   """Returns whether a value is the published one, None if that can't be said, and why.
 
   Only the released model's, in float32 and over all published items, can.
   """
   free = {'scaled_init': True, 'dropout_wte': False, 'band': 256}
   released = GPTConfig.of(papers.gpt2('124M'), papers.GPT2_VOCAB)
-  if dataclasses.replace(cfg, **free) != dataclasses.replace(released, **free):
+  same = dataclasses.replace(gpt.config, **free) == dataclasses.replace(
+    released, **free
+  )
+  if not same or gpt.execution.dtype != 'float32':
     return None, 'none: not GPT-2 124M in float32'
   if found.other:
     return None, f'none: {found.other}'
@@ -251,7 +253,7 @@ def report(model: LanguageModel, tasks: dict) -> int:
       print(f'{task}: not measured: {e}')
       continue
     for expected in (each for each in PUBLISHED if each.task == task):
-      good, why = verdict(expected, found, model.config)
+      good, why = verdict(expected, found, model.gpt)
       verdicts += [] if good is None else [good]
       value = f'{found.values[expected.measure]:.5g}'
       published = f'{expected.value:g}', value, f'{found.items:,}'
