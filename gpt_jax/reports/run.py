@@ -85,7 +85,7 @@ def _about(workdir: pathlib.Path, run: config.Run) -> str:
   done = updates_done(workdir)
   state = 'finished' if done >= run.steps else 'not finished'
   size = ', '.join(f'{n} = {getattr(cfg, n):,}' for n in _MODEL)
-  of = f' on {run.task.name}' if run.is_finetuning else ''
+  of = f' on {task_of(run)}' if run.is_finetuning else ''
   begun = f', started from {code(run.init_from)}' if run.init_from else ''
   return (
     f'A GPT of {cost.parameter_count(cfg):,} parameters ({size}, vocabulary '
@@ -173,7 +173,7 @@ def _dev(workdir: pathlib.Path, run: config.Run) -> list[str]:
       value = _interval(over['mean'], over['low'], over['high'])
       rows.append([metric, '**mean of seeds**', '-', value, f'{over["std"]:.4f}'])
     if metric == task_of(run).metrics[0]:
-      for name, share in papers.gpt1_fine_tuned(run.task.name).items():
+      for name, share in papers.gpt1_fine_tuned(str(task_of(run))).items():
         rows.append([metric, f'{name}, published (test)', '-', f'{share:.3f}', '-'])
   return [
     heading('Dev'),

@@ -130,7 +130,7 @@ def read_job(
       'and the dev split'
     )
   examples = {
-    split: labelled.read(run.task.name, run.task.data, split, report)
+    split: labelled.read(str(task), run.task.data, split, report)
     for split in ('train', 'dev')
   }
   source = load(run.init_from)
