@@ -1,5 +1,6 @@
 """Simulated devices and quick compilation for all tests."""
 
+import importlib.metadata
 import os
 import pathlib
 
@@ -10,8 +11,13 @@ import pathlib
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['XLA_FLAGS'] = (
   '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 '
-  '--xla_cpu_use_fusion_emitters=false '
   '--xla_cpu_enable_concurrency_optimized_scheduler=false'
+)
+# Later versions stop at this flag, which they do not know.
+os.environ['XLA_FLAGS'] += (
+  ' --xla_cpu_use_fusion_emitters=false'
+  if importlib.metadata.version('jaxlib').startswith('0.10.')
+  else ''
 )
 # Programs, small ones too, are compiled once for all tests and the processes that they
 # launch.
