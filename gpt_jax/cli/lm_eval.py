@@ -127,7 +127,7 @@ class GPTJax(TemplateLM):
     del kwargs
     results = [(0.0, False)] * len(requests)
     pairs = [(before, after) for _, before, after in requests]
-    scores = likelihood.scores(self._model.params, self._model.config, pairs)
+    scores = likelihood.scores(self._model.params, self._model.gpt, pairs)
     bar = {'total': len(pairs), 'desc': 'gpt_jax: scoring', 'disable': disable_tqdm}
     for i, scored in tqdm(scores, **bar):
       results[i] = sum(scored.logp), all(scored.best)
