@@ -33,7 +33,7 @@ def tables(run: config.Run, cfg: GPTConfig, devices: int) -> list[Table]:
   layout = Layout.imagined(run, devices)
   layout.check(cfg)
   whole = transfer.grown(cfg) if run.is_finetuning else cfg
-  return [
+  tables = [
     _architecture(run, whole),
     _parameters(whole),
     # The FLOPs of a fine-tuning depend on how long its examples are.
@@ -41,6 +41,7 @@ def tables(run: config.Run, cfg: GPTConfig, devices: int) -> list[Table]:
     _memory(run, cfg, layout),
     _communication(run, cfg, layout),
   ]
+  return [table for table in tables if table.row_count]  # one device sends nothing
 
 
 def _table(title: str, *headings: str) -> Table:
