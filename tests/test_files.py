@@ -1,0 +1,52 @@
+"""Files: what is damaged is named, with its line; what is written is whole."""
+
+import math
+
+import pytest
+
+from gpt_jax import files
+from gpt_jax.config import UserError
+
+
+def test_a_damaged_json_file_is_named_with_its_line(tmp_path):
+  path = tmp_path / 'a.json'
+  for text, says in (
+    ('{"a": 1,\n "b": }', r'line 2, column 7'),
+    ('[' * 100_000, 'nested too deeply'),
+    ('[1]', 'list instead of an object'),
+    ('9' * 5000, 'digits'),
+  ):
+    path.write_text(text)
+    with pytest.raises(UserError, match=rf'a\.json is damaged: .*{says}'):
+      files.read_json(path)
+
+
+def test_files_that_can_not_be_read_are_named(tmp_path):
+  with pytest.raises(UserError, match=r'a\.json can not be read: No such file'):
+    files.read_json(tmp_path / 'a.json')
+  with pytest.raises(UserError, match='Is a directory'):
+    files.read_json(tmp_path)
+  (tmp_path / 'latin').write_bytes(b'ab\xe9c')
+  with pytest.raises(UserError, match='byte 2 is not UTF-8'):
+    files.read_text(tmp_path / 'latin')
+  with pytest.raises(UserError, match='4 bytes are more than the 3'):
+    files.read_text(tmp_path / 'latin', most=3)
+
+
+def test_json_lines_lose_only_a_last_line_that_was_cut_off(tmp_path):
+  path = tmp_path / 'a.jsonl'
+  path.write_text('{"a": 1}\n{"a": 2}\n{"a"')
+  assert files.read_json_lines(path) == [{'a': 1}, {'a': 2}]
+  for line in ('{"a": 2', '7', ''):
+    path.write_text(f'{{"a": 1}}\n{line}\n')
+    with pytest.raises(UserError, match='line 2 is damaged'):
+      files.read_json_lines(path)
+
+
+def test_json_is_written_whole_and_without_nan(tmp_path):
+  path = tmp_path / 'a.json'
+  files.write_json(path, {'a': 1})
+  with pytest.raises(ValueError, match='JSON'):
+    files.write_json(path, {'a': math.nan})
+  assert files.read_json(path) == {'a': 1}
+  assert [p.name for p in tmp_path.iterdir()] == ['a.json']
