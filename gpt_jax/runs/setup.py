@@ -122,15 +122,12 @@ class RunContext:
     Where updates are left to do, run.json is written; `together` is for that.
     """
     run, source = self.run, None
-    latest = self.checkpoints.latest()
-    if latest is not None:
-      report(f'going on from the checkpoint of update {latest}')
-      state = self.checkpoints.restore(latest, self.layout.state_shapes(self.make))
-    elif run.init_from:
-      params, source = _from_model(run, self.cfg, report)
-      state = self.layout.place(step.init_state(run, params, self.cfg.width))
+    like = self.layout.state_shapes(self.make)
+    state = self.checkpoints.restore_newest(like, report)
+    if state is not None:
+      report(f'going on from the checkpoint of update {int(state.step)}')
     else:
-      state = self.layout.new_state(self.make)
+      state, source = self.begin(report)
     done = int(state.step)
     if done < run.steps and sharding.first_process():
       write_run_json(
@@ -145,6 +142,14 @@ class RunContext:
         together=together,
       )
     return state
+
+  def begin(self, report: Callable[[str], None]) -> tuple[step.State, dict | None]:
+    """Returns the state before the first update, and `init_from`'s parameters."""
+    if not self.run.init_from:
+      return self.layout.new_state(self.make), None
+    params, source = _from_model(self.run, self.cfg, report)
+    state = step.init_state(self.run, params, self.cfg.width)
+    return self.layout.place(state), source
 
   def eval_step(self) -> Callable:
     """Returns the compiled step of `held_out`."""
@@ -213,7 +218,10 @@ def ready(
       )
     )
     objective = LanguageModeling.of(run, GPT(cfg, layout.execution(run.model)))
-    checkpoints = checkpoint.Checkpoints(workdir / 'checkpoints', run.keep)
+    with sharding.first_process_first('opened'):
+      checkpoints = checkpoint.Checkpoints(
+        workdir / 'checkpoints', run.keep, run=config.identity(run)
+      )
     try:
       yield RunContext(
         run,
