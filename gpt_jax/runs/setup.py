@@ -94,7 +94,8 @@ class RunContext:
   """A pre-training run with its data, model and checkpoints, ready to be trained.
 
   Attributes:
-    rows: the number of updates done -> the next batch, numpy rows of this process.
+    places: the number of updates done -> where the next batch's rows of this process
+      are.
   """
 
   run: config.Run
@@ -102,7 +103,7 @@ class RunContext:
   layout: sharding.Layout
   objective: LanguageModeling
   data: Prepared
-  rows: Callable[[int], windows.Batch]
+  places: Callable[[int], windows.Rows]
   checkpoints: checkpoint.Checkpoints
   argv: Sequence[str]
   overrides: dict[str, Any]
@@ -111,6 +112,11 @@ class RunContext:
   def cfg(self) -> GPTConfig:
     """The architecture of the model."""
     return self.objective.gpt.config
+
+  def rows(self, done: int) -> windows.Batch:
+    """Returns the batch after so many updates, numpy rows of this process."""
+    starts, numbers = self.places(done)
+    return windows.windows(self.data.train.ids, starts, self.cfg.T, numbers)
 
   def make(self) -> step.State:
     """Returns the state before the first update, of new parameters."""
@@ -199,8 +205,8 @@ def ready(
         )
       layout.check(cfg)
     sizes = windows.stages(run.batch, run.batch_start, run.batch_ramp, cfg.T)
-    rows = windows.training_batches(
-      data.train.ids,
+    places = windows.training_rows(
+      len(data.train.ids),
       T=cfg.T,
       sizes=sizes,
       seed=run.seed,
@@ -229,7 +235,7 @@ def ready(
         layout,
         objective,
         data,
-        rows,
+        places,
         checkpoints,
         argv,
         overrides or {},

@@ -8,13 +8,14 @@ import contextlib
 import math
 import pathlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 
 from gpt_jax import config
 from gpt_jax.config import UserError
-from gpt_jax.runs import benchmark, cost, finetune
+from gpt_jax.runs import benchmark, cost, finetune, replay
 from gpt_jax.runs.setup import RunContext, ready, samples
 from gpt_jax.runs.workdir import diverged, mark_diverged
 from gpt_jax.training import loop, saved, sharding
@@ -77,6 +78,10 @@ def train(
     like = layout.state_shapes(context.make)
     program = Alone(run, context.objective, layout, like)
     training = _language_models([context], program, state, report)
+    training = training._replace(
+      begin=lambda: context.begin(_say_nothing)[0],
+      poisoned=partial(replay.keep, context),
+    )
     report(_trained(training, profile))
     report(f'finished: {run.steps} updates. {best()}')
 

@@ -228,6 +228,22 @@ def updates_done(workdir: str | pathlib.Path) -> int:
   return min(saved.done(seed, TRAINING) for seed in seeds)
 
 
+def verified(workdir: str | pathlib.Path) -> Iterator[tuple[str, str, str]]:
+  """Yields of each checkpoint its folder, what is wrong ('': nothing) and by what.
+
+  Raises:
+    UserError: the workdir has none.
+  """
+  workdir, number = pathlib.Path(workdir), 0
+  for owner in [workdir, *seed_folders(workdir)]:
+    for folder in (owner / 'checkpoints', owner / TRAINING):
+      for step, why in saved.verify(folder).items():
+        own, number = folder / str(step), number + 1
+        yield str(own.relative_to(workdir)), why, '' if why else saved.compared(own)
+  if not number:
+    raise UserError(f'{workdir} has no checkpoint')
+
+
 def seconds_of_training(workdir: str | pathlib.Path) -> float:
   """Returns the seconds that a run's updates took, with compilation and evaluation.
 

@@ -13,9 +13,11 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import rich.progress
 
@@ -38,7 +40,13 @@ class Interrupted(Exception):
 
 
 class Diverged(UserError):
-  """No member's loss is finite any more."""
+  """No member's loss is finite any more.
+
+  Attributes:
+    step: the update whose own loss or gradient is not finite; 0: it is not known.
+  """
+
+  step = 0
 
 
 class _Spike(Exception):
@@ -59,6 +67,10 @@ class Training(NamedTuple):
     restore: number of updates -> the state in that checkpoint.
     flops_per_token: FLOPs of an update for each of its tokens; 0: not counted.
     report: is told in a line what happens beside training.
+    begin: -> the state before the first update.
+    poisoned: called when an update's loss is not finite and no member is left, with its
+      number, the number of its batch, and what returns the state before it; returns
+      what to tell about it.
   """
 
   run: config.Run
@@ -72,6 +84,8 @@ class Training(NamedTuple):
   restore: Callable[[int], State]
   flops_per_token: float
   report: Callable[[str], None] = print
+  begin: Callable[[], State] | None = None
+  poisoned: Callable[[int, int, Callable[[], State]], str] | None = None
 
 
 class _Watch:
@@ -90,7 +104,6 @@ class _Watch:
     self.checkpoints, self.guard, self._diverged = checkpoints, guard, diverged
     self.lost: dict[int, int] = {}
     self.good = 'none yet'  # the last loss that was finite, in words
-    self.seen = 0  # the last update that was looked at
     self._spikes = [0] * len(checkpoints)  # one after another
 
   def alive(self) -> list[int]:
@@ -104,7 +117,7 @@ class _Watch:
       Diverged: all members have.
       _Spike: the guard rolls back.
     """
-    self.seen, losses = step, []
+    losses = []
     for i in self.alive():
       loss, spike = metrics[i]['loss'], bool(metrics[i].get('spike', 0))
       self._spikes[i] = self._spikes[i] + 1 if spike else 0
@@ -112,7 +125,7 @@ class _Watch:
       if self._spikes[i] > _MOST_SPIKES or not (spike or math.isfinite(loss + norm)):
         what = 'loss' if spike or not math.isfinite(loss) else "gradient's norm"
         value = loss if what == 'loss' else norm
-        self._lose(i, step, f'the {what} of update {step} is {value}')
+        self._lose(i, step, f'the {what} of update {step} is {value}', update=step)
         continue
       if spike and self.guard == 'rollback' and self.latest() is not None:
         raise _Spike(step, loss)
@@ -144,15 +157,17 @@ class _Watch:
       self._lose(member, step, f'{bad} is not finite after update {step}')
     return not bad
 
-  def _lose(self, member: int, step: int, why: str) -> None:
+  def _lose(self, member: int, step: int, why: str, update: int = 0) -> None:
     """Trains a member no further; raises Diverged if it was the last."""
     self.lost[member] = step
     self._diverged(member, step)
     if not self.alive():
-      raise Diverged(
+      error = Diverged(
         f'{why}; the last good one was {self.good}. {self._last_checkpoint()} Lower '
         'optim.lr or optim.clip, or lengthen optim.warmup, in a new workdir.'
       )
+      error.step = update
+      raise error
 
   def latest(self) -> int | None:
     """Returns the updates of the first member's latest checkpoint."""
@@ -205,6 +220,7 @@ def train(
   tracing = False
   waiting = None  # the last update's step and metrics: fetched one step late
   rolled_back, passed_over = collections.Counter(), collections.Counter()
+  over = 0  # batches that roll-backs skipped
 
   def fetch(due: bool) -> None:
     """Checks and logs the previous update's metrics: by now they are computed."""
@@ -258,7 +274,7 @@ def train(
 
   def go(state: State) -> State:
     """Returns the state at the end of the run."""
-    nonlocal tracing, waiting
+    nonlocal tracing, waiting, over
     first = int(state.step)
     over = 0 if state.guard is None else int(np.max(state.guard.passed_over))
     batch_of = lambda step: program.put(training.rows(step + over))  # noqa: E731
@@ -316,6 +332,19 @@ def train(
     over = state.guard.passed_over + passed_over[saved]
     return state.replace(guard=state.guard.replace(passed_over=over))
 
+  def before(step: int) -> State:
+    """Returns the state before an update, computed again from the last checkpoint."""
+    wait()
+    saved = watch.latest()
+    state = training.begin() if saved is None else training.restore(saved)
+    if state.guard is not None:
+      skipped = jnp.full_like(state.guard.passed_over, over)
+      state = state.replace(guard=state.guard.replace(passed_over=skipped))
+    progress.say(f'computing the state before update {step} again, from {saved or 0}')
+    for done in range(int(state.step), step - 1):
+      state, _ = program.update(state, program.put(training.rows(done + over)))
+    return state
+
   with contextlib.ExitStack() as stack:
     logs = []
     for folder, saved in zip(training.folders, checkpoints, strict=True):
@@ -330,6 +359,12 @@ def train(
         return throughput.summary() if shows else ''
       except _Spike as spike:
         state, waiting = back(*spike.args), None
+      except Diverged as error:
+        step = error.step
+        if not step or training.poisoned is None:
+          raise
+        more = training.poisoned(step, step - 1 + over, partial(before, step))
+        raise Diverged(f'{error}\n{more}') from error
 
 
 def _mean(each: list[dict[str, float]]) -> dict[str, float]:
