@@ -227,24 +227,28 @@ def checks(looks: Sequence[Look], keep: int) -> list[Check]:
 
 def figure(looks: Sequence[Look]) -> matplotlib.figure.Figure:
   """Returns a figure of memory, counts and speed over updates."""
-  drawn = matplotlib.figure.Figure(figsize=(7, 7), layout='constrained')
+  drawn = matplotlib.figure.Figure(figsize=(9, 7), layout='constrained')
   memory, counts, speed = drawn.subplots(3, 1, sharex=True)
   steps = [each.step for each in looks]
-  memory.plot(steps, [each.memory / 2**20 for each in looks])
-  memory.set_ylabel('resident memory [MiB]')
+  sizes = [each.memory / 2**20 for each in looks]
+  memory.plot(steps, sizes, label='resident')
+  least = min(sizes[len(sizes) // 10 :])
+  memory.axhspan(least, 1.02 * least, alpha=0.15, label='2 %')
+  # The first sizes are those of compilation, and would flatten the others.
+  memory.set_ylim(0.98 * least, max([1.04 * least, *sizes[len(sizes) // 10 :]]))
+  memory.set_ylabel('memory [MiB]')
   for name in 'descriptors', 'threads', 'files', 'checkpoints':
     counts.plot(steps, [getattr(each, name) for each in looks], label=name)
   counts.set_ylabel('number')
   counts.set_ylim(bottom=0)
-  counts.legend()
   speed.plot(steps[1:], rates(looks, 'step', 'seconds'), label='updates/s')
   speed.plot(steps[1:], rates(looks, 'step', 'cpu'), label='updates per CPU second')
   speed.set_ylabel('speed, all included')
   speed.set_ylim(bottom=0)
   speed.set_xlabel('updates')
-  speed.legend()
   for axes in memory, counts, speed:
     axes.grid(alpha=0.3)
+    axes.legend(loc='upper left', bbox_to_anchor=(1, 1))
   return drawn
 
 
