@@ -1,11 +1,13 @@
 """The one entry: `python launch.py VERB --flags`; without a verb it lists them."""
 
+import logging
 import os
 import pathlib
 import re
 import sys
 
-from absl import flags, logging
+import absl.logging
+from absl import flags
 
 from gpt_jax import config
 from gpt_jax.cli import VERBS
@@ -137,8 +139,10 @@ def main() -> None:
     print(_values(verb).get_help())
     return
   _keep_compiled()
-  # Orbax logs what its threads raise, with a traceback, and raises it again for us.
-  logging.set_verbosity(logging.FATAL)
+  # Orbax and asyncio log what its threads and tasks raise, with a traceback, and it is
+  # raised again for us.
+  absl.logging.set_verbosity(absl.logging.FATAL)
+  logging.getLogger('asyncio').setLevel(logging.CRITICAL)
   places = []
   with shown(places):
     values = _parse(verb, arguments)

@@ -266,8 +266,8 @@ def disk_error(error: OSError, places: Sequence[str] = ()) -> str:
   path = os.fsdecode(path) if isinstance(path, str | bytes | os.PathLike) else ''
   if error.errno == errno.EEXIST and (not path or os.path.isdir(path)):
     return ''
-  if error.errno == errno.ENOENT and (gone := _gone(path, places)):
-    remedy = f'{gone} is not there, or was removed; put it back or make it' + _AGAIN
+  if error.errno == errno.ENOENT:
+    remedy = _about_missing(path, places)
   if not remedy:
     return ''
   where = path or (f'a file in {places[0]}' if places else 'a file')
@@ -292,13 +292,22 @@ def not_kept(what: str) -> Iterator[None]:
     raise UserError(f'{what} are not kept: {reason}') from error
 
 
-def _gone(path: str, places: Sequence[str]) -> str:
-  """Returns what is missing of a path in a place that a user named, or ''."""
+def _about_missing(path: str, places: Sequence[str]) -> str:
+  """Returns what helps where a path is missing at a place of the user; '' elsewhere."""
+  whole = os.path.abspath(path)
   for place in places if path else ():
-    whole, root = os.path.abspath(path), os.path.abspath(place)
-    if whole == root or whole.startswith(root + os.sep):
-      folder = os.path.dirname(path) or '.'
-      if not os.path.exists(place):
-        return place if os.path.exists(os.path.dirname(root)) else os.path.dirname(root)
-      return '' if os.path.exists(folder) else folder
+    root = os.path.abspath(place)
+    parent = os.path.dirname(root)
+    if _inside(root, whole) and root != whole:  # a folder on the way can't be made
+      return 'choose another path'
+    needed = [parent] if _inside(whole, parent) else []
+    needed += [root, os.path.dirname(whole)] if _inside(whole, root) else []
+    for folder in needed:
+      if not os.path.exists(folder):
+        return f'{folder} is not there, or was removed; put it back' + _AGAIN
   return ''
+
+
+def _inside(path: str, folder: str) -> bool:
+  """Returns whether an absolute path is a folder or in it."""
+  return os.path.commonpath([path, folder]) == folder

@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 
 from absl import app, flags
@@ -20,7 +21,10 @@ def shown(places: Sequence[str] = ()) -> Iterator[None]:
     places: files and folders that the user named; more may be added meanwhile.
   """
   try:
-    yield
+    with _refused_threads(places) as refused:
+      yield
+    if refused:  # where nobody waits for a thread, its error is raised nowhere else
+      raise refused[0]
   except UserError as error:
     sys.exit(f'error: {error}')
   except OSError as error:
@@ -29,6 +33,25 @@ def shown(places: Sequence[str] = ()) -> Iterator[None]:
     sys.exit(f'error: {text}')
   except KeyboardInterrupt:
     sys.exit('interrupted')
+
+
+@contextlib.contextmanager
+def _refused_threads(places: Sequence[str]) -> Iterator[list[OSError]]:
+  """Yields a list of what the disk refused to threads, instead of their tracebacks."""
+  refused, before = [], threading.excepthook
+
+  def hear(args: threading.ExceptHookArgs) -> None:
+    error = args.exc_value
+    if isinstance(error, OSError) and disk_error(error, places):
+      refused.append(error)
+    else:
+      before(args)
+
+  threading.excepthook = hear
+  try:
+    yield refused
+  finally:
+    threading.excepthook = before
 
 
 def run_script(main: Callable[[list[str]], int | None]) -> None:
