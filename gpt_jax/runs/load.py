@@ -6,6 +6,7 @@ import jax
 
 from gpt_jax import tokenizers
 from gpt_jax.config import UserError
+from gpt_jax.files import user_path
 from gpt_jax.inference import hugging_face
 from gpt_jax.inference.classifier import Classifier
 from gpt_jax.inference.language_model import LanguageModel
@@ -38,8 +39,10 @@ def load(
       metric), 'latest', or a number of updates.
 
   Raises:
-    UserError: `path` is neither, or has no such checkpoint.
+    UserError: `path` is neither, or no path (`files.user_path`), or has no such
+      checkpoint.
   """
+  path = user_path(path, 'path', others=['hf:'])
   workdir = pathlib.Path(path)
   if not (workdir / 'run.json').exists() and hugging_face.names_weights(path):
     return hugging_face.open_model(path)[1]
