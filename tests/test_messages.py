@@ -1,6 +1,7 @@
 """What a user can mend in configs, flags and scripts is one line, no traceback."""
 
 import errno
+import json
 import pathlib
 import re
 import subprocess
@@ -99,6 +100,18 @@ def test_a_sweep_file_is_blamed_with_its_line(here):
   (here / 'sweep.py').write_text('from gpt_jax.sweep import *\n\nRUNS = grid(3)\n')
   with pytest.raises(UserError, match=r'^sweep.py, line 3: \w+Error: '):
     plan.read('sweep.py')
+
+
+def test_paths_in_a_sweep_file_are_checked(here):
+  with pytest.raises(UserError, match='^data.source=gs://b/x must be a path'):
+    plan.planned(
+      [{'data.source': 'gs://b/x'}],
+      base=config.Run(),
+      given={},
+      config_file='ok.py',
+      sweep_file='sweep.py',
+      folder='sweep',
+    )
 
 
 @pytest.mark.parametrize(
@@ -212,6 +225,32 @@ def test_what_the_disk_refuses_to_a_thread_is_a_message(capfd):
     thread.start()
     thread.join()
   assert 'Traceback' not in capfd.readouterr().err
+
+
+@pytest.fixture
+def trained(here):
+  """The folder `here` with a workdir w that has a loss curve."""
+  (here / 'w').mkdir()
+  about = {'config': config.flat(config.Run()), 'vocab': 8, 'data': {}}
+  (here / 'w/run.json').write_text(json.dumps(about))
+  lines = [{'step': 1, 'loss': 2.0}, {'step': 2, 'loss': 1.5}]
+  (here / 'w/metrics.jsonl').write_text(''.join(json.dumps(x) + '\n' for x in lines))
+  return here
+
+
+def test_a_plot_is_written_under_its_own_name(trained):
+  done = scripts.launch(trained, 'plot', '--workdir=w', '--target=curve')
+  assert done.returncode == 0 and done.stdout == 'wrote curve\n'
+  assert (trained / 'curve').read_bytes()[:4] == b'\x89PNG'
+  assert 'curve.x must end in .png' in said('plot', '--workdir=w', '--target=curve.x')
+
+
+def test_a_target_whose_folder_is_not_there_is_a_message(trained):
+  text = said('plot', '--workdir=w', '--target=no/curve.png')
+  assert f'{trained / "no"} is not there, or was removed; put it back' in text
+  assert 'a folder is where a file is needed' in said(
+    'plot', '--workdir=w', '--target=w'
+  )
 
 
 def mains():

@@ -18,25 +18,25 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-from tqdm import tqdm
-
-from gpt_jax.cli.messages import shown
-from gpt_jax.evaluation import likelihood
-from gpt_jax.inference import task_model
-from gpt_jax.runs.load import load
-
-try:
+try:  # before what takes long
   import lm_eval.models  # noqa: F401  or lm-eval would know no model but ours
 except ModuleNotFoundError as error:
   missing = f'{error.name} is not installed; install it: pip install lm_eval'
   if __name__ == '__main__':
     sys.exit(f'error: {missing}')
   raise ModuleNotFoundError(missing, name=error.name) from error
+
+import numpy as np
 from lm_eval import utils
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
+from tqdm import tqdm
+
+from gpt_jax.cli.messages import shown
+from gpt_jax.evaluation import likelihood
+from gpt_jax.inference import task_model
+from gpt_jax.runs.load import load
 
 # Names that tasks have for the most tokens of an answer; of several the first counts.
 _LIMITS = 'max_gen_toks', 'max_new_tokens', 'max_tokens', 'max_completion_tokens'
