@@ -97,7 +97,7 @@ def test_what_makes_no_sweep_is_refused(make, message):
     ("RUNS = zipped({'seed': [1], 'steps': [1, 2]})", 'sweep.py: zipped needs lists'),
     ('RUNS = 3', 'sweep.py must have RUNS = grid'),
     ('', 'sweep.py must have RUNS = grid'),
-    ('RUNS = grod()', "sweep.py: NameError: name 'grod' is not defined"),
+    ('RUNS = grod()', "sweep.py, line 2: NameError: name 'grod' is not defined"),
     ("RUNS = grid({'data.tokens': ['a']})", 'data.tokens is set by the sweep itself'),
     ("RUNS = grid({'batch': [1]})", r'--config.batch=4 is set by sweep.py too'),
     ("RUNS = point({'task.name': 'sst2', 'init_from': 'x'})", 'task.data='),

@@ -45,6 +45,7 @@ from absl import app, flags, logging
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 import gpt_jax
+from gpt_jax.cli.messages import run_script
 from gpt_jax.config import UserError, nearest
 from gpt_jax.evaluation import likelihood, metrics, statistics
 from gpt_jax.files import write_whole
@@ -292,32 +293,27 @@ def ends(lines: list[dict]) -> list[Measured]:
   return found
 
 
-def main(argv: list[str]) -> int:
-  """Measures what the flags say; returns the exit status."""
+def main(argv: list[str]) -> None:
+  """Measures what the flags say."""
   if len(argv) > 1:
     raise app.UsageError(f'there is no argument {argv[1]!r}; all are flags')
   logging.set_verbosity(logging.FATAL)  # Orbax logs much
   workdir, folder = pathlib.Path(_WORKDIR.value), pathlib.Path(_DATA.value)
-  try:
-    data = {}
-    for task in _TASKS.value:
-      if task not in HEURISTICS:
-        raise UserError(
-          f'--tasks: there is no {task!r}, only {", ".join(HEURISTICS)}.'
-          f'{nearest(task, HEURISTICS)}'
-        )
-      data[task] = examples(task, folder / task, _LIMIT.value)
-    lines = measure(workdir, data)
-    figures.zero_shot_curves(lines, workdir / 'zero_shot.png')
-    if _RESULT.value:
-      asked = [line for line in lines if line['task'] in data]
-      committed.of_script(_RESULT.value, __file__, ends(asked))
-  except UserError as e:
-    print(f'error: {e}', file=sys.stderr)
-    return 1
+  data = {}
+  for task in _TASKS.value:
+    if task not in HEURISTICS:
+      raise UserError(
+        f'--tasks: there is no {task!r}, only {", ".join(HEURISTICS)}.'
+        f'{nearest(task, HEURISTICS)}'
+      )
+    data[task] = examples(task, folder / task, _LIMIT.value)
+  lines = measure(workdir, data)
+  figures.zero_shot_curves(lines, workdir / 'zero_shot.png')
+  if _RESULT.value:
+    asked = [line for line in lines if line['task'] in data]
+    committed.of_script(_RESULT.value, __file__, ends(asked))
   print(f'written: {workdir / "zero_shot.jsonl"} and zero_shot.png')
-  return 0
 
 
 if __name__ == '__main__':
-  app.run(main)
+  run_script(main)

@@ -36,6 +36,7 @@ from absl import app, flags, logging
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 import gpt_jax
+from gpt_jax.cli.messages import run_script
 from gpt_jax.config import UserError, papers
 from gpt_jax.evaluation import likelihood
 from gpt_jax.inference.language_model import LanguageModel
@@ -295,4 +296,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  run_script(main)

@@ -22,10 +22,11 @@ import re
 import sys
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 from gpt_jax import config
+from gpt_jax.cli.messages import run_script
 from gpt_jax.files import write_whole
 
 _SUMS = 300_000
@@ -81,4 +82,4 @@ def main(argv: list[str]) -> None:
 if __name__ == '__main__':
   _TEST = flags.DEFINE_string('test', None, 'two_digit_addition.jsonl', required=True)
   _TARGET = flags.DEFINE_string('target', None, 'text file to write', required=True)
-  app.run(main)
+  run_script(main)

@@ -35,7 +35,8 @@ def check(config: Run, devices: int = 1) -> None:
   """
   if not isinstance(config, Run):
     raise UserError(f'get_config() returned {type(config).__name__}, not config.Run')
-  wrong = [rule for each in fields(config) if (rule := _wrong_type(*each))]
+  wrong = _no_fields(config)
+  wrong += [rule for each in fields(config) if (rule := _wrong_type(*each))]
   if wrong:  # rules compare numbers, and would fail
     raise UserError('\n'.join(wrong))
   wrong = [rule for each in fields(config) if (rule := _wrong_value(*each))]
@@ -59,6 +60,19 @@ def check_early(config: Run) -> None:
     if str(config.task.transfer).isdigit():
       early.model.L = max(early.model.L, int(config.task.transfer))
   check(early)
+
+
+def _no_fields(section: Any, prefix: str = '') -> list[str]:
+  """Returns which attributes were set that are no fields, and so change nothing."""
+  names = [each.name for each in dataclasses.fields(section)]
+  wrong = []
+  for name, value in vars(section).items():
+    if name not in names:
+      near = nearest(name, names)
+      wrong.append(f'there is no {prefix}{name}, which is set to {value!r}.{near}')
+    elif dataclasses.is_dataclass(value):
+      wrong += _no_fields(value, f'{prefix}{name}.')
+  return wrong
 
 
 def _wrong_type(name: str, declared: dataclasses.Field, value: Any) -> str:

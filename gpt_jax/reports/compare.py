@@ -15,6 +15,7 @@ from gpt_jax.config import UserError
 from gpt_jax.data.windows import rows_read, stages
 from gpt_jax.evaluation import likelihood, statistics
 from gpt_jax.model.gpt_config import GPTConfig
+from gpt_jax.reports import figures
 from gpt_jax.runs import cost
 from gpt_jax.runs.load import load
 from gpt_jax.runs.reproduce import (
@@ -356,4 +357,4 @@ def plot(runs: Comparison, target: str | pathlib.Path) -> None:
     ncols=2,
     title=None if runs.same_text else f'{_OTHER_TEXT}: not comparable',
   )
-  figure.savefig(target, dpi=130)
+  figures.save(figure, target)

@@ -9,6 +9,7 @@ import jax
 
 from gpt_jax import tokenizers
 from gpt_jax.config import UserError
+from gpt_jax.files import user_path
 from gpt_jax.inference import hugging_face
 from gpt_jax.inference.classifier import Classifier
 from gpt_jax.inference.language_model import LanguageModel
@@ -49,8 +50,10 @@ def load(
     report: is told of checkpoints that were passed over; by default, on stderr.
 
   Raises:
-    UserError: `path` is neither, or has no such checkpoint, or not a whole one.
+    UserError: `path` is neither, or no path (`files.user_path`), or has no such
+      checkpoint, or not a whole one.
   """
+  path = user_path(path, 'path', others=['hf:'])
   workdir = pathlib.Path(path)
   if not (workdir / 'run.json').exists() and hugging_face.names_weights(path):
     return hugging_face.open_model(path)[1]

@@ -5,7 +5,6 @@ import hashlib
 import json
 import pathlib
 import re
-import runpy
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,8 +12,9 @@ from typing import Any
 
 from gpt_jax import config
 from gpt_jax.config import UserError
+from gpt_jax.config.experiment import run_file
 from gpt_jax.data.prepare import recipe
-from gpt_jax.files import write_whole
+from gpt_jax.files import expand_paths, write_whole
 from gpt_jax.sweep.algebra import Points
 from gpt_jax.sweep.search_space import Search
 
@@ -89,11 +89,10 @@ def read(path: str | pathlib.Path) -> Points | Search:
   if not pathlib.Path(path).is_file():
     raise UserError(f'--sweep={path}: there is no such file')
   try:
-    names = runpy.run_path(str(path))
+    names = vars(run_file(path, 'sweep_file'))
   except UserError as error:
-    raise UserError(f'{path}: {error}') from error
-  except Exception as error:  # whatever the user's own code raises
-    raise UserError(f'{path}: {type(error).__name__}: {error}') from error
+    named = str(error).startswith(str(path))
+    raise UserError(str(error) if named else f'{path}: {error}') from error
   found = [names[name] for name in ('RUNS', 'SEARCH') if name in names]
   if len(found) != 1 or not isinstance(found[0], Points | Search):
     raise UserError(
@@ -129,6 +128,8 @@ def planned(
   points = [_typed(each) for each in points]
   _check_names(points, given, sweep_file)
   runs = [config.from_flat(config.flat(base) | each) for each in points]
+  for each in runs:
+    expand_paths(each)
   names = _names(points, runs)
   wrong, same = [], {}
   for name, run in zip(names, runs, strict=True):
