@@ -398,7 +398,7 @@ def test_a_run_that_was_stopped_before_its_first_line_is_no_edited_one(
 ):
   (entry,) = sweep_of("RUNS = point({'seed': 1})", tmp_path / 'sweep').entries
   made_up(entry, (), done=False)
-  (entry.workdir / 'checkpoints/1').mkdir(parents=True)
+  (entry.workdir / 'checkpoints/1/params').mkdir(parents=True)
   status.check_folder(entry)
   assert status.result(entry).state == 'waiting'
 
