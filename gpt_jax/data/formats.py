@@ -10,7 +10,7 @@ import contextlib
 import gzip
 import importlib
 import io
-import json
+import itertools
 import lzma
 import os
 import tarfile
@@ -21,10 +21,13 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from gpt_jax.config import UserError, nearest
+from gpt_jax.files import lines, parse_json, shown
 from gpt_jax.tokenizers.texts import encodable
 
 PART = 1 << 18  # characters of a part, about: larger ones leave more holes in memory
 _BLOCK = 1 << 18  # bytes read at once
+_PACKED = 1 << 11  # bytes of Zstandard unpacked at once: they become 64 MB at most
+_NAMED = 20  # fields that an error lists
 _LINES = '.jsonl', '.ndjson'
 _PLAIN = '.txt', *_LINES, '.tar'  # what may be packed
 
@@ -89,6 +92,11 @@ def read_file(path: Path, how: How) -> Iterator[Part]:
   except UserError:
     raise
   except (*_DAMAGED, *_zst_errors()) as e:
+    if 'too much memory' in str(e):
+      raise UserError(
+        f'{name}: was packed with a window of more than 128 MB; pack it again without '
+        '--long and --ultra'
+      ) from e
     raise UserError(f'{name}: damaged or truncated ({e}); fetch it again') from e
   except OSError as e:
     raise UserError(f'{name}: can not be read: {e.strerror or e}') from e
@@ -135,7 +143,7 @@ class _Zst(io.RawIOBase):
       packed = self._frame.unused_data if self._frame.eof else b''
       if self._frame.eof:  # one frame may follow another
         self._frame, self._begun = self._new(), False
-      packed = packed or self._stream.read(1 << 16)
+      packed = packed or self._stream.read(_PACKED)
       if not packed:
         if self._begun:
           raise EOFError('the last Zstandard frame has no end')
@@ -173,6 +181,9 @@ def _tar(name: str, stream: BinaryIO, how: How) -> Iterator[Part]:
         has_text = True
         inner = archive.extractfile(member)
         yield from _stream(f'{name}/{member.name}', _kind(member.name), inner, how)
+    # At a damaged header tarfile stops as at the end, which is two blocks of zeros.
+    if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+      raise tarfile.ReadError('it does not end as an archive does')
   if not has_text:
     raise UserError(f'{name}: holds no .txt or .jsonl file')
 
@@ -251,8 +262,11 @@ def _cut_before(text: str, end: int) -> int:
 def _json_lines(name: str, stream: BinaryIO, how: How) -> Iterator[Part]:
   """Yields the parts of the texts in a file of one JSON object a line."""
   start = read = skipped = 0
-  problem = ''
-  for number, line in enumerate(stream, 1):
+  problem, mend = (
+    '',
+    'mend it, or leave such lines out with --config.data.bad_lines=skip',
+  )
+  for number, line in lines(stream, name):
     try:
       text = line.decode('utf-8', how.errors)
     except UnicodeDecodeError as e:
@@ -263,16 +277,12 @@ def _json_lines(name: str, stream: BinaryIO, how: How) -> Iterator[Part]:
       continue
     read += 1
     try:
-      value = _field(json.loads(text), how.field)
-    except ValueError as e:
-      problem = f'{name}: line {number}: {e}'
-      if isinstance(e, json.JSONDecodeError):
-        problem = f'{name}: line {number}: not JSON ({e.msg}, column {e.colno})'
+      where = f'{name}: line {number}'
+      value = _field(parse_json(text, where, mend), how.field, where, mend)
+    except UserError as e:
       if how.skip is None:
-        raise UserError(
-          f'{problem}; mend it, or leave such lines out with '
-          '--config.data.bad_lines=skip'
-        ) from e
+        raise
+      problem = str(e).removesuffix(f'; {mend}')
       how.skip(problem)
       skipped += 1
       continue
@@ -281,18 +291,21 @@ def _json_lines(name: str, stream: BinaryIO, how: How) -> Iterator[Part]:
     raise UserError(f'{name}: every line was left out; the last: {problem}')
 
 
-def _field(row: Any, field: str) -> str:
-  """Returns the text of a row, '' for null; raises ValueError if it has none."""
+def _field(row: Any, field: str, where: str, remedy: str) -> str:
+  """Returns the text of a row, '' for null; raises UserError if it has none."""
+  problem = ''
   if not isinstance(row, dict):
-    raise ValueError(f'{type(row).__name__} instead of an object with fields')
-  if field not in row:
-    there = ', '.join(map(repr, row)) or 'none'
-    raise ValueError(
+    problem = f'{type(row).__name__} instead of an object with fields'
+  elif field not in row:
+    there = ', '.join(map(shown, itertools.islice(row, _NAMED))) or 'none'
+    problem = (
       f'no field {field!r}; the fields are {there}.{nearest(field, row)} Name it with '
       '--config.data.field (tokenize: --field)'
     )
-  if not isinstance(row[field], str | None):
-    raise ValueError(f'field {field!r} is {type(row[field]).__name__}, not text')
+  elif not isinstance(row[field], str | None):
+    problem = f'field {field!r} is {type(row[field]).__name__}, not text'
+  if problem:
+    raise UserError(f'{where}: {problem}; {remedy}')
   return row[field] or ''
 
 

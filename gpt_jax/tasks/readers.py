@@ -7,7 +7,6 @@ RACE).
 
 import csv
 import gzip
-import json
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +16,8 @@ import numpy as np
 
 from gpt_jax.config import UserError, nearest
 from gpt_jax.data.formats import open_hub
+from gpt_jax.files import lines as lines_of
+from gpt_jax.files import of_kind, parse_json, shown
 from gpt_jax.tokenizers.texts import encodable
 
 Row = dict[str, Any]
@@ -95,17 +96,8 @@ def json_lines(path: Path) -> Iterator[Row]:
   """
   for number, text in _lines(path):
     place = _place(path, number)
-    try:
-      value = json.loads(text)
-    except json.JSONDecodeError as e:
-      raise UserError(
-        f'{place["where"]}: not JSON ({e.msg}, column {e.colno}); mend it'
-      ) from e
-    if not isinstance(value, dict):
-      raise UserError(
-        f'{place["where"]}: {type(value).__name__} instead of an object with fields'
-      )
-    yield value | place
+    where = place['where']
+    yield of_kind(parse_json(text, where, 'mend it'), dict, where, 'mend it') | place
 
 
 def race(folder: Path) -> Iterator[Row]:
@@ -146,7 +138,7 @@ def race(folder: Path) -> Iterator[Row]:
 def _lettered(where: str, choices: Any) -> Row:
   """Returns four choices as the columns A to D."""
   if not isinstance(choices, list) or len(choices) != len(_LETTERS):
-    raise UserError(f'{where} has options {choices!r}, not 4')
+    raise UserError(f'{where} has options {shown(choices)}, not 4; mend it')
   return dict(zip(_LETTERS, choices, strict=True))
 
 
@@ -273,7 +265,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
   unpacked = gzip.open if path.suffix == '.gz' else open
   try:
     with unpacked(path, 'rb') as stream:
-      for number, line in enumerate(stream, 1):
+      for number, line in lines_of(stream, path):
         text = line.decode('utf-8').removesuffix('\n').removesuffix('\r')
         text = text.removeprefix('\ufeff') if number == 1 else text
         if text:

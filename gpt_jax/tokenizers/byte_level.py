@@ -4,14 +4,16 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tiktoken
 import tokenizers
 
 from gpt_jax.config import UserError
-from gpt_jax.tokenizers.bpe_files import Merges, check_bpe, read_bpe, write_bpe
-from gpt_jax.tokenizers.protocol import EOT, write_kind
+from gpt_jax.files import field, of_kind, read_json, shown
+from gpt_jax.tokenizers.bpe_files import MOST, Merges, check_bpe, read_bpe, write_bpe
+from gpt_jax.tokenizers.protocol import EOT, KIND, write_kind
 from gpt_jax.tokenizers.texts import encodable, even_sample
 
 # GPT-2's words. Possessive (++) where giving back could not help: the same words as
@@ -151,7 +153,10 @@ class ByteLevel:
   def load(cls, folder: Path, about: dict) -> 'ByteLevel':
     """Returns what `save` wrote."""
     vocab, merges = read_bpe(folder / 'vocab.json', folder / 'merges.txt')
-    settings = {name: about[name] for name in ('eot', 'words', 'engine')}
+    settings = {
+      name: field(about, name, str, folder / KIND)
+      for name in ('eot', 'words', 'engine')
+    }
     return cls(vocab, merges, name=str(folder), **settings)
 
   @classmethod
@@ -161,37 +166,41 @@ class ByteLevel:
     Raises:
       UserError: it is no such file, or does more than byte-level BPE.
     """
-    try:
-      whole = json.loads(path.read_text(encoding='utf-8'))
-      model = whole['model']
-      unsupported = [
-        f'{part}={value!r}'
-        for part, value, plain in (
-          ('model.type', model.get('type', 'BPE'), ('BPE',)),
-          ('normalizer', whole.get('normalizer'), (None,)),
-          ('continuing_subword_prefix', model.get('continuing_subword_prefix'), _NONE),
-          ('end_of_word_suffix', model.get('end_of_word_suffix'), _NONE),
-        )
-        if value not in plain
-      ]
-      words = _words_of(whole.get('pre_tokenizer') or {})
-      if unsupported or not words:
-        unsupported += [] if words else [f'pre_tokenizer={whole.get("pre_tokenizer")}']
-        raise UserError(
-          f'{path}: {"; ".join(unsupported)} is not the byte-level BPE of GPT-2; '
-          'tokenizers of other kinds are not read'
-        )
-      merges = [
-        tuple(m.split(' ')) if isinstance(m, str) else tuple(m) for m in model['merges']
-      ]
-      vocab = dict(model['vocab'])
-      vocab |= {t['content']: t['id'] for t in whole.get('added_tokens') or []}
-    except OSError as e:
-      raise UserError(f'{path}: can not be read: {e.strerror or e}') from e
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
-      if isinstance(e, UserError):
-        raise
-      raise UserError(f'{path}: not a tokenizer.json: {e!r}') from e
+    whole = read_json(path, most=MOST)
+    model = field(whole, 'model', dict, path)
+    unsupported = [
+      f'{part}={shown(value)}'
+      for part, value, plain in (
+        ('model.type', model.get('type', 'BPE'), ('BPE',)),
+        ('normalizer', whole.get('normalizer'), (None,)),
+        ('continuing_subword_prefix', model.get('continuing_subword_prefix'), _NONE),
+        ('end_of_word_suffix', model.get('end_of_word_suffix'), _NONE),
+      )
+      if value not in plain
+    ]
+    words = _words_of(whole.get('pre_tokenizer'))
+    if unsupported or not words:
+      splitter = shown(whole.get('pre_tokenizer'))
+      unsupported += [] if words else [f'pre_tokenizer={splitter}']
+      raise UserError(
+        f'{path}: {"; ".join(unsupported)} is not the byte-level BPE of GPT-2; '
+        'tokenizers of other kinds are not read'
+      )
+    vocab = dict(field(model, 'vocab', dict, path))
+    for token in of_kind(
+      whole.get('added_tokens') or [], list, f'{path}: added_tokens'
+    ):
+      of_kind(token, dict, f'{path}: added_tokens')
+      content = field(token, 'content', str, f'{path}: added_tokens')
+      vocab[content] = field(token, 'id', int, f'{path}: added_tokens')
+    merges = [
+      tuple(
+        merge.split(' ')
+        if isinstance(merge, str)
+        else of_kind(merge, list, f'{path}: merges')
+      )
+      for merge in field(model, 'merges', list, path)
+    ]
     return cls(vocab, merges, words=words, name=str(path))
 
   @classmethod
@@ -235,9 +244,15 @@ def _as_bytes(entry: str) -> bytes:
   return entry.translate(_TO_LATIN_1).encode('latin-1')
 
 
-def _words_of(splitter: dict) -> str:
+def _words_of(splitter: Any) -> str:
   """Returns the expression by which a tokenizer.json cuts words, '' if by none."""
+  if not isinstance(splitter, dict):
+    return ''
   steps = splitter.get('pretokenizers', [splitter])
+  if not (
+    isinstance(steps, list) and steps and all(isinstance(s, dict) for s in steps)
+  ):
+    return ''
   last = steps[-1]
   if last.get('type') != 'ByteLevel' or last.get('add_prefix_space', True):
     return ''
@@ -247,7 +262,9 @@ def _words_of(splitter: dict) -> str:
   plain = first.get('type') == 'Split' and first.get('behavior') == 'Isolated'
   if len(steps) > 2 or not plain or first.get('invert') or last.get('use_regex', True):
     return ''
-  return first['pattern'].get('Regex', '')
+  pattern = first.get('pattern')
+  words = pattern.get('Regex') if isinstance(pattern, dict) else ''
+  return words if isinstance(words, str) else ''
 
 
 def _engine(vocab: dict[str, int], merges: Merges, entries: int) -> str:

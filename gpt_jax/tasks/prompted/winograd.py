@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
 
+from gpt_jax import files
 from gpt_jax.config import UserError
 from gpt_jax.tasks import prompted_files
 from gpt_jax.tasks.prompted_files import text
@@ -26,7 +27,7 @@ def _rows(path: Path) -> Iterator[Row]:
 def _schemas(path: Path) -> Iterator[Row]:
   """Yields the schemas of Davis' collection in the columns of the hub's."""
   try:
-    schemas = ElementTree.fromstring(prompted_files.text_of(path)).findall('schema')
+    schemas = ElementTree.fromstring(files.read_text(path)).findall('schema')
   except ElementTree.ParseError as e:
     raise UserError(f'{path}: not XML ({e}); fetch it again') from e
   for number, schema in enumerate(schemas, 1):
