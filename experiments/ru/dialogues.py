@@ -18,7 +18,7 @@ from absl import app, flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 from gpt_jax.config import UserError
-from gpt_jax.files import write_whole
+from gpt_jax.files import read_text, write_whole
 
 _SOURCE = flags.DEFINE_string('source', None, 'text file in UTF-8', required=True)
 _TARGET = flags.DEFINE_string('target', None, '.jsonl file to write', required=True)
@@ -35,11 +35,11 @@ def main(argv: list[str]) -> int:
   """Writes the documents."""
   del argv
   try:
-    text = pathlib.Path(_SOURCE.value).read_text(encoding='utf-8')
+    text = read_text(_SOURCE.value)
     found = dialogues(text)[: _LIMIT.value or None]
     if not found:
       raise UserError(f'--source={_SOURCE.value} holds no dialogue')
-  except (OSError, UnicodeDecodeError, UserError) as e:
+  except UserError as e:
     print(f'error: {e}', file=sys.stderr)
     return 1
   lines = [json.dumps({'text': one}, ensure_ascii=False) + '\n' for one in found]
