@@ -1,7 +1,7 @@
 """Damages small files of every kind that is read, and counts how the readers end.
 
-  python benchmarks/fuzz.py --inputs=10000 --seed=0
-  python benchmarks/fuzz.py --only=weights/gpt2:1234
+  python -m benchmarks.fuzz --inputs=10000 --seed=0
+  python -m benchmarks.fuzz --only=weights/gpt2:1234
 
 Every input is made of valid files (fuzz_readers.py), one of which is changed: bits,
 bytes, slices and numbers, values and nesting of JSON; of packed files also what is in
@@ -37,8 +37,6 @@ from typing import Any, NamedTuple
 from absl import app, flags
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-# Not this folder itself, whose tokenize.py would stand for Python's.
-sys.path[:] = [str(ROOT), *(p for p in sys.path if p != str(ROOT / 'benchmarks'))]
 sys.path.append(str(ROOT / 'tests'))
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 

@@ -9,7 +9,7 @@ import os
 import pathlib
 import reprlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
 from gpt_jax.config import UserError
@@ -60,10 +60,13 @@ def sync(path: str | pathlib.Path) -> None:
     os.close(handle)
 
 
-def read_text(path: str | pathlib.Path, *, most: int = _MOST) -> str:
+def read_text(
+  path: str | pathlib.Path, remedy: str = MEND, *, most: int = _MOST
+) -> str:
   """Returns the text of a UTF-8 file, without a byte order mark.
 
   Args:
+    remedy: what to do about a damaged file, for the error.
     most: bytes; a larger file is refused before it is read.
 
   Raises:
@@ -82,7 +85,7 @@ def read_text(path: str | pathlib.Path, *, most: int = _MOST) -> str:
     raise UserError(f'{path} can not be read: {error.strerror or error}') from error
   except UnicodeDecodeError as error:
     raise UserError(
-      f'{path} is damaged: byte {error.start:,} is not UTF-8; {MEND}'
+      f'{path} is damaged: byte {error.start:,} is not UTF-8; {remedy}'
     ) from error
 
 
@@ -165,7 +168,7 @@ def read_json(
   Raises:
     UserError: it can't be read, is larger, no JSON or of another kind.
   """
-  value = parse_json(read_text(path, most=most), str(path), remedy)
+  value = parse_json(read_text(path, remedy, most=most), str(path), remedy)
   return of_kind(value, kind, str(path), remedy)
 
 
@@ -207,7 +210,13 @@ def parse_json_line(line: bytes, where: str, remedy: str = MEND) -> dict[str, An
   return of_kind(parse_json(text, where, remedy), dict, where, remedy)
 
 
-def of_kind(value: Any, kind: type | None, where: str, remedy: str = MEND) -> Any:
+def of_kind(
+  value: Any,
+  kind: type | None,
+  where: str | pathlib.Path,
+  remedy: str = MEND,
+  name: str = '',
+) -> Any:
   """Returns a value of JSON, which must be of a kind.
 
   Args:
@@ -215,6 +224,7 @@ def of_kind(value: Any, kind: type | None, where: str, remedy: str = MEND) -> An
       whole or not), str, list or dict; None: any.
     where: names the value in an error.
     remedy: what to do about it, for the error.
+    name: of the field that it is, if it is one, for the error.
 
   Raises:
     UserError: it is of another.
@@ -228,6 +238,7 @@ def of_kind(value: Any, kind: type | None, where: str, remedy: str = MEND) -> An
   if fits:
     return value
   what = type(value).__name__ if isinstance(value, (dict, list)) else shown(value)
+  what = f'{name} is {what}' if name else what
   raise UserError(f'{where} is damaged: {what} instead of {_KINDS[kind]}; {remedy}')
 
 
@@ -250,7 +261,7 @@ def field(
   """
   if name not in about:
     raise UserError(f'{where} is damaged: it lacks {name!r}; {remedy}')
-  return of_kind(about[name], kind, f'{where}: {name}', remedy)
+  return of_kind(about[name], kind, where, remedy, name)
 
 
 def shown(value: Any) -> str:
@@ -259,3 +270,14 @@ def shown(value: Any) -> str:
   short.maxlevel, short.maxdict, short.maxlist = 2, 3, 3
   short.maxstring = short.maxother = 60
   return short.repr(value)
+
+
+def brief(error: BaseException) -> str:
+  """Returns what an exception says in one line of at most 200 characters."""
+  return ' '.join(str(error).split())[:200]
+
+
+def listed(names: Sequence[str], most: int = 12) -> str:
+  """Returns names in a row, of many only the first."""
+  more = f' and {len(names) - most:,} more' if len(names) > most else ''
+  return ', '.join(f'{name:.80}' for name in names[:most]) + more

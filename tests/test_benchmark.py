@@ -380,5 +380,5 @@ def test_damaged_answers_are_named(tmp_path):
   benchmark = many('piqa', 2, 3)
   path = tmp_path / 'x.jsonl'
   path.write_text('{"number": 0}\nrubbish\n')
-  with pytest.raises(UserError, match='x.jsonl is damaged'):
+  with pytest.raises(UserError, match='x.jsonl: line 2 is damaged: not JSON'):
     run_benchmark(benchmark, oracle(benchmark), path)

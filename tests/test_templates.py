@@ -62,7 +62,7 @@ def test_an_answer_is_the_last_field_and_one(tmp_path, text):
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path):
-  with pytest.raises(UserError, match='nowhere.txt: can not be read'):
+  with pytest.raises(UserError, match='nowhere.txt can not be read'):
     templates.read(tmp_path / 'nowhere.txt')
 
 

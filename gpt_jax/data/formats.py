@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from gpt_jax.config import UserError, nearest
-from gpt_jax.files import lines, parse_json, shown
+from gpt_jax.files import brief, lines, parse_json, shown
 from gpt_jax.tokenizers.texts import encodable
 
 PART = 1 << 18  # characters of a part, about: larger ones leave more holes in memory
@@ -97,9 +97,9 @@ def read_file(path: Path, how: How) -> Iterator[Part]:
         f'{name}: was packed with a window of more than 128 MB; pack it again without '
         '--long and --ultra'
       ) from e
-    raise UserError(f'{name}: damaged or truncated ({e}); fetch it again') from e
+    raise UserError(f'{name}: damaged or truncated ({brief(e)}); fetch it again') from e
   except OSError as e:
-    raise UserError(f'{name}: can not be read: {e.strerror or e}') from e
+    raise UserError(f'{name}: can not be read: {e.strerror or brief(e)}') from e
 
 
 _DAMAGED = (
@@ -190,7 +190,11 @@ def _tar(name: str, stream: BinaryIO, how: How) -> Iterator[Part]:
 
 def _zip(path: Path, how: How) -> Iterator[Part]:
   """Yields the parts of the texts in a zip archive, in its order."""
-  with zipfile.ZipFile(path) as archive:
+  try:
+    opened = zipfile.ZipFile(path)
+  except NotImplementedError as e:  # of a version that is to come
+    raise zipfile.BadZipFile(str(e)) from e
+  with opened as archive:
     members = [m for m in archive.infolist() if _is_stream(m.filename)]
     if not members:
       raise UserError(f'{path}: holds no .txt or .jsonl file')
@@ -198,7 +202,7 @@ def _zip(path: Path, how: How) -> Iterator[Part]:
       try:
         inner = archive.open(member)
       except (RuntimeError, NotImplementedError) as e:  # encrypted; odd compression
-        raise UserError(f'{path}: {e}; unpack it and give the folder') from e
+        raise UserError(f'{path}: {brief(e)}; unpack it and give the folder') from e
       with inner:
         kind = _kind(member.filename)
         yield from _stream(f'{path}/{member.filename}', kind, inner, how)
@@ -322,7 +326,7 @@ def _parquet(path: Path, how: How) -> Iterator[Part]:
           number += 1
           yield from cut(f'{path}:{number}', [_text(path, number, how.field, text)])
   except pyarrow.ArrowException as e:
-    raise UserError(f'{path}: not a Parquet file, or damaged ({e})') from e
+    raise UserError(f'{path}: not a Parquet file, or damaged ({brief(e)})') from e
 
 
 def read_hub(entry: str, how: How) -> Iterator[Part]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from gpt_jax.config import UserError
 from gpt_jax.evaluation import metrics, statistics
-from gpt_jax.files import MEND, field, of_kind, read_json, shown, write_whole
+from gpt_jax.files import MEND, brief, field, of_kind, read_json, shown, write_whole
 from gpt_jax.inference.classifier import Classifier
 from gpt_jax.runs.load import load
 from gpt_jax.runs.workdir import best_line, read_run, seed_folders
@@ -23,12 +23,13 @@ def read_predictions(folder: pathlib.Path) -> np.ndarray:
     UserError: dev_predictions.tsv can't be read, or holds something else.
   """
   path, rows = folder / 'dev_predictions.tsv', []
-  for row in readers.tsv(path):
-    readers.need(row, ('prediction', 'label'), 'the file as the training left it')
+  for row in readers.tsv(path, ('prediction', 'label')):
+    if row['line'] == '1':  # the names of the columns
+      continue
     try:
       rows.append([float(row['prediction']), float(row['label'])])
     except ValueError as error:
-      raise UserError(f'{row["where"]} is damaged: {error}; {MEND}') from error
+      raise UserError(f'{row["where"]} is damaged: {brief(error)}; {MEND}') from error
   if not np.isfinite(rows).all() or not rows:
     raise UserError(f'{path} is damaged: it lacks numbers, or has none; {MEND}')
   return np.array(rows)

@@ -14,7 +14,7 @@ from typing import Any
 from gpt_jax import config
 from gpt_jax.config import UserError
 from gpt_jax.data.prepare import recipe
-from gpt_jax.files import field, of_kind, read_json, shown, write_json
+from gpt_jax.files import brief, field, of_kind, read_json, shown, write_json
 from gpt_jax.sweep.algebra import Points
 from gpt_jax.sweep.search_space import Search
 
@@ -93,7 +93,7 @@ def read(path: str | pathlib.Path) -> Points | Search:
   except UserError as error:
     raise UserError(f'{path}: {error}') from error
   except Exception as error:  # whatever the user's own code raises
-    raise UserError(f'{path}: {type(error).__name__}: {error}') from error
+    raise UserError(f'{path}: {type(error).__name__}: {brief(error)}') from error
   found = [names[name] for name in ('RUNS', 'SEARCH') if name in names]
   if len(found) != 1 or not isinstance(found[0], Points | Search):
     raise UserError(

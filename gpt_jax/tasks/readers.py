@@ -16,8 +16,8 @@ import numpy as np
 
 from gpt_jax.config import UserError, nearest
 from gpt_jax.data.formats import open_hub
+from gpt_jax.files import brief, of_kind, parse_json, shown
 from gpt_jax.files import lines as lines_of
-from gpt_jax.files import of_kind, parse_json, shown
 from gpt_jax.tokenizers.texts import encodable
 
 Row = dict[str, Any]
@@ -276,7 +276,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
       f'{e.reason}); convert the file'
     ) from e
   except (EOFError, zlib.error, gzip.BadGzipFile) as e:
-    raise UserError(f'{path}: damaged or truncated ({e}); fetch it again') from e
+    raise UserError(f'{path}: damaged or truncated ({brief(e)}); fetch it again') from e
   except OSError as e:
     raise UserError(f'{path}: can not be read: {e.strerror or e}') from e
 

@@ -78,7 +78,7 @@ class ByteLevel:
     ends = [end for end in ([eot] if eot else _ENDS) if end in vocab]
     if not ends:
       raise UserError(
-        f'{name}: has no entry {eot or " or ".join(_ENDS)}, which must stand between '
+        f'{name}: has no entry {eot[:80] or " or ".join(_ENDS)}, which must stand between '
         'documents; add one to the vocabulary'
       )
     self.eot = vocab[ends[0]]

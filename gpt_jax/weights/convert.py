@@ -18,7 +18,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from gpt_jax import config
 from gpt_jax.config import UserError
-from gpt_jax.files import field, read_json, shown
+from gpt_jax.files import brief, field, read_json, shown
 from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.weights.config_json import (
   GPT1_ACTIVATIONS,
@@ -148,7 +148,7 @@ def _from_file(
     f'missing: {name}, {list(wanted[name].shape)}' for name in wanted - arrays.keys()
   ]
   wrong += [
-    f'extra: {name}, {list(arrays[name].shape)}' for name in arrays.keys() - wanted
+    f'extra: {name:.100}, {list(arrays[name].shape)}' for name in arrays.keys() - wanted
   ]
   params = {}
   for tensor in tensors:
@@ -198,7 +198,7 @@ def _read_safetensors(folder: Path) -> dict[str, np.ndarray]:
     try:
       arrays |= safetensors.numpy.load_file(folder / name)
     except (OSError, safetensors.SafetensorError) as e:
-      wrong.append(f'{folder / name}: missing or damaged: {e}')
+      wrong.append(f'{folder / name}: missing or damaged: {brief(e)}')
   if wrong:
     raise UserError('\n'.join(wrong))
   return arrays

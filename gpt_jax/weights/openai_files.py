@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpt_jax.config import UserError
-from gpt_jax.files import read_json, shown
+from gpt_jax.files import listed, read_json, shown
 
 _MOST = 2**24  # bytes of a list of shapes, or of an index
 _LARGEST = 2**31  # sizes are smaller
@@ -214,12 +214,12 @@ def read_tensorflow(path: str | Path) -> dict[str, np.ndarray]:
   files = {i: Path(f'{prefix}.data-{i:05d}-of-{shards:05d}') for i in sorted(held)}
   for i, file in files.items():
     if not file.is_file():
-      wrong.append(f'{file}: missing; it holds {", ".join(held[i])}')
+      wrong.append(f'{file}: missing; it holds {listed(held[i])}')
       continue
     end = file.stat().st_size
     ends = {name: entries[name].offset + entries[name].size for name in held[i]}
     if max(ends.values()) > end:
-      cut = ', '.join(name for name in held[i] if ends[name] > end)
+      cut = listed([name for name in held[i] if ends[name] > end])
       wrong.append(
         f'{file}: truncated: {end} bytes, must be {max(ends.values())}; it lacks {cut}'
       )

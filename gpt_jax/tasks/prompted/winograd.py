@@ -29,7 +29,7 @@ def _schemas(path: Path) -> Iterator[Row]:
   try:
     schemas = ElementTree.fromstring(files.read_text(path)).findall('schema')
   except ElementTree.ParseError as e:
-    raise UserError(f'{path}: not XML ({e}); fetch it again') from e
+    raise UserError(f'{path}: not XML ({files.brief(e)}); fetch it again') from e
   for number, schema in enumerate(schemas, 1):
     parts = [schema.findtext(f'text/{tag}', '') for tag in ('txt1', 'pron', 'txt2')]
     before, pronoun, after = (' '.join(each.split()) for each in parts)
