@@ -312,7 +312,7 @@ def run(
     inputs: in all; readers take turns.
     folder: is emptied for each input.
   """
-  signal.signal(signal.SIGALRM, _stop)
+  before = signal.signal(signal.SIGALRM, _stop)
   counts = {reader.name: collections.Counter() for reader in readers}
   failures: list[Failure] = []
   begin = said = time.monotonic()
@@ -330,6 +330,7 @@ def run(
       said = now
       rate = (done + 1) / (now - begin)
       report(f'{done + 1:,} of {inputs:,} inputs, {rate:.0f} a second')
+  signal.signal(signal.SIGALRM, before)
   return counts, failures
 
 

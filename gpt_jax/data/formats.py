@@ -10,7 +10,6 @@ import contextlib
 import gzip
 import importlib
 import io
-import itertools
 import lzma
 import os
 import tarfile
@@ -21,13 +20,12 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from gpt_jax.config import UserError, nearest
-from gpt_jax.files import brief, lines, parse_json, shown
+from gpt_jax.files import brief, lines, listed, parse_json
 from gpt_jax.tokenizers.texts import encodable
 
 PART = 1 << 18  # characters of a part, about: larger ones leave more holes in memory
 _BLOCK = 1 << 18  # bytes read at once
 _PACKED = 1 << 11  # bytes of Zstandard unpacked at once: they become 64 MB at most
-_NAMED = 20  # fields that an error lists
 _LINES = '.jsonl', '.ndjson'
 _PLAIN = '.txt', *_LINES, '.tar'  # what may be packed
 
@@ -301,7 +299,7 @@ def _field(row: Any, field: str, where: str, remedy: str) -> str:
   if not isinstance(row, dict):
     problem = f'{type(row).__name__} instead of an object with fields'
   elif field not in row:
-    there = ', '.join(map(shown, itertools.islice(row, _NAMED))) or 'none'
+    there = listed([*map(repr, row)]) or 'none'
     problem = (
       f'no field {field!r}; the fields are {there}.{nearest(field, row)} Name it with '
       '--config.data.field (tokenize: --field)'
@@ -325,7 +323,7 @@ def _parquet(path: Path, how: How) -> Iterator[Part]:
         for text in batch.column(0).to_pylist():
           number += 1
           yield from cut(f'{path}:{number}', [_text(path, number, how.field, text)])
-  except pyarrow.ArrowException as e:
+  except (pyarrow.ArrowException, UnicodeDecodeError) as e:
     raise UserError(f'{path}: not a Parquet file, or damaged ({brief(e)})') from e
 
 
@@ -410,7 +408,7 @@ def _check_column(name: str, field: str, columns: list[str]) -> None:
   """Raises a UserError unless a table has the column."""
   if field not in columns:
     raise UserError(
-      f'{name}: no column {field!r}; the columns are {", ".join(map(repr, columns))}.'
+      f'{name}: no column {field!r}; the columns are {listed([*map(repr, columns)])}.'
       f'{nearest(field, columns)} Name it with --config.data.field '
       '(tokenize: --field)'
     )

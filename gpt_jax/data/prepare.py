@@ -121,7 +121,8 @@ def _prepared(folder: Path, stage: Path, wanted: dict) -> bool:
   recorded = {name: getattr(config.Data(), name) for name in wanted} | recorded
   if recorded != wanted:
     differing = [
-      f'data.{name}: {shown(recorded.get(name))} there, {wanted.get(name)!r} now'
+      f'data.{name:.80}: {shown(recorded.get(name))} there, {shown(wanted.get(name))} '
+      'now'
       for name in dict.fromkeys([*recorded, *wanted])
       if recorded.get(name) != wanted.get(name)
     ]

@@ -16,7 +16,7 @@ import numpy as np
 
 from gpt_jax.config import UserError, nearest
 from gpt_jax.data.formats import open_hub
-from gpt_jax.files import brief, of_kind, parse_json, shown
+from gpt_jax.files import brief, listed, of_kind, parse_json, shown
 from gpt_jax.files import lines as lines_of
 from gpt_jax.tokenizers.texts import encodable
 
@@ -72,7 +72,7 @@ def _table(
       up_to = f' to {len(names) + extra}' if extra else ''
       raise UserError(
         f'{path}: line {number} has {len(cells)} columns, not {len(names)}{up_to}: '
-        f'{", ".join(names)}; a text may hold no tab and no line break, so mend the '
+        f'{listed(names)}; a text may hold no tab and no line break, so mend the '
         'line or take it out'
       )
     yield dict(zip(names, cells, strict=False)) | _place(path, number)

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import regex
 import tiktoken
 import tokenizers
 
 from gpt_jax.config import UserError
-from gpt_jax.files import field, of_kind, read_json, shown
+from gpt_jax.files import brief, field, of_kind, read_json, shown
 from gpt_jax.tokenizers.bpe_files import MOST, Merges, check_bpe, read_bpe, write_bpe
 from gpt_jax.tokenizers.protocol import EOT, KIND, write_kind
 from gpt_jax.tokenizers.texts import encodable, even_sample
@@ -78,8 +79,8 @@ class ByteLevel:
     ends = [end for end in ([eot] if eot else _ENDS) if end in vocab]
     if not ends:
       raise UserError(
-        f'{name}: has no entry {eot[:80] or " or ".join(_ENDS)}, which must stand between '
-        'documents; add one to the vocabulary'
+        f'{name}: has no entry {eot[:80] or " or ".join(_ENDS)}, which must stand '
+        'between documents; add one to the vocabulary'
       )
     self.eot = vocab[ends[0]]
     self._vocab, self._merges, self._words, self._end = vocab, merges, words, ends[0]
@@ -93,6 +94,9 @@ class ByteLevel:
     self._bytes[self.eot] = b''
     self._engine = engine or _engine(vocab, merges, len(known))
     self._tiktoken = self._tokenizers = None
+    self._name = name
+    if words != GPT2_WORDS:
+      _check_words(words, name)
     if self._engine == 'tiktoken':
       ranks = {_as_bytes(entry): rank for rank, entry in enumerate(known)}
       # The special token is never allowed. Without any, tiktoken looks for an empty
@@ -111,7 +115,15 @@ class ByteLevel:
     """Returns the ids of a text, uint32; never `eot`."""
     text = encodable(text)
     if self._tiktoken:
-      ranks = self._tiktoken.encode_to_numpy(text, disallowed_special=())
+      try:
+        ranks = self._tiktoken.encode_to_numpy(text, disallowed_special=())
+      except BaseException as e:
+        if type(e).__name__ != 'PanicException':  # of Rust, and no Exception
+          raise
+        raise UserError(
+          f'{self._name}: its expression for words, {shown(self._words)}, can not cut '
+          f'{shown(text)} ({brief(e)}); correct it'
+        ) from None
       return self._id_of_rank[ranks]
     return np.array(self._tokenizers.encode(text).ids, np.uint32)
 
@@ -265,6 +277,27 @@ def _words_of(splitter: Any) -> str:
   pattern = first.get('pattern')
   words = pattern.get('Regex') if isinstance(pattern, dict) else ''
   return words if isinstance(words, str) else ''
+
+
+_LONGEST = 4000  # characters of an expression for words; GPT-4's has 150
+_PROBE = "A b's can't, WE'LL  éü日本 42 ½\n\n\t x=1;--\r\n 12345 \u2028…🙂 end \n "
+
+
+def _check_words(words: str, name: str) -> None:
+  """Raises a UserError unless an expression cuts a text into words without a rest."""
+  reason = 'it leaves out a part of a text'
+  try:
+    if len(words) > _LONGEST:
+      raise regex.error(f'it has more than {_LONGEST:,} characters')
+    cut = [each.group() for each in regex.finditer(words, _PROBE * 4, timeout=1)]
+    if ''.join(cut) == _PROBE * 4 and all(cut):
+      return
+  except (regex.error, TimeoutError, RecursionError, MemoryError) as e:
+    reason = brief(e)
+  raise UserError(
+    f'{name}: its expression for words, {shown(words)}, can not be used: {reason}; '
+    'correct it'
+  )
 
 
 def _engine(vocab: dict[str, int], merges: Merges, entries: int) -> str:

@@ -61,7 +61,7 @@ def read_gpt1(folder: str | Path) -> dict[str, np.ndarray]:
 
 # The header of an array of numbers as numpy writes it.
 _HEADER = re.compile(
-  rb"\x93NUMPY\x01\x00..\{'descr': '([<>|][a-z]\d\d?)', 'fortran_order': \w+, "
+  rb"\x93NUMPY\x01\x00..\{'descr': '([<>|][a-zA-Z]\d\d?)', 'fortran_order': \w+, "
   rb"'shape': \(((?:\d{1,18},? ?)*)\), \} *\n",
   re.DOTALL,
 )
@@ -249,7 +249,7 @@ def _prefix(path: Path) -> Path:
   state = path / 'checkpoint'
   if state.is_file():
     text = state.read_text(encoding='utf-8', errors='replace')
-    match = re.search(r'^model_checkpoint_path: "(.+)"', text, re.MULTILINE)
+    match = re.search(r'^model_checkpoint_path: "(.{1,200})"', text, re.MULTILINE)
     if not match:
       raise UserError(
         f'{state}: names no model_checkpoint_path; give the prefix itself'

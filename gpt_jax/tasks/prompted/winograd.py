@@ -54,7 +54,10 @@ def _question(row: Row) -> Question:
   pronoun, at = text(row, 'pronoun'), row['pronoun_loc']
   passage = prompted_files.exact(row, 'text')
   if not isinstance(at, int) or not passage[at:].startswith(pronoun):
-    raise UserError(f'{row["where"]}: pronoun_loc {at!r} is not where {pronoun!r} is')
+    raise UserError(
+      f'{row["where"]}: pronoun_loc {files.shown(at)} is not where '
+      f'{files.shown(pronoun)} is; mend it'
+    )
   before = passage[:at].rstrip()
   options = [
     _in_place(o, pronoun, before) for o in prompted_files.texts(row, 'options')
