@@ -9,6 +9,7 @@ them. A reader must read it, or refuse it with one UserError. Any other exceptio
 than 5 seconds of processor time, more than 500 MB, or an error that nobody would read
 (a line of over 1,000 characters) is a failure: it is listed, and the script ends with
 1. An input follows from seed, reader and number alone, so `--only` makes it again.
+Should one end the process itself, the file `now` beside the damaged files names it.
 
 A plain mutator with a seed: what breaks readers here is the structure of files (a list
 where an object was, a header that promises more than there is), which takes a dozen
@@ -239,6 +240,7 @@ def place(reader: Reader, number: int, seed: int, folder: pathlib.Path) -> None:
   """Fills a folder with the reader's files, one of them damaged."""
   draw = random.Random(f'{seed} {reader.name} {number}')
   shutil.rmtree(folder, ignore_errors=True)
+  folder.parent.joinpath('now').write_text(f'{reader.name}:{number}')
   name = draw.choice(reader.damaged or list(reader.files))
   for each, data in reader.files.items():
     path = folder / each

@@ -41,8 +41,12 @@ _TEXT = 'Two of them went home.\nThe third, a "quoted" one, stayed.\n\nÜber 3.5
 _GOLDENS = ROOT / 'tests/goldens'
 
 
-def readers() -> list[Reader]:
-  """Returns all readers; makes their files."""
+def readers(hub: bool = True) -> list[Reader]:
+  """Returns all readers; makes their files.
+
+  Args:
+    hub: also those of Hugging Face's `datasets`, which take seconds to import.
+  """
   with tempfile.TemporaryDirectory() as name:
     folder = pathlib.Path(name)
     made = [
@@ -55,6 +59,7 @@ def readers() -> list[Reader]:
       *_sweeps(folder / 'sweep'),
       *_results(),
       *_experiments(),
+      *(_hub(folder / 'hub') if hub else []),
     ]
     return made + (_workdirs(folder / 'workdir') if WORKDIRS else [])
 
@@ -511,6 +516,31 @@ def _experiments() -> Iterable[Reader]:
     return [zero_shot.described(each) for each in lines.values()]
 
   yield Reader('experiments/gpt1/zero_shot.py', {'a.jsonl': _lines(line, line)}, there)
+
+
+def _hub(folder: pathlib.Path) -> Iterable[Reader]:
+  """Yields the readers of folders that Hugging Face's `datasets` saved."""
+  import datasets
+
+  datasets.disable_progress_bars()
+  rows = [{'text': _TEXT, 'id': i} for i in range(3)]
+  datasets.Dataset.from_list(rows).save_to_disk(folder / 'text')
+  yield Reader(
+    'hub/text',
+    _files(folder / 'text'),
+    lambda there: sum(len(part.text) for part in sources.parts(f'hf:{there}')),
+  )
+  table = datasets.Dataset.from_dict({'sentence': ['a b', 'c'], 'label': [0, 1]})
+  table = table.cast_column(
+    'label', datasets.ClassLabel(names=['negative', 'positive'])
+  )
+  saved = datasets.DatasetDict({'train': table, 'validation': table})
+  saved.save_to_disk(folder / 'labelled')
+  yield Reader(
+    'hub/labelled',
+    _files(folder / 'labelled'),
+    lambda there: labelled.read('sst2', f'hf:{there}', 'dev'),
+  )
 
 
 def _workdirs(folder: pathlib.Path) -> Iterable[Reader]:

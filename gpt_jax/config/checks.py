@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import decimal
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -21,7 +22,7 @@ from gpt_jax.config.schema import (
 
 # Optimizers whose rate for a wider model is known (training/optim.py, `_kernel_rate`).
 _MUP_OPTIMIZERS = 'adamw', 'adam_gpt1', 'muon'
-_MOST_PARAMETERS = 10**14  # 400 TB: no machine holds more
+_MOST_PARAMETERS = 10**14  # no machine holds more
 _MOST_LAYERS = 10**5  # each is a part of the program
 _LARGEST = 2**63  # whole numbers are smaller, so that numpy can hold them
 
@@ -169,16 +170,22 @@ def _wrong_model(m: Model, o: Optim) -> list[str]:
 
 
 def _wrong_size(m: Model) -> list[str]:
-  """Returns the rule that is broken about the number of parameters, or nothing."""
+  """Returns the rules that are broken about the size of a model."""
+  wrong = []
+  if m.L > _MOST_LAYERS:
+    wrong.append(
+      f'model.L={m.L} must be at most {_MOST_LAYERS:,}: each layer is a part of the '
+      'program'
+    )
   matrices = m.L * (4 * m.D**2 + 2 * m.D * (m.F or 4 * m.D))
   number = matrices + (m.vocab * (1 if m.tied else 2) + m.T) * m.D
-  if number <= _MOST_PARAMETERS and m.L <= _MOST_LAYERS:
-    return []
-  return [
-    f'model: L={m.L}, D={m.D}, F={m.F}, T={m.T} and vocab={m.vocab} make about '
-    f'10^{len(str(number)) - 1} parameters; no machine holds more than 10^14, in '
-    f'{_MOST_LAYERS:,} layers, so lower one of them'
-  ]
+  if number > _MOST_PARAMETERS:
+    wrong.append(
+      f'model: L={m.L}, D={m.D}, F={m.F}, T={m.T} and vocab={m.vocab} make '
+      f'{decimal.Decimal(number):.1e} parameters, which must be at most 1e14, 400 TB; '
+      'lower one of them'
+    )
+  return wrong
 
 
 def wrong_model(m: Model, names: Mapping[str, str]) -> list[str]:

@@ -341,11 +341,28 @@ def read_hub(entry: str, how: How) -> Iterator[Part]:
   rest, _, split = entry.partition(':')
   name, _, config = rest.partition('@')
   rows = open_hub(source, name, split or 'train', config, streaming=True)
-  with _hub_errors(source):
-    for number, row in enumerate(rows, 1):
-      _check_column(source, how.field, list(row))
-      text = _text(source, number, how.field, row[how.field])
-      yield from cut(f'{name}:{number}', [text])
+  for number, row in enumerate(hub_rows(source, rows), 1):
+    _check_column(source, how.field, list(row))
+    text = _text(source, number, how.field, row[how.field])
+    yield from cut(f'{name}:{number}', [text])
+
+
+def hub_rows(source: str, rows: Iterable[dict]) -> Iterator[dict[str, Any]]:
+  """Yields the rows of what `open_hub` returned.
+
+  Args:
+    source: what the user wrote, for errors.
+
+  Raises:
+    UserError: one can't be read.
+  """
+  left = iter(rows)
+  while True:
+    with _hub_errors(source):
+      row = next(left, None)
+    if row is None:
+      return
+    yield row
 
 
 def open_hub(
@@ -397,9 +414,9 @@ def _hub_errors(source: str) -> Iterator[Any]:
     yield datasets
   except UserError:
     raise
-  except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as e:
+  except Exception as e:  # its errors share no class, and a damaged file has many
     raise UserError(
-      f'{source}: can not be read ({" ".join(str(e).split())}); check the name, or '
+      f'{source}: can not be read ({type(e).__name__}: {brief(e)}); check the name, or '
       'save it with `save_to_disk` where there is network, and give hf:FOLDER'
     ) from e
 

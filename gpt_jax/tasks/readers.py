@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from gpt_jax.config import UserError, nearest
-from gpt_jax.data.formats import open_hub
+from gpt_jax.data.formats import hub_rows, open_hub
 from gpt_jax.files import brief, listed, of_kind, parse_json, shown
 from gpt_jax.files import lines as lines_of
 from gpt_jax.tokenizers.texts import encodable
@@ -205,13 +205,13 @@ def hub(
     name, _, revision = name.partition('@')
     name, _, config = name.partition(':')
   table = open_hub(source, name, split, config, revision)
-  names = getattr(table.features.get(label), 'names', None) or ()
+  names = [*map(str, getattr(table.features.get(label), 'names', None) or ())]
   if names and set(names) != set(classes):
     raise UserError(
-      f'{source}: the classes of {label!r} are {", ".join(names)}, not '
+      f'{source}: the classes of {label!r} are {listed(names)}, not '
       f'{", ".join(classes) or "scores"}; give {wanted}'
     )
-  for number, row in enumerate(table):
+  for number, row in enumerate(hub_rows(source, table)):
     row |= {'where': f'{source}: {split}: row {number}', 'line': str(number)}
     value = row.get(label)
     if isinstance(value, float):

@@ -41,7 +41,8 @@ class Characters:
     points = _code_points(text)
     ids = np.searchsorted(self._points, points)
     ids[ids == self.eot] = 0
-    wrong = np.flatnonzero(self._points[ids] != points) if self.eot else points
+    known = self._points[ids] == points if self.eot else np.zeros(len(points), bool)
+    wrong = np.flatnonzero(~known)
     if len(wrong):
       at = int(wrong[0])
       raise UserError(

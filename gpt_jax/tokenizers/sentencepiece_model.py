@@ -43,6 +43,8 @@ class SentencePiece:
     """
     self.kind = kind
     self._model = model
+    if not model:  # which the library takes, and complains about later
+      raise UserError(f'{name}: not a SentencePiece model (it is empty)')
     try:
       self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
       self.vocab = self._processor.vocab_size()
