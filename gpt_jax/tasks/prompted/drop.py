@@ -15,7 +15,7 @@ from gpt_jax.tasks.readers import Row
 def _rows(path: Path) -> Iterator[Row]:
   """Yields the questions of all passages."""
   for key, passage in files.read_json(path).items():
-    where = f'{path}: {key}'
+    where = f'{path}: {key:.80}'
     for at, question in enumerate(part(passage, where, 'qa_pairs', kind=list)):
       answers = [part(question, where, 'answer')]
       if 'validated_answers' in question:
