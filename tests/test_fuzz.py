@@ -88,7 +88,7 @@ def texts(path, **how):
   return [part.text for part in sources.parts(str(path), **how)]
 
 
-def test_a_zst_bomb_is_streamed(tmp_path, monkeypatch):
+def test_a_zst_bomb_is_streamed(tmp_path):
   path = tmp_path / 'a.txt.zst'
   path.write_bytes(zstandard.compress(bytes(1 << 27)))
   assert path.stat().st_size < 1 << 16
@@ -104,6 +104,13 @@ def test_a_line_of_a_source_that_is_too_long_is_named(tmp_path):
   path.write_bytes(gzip.compress(b'{"text": "a"}\n{"text": "' + b'a' * (40 << 20)))
   with pytest.raises(UserError, match='gz: line 2 is longer than 33,554,432'):
     texts(path)
+
+
+def test_a_zst_file_that_wants_much_memory_says_how_to_pack_it(tmp_path):
+  frame = bytes.fromhex('28b52ffd 00 90')  # a window of 256 MB
+  (tmp_path / 'a.txt.zst').write_bytes(frame + bytes([1, 0, 0]))
+  with pytest.raises(UserError, match='a window of more than 128 MB; pack it again'):
+    texts(tmp_path / 'a.txt.zst')
 
 
 def test_json_nested_deeply_is_a_bad_line_like_others(tmp_path):
@@ -260,6 +267,7 @@ def test_absurd_sizes_of_a_run_are_refused():
 def test_a_recorded_config_is_checked():
   run = config.Run(steps=7)
   assert config.recorded(config.flat(run), 'a.json', 'copy it') == run
+  assert config.recorded({'steps': 0, 'task.name': 'rte'}, 'a.json', '').steps == 0
   for change, says in (
     ({'model.Q': 1}, "no field 'model.Q'"),
     ({'model': 1}, "no field 'model'"),

@@ -223,7 +223,9 @@ def recorded(values: Mapping[str, Any], where: str, remedy: str) -> Run:
       wrong.append(f'{name} is {type(value).__name__}, not a list of texts')
   if not wrong:
     run = from_flat(dict(values))
-    rules = (_wrong_type(*each) or _wrong_value(*each) for each in fields(run))
+    # Of a fine-tuning that has not begun steps are 0.
+    judged = dataclasses.replace(run, steps=1 if run.steps == 0 else run.steps)
+    rules = (_wrong_type(*each) or _wrong_value(*each) for each in fields(judged))
     wrong = [rule for rule in rules if rule] or _wrong_size(run.model)
   if wrong:
     raise UserError(f'{where} is damaged: {"; ".join(wrong[:3])}; {remedy}')

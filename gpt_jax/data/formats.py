@@ -25,7 +25,7 @@ from gpt_jax.tokenizers.texts import encodable
 
 PART = 1 << 18  # characters of a part, about: larger ones leave more holes in memory
 _BLOCK = 1 << 18  # bytes read at once
-_PACKED = 1 << 11  # bytes of Zstandard unpacked at once: they become 64 MB at most
+_PACKED = 1 << 9  # bytes of Zstandard unpacked at once: they become 16 MB at most
 _LINES = '.jsonl', '.ndjson'
 _PLAIN = '.txt', *_LINES, '.tar'  # what may be packed
 
@@ -415,8 +415,9 @@ def _hub_errors(source: str) -> Iterator[Any]:
   except UserError:
     raise
   except Exception as e:  # its errors share no class, and a damaged file has many
+    kind = '' if isinstance(e, (OSError, ValueError)) else f'{type(e).__name__}: '
     raise UserError(
-      f'{source}: can not be read ({type(e).__name__}: {brief(e)}); check the name, or '
+      f'{source}: can not be read ({kind}{brief(e)}); check the name, or '
       'save it with `save_to_disk` where there is network, and give hf:FOLDER'
     ) from e
 
