@@ -18,6 +18,7 @@ from gpt_jax import config, files, tokenizers
 from gpt_jax.config import UserError
 from gpt_jax.data import prepare, sources, token_files
 from gpt_jax.inference import hugging_face
+from gpt_jax.runs import finetune_results
 from gpt_jax.tasks import prompted_files
 from gpt_jax.tasks.prompted import TASKS
 from gpt_jax.weights import config_json, convert, openai_files
@@ -320,7 +321,32 @@ def test_kinds_of_tokenizers_are_checked(tmp_path):
       tokenizers.load(tmp_path)
 
 
-# Tasks
+def test_no_character_is_known_to_an_empty_set():
+  with pytest.raises(UserError, match="character 'a' .* is not among the 0"):
+    tokenizers.Characters('').encode('ab')
+
+
+@pytest.mark.parametrize(
+  ('words', 'says'),
+  [
+    (r'\p{L}+', 'leaves out a part of a text'),
+    (r'[\s\S]*', 'leaves out a part of a text'),  # an empty word stops the engine
+    ('(', 'missing'),
+    (r'(?:\s|\S|\n)*?(?:a|aa)+$', 'out'),
+    ('x' * 5000, 'more than 4,000 characters'),
+  ],
+)
+def test_an_expression_for_words_must_cut_any_text(readers, tmp_path, words, says):
+  (made,) = (each for each in readers if each.name == 'tokenizer/byte_bpe')
+  for name, data in made.files.items():
+    (tmp_path / name).write_bytes(data)
+  path = tmp_path / 'kind.json'
+  path.write_text(json.dumps(json.loads(path.read_text()) | {'words': words}))
+  with pytest.raises(UserError, match=f'can not be used: .*{says}'):
+    tokenizers.load(tmp_path)
+
+
+# Tasks and results
 
 
 @pytest.mark.parametrize(
@@ -336,6 +362,34 @@ def test_rows_of_another_structure_are_named(tmp_path, name, row, says):
   path.write_text(json.dumps(row) + '\n')
   with pytest.raises(UserError, match=rf'a\.jsonl: line 1.*{says}'):
     prompted_files.read(TASKS[name], path)
+
+
+def test_predictions_that_are_no_numbers_are_named(tmp_path):
+  path = tmp_path / 'dev_predictions.tsv'
+  for rows, says in (
+    ('x\t1', 'line 2 is damaged'),
+    ('1', 'line 2 has 1 col'),
+    ('', ''),
+  ):
+    path.write_text(f'prediction\tlabel\n{rows}\n')
+    with pytest.raises(UserError, match=rf'dev_predictions\.tsv.*{says}'):
+      finetune_results.read_predictions(tmp_path)
+
+
+def test_a_damaged_mark_of_prepare_is_said_and_not_used(readers, tmp_path):
+  (made,) = (each for each in readers if each.name == 'tokens/resume')
+  for name, data in made.files.items():
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+  path, said = tmp_path / 'preparing/mark.json', []
+  path.write_text(path.read_text().replace('"tokens": 0', '"tokens": "0"'))
+  source = str(tmp_path / 'text.txt')
+  data = config.Data(source=source, tokenizer='bytes', split='position', processes=1)
+  recipe = json.loads(path.read_text()) | {'recipe': prepare.recipe(data)}
+  path.write_text(json.dumps(recipe))
+  prepare.prepare(data, tmp_path, report=said.append)
+  assert any("mark.json: train is damaged: tokens is '0'" in line for line in said)
 
 
 def test_a_long_value_is_shown_short():
