@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors
@@ -172,12 +172,17 @@ def _from_file(
   return unflatten_dict(params, sep='/'), sorted(wrong)
 
 
+def _is_name(value: Any) -> bool:
+  """Returns whether a value of JSON is the name of a file, without folders."""
+  return isinstance(value, str) and Path(value).name == value and len(value) < 256
+
+
 def _read_safetensors(folder: Path) -> dict[str, np.ndarray]:
   """Returns all tensors of a folder's safetensors file or shards."""
   index = folder / 'model.safetensors.index.json'
   if index.exists():
     names = field(read_json(index, most=MOST), 'weight_map', dict, index).values()
-    if strange := [n for n in names if not isinstance(n, str) or Path(n).name != n]:
+    if strange := [n for n in names if not _is_name(n)]:
       raise UserError(
         f'{index} is damaged: {shown(strange[0])} is no name of a file beside it; copy '
         'it anew'
