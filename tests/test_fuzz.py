@@ -219,7 +219,8 @@ def test_layers_that_the_weights_do_not_have_are_refused_early(tmp_path):
 def test_an_index_names_only_files_beside_it(tmp_path):
   (tmp_path / 'config.json').write_text(json.dumps(GPT2))
   path = tmp_path / 'model.safetensors.index.json'
-  for weight_map in ({'a': '../b'}, {'a': ['x']}, {'a': 3}):
+  for name in ('../b', ['x'], 3, 'x' * 300, '\ud800', '', 'a\0'):
+    weight_map = {'a': name}
     path.write_text(json.dumps({'weight_map': weight_map}))
     with pytest.raises(UserError, match='is no name of a file beside it'):
       convert.read(tmp_path)

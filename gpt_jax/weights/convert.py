@@ -174,7 +174,8 @@ def _from_file(
 
 def _is_name(value: Any) -> bool:
   """Returns whether a value of JSON is the name of a file, without folders."""
-  return isinstance(value, str) and Path(value).name == value and len(value) < 256
+  named = isinstance(value, str) and value.isprintable() and len(value) < 256
+  return named and Path(value).name == value
 
 
 def _read_safetensors(folder: Path) -> dict[str, np.ndarray]:
