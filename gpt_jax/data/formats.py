@@ -263,11 +263,8 @@ def _cut_before(text: str, end: int) -> int:
 
 def _json_lines(name: str, stream: BinaryIO, how: How) -> Iterator[Part]:
   """Yields the parts of the texts in a file of one JSON object a line."""
-  start = read = skipped = 0
-  problem, mend = (
-    '',
-    'mend it, or leave such lines out with --config.data.bad_lines=skip',
-  )
+  start, read, skipped, problem = 0, 0, 0, ''
+  mend = 'mend it, or leave such lines out with --config.data.bad_lines=skip'
   for number, line in lines(stream, name):
     try:
       text = line.decode('utf-8', how.errors)

@@ -174,7 +174,7 @@ def _from_file(
 
 def _is_name(value: Any) -> bool:
   """Returns whether a value of JSON is the name of a file, without folders."""
-  named = isinstance(value, str) and value.isprintable() and len(value) < 256
+  named = isinstance(value, str) and value.isprintable() and 0 < len(value) < 256
   return named and Path(value).name == value
 
 
