@@ -14,7 +14,7 @@ from gpt_jax.cli import VERBS
 from gpt_jax.cli.flags import paths
 from gpt_jax.cli.messages import shown
 from gpt_jax.config import UserError
-from gpt_jax.files import expand_paths
+from gpt_jax.paths import expand_paths
 
 _HELP = '--help', '-help', '-h'
 

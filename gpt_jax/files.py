@@ -1,64 +1,32 @@
 """Files: written whole or not at all, and read with the place of what is wrong.
 
 What a user may have given, cut off or edited is read here, so that a broken file ends
-in one sentence (file, line, what to do) and not in a traceback. So do paths that can't
-be served, and what a disk refuses.
+in one sentence (file, line, what to do) and not in a traceback.
 """
 
-import contextlib
-import errno
 import json
 import os
 import pathlib
-import re
+import reprlib
+import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
-from gpt_jax import config
 from gpt_jax.config import UserError
 
-_MOST_JSON = 2**30  # bytes; vocabularies take some MB, sweeps of thousands of runs less
+_MOST = 2**30  # bytes; the largest JSON file of a task, TriviaQA's, has 0.6 GB
+_LONGEST = 2**25  # bytes of a line; a novel has some hundred thousand
+_DEEPEST = 100  # levels of JSON; Python's own limit depends on who calls
+_LARGEST = 2**63  # whole numbers are smaller, so that numpy can hold them
 MEND = 'mend it, or put it back as it was'
-_AGAIN = ', then run the same command again'
-# What helps where the system refuses a file. Any other error is a bug of ours.
-_REMEDIES = {
-  errno.ENOSPC: 'free disk space' + _AGAIN,
-  errno.EDQUOT: 'free disk space of your quota' + _AGAIN,
-  errno.EFBIG: 'raise the limit of file sizes (ulimit -f), or choose another disk'
-  + _AGAIN,
-  errno.EROFS: 'choose another path, or have the disk mounted for writing',
-  errno.EACCES: 'change the permissions, or choose another path',
-  errno.EPERM: 'change the permissions, or choose another path',
-  errno.ENOTDIR: 'a file is where a folder is needed; choose another path',
-  errno.EEXIST: 'a file is where a folder is needed; choose another path',
-  errno.EISDIR: 'a folder is where a file is needed; choose another path',
-  errno.ENAMETOOLONG: 'choose a shorter path',
-  errno.ELOOP: 'mend the symbolic links in it, or choose another path',
-  errno.EMFILE: 'raise the limit of open files (ulimit -n)' + _AGAIN,
-  errno.ENFILE: 'close other programs, which hold too many files open' + _AGAIN,
-  errno.EIO: 'check the disk and what connects it' + _AGAIN,
-  errno.ENXIO: 'check the disk and what connects it' + _AGAIN,
-  errno.ENODEV: 'check the disk and what connects it' + _AGAIN,
-  errno.EREMOTEIO: 'check the disk and what connects it' + _AGAIN,
-  errno.ESTALE: 'mount the network disk again' + _AGAIN,
-  errno.ENOLCK: 'choose a path on a disk that can lock files',
+_KINDS = {
+  bool: 'true or false',
+  dict: 'an object',
+  float: 'a finite number',
+  int: 'a whole number',
+  list: 'a list',
+  str: 'text',
 }
-# Before a colon and a slash: gs://bucket, and gs:/bucket, which pathlib makes of it.
-_SCHEME = re.compile(r'[A-Za-z][A-Za-z0-9+.-]+(?=:/)')
-_HUB = ('hf:',)
-# Fields of a config that hold paths, and what else they may begin with. The others of
-# `role='place'` are expanded where they are read, and kept as they were given, since a
-# resumed run must have the same ones.
-_FIELDS = {
-  'data.tokens': (),
-  'init_from': _HUB,
-  'data.source': ('hf:', 'https://', 'http://'),
-  'data.valid': ('hf:', 'https://', 'http://'),
-  'data.tokenizer': (),
-  'task.data': _HUB,
-  'exams.data': (),
-}
-_EXPANDED = 'data.tokens', 'init_from'
 
 
 def write_whole(path: str | pathlib.Path, text: str) -> None:
@@ -92,10 +60,13 @@ def sync(path: str | pathlib.Path) -> None:
     os.close(handle)
 
 
-def read_text(path: str | pathlib.Path, *, most: int = _MOST_JSON) -> str:
+def read_text(
+  path: str | pathlib.Path, remedy: str = MEND, *, most: int = _MOST
+) -> str:
   """Returns the text of a UTF-8 file, without a byte order mark.
 
   Args:
+    remedy: what to do about a damaged file, for the error.
     most: bytes; a larger file is refused before it is read.
 
   Raises:
@@ -106,15 +77,38 @@ def read_text(path: str | pathlib.Path, *, most: int = _MOST_JSON) -> str:
     size = path.stat().st_size
     if size > most:
       raise UserError(
-        f'{path}: {size:,} bytes are more than the {most:,} that fit here'
+        f'{path}: {size:,} bytes are more than the {most:,} that such a file may '
+        'have: is it another one?'
       )
     return path.read_bytes().decode('utf-8-sig')
   except OSError as error:
     raise UserError(f'{path} can not be read: {error.strerror or error}') from error
   except UnicodeDecodeError as error:
     raise UserError(
-      f'{path} is damaged: byte {error.start:,} is not UTF-8; {MEND}'
+      f'{path} is damaged: byte {error.start:,} is not UTF-8; {remedy}'
     ) from error
+
+
+def lines(
+  stream: BinaryIO, where: str | pathlib.Path, *, most: int = _LONGEST
+) -> Iterator[tuple[int, bytes]]:
+  """Yields the lines of a stream with their numbers from 1, line ends included.
+
+  Args:
+    where: names the stream in an error.
+    most: bytes of a line; a longer one is refused before it is held whole.
+
+  Raises:
+    UserError: a line is longer.
+  """
+  number = 0
+  while line := stream.readline(most + 1):
+    number += 1
+    if len(line) > most:
+      raise UserError(
+        f'{where}: line {number} is longer than {most:,} bytes; break it into several'
+      )
+    yield number, line
 
 
 def parse_json(text: str, where: str, remedy: str = MEND) -> Any:
@@ -125,37 +119,57 @@ def parse_json(text: str, where: str, remedy: str = MEND) -> Any:
     remedy: what to do about it, for the error.
 
   Raises:
-    UserError: it is no JSON, or nested deeper than Python reads.
+    UserError: it is no JSON, or nested more than 100 levels deep.
   """
+  reason = 'JSON that is nested too deeply'
   try:
-    return json.loads(text)
+    value = json.loads(text)
+    if text.count('[') + text.count('{') <= _DEEPEST or not _is_deep(value):
+      return value
   except json.JSONDecodeError as error:
     line = f'line {error.lineno}, ' if '\n' in text.rstrip('\n') else ''
     reason = f'not JSON ({error.msg}, {line}column {error.colno})'
   except RecursionError:
-    reason = 'JSON that is nested too deeply'
+    pass
   except ValueError as error:  # a number of more than 4,300 digits
     reason = str(error)
   raise UserError(f'{where} is damaged: {reason}; {remedy}')
 
 
-def read_json(path: str | pathlib.Path, kind: type = dict, remedy: str = MEND) -> Any:
+def _is_deep(value: Any) -> bool:
+  """Returns whether a value of JSON has more than 100 levels."""
+  level = [value]
+  for _ in range(_DEEPEST):
+    inner = [each for each in level if isinstance(each, (dict, list)) and each]
+    level = [
+      part
+      for each in inner
+      for part in (each.values() if isinstance(each, dict) else each)
+    ]
+    if not level:
+      return False
+  return any(isinstance(each, (dict, list)) for each in level)
+
+
+def read_json(
+  path: str | pathlib.Path,
+  kind: type = dict,
+  remedy: str = MEND,
+  *,
+  most: int = _MOST,
+) -> Any:
   """Returns the value in a JSON file.
 
   Args:
     kind: what it must be: dict or list.
     remedy: what to do about a damaged file, for the error.
+    most: bytes; a larger file is refused before it is read.
 
   Raises:
-    UserError: it can't be read, is no JSON or of another kind.
+    UserError: it can't be read, is larger, no JSON or of another kind.
   """
-  value = parse_json(read_text(path), str(path), remedy)
-  if not isinstance(value, kind):
-    names = {dict: 'an object', list: 'a list'}
-    raise UserError(
-      f'{path} is damaged: {type(value).__name__} instead of {names[kind]}; {remedy}'
-    )
-  return value
+  value = parse_json(read_text(path, remedy, most=most), str(path), remedy)
+  return of_kind(value, kind, str(path), remedy)
 
 
 def read_json_lines(
@@ -167,147 +181,104 @@ def read_json_lines(
     UserError: it can't be read, or a line is no JSON object.
   """
   objects = []
-  for number, line in enumerate(read_text(path).split('\n')[:-1], 1):
-    value = parse_json(line, f'{path}: line {number}', remedy)
-    if not isinstance(value, dict):
-      raise UserError(
-        f'{path}: line {number} is damaged: {type(value).__name__} instead of an '
-        f'object; {remedy}'
-      )
-    objects.append(value)
+  try:
+    with open(path, 'rb') as stream:
+      for number, line in lines(stream, path):
+        if line.endswith(b'\n'):
+          objects.append(parse_json_line(line, f'{path}: line {number}', remedy))
+  except OSError as error:
+    raise UserError(f'{path} can not be read: {error.strerror or error}') from error
   return objects
 
 
-def user_path(
-  text: str | pathlib.Path,
-  name: str,
-  *,
-  others: Sequence[str] = (),
-  workdir: bool = False,
-) -> str:
-  """Returns a path that a user gave, with ~ and ~USER expanded.
+def parse_json_line(line: bytes, where: str, remedy: str = MEND) -> dict[str, Any]:
+  """Returns the object in a line of UTF-8.
 
   Args:
-    name: of the flag or field, for an error.
-    others: what a text may begin with that is no path, such as 'hf:'; such a text is
-      returned as it is, and an empty one too.
-    workdir: whether it is the folder of a run.
+    where: names the line in an error.
+    remedy: what to do about it, for the error.
 
   Raises:
-    UserError: it holds a control character or is no Unicode; names a scheme, such as
-      gs://, or a user that is not there; or, as a workdir, is empty or has a character
-      that makes patterns of paths.
-  """
-  text = str(text)
-  if any(
-    ord(c) < 32 or 0x7F <= ord(c) < 0xA0 or 0xD800 <= ord(c) < 0xE000 for c in text
-  ):
-    raise UserError(
-      f'{name}={text!r} must not hold control characters, such as line ends, or bytes '
-      'that are not UTF-8; rename the file or folder'
-    )
-  if text.startswith(tuple(others)):
-    return text
-  if scheme := _SCHEME.match(text):
-    rest = text[scheme.end() + 1 :]
-    remedy = (
-      f'leave out the scheme: {re.sub("^/+", "/", rest)}'
-      if scheme[0].lower() == 'file'
-      else 'mount it as a folder, or copy it'
-    )
-    raise UserError(
-      f'{name}={text} must be a path of this machine, where files are locked, appended '
-      f'to and renamed, and {scheme[0]}: is none; {remedy}'
-    )
-  path = os.path.expanduser(text)
-  if text.startswith('~') and path == text:
-    user = text[1:].split('/')[0]
-    raise UserError(
-      f'{name}={text}: there is no user {user!r} on this machine; a name that begins '
-      f'with ~ is written ./{text}'
-    )
-  if workdir and not path:
-    raise UserError(f"{name}='' must name a folder; {name}=. is the one you are in")
-  if workdir and set(whole := os.path.realpath(path)) & set('[]*?'):
-    raise UserError(
-      f'{name}={text} must be a path without [ ] * and ?, which are taken for patterns '
-      f'where checkpoints are kept; rename a folder of {whole}, or choose another'
-    )
-  return path
-
-
-def expand_paths(run: config.Run) -> None:
-  """Checks the paths in a config as `user_path`, and expands those to be expanded.
-
-  Raises:
-    UserError: as `user_path`.
-  """
-  for name, others in _FIELDS.items():
-    section, _, last = name.rpartition('.')
-    holder = getattr(run, section) if section else run
-    text = getattr(holder, last)
-    if not isinstance(text, str):
-      continue  # `config.check` says so
-    entries = text.split(',') if name in ('data.source', 'data.valid') else [text]
-    paths = [user_path(entry.strip(), name, others=others) for entry in entries]
-    if name in _EXPANDED:
-      setattr(holder, last, paths[0])
-
-
-def disk_error(error: OSError, places: Sequence[str] = ()) -> str:
-  """Returns what a user can do about a refusal of the disk; '' where it is our bug.
-
-  Args:
-    places: files and folders that the user named; a missing file is a bug of ours
-      unless one of them is missing too, or was removed.
-  """
-  remedy = _REMEDIES.get(error.errno, '')
-  path = error.filename2 or error.filename
-  path = os.fsdecode(path) if isinstance(path, str | bytes | os.PathLike) else ''
-  if error.errno == errno.EEXIST and (not path or os.path.isdir(path)):
-    return ''
-  if error.errno == errno.ENOENT:
-    remedy = _about_missing(path, places)
-  if not remedy:
-    return ''
-  where = path or (f'a file in {places[0]}' if places else 'a file')
-  return f'{where}: {error.strerror}; {remedy}'
-
-
-@contextlib.contextmanager
-def not_kept(what: str) -> Iterator[None]:
-  """Says of printed results that the disk refused to keep them, and why.
-
-  Args:
-    what: of which it says so, in the plural.
-
-  Raises:
-    UserError: the disk refused.
+    UserError: it is no JSON object.
   """
   try:
-    yield
-  except OSError as error:
-    if not (reason := disk_error(error)):
-      raise
-    raise UserError(f'{what} are not kept: {reason}') from error
+    text = line.decode('utf-8')
+  except UnicodeDecodeError as error:
+    raise UserError(
+      f'{where} is damaged: its byte {error.start:,} is not UTF-8; {remedy}'
+    ) from error
+  return of_kind(parse_json(text, where, remedy), dict, where, remedy)
 
 
-def _about_missing(path: str, places: Sequence[str]) -> str:
-  """Returns what helps where a path is missing at a place of the user; '' elsewhere."""
-  whole = os.path.abspath(path)
-  for place in places if path else ():
-    root = os.path.abspath(place)
-    parent = os.path.dirname(root)
-    if _inside(root, whole) and root != whole:  # a folder on the way can't be made
-      return 'choose another path'
-    needed = [parent] if _inside(whole, parent) else []
-    needed += [root, os.path.dirname(whole)] if _inside(whole, root) else []
-    for folder in needed:
-      if not os.path.exists(folder):
-        return f'{folder} is not there, or was removed; put it back' + _AGAIN
-  return ''
+def of_kind(
+  value: Any,
+  kind: type | None,
+  where: str | pathlib.Path,
+  remedy: str = MEND,
+  name: str = '',
+) -> Any:
+  """Returns a value of JSON, which must be of a kind.
+
+  Args:
+    kind: bool, int (which no bool is, and smaller than 2^63), float (a finite number,
+      whole or not), str, list or dict; None: any.
+    where: names the value in an error.
+    remedy: what to do about it, for the error.
+    name: of the field that it is, if it is one, for the error.
+
+  Raises:
+    UserError: it is of another.
+  """
+  if kind is int:
+    fits = type(value) is int and abs(value) < _LARGEST
+  elif kind is float:
+    fits = type(value) in (int, float) and abs(value) <= sys.float_info.max
+  else:
+    fits = kind is None or isinstance(value, kind)
+  if fits:
+    return value
+  what = type(value).__name__ if isinstance(value, (dict, list)) else shown(value)
+  what = f'{name} is {what}' if name else what
+  raise UserError(f'{where} is damaged: {what} instead of {_KINDS[kind]}; {remedy}')
 
 
-def _inside(path: str, folder: str) -> bool:
-  """Returns whether an absolute path is a folder or in it."""
-  return os.path.commonpath([path, folder]) == folder
+def field(
+  about: dict[str, Any],
+  name: str,
+  kind: type | None,
+  where: str | pathlib.Path,
+  remedy: str = MEND,
+) -> Any:
+  """Returns a field of an object of JSON, which must be there and of a kind.
+
+  Args:
+    kind: as in `of_kind`.
+    where: names the object in an error.
+    remedy: what to do about it, for the error.
+
+  Raises:
+    UserError: it lacks the field, or that is of another kind.
+  """
+  if name not in about:
+    raise UserError(f'{where} is damaged: it lacks {name!r}; {remedy}')
+  return of_kind(about[name], kind, where, remedy, name)
+
+
+def shown(value: Any) -> str:
+  """Returns a value in at most some dozen characters, for an error."""
+  short = reprlib.Repr()
+  short.maxlevel, short.maxdict, short.maxlist = 2, 3, 3
+  short.maxstring = short.maxother = 60
+  return short.repr(value)
+
+
+def brief(error: BaseException) -> str:
+  """Returns what an exception says in one line of at most 200 characters."""
+  text = ' '.join(str(error).split()) or type(error).__name__
+  return text if len(text) <= 200 else f'{text[:80]} ... {text[-115:]}'
+
+
+def listed(names: Sequence[str], most: int = 12) -> str:
+  """Returns names in a row, of many only the first."""
+  more = f' and {len(names) - most:,} more' if len(names) > most else ''
+  return ', '.join(f'{name:.80}' for name in names[:most]) + more

@@ -173,7 +173,7 @@ def test_a_result_is_read_as_it_was_written(root, tmp_path):
   committed.write(path, result(root))
   assert committed.read(path) == result(root)
   path.write_text('{"experiment": "x"}')
-  with pytest.raises(UserError, match='is no result'):
+  with pytest.raises(UserError, match="x.json is damaged: it lacks 'variant'"):
     committed.read(path)
 
 

@@ -8,7 +8,7 @@ import pytest
 import gpt_jax
 from gpt_jax import config
 from gpt_jax.config import UserError
-from gpt_jax.files import disk_error, expand_paths, not_kept, user_path
+from gpt_jax.paths import disk_error, expand_paths, not_kept, user_path
 
 
 def test_a_path_of_the_user_is_expanded(monkeypatch):

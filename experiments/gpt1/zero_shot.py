@@ -48,7 +48,7 @@ import gpt_jax
 from gpt_jax.cli.messages import run_script
 from gpt_jax.config import UserError, nearest
 from gpt_jax.evaluation import likelihood, metrics, statistics
-from gpt_jax.files import write_whole
+from gpt_jax.files import field, read_json_lines, write_whole
 from gpt_jax.inference.language_model import LanguageModel
 from gpt_jax.reports import committed, figures
 from gpt_jax.reports.committed import Measured
@@ -212,15 +212,25 @@ def _digest(items: Items) -> str:
   return hashlib.sha256(repr(items).encode()).hexdigest()[:16]
 
 
+_NUMBERS = 'value', 'low', 'high', 'alike', 'chance', 'reference'
+_AGAIN = 'remove the file, and all is evaluated again'
+
+
 def lines_there(path: pathlib.Path, data: dict[str, Items]) -> dict[tuple, dict]:
   """Returns the lines of zero_shot.jsonl by step and task.
 
   Raises:
     UserError: a line of a task of `data` is of other examples.
   """
-  text = path.read_text(encoding='utf-8') if path.exists() else ''
-  lines = [json.loads(line) for line in text.splitlines()]
-  for line in lines:
+  lines = read_json_lines(path, _AGAIN) if path.exists() else []
+  for number, line in enumerate(lines, 1):
+    kinds = {'task': str, 'sha256': str, 'metric': str}
+    kinds |= {'step': int, 'examples': int, 'tokens': int}
+    kinds |= dict.fromkeys(_NUMBERS, float)
+    for name, kind in kinds.items():
+      field(line, name, kind, f'{path}: line {number}', _AGAIN)
+    if line['reference'] == line['chance']:
+      raise UserError(f'{path}: line {number} is damaged: chance=reference; {_AGAIN}')
     task = line['task']
     if task in data and line['sha256'] != _digest(data[task]):
       raise UserError(

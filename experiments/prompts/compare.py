@@ -18,7 +18,6 @@ answers, as SQuAD compares them, with Wilson's 95 % interval, and the mean F1 of
 """
 
 import ast
-import json
 import pathlib
 import sys
 
@@ -33,8 +32,7 @@ from gpt_jax.evaluation import statistics, text_metrics
 from gpt_jax.inference.language_model import LanguageModel
 from gpt_jax.reports import committed, markup
 from gpt_jax.reports.committed import Measured
-from gpt_jax.tasks import templates
-from gpt_jax.tasks.prompted_files import text_of
+from gpt_jax.tasks import prompted_files, readers, templates
 from gpt_jax.tasks.templates import Template
 
 _RESULT = flags.DEFINE_string('result', '', 'file for experiments/table.py')
@@ -55,16 +53,10 @@ def read(path: str) -> list[dict]:
     UserError: the file can't be read, or a line is no question.
   """
   questions = []
-  for number, line in enumerate(text_of(pathlib.Path(path)).splitlines(), 1):
-    try:
-      question = json.loads(line)
-      right = question['answer']
-    except (ValueError, KeyError, TypeError) as error:
-      raise UserError(
-        f'{path}: line {number} must be a JSON object with "answer", not {line[:60]!r}'
-      ) from error
-    answers = [right] if isinstance(right, str) else right
-    questions.append(question | {'answer': answers})
+  for question in readers.json_lines(pathlib.Path(path)):
+    readers.need(question, ('answer',), 'questions with answers')
+    texts = {'answer': list(prompted_files.texts(question, 'answer'))}
+    questions.append(question | texts)
   if not questions:
     raise UserError(f'{path}: there is no question')
   return questions

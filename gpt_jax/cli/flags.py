@@ -9,7 +9,7 @@ from ml_collections import config_flags
 from gpt_jax import config
 from gpt_jax.config import UserError
 from gpt_jax.config.experiment import load
-from gpt_jax.files import user_path
+from gpt_jax.paths import user_path
 
 
 class _Whole(flags.IntegerParser):
@@ -64,7 +64,7 @@ def path_flag(
   others: Sequence[str] = (),
   is_workdir: bool = False,
 ) -> None:
-  """Defines a flag that takes a path; see `files.user_path`.
+  """Defines a flag that takes a path; see `paths.user_path`.
 
   Args:
     default: None: the flag is required.

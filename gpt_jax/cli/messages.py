@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from absl import app, flags
 
 from gpt_jax.config import UserError
-from gpt_jax.files import disk_error
+from gpt_jax.paths import disk_error
 
 
 @contextlib.contextmanager

@@ -6,7 +6,8 @@ from absl import flags
 
 from gpt_jax.cli.flags import checkpoint, int8, path_flag, refuse, workdir
 from gpt_jax.config import UserError
-from gpt_jax.files import not_kept
+from gpt_jax.files import read_text
+from gpt_jax.paths import not_kept
 
 
 def eval_flags(values):
@@ -181,11 +182,7 @@ def sample(values) -> None:
 
   prompts = list(values.prompt)
   if values.prompts_file:
-    try:
-      text = pathlib.Path(values.prompts_file).read_text(encoding='utf-8')
-    except (OSError, UnicodeDecodeError) as error:
-      raise UserError(f'--prompts_file={values.prompts_file}: {error}') from error
-    prompts += text.splitlines()
+    prompts += read_text(values.prompts_file).splitlines()
   settings = _settings(values)
   if template := _template(values):
     if prompts and template.stop:

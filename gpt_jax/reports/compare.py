@@ -17,6 +17,7 @@ from gpt_jax.evaluation import likelihood, statistics
 from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.reports import figures
 from gpt_jax.runs import cost
+from gpt_jax.runs.finetune_results import read_predictions
 from gpt_jax.runs.load import load
 from gpt_jax.runs.reproduce import (
   data_changes,
@@ -153,7 +154,12 @@ def _tuned(folders: tuple[pathlib.Path, pathlib.Path]) -> dict[str, Any]:
       raise UserError(f'{folder} has no epoch to compare yet; train it further')
     best = {read_run(f).seed: best_line(f, task)[task.metrics[0]] for f in seeds}
     dev.append(best)
-    read = [np.loadtxt(f / 'dev_predictions.tsv', skiprows=1, ndmin=2) for f in seeds]
+    read = [read_predictions(f) for f in seeds]
+    if len({len(table) for table in read}) > 1:
+      raise UserError(
+        f'{folder}: the dev_predictions.tsv of its seeds have not as many lines; put '
+        'them back as they were'
+      )
     predicted, own = np.stack(read, -1).swapaxes(0, 1)
     each = (predicted - own) ** 2 if task.scores else predicted == own
     scores.append(each.mean(-1))

@@ -1,6 +1,5 @@
 """Plots of runs: loss curves, and both sides of GPT-1's figure 2."""
 
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,6 +8,7 @@ import matplotlib.figure
 import matplotlib.ticker
 
 from gpt_jax.config import UserError, fields_with, flat
+from gpt_jax.runs.finetune_results import read_results
 from gpt_jax.runs.workdir import read_run
 from gpt_jax.tasks.labelled_table import TASKS
 from gpt_jax.training.metrics_log import read_metrics
@@ -191,7 +191,7 @@ def transfers(workdirs: Sequence[str | pathlib.Path]) -> list[Transfer]:
         f'{first} and {workdir} differ in more than what was transferred to {name}; '
         'leave one out\n' + '\n'.join(differing)
       )
-    on_dev = json.loads(path.read_text(encoding='utf-8'))
+    on_dev = read_results(path, TASKS[name])
     metric = TASKS[name].metrics[0]
     results[name, layers] = Transfer(
       name,

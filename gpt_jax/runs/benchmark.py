@@ -19,9 +19,10 @@ from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
 from gpt_jax.evaluation import scoring_rules, statistics
 from gpt_jax.evaluation.benchmark import Benchmark, plan, run_benchmark
-from gpt_jax.files import not_kept, write_whole
+from gpt_jax.files import field, of_kind, read_json, shown, write_whole
 from gpt_jax.inference.language_model import LanguageModel
 from gpt_jax.inference.task_model import task_model
+from gpt_jax.paths import not_kept
 from gpt_jax.runs import provenance
 from gpt_jax.runs.load import load
 from gpt_jax.training import checksums
@@ -74,7 +75,7 @@ def evaluate(
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:8]
     path = folder / f'{benchmark.name}-{key}.json'
     if path.exists():
-      result = json.loads(path.read_text(encoding='utf-8'))
+      result = _read(path)
     else:
       answers = None if refusal else path.with_suffix('.jsonl')
       values, cut = run_benchmark(benchmark, adapter, answers)
@@ -135,6 +136,24 @@ def _refusal(write: Callable[[], None]) -> UserError | None:
   except UserError as error:
     return error
   return None
+
+
+def _read(path: pathlib.Path) -> dict:
+  """Returns a result that an earlier command wrote; raises UserError if it can't be."""
+  again = 'remove it, and the task is evaluated again'
+  result = read_json(path, remedy=again)
+  kinds = dict.fromkeys(('task', 'form', 'split', 'rule'), str)
+  kinds |= dict.fromkeys(('shots', 'seed', 'questions', 'truncated'), int)
+  for name, kind in kinds.items():
+    field(result, name, kind, path, again)
+  if field(result, 'chance', None, path, again) is not None:
+    field(result, 'chance', float, path, again)
+  for metric, rules in field(result, 'metrics', dict, path, again).items():
+    where = f'{path}: {shown(metric)}'
+    for one in of_kind(rules, dict, where, again).values():
+      for each in ('value', 'low', 'high'):
+        field(of_kind(one, dict, where, again), each, float, where, again)
+  return result
 
 
 def during(settings: config.Exams) -> Callable[[LanguageModel], dict[str, float]]:

@@ -5,9 +5,10 @@ import shutil
 
 from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
-from gpt_jax.files import user_path, write_json
+from gpt_jax.files import write_json
 from gpt_jax.inference import hugging_face
 from gpt_jax.inference.classifier import Classifier
+from gpt_jax.paths import user_path
 from gpt_jax.runs import cost
 from gpt_jax.runs.load import load
 from gpt_jax.runs.workdir import alone, read_run

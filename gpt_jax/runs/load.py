@@ -9,13 +9,13 @@ import jax
 
 from gpt_jax import tokenizers
 from gpt_jax.config import UserError
-from gpt_jax.files import user_path
 from gpt_jax.inference import hugging_face
 from gpt_jax.inference.classifier import Classifier
 from gpt_jax.inference.language_model import LanguageModel
 from gpt_jax.model.gpt import GPT, init_params
 from gpt_jax.model.gpt_config import Execution, GPTConfig
 from gpt_jax.model.heads import new_head
+from gpt_jax.paths import user_path
 from gpt_jax.runs.workdir import (
   best_line,
   old_groups,
@@ -50,7 +50,7 @@ def load(
     report: is told of checkpoints that were passed over; by default, on stderr.
 
   Raises:
-    UserError: `path` is neither, or no path (`files.user_path`), or has no such
+    UserError: `path` is neither, or no path (`paths.user_path`), or has no such
       checkpoint, or not a whole one.
   """
   path = user_path(path, 'path', others=['hf:'])

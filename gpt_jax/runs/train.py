@@ -16,7 +16,7 @@ import jax
 
 from gpt_jax import config
 from gpt_jax.config import UserError
-from gpt_jax.files import expand_paths, user_path
+from gpt_jax.paths import expand_paths, user_path
 from gpt_jax.runs import benchmark, cost, finetune, replay
 from gpt_jax.runs.setup import RunContext, ready, samples
 from gpt_jax.runs.workdir import diverged, mark_diverged

@@ -16,7 +16,8 @@ import jax
 
 from gpt_jax import config
 from gpt_jax.config import UserError
-from gpt_jax.files import expand_paths, read_json, write_json
+from gpt_jax.files import read_json, write_json
+from gpt_jax.paths import expand_paths
 from gpt_jax.runs import provenance
 from gpt_jax.tasks.labelled_table import Task
 from gpt_jax.training import manifest, saved

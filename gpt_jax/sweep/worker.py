@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from absl import logging
 
 from gpt_jax.config import UserError
-from gpt_jax.files import disk_error
+from gpt_jax.paths import disk_error
 from gpt_jax.runs.train import Member, kind, train_together
 from gpt_jax.sweep import plan
 from gpt_jax.sweep.plan import LAUNCH, Entry
