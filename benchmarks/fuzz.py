@@ -35,12 +35,13 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from absl import app, flags
+from absl import flags
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / 'tests'))
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 
+from gpt_jax.cli.messages import run_script  # noqa: E402
 from gpt_jax.config import UserError  # noqa: E402
 
 SLOW = 5.0  # seconds of processor time
@@ -365,7 +366,12 @@ def main(argv: Sequence[str]) -> int:
     every, folder = readers(), pathlib.Path(name) / 'input'
     if _ONLY.value:
       name, _, number = _ONLY.value.rpartition(':')
-      (reader,) = (each for each in every if each.name == name)
+      reader = next((each for each in every if each.name == name), None)
+      if reader is None or not number.isdecimal():
+        names = ', '.join(each.name for each in every)
+        raise UserError(
+          f'--only={_ONLY.value} must be READER:NUMBER, a reader of {names}'
+        )
       place(reader, int(number), _SEED.value, folder)
       if _KEEP.value:
         shutil.copytree(folder, _KEEP.value, dirs_exist_ok=True)
@@ -392,4 +398,4 @@ if __name__ == '__main__':
   _ONLY = flags.DEFINE_string('only', '', 'READER:NUMBER, one input with its traceback')
   _KEEP = flags.DEFINE_string('keep', '', 'with --only: a folder for the damaged files')
   _READERS = flags.DEFINE_string('readers', '', 'what the names of readers begin with')
-  app.run(main)
+  run_script(main)

@@ -32,11 +32,9 @@ from gpt_jax.sweep import grid, plan
 from gpt_jax.tasks import labelled, prompted_files, templates
 from gpt_jax.tasks.labelled_table import TASKS as LABELLED
 from gpt_jax.tasks.prompted import TASKS, TEXTS
-from gpt_jax.training import metrics_log
+from gpt_jax.training import manifest, metrics_log, saved
 from gpt_jax.weights import convert
 
-# Whether the readers of workdirs (run.json, metrics.jsonl, ...) are tried too.
-WORKDIRS = False
 _TEXT = 'Two of them went home.\nThe third, a "quoted" one, stayed.\n\nÜber 3.5.\n' * 3
 _GOLDENS = ROOT / 'tests/goldens'
 
@@ -59,9 +57,10 @@ def readers(hub: bool = True) -> list[Reader]:
       *_sweeps(folder / 'sweep'),
       *_results(),
       *_experiments(),
+      *_workdirs(folder / 'workdir'),
       *(_hub(folder / 'hub') if hub else []),
     ]
-    return made + (_workdirs(folder / 'workdir') if WORKDIRS else [])
+    return made
 
 
 def _encoded(value: Any) -> bytes:
@@ -550,12 +549,20 @@ def _workdirs(folder: pathlib.Path) -> Iterable[Reader]:
   workdir.write_run_json(run, folder, vocab=300, data={}, devices=[], argv=['x'])
   line = {'step': 1, 'loss': 2.5, 'lr': 1e-3, 'grad_norm': 1.0, 'seconds': 3.0}
   made = _files(folder) | {'metrics.jsonl': _lines(line, line | {'step': 2})}
-  sums = {'step': 2, 'losses': 'abc', 'params': {'wte': 'x'}}
+  sums = {'step': 2, 'losses': 'abc', 'rest': 'd', 'params': {'wte': 'x'}}
   made |= {'fingerprints.jsonl': _lines(sums)}
   held = {'text': '', 'text_sha256': 'x', 'step': 2, 'int8': False, 'valid_nll': 1.0}
+  held |= {'valid_ppl': 2.7, 'valid_bpb': 0.5}
   made |= {'held_out.json': _encoded([held | {'baselines': {}}])}
   made |= {'groups.json': _encoded([[0, 1]]), 'diverged.json': _encoded({'step': 3})}
   made |= {'samples.txt': b'=== step 2 ===\na text\n'}
+  mark = [3, 'ab']
+  about = {'step': 2, 'run': 'x', 'nll': 1.5, 'tensors': {'params': {'wte': 'x'}}}
+  about |= {'files': {'params/d/a': mark}, 'record': {'metrics.jsonl': mark}}
+  made |= {
+    'checkpoints/2/manifest.json': _encoded(about),
+    'checkpoints/2/params/d/a': b'abc',
+  }
   reads: dict[str, Callable] = {
     'run.json': lambda f: (workdir.read_run(f), workdir.sessions(f)),
     'metrics.jsonl': workdir.seconds_of_training,
@@ -564,6 +571,11 @@ def _workdirs(folder: pathlib.Path) -> Iterable[Reader]:
     'groups.json': workdir.old_groups,
     'diverged.json': workdir.diverged,
     'samples.txt': metrics_log.last_samples,
+    'checkpoints/2/manifest.json': lambda f: (
+      saved.done(f),
+      saved.losses(f / 'checkpoints'),
+      manifest.read(f / 'checkpoints/2'),
+    ),
   }
   return [
     Reader(f'workdir/{name}', made, read, damaged=[name])

@@ -22,9 +22,11 @@ from unittest import mock
 
 import jax
 import matplotlib.figure
-from absl import app, flags, logging
+from absl import flags, logging
 
 from gpt_jax import config
+from gpt_jax.cli.messages import run_script
+from gpt_jax.config import UserError
 from gpt_jax.runs import provenance
 from gpt_jax.runs.train import train
 from gpt_jax.training import loop
@@ -257,7 +259,7 @@ def main(argv: Sequence[str]) -> None:
   logging.set_verbosity(logging.FATAL)  # as launch.py does
   steps, eval_every = _STEPS.value, _EVAL_EVERY.value
   if steps // eval_every < 20:
-    raise app.UsageError(
+    raise UserError(
       f'{steps} updates with an evaluation every {eval_every} are too few to compare '
       'the last tenth with the first; 20 evaluations or more are needed'
     )
@@ -285,4 +287,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  run_script(main)

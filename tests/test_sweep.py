@@ -371,8 +371,11 @@ def change(path, old, new):
     ),
     (lambda w: (w / 'run.json').write_text('{'), 'run.json is damaged'),
     (lambda w: change(w / 'run.json', '"seed"', '"sed"'), 'run.json is damaged'),
-    (lambda w: change(w / 'metrics.jsonl', '{', ''), 'metrics.jsonl can not be read'),
-    (lambda w: change(w / 'metrics.jsonl', '2.0', '"2"'), 'metrics.jsonl can not be'),
+    (
+      lambda w: change(w / 'metrics.jsonl', '{', ''),
+      'metrics.jsonl: line 1 is damaged',
+    ),
+    (lambda w: change(w / 'metrics.jsonl', '2.0', '"2"'), "is '2' instead of a finite"),
     (lambda w: (w / 'metrics.jsonl').unlink(), 'but not the metrics.jsonl'),
     (lambda w: (w / 'metrics.jsonl').write_text(''), 'but not the metrics.jsonl'),
   ],

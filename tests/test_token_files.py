@@ -339,7 +339,9 @@ except UserError as e:
   print('error:', e)
 """
   out = start(script, source, tmp_path / 'w').communicate()[0]
-  assert 'error: ' in out and 'nothing was prepared; make room' in out, out
+  assert 'error: nothing was prepared: ' in out and 'raise the limit of file' in out, (
+    out
+  )
   assert list((tmp_path / 'w').iterdir()) == []
 
 

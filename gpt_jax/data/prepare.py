@@ -16,6 +16,7 @@ from gpt_jax.config import UserError
 from gpt_jax.data import encode, sources, split
 from gpt_jax.data.token_files import FORMAT, Writer
 from gpt_jax.files import field, read_json, shown, sync, write_json
+from gpt_jax.paths import disk_error
 
 _LEARNT = 'bpe', 'unigram', 'byte_bpe'  # tokenizers that data.vocab gives a size
 _STAGE = 'preparing'  # where everything is made before it is moved into place
@@ -85,9 +86,10 @@ def prepare(
           shutil.rmtree(stage, ignore_errors=True)
         raise
   except OSError as e:
+    if not (reason := disk_error(e, [str(folder)])):
+      raise
     raise UserError(
-      f'{e.filename or folder}: {e.strerror or e}: nothing was prepared; make room, or '
-      'choose another folder with --config.data.tokens'
+      f'nothing was prepared: {reason}. --config.data.tokens chooses another folder'
     ) from e
 
 

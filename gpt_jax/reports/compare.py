@@ -14,6 +14,7 @@ from rich.text import Text
 from gpt_jax.config import UserError
 from gpt_jax.data.windows import rows_read, stages
 from gpt_jax.evaluation import likelihood, statistics
+from gpt_jax.files import field
 from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.reports import figures
 from gpt_jax.runs import cost
@@ -184,7 +185,7 @@ def curve(workdir: pathlib.Path) -> Curve:
   judged = [line for line in lines if 'valid_bpb' in line]
   if not judged:
     raise UserError(f'{workdir} has no evaluation to compare yet; train it further')
-  cfg = GPTConfig.of(run.model, read_about(workdir)['vocab'])
+  cfg = GPTConfig.of(run.model, field(read_about(workdir), 'vocab', int, workdir))
   sizes = stages(run.batch, run.batch_start, run.batch_ramp, cfg.T)
   tokens = lambda step: rows_read(sizes, step) * cfg.T  # noqa: E731
   at, clock = [0], [0.0]

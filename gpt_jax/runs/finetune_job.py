@@ -230,7 +230,7 @@ def check_workdir(job: Job, workdir: pathlib.Path) -> None:
       'one; choose another'
     )
   check_same_run(job.run, workdir)
-  before = read_about(workdir)['data']
+  before = read_about(workdir).get('data', {})
   now = digests(job, before)
   changed = [name for name in now if before.get(name) != now[name]]
   if changed:

@@ -9,6 +9,7 @@ import jax
 
 from gpt_jax import tokenizers
 from gpt_jax.config import UserError
+from gpt_jax.files import field
 from gpt_jax.inference import hugging_face
 from gpt_jax.inference.classifier import Classifier
 from gpt_jax.inference.language_model import LanguageModel
@@ -91,7 +92,7 @@ def architecture(path: str | pathlib.Path) -> GPTConfig:
   if not workdir and hugging_face.names_weights(path):
     return hugging_face.architecture(path)
   run = read_run(path)
-  cfg = GPTConfig.of(run.model, read_about(path)['vocab'])
+  cfg = GPTConfig.of(run.model, field(read_about(path), 'vocab', int, path))
   return grown(cfg) if run.is_finetuning else cfg
 
 

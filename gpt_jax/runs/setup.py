@@ -283,7 +283,7 @@ def _source_digest(source: dict | None, workdir: pathlib.Path) -> dict[str, str]
     return {'source': checksums.digest(source)}
   if not (workdir / 'run.json').exists():
     return {}
-  before = read_about(workdir)['data']
+  before = read_about(workdir).get('data', {})
   return {name: before[name] for name in ('source',) if name in before}
 
 

@@ -16,7 +16,7 @@ import jax
 
 from gpt_jax import config
 from gpt_jax.config import UserError
-from gpt_jax.files import read_json, write_json
+from gpt_jax.files import MEND, field, of_kind, read_json, write_json
 from gpt_jax.paths import expand_paths
 from gpt_jax.runs import provenance
 from gpt_jax.tasks.labelled_table import Task
@@ -24,6 +24,16 @@ from gpt_jax.training import manifest, saved
 from gpt_jax.training.metrics_log import read_metrics, seconds_trained
 
 _DIVERGED = 'diverged.json'
+_HELD_OUT = {  # fields of a line of held_out.json
+  'text': str,
+  'text_sha256': str,
+  'step': int,
+  'int8': bool,
+  'valid_nll': float,
+  'valid_ppl': float,
+  'valid_bpb': float,
+  'baselines': dict,
+}
 TRAINING = 'training'  # in a seed's workdir: the states that its training resumes from
 
 
@@ -57,12 +67,10 @@ def in_use(workdir: pathlib.Path) -> bool:
 
 
 def read_run(workdir: str | pathlib.Path) -> config.Run:
-  """Returns the config in a workdir's run.json."""
-  try:
-    return config.from_flat(read_about(workdir)['config'])
-  except (KeyError, TypeError) as error:
-    path = pathlib.Path(workdir) / 'run.json'
-    raise UserError(f'{path} is damaged: {error!r}') from error
+  """Returns the config in a workdir's run.json; raises UserError if it is damaged."""
+  path = pathlib.Path(workdir) / 'run.json'
+  values = field(read_about(workdir), 'config', dict, path)
+  return config.recorded(values, str(path), MEND)
 
 
 def check_same_run(run: config.Run, workdir: pathlib.Path) -> None:
@@ -139,7 +147,11 @@ def read_about(workdir: str | pathlib.Path) -> dict[str, Any]:
   path = pathlib.Path(workdir) / 'run.json'
   if not path.exists():
     raise UserError(f'{workdir} is no workdir: it has no run.json')
-  return read_json(path)
+  about = read_json(path)
+  for name, kind in {'config': dict, 'vocab': int, 'data': dict}.items():
+    if name in about:
+      field(about, name, kind, path)
+  return about
 
 
 def sessions(workdir: str | pathlib.Path) -> list[dict[str, Any]]:
@@ -149,20 +161,27 @@ def sessions(workdir: str | pathlib.Path) -> list[dict[str, Any]]:
   overrides, config, together (runs in one program) and environment. A run.json older
   than sessions gives one, of what it knows.
   """
+  path = pathlib.Path(workdir) / 'run.json'
   about = read_about(workdir)
   if 'sessions' in about:
+    for session in field(about, 'sessions', list, path):
+      of_kind(session, dict, path, name='a session')
+      for name, kind in {'starts': list, 'config': dict, 'environment': dict}.items():
+        field(session, name, kind, path)
+      for start in session['starts']:
+        of_kind(start, int, path, name='starts')
     return about['sessions']
   known = {
     name: about[name] for name in ('git', 'versions', 'devices') if name in about
   }
-  if 'python' in known.get('versions', {}):
+  if 'python' in of_kind(known.get('versions', {}), dict, path, name='versions'):
     known['python'] = known['versions'].pop('python')
   return [
     {
       'starts': [0],
       'argv': about.get('argv', []),
       'overrides': {},
-      'config': about['config'],
+      'config': field(about, 'config', dict, path),
       'environment': known,
     }
   ]
@@ -191,7 +210,11 @@ def keep_held_out(workdir: str | pathlib.Path, line: dict[str, Any]) -> None:
 def read_held_out(workdir: str | pathlib.Path) -> list[dict[str, Any]]:
   """Returns the lines that `keep_held_out` added, in the order of time."""
   path = pathlib.Path(workdir) / 'held_out.json'
-  return read_json(path, list) if path.exists() else []
+  lines = read_json(path, list) if path.exists() else []
+  for line in lines:
+    for name, kind in _HELD_OUT.items():
+      field(of_kind(line, dict, path), name, kind, path)
+  return lines
 
 
 def seed_folders(workdir: str | pathlib.Path) -> list[pathlib.Path]:
@@ -211,6 +234,11 @@ def old_groups(workdir: str | pathlib.Path) -> dict[pathlib.Path, list[int]]:
   if not path.exists():
     return {}
   groups = read_json(path, list)
+  if not groups:
+    raise UserError(f'{path} is damaged: it names no seeds; {MEND}')
+  for group in groups:
+    for seed in of_kind(group, list, path) or [None]:
+      of_kind(seed, int, path, name='a seed')
   if len(groups) == 1:
     return {workdir: groups[0]}
   return {workdir / f'seeds_{group[0]}_{group[-1]}': group for group in groups}
@@ -269,7 +297,7 @@ def best_line(folder: pathlib.Path, task: Task) -> dict[str, float]:
 def diverged(workdir: pathlib.Path) -> int:
   """Returns the update at which a run of a sweep diverged; 0 if it did not."""
   path = workdir / _DIVERGED
-  return read_json(path).get('step', 0) if path.exists() else 0
+  return field(read_json(path), 'step', int, path) if path.exists() else 0
 
 
 def mark_diverged(workdir: pathlib.Path, step: int) -> None:

@@ -7,6 +7,7 @@ checkpoint that was damaged is named and the one before it used.
 import contextlib
 import ctypes
 import pathlib
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -273,8 +274,11 @@ def _reported(folder: pathlib.Path):
   except (OSError, ValueError, RuntimeError) as error:
     whole = manifest.whole(folder)
     last = f' The last good one is {folder / str(whole[-1])}.' if whole else ''
+    # What the system said stands in the midst of what tensorstore says about it.
+    said = re.search(r'OS error \d+: (?:E[A-Z]+ )?([A-Z][^\][]*)', str(error))
+    why = error.strerror if isinstance(error, OSError) else said and said[1]
     raise UserError(
-      f'a checkpoint could not be written to {folder} ({brief(error)}).{last} '
+      f'a checkpoint could not be written to {folder} ({why or brief(error)}).{last} '
       'Free disk space or mend the folder, then run the same command again: it '
       'continues there.'
     ) from error

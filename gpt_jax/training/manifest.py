@@ -52,9 +52,17 @@ def read(folder: pathlib.Path) -> dict[str, Any] | None:
     return None
   about = files.read_json(folder / NAME)
   kinds = {'step': int, 'run': str, 'tensors': dict, 'files': dict, 'record': dict}
-  wrong = [name for name, kind in kinds.items() if type(about.get(name)) is not kind]
-  if wrong:
-    raise UserError(f'{folder / NAME} is damaged: {wrong[0]} is missing or wrong')
+  for name, kind in kinds.items():
+    files.field(about, name, kind, folder / NAME)
+  for item, sums in about['tensors'].items():
+    files.of_kind(sums, dict, folder / NAME, name=item)
+  for name, mark in [*about['files'].items(), *about['record'].items()]:
+    if [type(part) for part in files.of_kind(mark, list, folder / NAME)] != [int, str]:
+      raise UserError(f'{folder / NAME} is damaged: {name:.80} has no size and SHA-256')
+  for name in about['files']:
+    item, *parts = name.split('/')
+    if item not in ITEMS or '..' in parts:
+      raise UserError(f'{folder / NAME} is damaged: {name:.80} is no file of an item')
   return about
 
 
@@ -79,7 +87,7 @@ def fault(folder: pathlib.Path, run: str = '') -> str:
   for name, recorded in about['files'].items():
     try:
       size = (folder / name).stat().st_size
-    except OSError:
+    except (OSError, ValueError):  # a NUL in a name is a ValueError
       return f'{name}: missing'
     if size != recorded[0]:
       return f'{name}: {size:,} bytes instead of {recorded[0]:,}'

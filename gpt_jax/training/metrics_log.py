@@ -18,8 +18,7 @@ from typing import Any
 from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from gpt_jax.config import UserError
-from gpt_jax.files import read_json_lines, read_text, write_whole
+from gpt_jax.files import field, of_kind, read_json_lines, read_text, write_whole
 
 # Fields that depend on the machine and the moment: two runs of one config agree in all
 # others.
@@ -41,7 +40,12 @@ def read_metrics(workdir: str | pathlib.Path) -> list[dict[str, Any]]:
 
   Values that are not finite, which older versions wrote, are left out as they are now.
   """
-  return [finite(line) for line in _lines(pathlib.Path(workdir) / _METRICS)]
+  path = pathlib.Path(workdir) / _METRICS
+  lines = [finite(line) for line in _lines(path)]
+  for number, line in enumerate(lines, 1):
+    for name, value in line.items():
+      of_kind(value, float, f'{path}: line {number}', name=name)
+  return lines
 
 
 def finite(values: dict[str, Any]) -> dict[str, Any]:
@@ -59,7 +63,12 @@ def read_checksums(workdir: str | pathlib.Path) -> list[dict[str, Any]]:
   Each has `step`; `losses`, a running hash of the losses logged so far; and what
   `checksums.line` returns.
   """
-  return _lines(pathlib.Path(workdir) / _SUMS)
+  path = pathlib.Path(workdir) / _SUMS
+  lines = _lines(path)
+  for number, line in enumerate(lines, 1):
+    for name, kind in {'losses': str, 'rest': str, 'params': dict}.items():
+      field(line, name, kind, f'{path}: line {number}')
+  return lines
 
 
 def seconds_trained(
@@ -72,7 +81,7 @@ def seconds_trained(
   """
   total, last, step = 0.0, 0.0, 0
   for line in lines:
-    now = line['seconds']
+    now = line.get('seconds', last)
     if now < last or any(step <= start < line['step'] for start in starts if start):
       total += last
     last, step = now, line['step']
@@ -82,7 +91,7 @@ def seconds_trained(
 def last_samples(workdir: str | pathlib.Path) -> tuple[int, str]:
   """Returns the samples drawn last, after how many updates first; (0, ''): none."""
   path = pathlib.Path(workdir) / 'samples.txt'
-  text = path.read_text(encoding='utf-8') if path.exists() else ''
+  text = read_text(path) if path.exists() else ''
   marks = list(re.finditer(rf'^{_SAMPLE_MARK}(\d+) ===\n', text, re.MULTILINE))
   if not marks:
     return 0, ''
@@ -94,8 +103,7 @@ def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
     return []
   lines = read_json_lines(path)
   for number, line in enumerate(lines, 1):
-    if type(line.get('step')) is not int:
-      raise UserError(f'{path}: line {number} has no step; put it back as it was')
+    field(line, 'step', int, f'{path}: line {number}')
   return lines
 
 
