@@ -47,7 +47,7 @@ _ENVIRONMENT = {
 
 
 class Case(NamedTuple):
-  """A case of a kind: its name, and the function and arguments that give its outcome."""
+  """A case of a kind: its name, and the function that gives its outcome."""
 
   name: str
   outcome: Callable[..., dict[str, Any]]
@@ -297,7 +297,7 @@ def _trained(folder: pathlib.Path) -> dict[str, str]:
 
 
 def _read(path: pathlib.Path, same: dict[str, Any]) -> dict[str, dict[str, dict]]:
-  """Returns the outcomes of a file by kind and name: those with the fields of `same`."""
+  """Returns the outcomes of a file by kind and name, if they have `same` fields."""
   found: dict[str, dict[str, dict]] = collections.defaultdict(dict)
   text = path.read_text(encoding='utf-8') if path.exists() else ''
   for line in text.split('\n')[:-1]:  # without a last one that a kill cut off

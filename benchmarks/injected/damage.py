@@ -287,7 +287,7 @@ def flips(
         each.append('harmless' if load(workdir, step) == wanted else 'UNNOTICED')
       except UserError:
         each.append('noticed')
-      except Exception as error:  # noqa: BLE001: any other is a fault
+      except Exception as error:  # any other is a fault
         each.append(f'TRACEBACK: {type(error).__name__}')
     item = path.relative_to(workdir / f'checkpoints/{step}').parts[0]
     outcomes.append([item, *each])

@@ -109,15 +109,19 @@ def full(
   wrong += place.differences(wanted, forked.apart(place.left, disk / 'w'))
   if limit == 'file':
     shutil.rmtree(disk)
-  return {'size': size, 'limit': limit, **said(done), 'differences': wrong}
+  return {'size': size, 'limit': limit, **said(done, folder), 'differences': wrong}
 
 
-def said(done: forked.Ended) -> dict[str, Any]:
+def said(done: forked.Ended, folder: pathlib.Path) -> dict[str, Any]:
   """Returns the exit status of a command, its own last line, and the number of others.
 
   Others are lines on stderr that are neither progress nor its own.
+
+  Args:
+    folder: is left out where a line names it.
   """
-  lines = [x for x in done.err.splitlines() if not _PROGRESS.match(x)]
+  text = done.err.replace(f'{folder}/', '')
+  lines = [x for x in text.splitlines() if not _PROGRESS.match(x)]
   own = [line for line in lines if _OWN.match(line)]
   stopped = [line for line in done.out.splitlines() if line.startswith('stopped')]
   return {
@@ -286,7 +290,7 @@ def case(
   done, right = SCENARIOS[scenario](folder, wanted)
   if done is None:
     return {'scenario': scenario, 'skipped': 'root writes everywhere'}
-  about = said(done)
+  about = said(done, folder)
   # What fails says so in one line.
   right = right and not about['foreign'] and (bool(about['line']) or done.code <= 0)
   seconds = round(time.monotonic() - begin, 1)

@@ -151,7 +151,7 @@ class Apart:
       adopt()
       os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what threads of Orbax print
       said = {'value': function(*given)}
-    except BaseException:  # noqa: BLE001: the process that asked raises it
+    except BaseException:  # the process that asked raises it
       said = {'failed': traceback.format_exc()}
     with os.fdopen(writer, 'w') as pipe:
       pipe.write(json.dumps(said))
@@ -212,7 +212,7 @@ def _be(folder, said, arguments, before) -> None:
       launch.main()
     except SystemExit as stop:
       code = stop.code
-    except BaseException:  # noqa: BLE001: as the interpreter does
+    except BaseException:  # as the interpreter does
       traceback.print_exc()
       code = 1
     if isinstance(code, str):

@@ -1,4 +1,4 @@
-"""A folder with all that small runs of every verb need, and what a run leaves behind."""
+"""A folder with all that small runs of every verb need, and what a run leaves."""
 
 import csv
 import dataclasses
