@@ -70,9 +70,9 @@ def test_one_bit_and_two_that_change_places_are_noticed():
 def test_all_of_a_state_is_in_its_fingerprints():
   def made(param=1.0, moment=1.0, ema=1.0):
     moments = ({'mu': {'w': jnp.float32([moment])}}, ())
-    return checksums.of(
-      State({'w': jnp.float32([param])}, moments, jnp.int32(3), {'w': jnp.float32(ema)})
-    )
+    average = {'w': jnp.float32(ema)}
+    state = State({'w': jnp.float32([param])}, moments, jnp.int32(3), average)
+    return checksums.line(checksums.items(state))
 
   base = made()
   assert list(base['params']) == ['w']

@@ -29,7 +29,7 @@ from gpt_jax.runs.train import train as train_run
 from gpt_jax.runs.workdir import best_line, updates_done
 from gpt_jax.tasks import inputs, labelled
 from gpt_jax.tasks.labelled_table import TASKS
-from gpt_jax.training import checkpoint, checksums, loop, metrics_log, sharding
+from gpt_jax.training import checkpoint, checksums, loop, metrics_log, saved, sharding
 
 
 @pytest.fixture(scope='module')
@@ -310,18 +310,18 @@ def test_a_kill_between_the_states_of_two_seeds_loses_nothing(
 ):
   workdir, real, saves = place / f'killed_{number}', checkpoint.Checkpoints.save, []
 
-  def save(self, state, nll):
+  def save(self, state, nll, **more):
     if self.folder.name == 'training':
       saves.append(state)
       if len(saves) == number:
         raise KeyboardInterrupt
-    real(self, state, nll)
+    real(self, state, nll, **more)
 
   with monkeypatch.context() as patched:
     patched.setattr(checkpoint.Checkpoints, 'save', save)
     with pytest.raises(KeyboardInterrupt):
       train(make(place), workdir)
-  done = [checkpoint.done(workdir / f'seed_{seed}', 'training') for seed in (0, 1)]
+  done = [saved.done(workdir / f'seed_{seed}', 'training') for seed in (0, 1)]
   assert done == [5 * (number // 2), 5 * (number // 2 - 1)]
   assert gpt_jax.load(workdir / 'seed_0').step in (5, 10)
   train(make(place), workdir)

@@ -116,10 +116,10 @@ def test_fingerprints_follow_the_losses(first):
 def test_a_killed_reproduction_goes_on_and_is_the_same(place, first, monkeypatch):
   again, real = place / 'again', checkpoint.Checkpoints.save
 
-  def save(self, state, nll):
+  def save(self, state, nll, **more):
     if int(state.step) == 20:
       raise KeyboardInterrupt
-    real(self, state, nll)
+    real(self, state, nll, **more)
 
   with monkeypatch.context() as patched:
     patched.setattr(checkpoint.Checkpoints, 'save', save)

@@ -16,7 +16,7 @@ from gpt_jax.model.gpt import init_params
 from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.runs import evaluate, train
 from gpt_jax.runs.load import load
-from gpt_jax.training import checkpoint, loss, members, metrics_log, sharding, step
+from gpt_jax.training import loss, members, metrics_log, saved, sharding, step
 
 # Sums of float32 gradients in another order.
 SAME = {'rtol': 1e-5, 'atol': 1e-5}
@@ -246,9 +246,7 @@ def test_a_run_goes_on_in_another_layout_and_its_average_is_what_is_loaded(tmp_p
   found = evaluate.held_out_metrics(tmp_path / 'one', 'latest', say_nothing)
   assert found['valid_nll'] == pytest.approx(nll, rel=1e-5)
   whole = load(tmp_path / 'one', 'latest').params
-  raw = checkpoint.Checkpoints(tmp_path / 'one/checkpoints')
-  params = raw.restore_params(6, whole, averaged=False)
-  raw.close()
+  params = saved.restore_params(tmp_path / 'one/checkpoints', 6, whole, averaged=False)
   assert not np.allclose(params['wte'], whole['wte'], atol=1e-4)
 
   again = dataclasses.replace(run, layout='fsdp=2,tensor=2', devices=0, steps=1)

@@ -39,7 +39,7 @@ from gpt_jax.reports.committed import Measured
 from gpt_jax.runs import workdir
 from gpt_jax.runs.load import load
 from gpt_jax.runs.setup import prepared
-from gpt_jax.training import checkpoint
+from gpt_jax.training import manifest
 from gpt_jax.training.objective import LanguageModeling
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'folder of the run', required=True)
@@ -128,9 +128,7 @@ def main(argv: list[str]) -> int:
   try:
     run = workdir.read_run(_WORKDIR.value)
     data = prepared(run, pathlib.Path(_WORKDIR.value))
-    saved = checkpoint.Checkpoints(pathlib.Path(_WORKDIR.value) / 'checkpoints')
-    steps = saved.steps()
-    saved.close()
+    steps = manifest.whole(pathlib.Path(_WORKDIR.value) / 'checkpoints')
     T = load(_WORKDIR.value, 'latest').config.T
     draw = windows.training_batches(
       data.train.ids,

@@ -30,6 +30,25 @@ def import_(values) -> None:
   print(import_export.import_model(values.source, values.workdir, values.tokenizer))
 
 
+def verify_flags(values):
+  workdir(values)
+
+
+def verify(values) -> None:
+  """Reads all checkpoints of a run and says which are as they were saved."""
+  from gpt_jax.runs.workdir import verified
+
+  damaged = False
+  for name, why, against in verified(values.workdir):
+    damaged |= bool(why)
+    whole = f'whole by {against}' if against else 'readable; nothing to compare it with'
+    print(f'{name}: {"damaged: " + why if why else whole}')
+  if damaged:
+    raise UserError(
+      'damaged checkpoints are passed over; the newest whole one is used instead'
+    )
+
+
 def export_flags(values):
   workdir(values)
   checkpoint(values)

@@ -129,6 +129,23 @@ def reproduce(values) -> None:
       sys.exit(1)
 
 
+def replay_flags(values):
+  flags.DEFINE_string(
+    'bundle',
+    None,
+    'folder that a run left whose loss was not finite',
+    flag_values=values,
+  )
+  flags.mark_flag_as_required('bundle', flag_values=values)
+
+
+def replay(values) -> None:
+  """Computes an update again whose loss was not finite, and names the first tensor."""
+  from gpt_jax.runs import replay
+
+  replay.replay(values.bundle)
+
+
 def describe_flags(values):
   experiment(values)
   flags.DEFINE_integer(

@@ -14,6 +14,7 @@ from gpt_jax.config.schema import (
   fields_with,
   flat,
   from_flat,
+  identity,
   nearest,
 )
 
@@ -32,5 +33,6 @@ __all__ = [
   'fields_with',
   'flat',
   'from_flat',
+  'identity',
   'nearest',
 ]

@@ -7,6 +7,8 @@ set on the command line: `--config.optim.lr=3e-4`. Where a number can be switche
 
 import dataclasses
 import difflib
+import hashlib
+import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -390,6 +392,20 @@ def fields_with(*roles: str, of: str | None = None) -> tuple[str, ...]:
 
 # A run may be resumed with other values of these; any other field makes another run.
 FREE_ON_RESUME = fields_with('execution', 'length', 'logging')
+
+
+def identity(run: Run) -> str:
+  """Returns a hash of what makes a run this one: fields that a resume must not change.
+
+  Fields at their defaults are left out, so that a new field changes no run's.
+  """
+  usual = flat(Run())
+  own = {
+    name: value
+    for name, value in flat(run).items()
+    if value != usual[name] and name not in FREE_ON_RESUME
+  }
+  return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def from_flat(values: dict[str, Any]) -> Run:

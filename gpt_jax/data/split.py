@@ -3,7 +3,7 @@
 import hashlib
 import os
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ class Piece(NamedTuple):
   file: str
   text: str
   first: bool  # of its document in this file
+  name: str = ''  # of its document: a path, with a line where it has several
 
 
 class Text(NamedTuple):
@@ -94,7 +95,7 @@ def divide(data: Data, text: Text) -> Iterator[Piece]:
   if text.way == 'valid':
     for file, field in ('train', 'source'), ('valid', 'valid'):
       for part in _read(data, field, skip):
-        yield Piece(file, part.text, part.first)
+        yield Piece(file, part.text, part.first, part.name)
     return
   share = Fraction(str(data.holdout))  # 0.1 is meant, not the float nearest to it
   i, at = -1, 0
@@ -105,15 +106,32 @@ def divide(data: Data, text: Text) -> Iterator[Piece]:
       raise UserError(f'data.source={data.source} changed while it was read; try again')
     if text.way == 'documents':
       held_out = int((i + 1) * share) > int(i * share)
-      yield Piece('valid' if held_out else 'train', part.text, part.first)
+      file = 'valid' if held_out else 'train'
+      yield Piece(file, part.text, part.first, part.name)
     else:
       limit = int(text.lengths[i] * (1 - share))
       here = min(max(limit - at, 0), len(part.text))
       if here:
-        yield Piece('train', part.text[:here], part.first)
+        yield Piece('train', part.text[:here], part.first, part.name)
       if here < len(part.text):
-        yield Piece('valid', part.text[here:], at + here == limit)
+        yield Piece('valid', part.text[here:], at + here == limit, part.name)
     at += len(part.text)
+
+
+def names(data: Data, numbers: Collection[int]) -> dict[int, str]:
+  """Returns the names of documents that are trained on, by their numbers from 0.
+
+  All text before them is read again.
+  """
+  found: dict[int, str] = {}
+  number = -1
+  for piece in divide(data, look(data, lambda _: None)):
+    number += piece.file == 'train' and piece.first
+    if piece.file == 'train' and number in numbers:
+      found[number] = piece.name
+    if len(found) == len(set(numbers)):
+      break
+  return found
 
 
 def describe(data: Data, text: Text) -> str:

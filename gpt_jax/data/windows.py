@@ -105,18 +105,31 @@ def rows_read(sizes: list[Stage], steps: int) -> int:
   return stage.row + (steps - stage.update) * stage.rows
 
 
-def training_batches(
-  ids: np.ndarray,
+class Rows(NamedTuple):
+  """The rows of a batch, before they are read.
+
+  Attributes:
+    starts: [B] where each begins in the token file.
+    numbers: [B] of each in the whole batch.
+  """
+
+  starts: np.ndarray
+  numbers: np.ndarray
+
+
+def training_rows(
+  tokens: int,
   *,
   T: int,
   sizes: list[Stage],
   seed: int,
   order: str,
   part: Callable[[int], np.ndarray] = np.arange,
-) -> Callable[[int], Batch]:
-  """Returns batch(step), numpy arrays with rows of T tokens.
+) -> Callable[[int], Rows]:
+  """Returns rows(step), where the rows of each batch are.
 
   Args:
+    tokens: ids in the token file.
     order: 'epochs': every window once an epoch, in a new shuffle each, the cuts
       between windows moved at random so that no token is always at an edge; 'random':
       every window at a random offset, drawn independently (nanoGPT's way).
@@ -125,28 +138,39 @@ def training_batches(
   Raises:
     UserError: the text is shorter than one window and the token after it.
   """
-  if len(ids) < T + 1:
+  if tokens < T + 1:
     raise UserError(
-      f'the training text has {len(ids) - 1} tokens, fewer than one context of '
+      f'the training text has {tokens - 1} tokens, fewer than one context of '
       f'model.T={T}; use more text or a smaller model.T'
     )
-  number = max(1, (len(ids) - T) // T)
+  number = max(1, (tokens - T) // T)
   shuffled = grain.MapDataset.range(number).shuffle(seed=seed % 2**32).repeat()
-  room = len(ids) - 1 - number * T
+  room = tokens - 1 - number * T
 
   def start(i):
     shift = _random(seed, i // number).integers(0, min(room, T - 1) + 1)
     return shift + shuffled[int(i)] * T
 
-  def batch(step):
+  def rows(step):
     stage = stage_at(sizes, step)
     own = part(stage.rows)
     if order == 'random':
-      starts = _random(seed, step).integers(0, len(ids) - T, stage.rows)[own]
+      starts = _random(seed, step).integers(0, tokens - T, stage.rows)[own]
     else:
       first = stage.row + (step - stage.update) * stage.rows
       starts = np.array([start(first + i) for i in own])
-    return windows(ids, starts, T, own)
+    return Rows(starts, own)
+
+  return rows
+
+
+def training_batches(ids: np.ndarray, *, T: int, **how) -> Callable[[int], Batch]:
+  """Returns batch(step), numpy arrays with the rows of T tokens of `training_rows`."""
+  rows = training_rows(len(ids), T=T, **how)
+
+  def batch(step):
+    starts, numbers = rows(step)
+    return windows(ids, starts, T, numbers)
 
   return batch
 

@@ -8,7 +8,6 @@ split in dev_predictions.tsv, and in training/ the states that training resumes 
 
 import contextlib
 import dataclasses
-import json
 import math
 import os
 import pathlib
@@ -23,7 +22,7 @@ import numpy as np
 from gpt_jax import config
 from gpt_jax.config import UserError
 from gpt_jax.evaluation import metrics
-from gpt_jax.files import write_whole
+from gpt_jax.files import write_json, write_whole
 from gpt_jax.runs.finetune_job import (
   Job,
   check_workdir,
@@ -43,7 +42,14 @@ from gpt_jax.runs.workdir import (
   write_run_json,
 )
 from gpt_jax.tasks import inputs
-from gpt_jax.training import checkpoint, metrics_log, optim, sharding, transfer
+from gpt_jax.training import (
+  checkpoint,
+  metrics_log,
+  optim,
+  saved,
+  sharding,
+  transfer,
+)
 from gpt_jax.training.loop import Training
 from gpt_jax.training.members import Alone, Together
 from gpt_jax.training.step import State
@@ -163,14 +169,14 @@ def opened(
       _give_seeds_their_states(job, workdir)
       together = groups(job, workdir, report)
       run.task.together = len(together[0])  # by memory, perhaps: run.json says so
-      done = [checkpoint.done(_folder(workdir, s), TRAINING) for s in sum(together, [])]
+      done = [saved.done(_folder(workdir, s), TRAINING) for s in sum(together, [])]
       if writes and min(done) < run.steps:
         _write_workdir(job, workdir, run, max(done), argv, overrides)
     report(plan(job))
     yield _trainings(job, together, workdir, report)
     if writes:
       judged = results(workdir)
-      write_whole(workdir / 'results.json', json.dumps(judged, indent=1) + '\n')
+      write_json(workdir / 'results.json', judged)
       report(described(judged))
 
 
@@ -187,7 +193,7 @@ def _trainings(
     with contextlib.ExitStack() as stack:
       seeds = []
       for number in group:
-        seeds.append(_Seed(job, _folder(workdir, number), number))
+        seeds.append(_Seed(job, _folder(workdir, number), number, report))
         stack.callback(seeds[-1].close)
       done = _in_common(seeds)
       if done >= run.steps:
@@ -209,6 +215,7 @@ def _trainings(
         sample=lambda state, seeds=seeds: [''] * len(seeds),
         restore=partial(_restored, job, program, seeds),
         flops_per_token=0,  # they depend on lengths and on what is trained
+        report=report,
       )
 
 
@@ -222,7 +229,14 @@ def _in_common(seeds: 'Sequence[_Seed]') -> int:
 
   A kill in the midst of saving leaves some with a state more than others.
   """
-  common = set.intersection(*(set(seed.states.steps()) for seed in seeds))
+  steps = [set(seed.states.steps()) for seed in seeds]
+  common = set.intersection(*steps)
+  if all(steps) and not common:
+    raise UserError(
+      f'{seeds[0].folder.parent}: its seeds have no state of the same update: '
+      + '; '.join(f'{seed.folder.name} {seed.states.steps()}' for seed in seeds)
+      + '. Put their folders back from a copy, or train in another workdir'
+    )
   return max(common, default=0)
 
 
@@ -364,18 +378,25 @@ def _write_workdir(
 class _Seed:
   """A seed of a fine-tuning: its log, its states, and its best model so far."""
 
-  def __init__(self, job: Job, folder: pathlib.Path, seed: int):
+  def __init__(
+    self, job: Job, folder: pathlib.Path, seed: int, report: Callable[[str], None]
+  ):
     """Opens the folder of a seed, made if missing."""
     self.job, self.folder, self.seed = job, folder, seed
-    self.states = checkpoint.Checkpoints(folder / TRAINING, job.run.keep, best=False)
-    self.models = checkpoint.Checkpoints(folder / 'checkpoints', keep=2)
+    self.own = dataclasses.replace(job.run, seed=seed, seeds=1)
+    run = config.identity(self.own)
+    with sharding.first_process_first('opened'):
+      saved.newest_by_files(folder / TRAINING, report, run)
+      # One more than a kill in the midst of saving all seeds' can spoil.
+      keep = max(2, job.run.keep)
+      self.states = checkpoint.Checkpoints(folder / TRAINING, keep, best=False, run=run)
+      self.models = checkpoint.Checkpoints(folder / 'checkpoints', keep=2, run=run)
     self.best = -math.inf
 
   def begin(self, done: int) -> None:
     """Forgets what followed `done` updates: they are about to be done again."""
-    own = dataclasses.replace(self.job.run, seed=self.seed, seeds=1)
     if sharding.first_process():
-      _write_workdir(self.job, self.folder, own, done)
+      _write_workdir(self.job, self.folder, self.own, done)
     self.states.forget_after(done)
     self.models.forget_after(done)
     metric = self.job.task.metrics[0]
@@ -401,7 +422,7 @@ class _Seed:
     scores = {'dev_nll': float(-(job.dev.targets * logp).sum(-1).mean())}
     for name in job.task.metrics:
       scores[name] = getattr(metrics, name)(predicted, job.labels)
-    if scores[job.task.metrics[0]] > self.best:
+    if math.isfinite(scores['dev_nll']) and scores[job.task.metrics[0]] > self.best:
       self.best = scores[job.task.metrics[0]]
       lines = ['prediction\tlabel\n']
       for p, label in zip(predicted.tolist(), job.labels.tolist(), strict=True):

@@ -1,12 +1,11 @@
 """Imports weights from a Hugging Face folder into a workdir, and exports to one."""
 
-import json
 import pathlib
 import shutil
 
 from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
-from gpt_jax.files import write_whole
+from gpt_jax.files import write_json
 from gpt_jax.inference import hugging_face
 from gpt_jax.inference.classifier import Classifier
 from gpt_jax.runs import cost
@@ -38,7 +37,9 @@ def import_model(source: str, workdir: str | pathlib.Path, tokenizer: str = '') 
     for part in ('tokenizer', 'checkpoints'):
       shutil.rmtree(workdir / part, ignore_errors=True)
     model.tokenizer.save(workdir / 'tokenizer')
-    saved = checkpoint.Checkpoints(workdir / 'checkpoints', run.keep)
+    saved = checkpoint.Checkpoints(
+      workdir / 'checkpoints', run.keep, run=config.identity(run)
+    )
     try:
       saved.save(step.init_state(run, model.params, model.config.width), None)
       saved.wait()
@@ -50,7 +51,7 @@ def import_model(source: str, workdir: str | pathlib.Path, tokenizer: str = '') 
       'vocab': model.config.vocab,
       'tokenizer': tokenizers.digest(workdir / 'tokenizer'),
     }
-    write_whole(workdir / 'run.json', json.dumps(about, indent=1) + '\n')
+    write_json(workdir / 'run.json', about)
   number = cost.parameter_count(model.config)
   return (
     f'imported {source} into {workdir}: {number:,} parameters, tokenizer '

@@ -1,6 +1,9 @@
 """Opens a trained model, from a workdir or a folder of weights."""
 
 import pathlib
+import sys
+from collections.abc import Callable
+from functools import partial
 
 import jax
 
@@ -20,12 +23,18 @@ from gpt_jax.runs.workdir import (
   seed_folders,
 )
 from gpt_jax.tasks.labelled_table import Task, task_of
-from gpt_jax.training import checkpoint
+from gpt_jax.training import manifest, saved
 from gpt_jax.training.transfer import grown
 
 
+def _tell(text: str) -> None:
+  print(text, file=sys.stderr)
+
+
 def load(
-  path: str | pathlib.Path, checkpoint_step: str | int = 'best'
+  path: str | pathlib.Path,
+  checkpoint_step: str | int = 'best',
+  report: Callable[[str], None] = _tell,
 ) -> LanguageModel:
   """Returns the `LanguageModel` in a workdir or a folder of weights.
 
@@ -35,10 +44,12 @@ def load(
   Args:
     path: a workdir, a Hugging Face folder, or hf:NAME@REVISION (see `hugging_face`).
     checkpoint_step: 'best' (lowest held-out loss; for a task, the epoch with the best
-      metric), 'latest', or a number of updates.
+      metric), 'latest', or a number of updates. One that is damaged is passed over
+      for the next best, or the next latest.
+    report: is told of checkpoints that were passed over; by default, on stderr.
 
   Raises:
-    UserError: `path` is neither, or has no such checkpoint.
+    UserError: `path` is neither, or has no such checkpoint, or not a whole one.
   """
   workdir = pathlib.Path(path)
   if not (workdir / 'run.json').exists() and hugging_face.names_weights(path):
@@ -53,7 +64,7 @@ def load(
   if not task:
     like = jax.eval_shape(lambda: init_params(cfg, 0))
     averaged = bool(run.optim.ema)
-    params, step = _restored(workdir, checkpoint_step, like, averaged)
+    params, step = _restored(workdir, checkpoint_step, like, averaged, report)
     return LanguageModel(params, GPT(cfg, execution), tokenizer, step)
   cfg = grown(cfg)
   like = jax.eval_shape(
@@ -62,7 +73,7 @@ def load(
       'clf': new_head(task, cfg.D, jax.random.key(0)),
     }
   )
-  tree, step = _restored(workdir, checkpoint_step, like, averaged=False)
+  tree, step = _restored(workdir, checkpoint_step, like, False, report)
   gpt = GPT(cfg, execution)
   return Classifier(tree['gpt'], gpt, tokenizer, step, tree['clf'], task)
 
@@ -90,22 +101,32 @@ def _best_seed(workdir: pathlib.Path, task: Task) -> pathlib.Path:
 
 
 def _restored(
-  workdir: pathlib.Path, wanted: str | int, like: dict, averaged: bool
+  workdir: pathlib.Path,
+  wanted: str | int,
+  like: dict,
+  averaged: bool,
+  report: Callable[[str], None],
 ) -> tuple[dict, int]:
   """Returns the parameters of a checkpoint, and the number of its updates."""
-  if not (workdir / 'checkpoints').is_dir():
+  folder = workdir / 'checkpoints'
+  losses = saved.losses(folder)
+  if not losses:
     raise UserError(f'{workdir} has no checkpoint yet; train it first')
-  saved = checkpoint.Checkpoints(workdir / 'checkpoints')  # to read: keeps all
+  read = partial(saved.restore_params, folder, like=like, averaged=averaged)
+  orders = {'latest': sorted(losses, reverse=True), 'best': saved.best_first(losses)}
+  if wanted in orders:
+    picked = saved.first_whole(folder, orders[wanted], read, report, 'using')
+    return picked.value, picked.step
+  step = int(wanted) if str(wanted).isdecimal() else -1
+  if step not in losses:
+    raise UserError(
+      f'{workdir} has no checkpoint {wanted!r}; there are best, latest and '
+      f'{", ".join(map(str, sorted(losses)))}'
+    )
   try:
-    kept = saved.steps()
-    step = {'best': saved.best(), 'latest': saved.latest()}.get(wanted, wanted)
-    if not kept or (isinstance(step, str) and not step.isdigit()):
-      step = None
-    if step is None or int(step) not in kept:
-      raise UserError(
-        f'{workdir} has no checkpoint {wanted!r}; there are best, latest and '
-        f'{", ".join(map(str, kept)) or "none"}'
-      )
-    return saved.restore_params(int(step), like, averaged=averaged), int(step)
-  finally:
-    saved.close()
+    return read(step), step
+  except saved.Damaged as error:
+    others = [n for n in manifest.whole(folder) if n != step]
+    raise UserError(
+      f'{error}; choose another: {", ".join(map(str, others)) or "there is none"}'
+    ) from error

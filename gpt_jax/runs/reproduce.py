@@ -14,7 +14,7 @@ from gpt_jax.runs import finetune_job, provenance, train
 from gpt_jax.runs.load import load
 from gpt_jax.runs.setup import prepared
 from gpt_jax.runs.workdir import check_same_run, read_about, read_run, sessions
-from gpt_jax.training import checkpoint, checksums, sharding
+from gpt_jax.training import checksums, saved, sharding
 from gpt_jax.training.metrics_log import CLOCK_FIELDS, read_checksums, read_metrics
 
 # Fields of `FREE_ON_RESUME` that change numbers, if only by rounding.
@@ -139,7 +139,7 @@ def reproduce(
     report(f'differs: {text}')
   if not now and not read:
     report('code, packages, flags, devices and data are those of the run')
-  if (into / 'run.json').exists() and checkpoint.done(into) >= run.steps:
+  if (into / 'run.json').exists() and saved.done(into) >= run.steps:
     report(f'{into} was finished before: nothing is trained now')
   for stage in stages:
     train.train(stage, into, argv=argv, report=report)

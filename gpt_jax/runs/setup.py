@@ -94,7 +94,8 @@ class RunContext:
   """A pre-training run with its data, model and checkpoints, ready to be trained.
 
   Attributes:
-    rows: the number of updates done -> the next batch, numpy rows of this process.
+    places: the number of updates done -> where the next batch's rows of this process
+      are.
   """
 
   run: config.Run
@@ -102,7 +103,7 @@ class RunContext:
   layout: sharding.Layout
   objective: LanguageModeling
   data: Prepared
-  rows: Callable[[int], windows.Batch]
+  places: Callable[[int], windows.Rows]
   checkpoints: checkpoint.Checkpoints
   argv: Sequence[str]
   overrides: dict[str, Any]
@@ -111,6 +112,11 @@ class RunContext:
   def cfg(self) -> GPTConfig:
     """The architecture of the model."""
     return self.objective.gpt.config
+
+  def rows(self, done: int) -> windows.Batch:
+    """Returns the batch after so many updates, numpy rows of this process."""
+    starts, numbers = self.places(done)
+    return windows.windows(self.data.train.ids, starts, self.cfg.T, numbers)
 
   def make(self) -> step.State:
     """Returns the state before the first update, of new parameters."""
@@ -122,15 +128,12 @@ class RunContext:
     Where updates are left to do, run.json is written; `together` is for that.
     """
     run, source = self.run, None
-    latest = self.checkpoints.latest()
-    if latest is not None:
-      report(f'going on from the checkpoint of update {latest}')
-      state = self.checkpoints.restore(latest, self.layout.state_shapes(self.make))
-    elif run.init_from:
-      params, source = _from_model(run, self.cfg, report)
-      state = self.layout.place(step.init_state(run, params, self.cfg.width))
+    like = self.layout.state_shapes(self.make)
+    state = self.checkpoints.restore_newest(like, report)
+    if state is not None:
+      report(f'going on from the checkpoint of update {int(state.step)}')
     else:
-      state = self.layout.new_state(self.make)
+      state, source = self.begin(report)
     done = int(state.step)
     if done < run.steps and sharding.first_process():
       write_run_json(
@@ -145,6 +148,14 @@ class RunContext:
         together=together,
       )
     return state
+
+  def begin(self, report: Callable[[str], None]) -> tuple[step.State, dict | None]:
+    """Returns the state before the first update, and `init_from`'s parameters."""
+    if not self.run.init_from:
+      return self.layout.new_state(self.make), None
+    params, source = _from_model(self.run, self.cfg, report)
+    state = step.init_state(self.run, params, self.cfg.width)
+    return self.layout.place(state), source
 
   def eval_step(self) -> Callable:
     """Returns the compiled step of `held_out`."""
@@ -194,8 +205,8 @@ def ready(
         )
       layout.check(cfg)
     sizes = windows.stages(run.batch, run.batch_start, run.batch_ramp, cfg.T)
-    rows = windows.training_batches(
-      data.train.ids,
+    places = windows.training_rows(
+      len(data.train.ids),
       T=cfg.T,
       sizes=sizes,
       seed=run.seed,
@@ -213,7 +224,10 @@ def ready(
       )
     )
     objective = LanguageModeling.of(run, GPT(cfg, layout.execution(run.model)))
-    checkpoints = checkpoint.Checkpoints(workdir / 'checkpoints', run.keep)
+    with sharding.first_process_first('opened'):
+      checkpoints = checkpoint.Checkpoints(
+        workdir / 'checkpoints', run.keep, run=config.identity(run)
+      )
     try:
       yield RunContext(
         run,
@@ -221,7 +235,7 @@ def ready(
         layout,
         objective,
         data,
-        rows,
+        places,
         checkpoints,
         argv,
         overrides or {},

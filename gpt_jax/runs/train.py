@@ -8,16 +8,17 @@ import contextlib
 import math
 import pathlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 
 from gpt_jax import config
 from gpt_jax.config import UserError
-from gpt_jax.runs import benchmark, cost, finetune
+from gpt_jax.runs import benchmark, cost, finetune, replay
 from gpt_jax.runs.setup import RunContext, ready, samples
 from gpt_jax.runs.workdir import diverged, mark_diverged
-from gpt_jax.training import checkpoint, loop, sharding
+from gpt_jax.training import loop, saved, sharding
 from gpt_jax.training.loop import Training
 from gpt_jax.training.members import Alone, Together
 from gpt_jax.training.step import State
@@ -76,7 +77,12 @@ def train(
       return
     like = layout.state_shapes(context.make)
     program = Alone(run, context.objective, layout, like)
-    report(_trained(_language_models([context], program, state), profile))
+    training = _language_models([context], program, state, report)
+    training = training._replace(
+      begin=lambda: context.begin(_say_nothing)[0],
+      poisoned=partial(replay.keep, context),
+    )
+    report(_trained(training, profile))
     report(f'finished: {run.steps} updates. {best()}')
 
 
@@ -97,7 +103,10 @@ def _trained(
 
 
 def _language_models(
-  contexts: Sequence[RunContext], program: Alone | Together, state: State
+  contexts: Sequence[RunContext],
+  program: Alone | Together,
+  state: State,
+  report: Callable[[str], None],
 ) -> Training:
   """Returns the training of pre-training runs that share a program."""
   first, run = contexts[0], contexts[0].run
@@ -133,6 +142,7 @@ def _language_models(
     sample=sample,
     restore=lambda step: first.checkpoints.restore(step, program.like),
     flops_per_token=sum(cost.flops_per_token(first.cfg).values()),
+    report=report,
   )
 
 
@@ -207,7 +217,8 @@ def train_together(
   devices = sharding.Layout.of(members[0].run).devices
   standing: dict[int, list[Member]] = {}
   for member in members:
-    done = checkpoint.done(member.workdir)
+    saved.newest_by_files(member.workdir / 'checkpoints', report)
+    done = saved.done(member.workdir)
     if not diverged(member.workdir) and done < member.run.steps:
       standing.setdefault(done, []).append(member)
   left = sum(map(len, standing.values()))
@@ -284,4 +295,5 @@ def _train_stacked(
     mark_diverged(contexts[i].workdir, step)
 
   with contextlib.suppress(loop.Diverged):  # all of them: each is marked
-    report(_trained(_language_models(contexts, program, state), diverged=mark))
+    training = _language_models(contexts, program, state, report)
+    report(_trained(training, diverged=mark))

@@ -16,10 +16,10 @@ import jax
 
 from gpt_jax import config
 from gpt_jax.config import UserError
-from gpt_jax.files import write_whole
+from gpt_jax.files import read_json, write_json
 from gpt_jax.runs import provenance
 from gpt_jax.tasks.labelled_table import Task
-from gpt_jax.training import checkpoint
+from gpt_jax.training import manifest, saved
 from gpt_jax.training.metrics_log import read_metrics, seconds_trained
 
 _DIVERGED = 'diverged.json'
@@ -67,7 +67,7 @@ def read_run(workdir: str | pathlib.Path) -> config.Run:
 def check_same_run(run: config.Run, workdir: pathlib.Path) -> None:
   """Raises UserError if the workdir holds a run that this one can't resume."""
   if not (workdir / 'run.json').exists():
-    if checkpoint.done(workdir):
+    if manifest.saved(workdir / 'checkpoints'):
       raise UserError(
         f'workdir={workdir} has checkpoints but no run.json, which says of what run; '
         'put it back, or choose another workdir'
@@ -128,7 +128,7 @@ def write_run_json(
     'data': data,
     'sessions': before,
   }
-  write_whole(path, json.dumps(about, indent=1) + '\n')
+  write_json(path, about)
 
 
 def read_about(workdir: str | pathlib.Path) -> dict[str, Any]:
@@ -136,10 +136,7 @@ def read_about(workdir: str | pathlib.Path) -> dict[str, Any]:
   path = pathlib.Path(workdir) / 'run.json'
   if not path.exists():
     raise UserError(f'{workdir} is no workdir: it has no run.json')
-  try:
-    return json.loads(path.read_text(encoding='utf-8'))
-  except json.JSONDecodeError as error:
-    raise UserError(f'{path} is damaged: {error!r}') from error
+  return read_json(path)
 
 
 def sessions(workdir: str | pathlib.Path) -> list[dict[str, Any]]:
@@ -185,14 +182,13 @@ def keep_held_out(workdir: str | pathlib.Path, line: dict[str, Any]) -> None:
   kept = [other for other in before if not same(other)]
   for other in filter(same, before):
     line = line | {'baselines': other['baselines'] | line['baselines']}
-  text = json.dumps([*kept, line], indent=1) + '\n'
-  write_whole(pathlib.Path(workdir) / 'held_out.json', text)
+  write_json(pathlib.Path(workdir) / 'held_out.json', [*kept, line])
 
 
 def read_held_out(workdir: str | pathlib.Path) -> list[dict[str, Any]]:
   """Returns the lines that `keep_held_out` added, in the order of time."""
   path = pathlib.Path(workdir) / 'held_out.json'
-  return json.loads(path.read_text(encoding='utf-8')) if path.exists() else []
+  return read_json(path, list) if path.exists() else []
 
 
 def seed_folders(workdir: str | pathlib.Path) -> list[pathlib.Path]:
@@ -211,7 +207,7 @@ def old_groups(workdir: str | pathlib.Path) -> dict[pathlib.Path, list[int]]:
   path = workdir / 'groups.json'
   if not path.exists():
     return {}
-  groups = json.loads(path.read_text(encoding='utf-8'))
+  groups = read_json(path, list)
   if len(groups) == 1:
     return {workdir: groups[0]}
   return {workdir / f'seeds_{group[0]}_{group[-1]}': group for group in groups}
@@ -226,10 +222,26 @@ def updates_done(workdir: str | pathlib.Path) -> int:
   """Returns the updates that are on disk; with several seeds, the fewest."""
   seeds = [] if old_groups(workdir) else seed_folders(workdir)
   if not seeds:
-    return min(map(checkpoint.done, logged_folders(workdir)))
+    return min(map(saved.done, logged_folders(workdir)))
   if len(seeds) < read_run(workdir).seeds:
     return 0
-  return min(checkpoint.done(seed, TRAINING) for seed in seeds)
+  return min(saved.done(seed, TRAINING) for seed in seeds)
+
+
+def verified(workdir: str | pathlib.Path) -> Iterator[tuple[str, str, str]]:
+  """Yields of each checkpoint its folder, what is wrong ('': nothing) and by what.
+
+  Raises:
+    UserError: the workdir has none.
+  """
+  workdir, number = pathlib.Path(workdir), 0
+  for owner in [workdir, *seed_folders(workdir)]:
+    for folder in (owner / 'checkpoints', owner / TRAINING):
+      for step, why in saved.verify(folder).items():
+        own, number = folder / str(step), number + 1
+        yield str(own.relative_to(workdir)), why, '' if why else saved.compared(own)
+  if not number:
+    raise UserError(f'{workdir} has no checkpoint')
 
 
 def seconds_of_training(workdir: str | pathlib.Path) -> float:
@@ -254,9 +266,9 @@ def best_line(folder: pathlib.Path, task: Task) -> dict[str, float]:
 def diverged(workdir: pathlib.Path) -> int:
   """Returns the update at which a run of a sweep diverged; 0 if it did not."""
   path = workdir / _DIVERGED
-  return json.loads(path.read_text(encoding='utf-8'))['step'] if path.exists() else 0
+  return read_json(path).get('step', 0) if path.exists() else 0
 
 
 def mark_diverged(workdir: pathlib.Path, step: int) -> None:
   """Notes that a run of a sweep diverged, so that it is not tried again."""
-  write_whole(workdir / _DIVERGED, json.dumps({'step': step}) + '\n')
+  write_json(workdir / _DIVERGED, {'step': step})

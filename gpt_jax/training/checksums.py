@@ -16,15 +16,44 @@ from gpt_jax.training.step import State
 _SALT = 0x9E3779B9
 
 
-def of(state: State) -> dict[str, Any]:
-  """Returns the fingerprints of a state as JSON; every process must call it.
+def by_item(state: State) -> dict[str, dict]:
+  """Returns the trees of a state that are items of a checkpoint, by their names."""
+  guard = {} if state.guard is None else {'guard': state.guard}
+  average = {'ema': state.ema} if state.ema else {}
+  rest = {'opt_state': state.opt_state, **guard}
+  return {'params': state.params, 'rest': rest, **average}
 
-  `params`: that of each parameter, by its name like h_0/attn/q/kernel; `rest`: one of
-  the optimizer's state, the average of weights and the guard.
+
+def items(state: State) -> dict[str, dict[str, str]]:
+  """Returns the fingerprints of a state's tensors, by item.
+
+  Every process must call it. A parameter's name is like h_0/attn/q/kernel.
   """
-  params = tensors(state.params)
-  rest = tensors((state.opt_state, state.ema, state.guard))
-  return {'rest': joined(rest), 'params': params}
+  return {name: tensors(tree) for name, tree in by_item(state).items()}
+
+
+def line(by_item: dict[str, dict[str, str]]) -> dict[str, Any]:
+  """Returns what fingerprints.jsonl says of a state whose `items` are given.
+
+  `params`: the fingerprint of each parameter; `rest`: one of the optimizer's state, the
+  average of weights and the guard.
+  """
+  rest, ema = by_item['rest'], by_item.get('ema', {})
+  parts = {'opt_state': {}, 'guard': {}}
+  for name, value in rest.items():
+    part, _, of = name.partition('/')
+    parts[part][of] = value
+  # Numbered as they were when they were one tuple, so that old lines still compare.
+  each = enumerate((parts['opt_state'], ema, parts['guard']))
+  numbered = {f'{i}/{name}': v for i, part in each for name, v in part.items()}
+  return {'rest': joined(numbered), 'params': by_item['params']}
+
+
+def not_finite(tree: Any) -> str:
+  """Returns the name of the first tensor that has a NaN or an infinity; '': none."""
+  leaves = named(tree)
+  finite = jax.device_get(_finite(list(leaves.values())))
+  return next((n for n, fine in zip(leaves, finite, strict=True) if not fine), '')
 
 
 def tensors(tree: Any) -> dict[str, str]:
@@ -67,6 +96,12 @@ def _part(key: Any) -> Any:
     if hasattr(key, name):
       return getattr(key, name)
   return key
+
+
+@jax.jit
+def _finite(leaves: list[jax.Array]) -> list[jax.Array]:
+  """Returns for each array whether all of it is finite."""
+  return [jnp.isfinite(leaf).all() for leaf in leaves]
 
 
 @jax.jit

@@ -13,9 +13,11 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import rich.progress
 
@@ -25,7 +27,7 @@ from gpt_jax.data.windows import prefetched
 from gpt_jax.training import checksums
 from gpt_jax.training.checkpoint import Checkpoints
 from gpt_jax.training.members import Alone, Together
-from gpt_jax.training.metrics_log import MetricsLog
+from gpt_jax.training.metrics_log import MetricsLog, finite
 from gpt_jax.training.step import State
 from gpt_jax.training.throughput import Throughput
 
@@ -38,7 +40,13 @@ class Interrupted(Exception):
 
 
 class Diverged(UserError):
-  """No member's loss is finite any more."""
+  """No member's loss is finite any more.
+
+  Attributes:
+    step: the update whose own loss or gradient is not finite; 0: it is not known.
+  """
+
+  step = 0
 
 
 class _Spike(Exception):
@@ -58,6 +66,11 @@ class Training(NamedTuple):
     sample: state -> each member's text for samples.txt; '' for none.
     restore: number of updates -> the state in that checkpoint.
     flops_per_token: FLOPs of an update for each of its tokens; 0: not counted.
+    report: is told in a line what happens beside training.
+    begin: -> the state before the first update.
+    poisoned: called when an update's loss is not finite and no member is left, with its
+      number, the number of its batch, and what returns the state before it; returns
+      what to tell about it.
   """
 
   run: config.Run
@@ -70,6 +83,9 @@ class Training(NamedTuple):
   sample: Callable[[State], list[str]]
   restore: Callable[[int], State]
   flops_per_token: float
+  report: Callable[[str], None] = print
+  begin: Callable[[], State] | None = None
+  poisoned: Callable[[int, int, Callable[[], State]], str] | None = None
 
 
 class _Watch:
@@ -105,22 +121,53 @@ class _Watch:
     for i in self.alive():
       loss, spike = metrics[i]['loss'], bool(metrics[i].get('spike', 0))
       self._spikes[i] = self._spikes[i] + 1 if spike else 0
-      if self._spikes[i] > _MOST_SPIKES or not (spike or math.isfinite(loss)):
-        self.lost[i] = step
-        self._diverged(i, step)
+      norm = metrics[i].get('grad_norm', 0.0)
+      if self._spikes[i] > _MOST_SPIKES or not (spike or math.isfinite(loss + norm)):
+        what = 'loss' if spike or not math.isfinite(loss) else "gradient's norm"
+        value = loss if what == 'loss' else norm
+        self._lose(i, step, f'the {what} of update {step} is {value}', update=step)
         continue
       if spike and self.guard == 'rollback' and self.latest() is not None:
         raise _Spike(step, loss)
       losses.append(loss)
       if not spike:
         self.good = f'{loss:.4f} at update {step}'
-    if not self.alive():
-      raise Diverged(
-        f'the loss of update {step} is {metrics[0]["loss"]}; the last good one was '
-        f'{self.good}. {self._last_checkpoint()} Lower optim.lr or optim.clip, or '
-        'lengthen optim.warmup, in a new workdir.'
-      )
     return float(np.mean(losses)) if losses else math.nan
+
+  def judge(self, step: int, each: list[dict[str, float]]) -> None:
+    """Looks at the metrics on held-out data after an update, of all members.
+
+    Raises:
+      Diverged: no member is left whose losses are finite.
+    """
+    for i in self.alive():
+      for name, value in each[i].items():
+        if name.endswith('_nll') and not math.isfinite(value):
+          self._lose(i, step, f'the held-out loss after update {step} is {value}')
+          break
+
+  def check(self, step: int, member: int, weights: Any) -> bool:
+    """Returns whether parameters are finite, so that they may be saved.
+
+    Raises:
+      Diverged: they are not, and no member is left.
+    """
+    bad = checksums.not_finite(weights)
+    if bad:
+      self._lose(member, step, f'{bad} is not finite after update {step}')
+    return not bad
+
+  def _lose(self, member: int, step: int, why: str, update: int = 0) -> None:
+    """Trains a member no further; raises Diverged if it was the last."""
+    self.lost[member] = step
+    self._diverged(member, step)
+    if not self.alive():
+      error = Diverged(
+        f'{why}; the last good one was {self.good}. {self._last_checkpoint()} Lower '
+        'optim.lr or optim.clip, or lengthen optim.warmup, in a new workdir.'
+      )
+      error.step = update
+      raise error
 
   def latest(self) -> int | None:
     """Returns the updates of the first member's latest checkpoint."""
@@ -173,6 +220,7 @@ def train(
   tracing = False
   waiting = None  # the last update's step and metrics: fetched one step late
   rolled_back, passed_over = collections.Counter(), collections.Counter()
+  over = 0  # batches that roll-backs skipped
 
   def fetch(due: bool) -> None:
     """Checks and logs the previous update's metrics: by now they are computed."""
@@ -190,16 +238,17 @@ def train(
       for i in watch.alive():
         # A member's share of the time, so that times add up.
         seconds = {'seconds': round(clock['seconds'] / number, 3)}
-        logs[i].write(step, _finite(each[i]) | clock | seconds)
+        logs[i].write(step, each[i] | clock | seconds)
 
   def look(step: int, state: State) -> list[dict[str, float]]:
     """Evaluates, samples and logs; returns the metrics."""
     metrics = training.evaluate(state, step)
+    watch.judge(step, metrics)
     texts = training.sample(state) if run.sample_tokens else []
     if shows:
       alive = watch.alive()
       for i in alive:
-        logs[i].write(step, _finite(metrics[i]))
+        logs[i].write(step, metrics[i])
         if texts:
           logs[i].write_samples(step, texts[i])
       progress.print(step, _mean([metrics[i] for i in alive]))
@@ -209,11 +258,15 @@ def train(
     """Saves every member; `metrics` is [] when training was asked to stop."""
     for i in watch.alive():
       own = program.member(state, i)
-      if metrics:
-        sums = checksums.of(own)
-        if shows:
-          logs[i].write_checksums(step, sums)
-      checkpoints[i].save(own, metrics[i].get('valid_nll') if metrics else None)
+      if not watch.check(step, i, own.weights):
+        continue
+      tensors, record = checksums.items(own), {}
+      if shows:
+        if metrics:
+          logs[i].write_checksums(step, checksums.line(tensors))
+        record = logs[i].mark()
+      nll = metrics[i].get('valid_nll') if metrics else None
+      checkpoints[i].save(own, nll, tensors=tensors, record=record)
 
   def wait() -> None:
     for each in checkpoints:
@@ -221,7 +274,7 @@ def train(
 
   def go(state: State) -> State:
     """Returns the state at the end of the run."""
-    nonlocal tracing, waiting
+    nonlocal tracing, waiting, over
     first = int(state.step)
     over = 0 if state.guard is None else int(np.max(state.guard.passed_over))
     batch_of = lambda step: program.put(training.rows(step + over))  # noqa: E731
@@ -272,17 +325,32 @@ def train(
         'optim.guard_sigmas.'
       )
     if shows:
-      logs[0].cut(saved)
+      logs[0].cut(saved, checkpoints[0].record(saved))
       progress.say(f'update {step}: loss {loss:.4f} is a spike; back to update {saved}')
     state = training.restore(saved)
     passed_over[saved] += step - saved
     over = state.guard.passed_over + passed_over[saved]
     return state.replace(guard=state.guard.replace(passed_over=over))
 
+  def before(step: int) -> State:
+    """Returns the state before an update, computed again from the last checkpoint."""
+    wait()
+    saved = watch.latest()
+    state = training.begin() if saved is None else training.restore(saved)
+    if state.guard is not None:
+      skipped = jnp.full_like(state.guard.passed_over, over)
+      state = state.replace(guard=state.guard.replace(passed_over=skipped))
+    progress.say(f'computing the state before update {step} again, from {saved or 0}')
+    for done in range(int(state.step), step - 1):
+      state, _ = program.update(state, program.put(training.rows(done + over)))
+    return state
+
   with contextlib.ExitStack() as stack:
     logs = []
-    for folder in training.folders if shows else ():
-      logs.append(stack.enter_context(contextlib.closing(MetricsLog(folder, first))))
+    for folder, saved in zip(training.folders, checkpoints, strict=True):
+      if shows:
+        log = MetricsLog(folder, first, saved.record(first), training.report)
+        logs.append(stack.enter_context(contextlib.closing(log)))
     asked = stack.enter_context(_signals())
     progress = stack.enter_context(_Progress(run.steps, first, shows))
     while True:
@@ -291,19 +359,22 @@ def train(
         return throughput.summary() if shows else ''
       except _Spike as spike:
         state, waiting = back(*spike.args), None
-
-
-def _finite(values: dict[str, float]) -> dict[str, float]:
-  """Returns the finite values: JSON has no NaN, which a spike's loss may be."""
-  return {name: value for name, value in values.items() if math.isfinite(value)}
+      except Diverged as error:
+        step = error.step
+        if not step or training.poisoned is None:
+          raise
+        more = training.poisoned(step, step - 1 + over, partial(before, step))
+        raise Diverged(f'{error}\n{more}') from error
 
 
 def _mean(each: list[dict[str, float]]) -> dict[str, float]:
   """Returns the mean of each metric over members, of those that are finite."""
-  finite = {
-    name: [m[name] for m in map(_finite, each) if name in m] for name in each[0]
+  good = [finite(metrics) for metrics in each]
+  names = [name for name in each[0] if any(name in metrics for metrics in good)]
+  return {
+    name: float(np.mean([metrics[name] for metrics in good if name in metrics]))
+    for name in names
   }
-  return {name: float(np.mean(values)) for name, values in finite.items() if values}
 
 
 class _Progress:

@@ -1,0 +1,215 @@
+"""A poisoned update: what is kept of it when its loss is not finite, and its replay.
+
+WORKDIR/poisoned_STEP holds bundle.json (the config, the update, and which documents its
+rows are), batch.npz (the rows as the model reads them) and in checkpoints/ the state
+before the update. Nothing else is needed to compute the update again, anywhere.
+"""
+
+import contextlib
+import dataclasses
+import pathlib
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gpt_jax import config
+from gpt_jax.config import UserError
+from gpt_jax.data import split, windows
+from gpt_jax.files import read_json, write_json
+from gpt_jax.model.gpt import GPT
+from gpt_jax.model.gpt_config import GPTConfig
+from gpt_jax.runs.setup import Prepared, RunContext
+from gpt_jax.training import checkpoint, checksums, optim, sharding, step
+from gpt_jax.training.members import Alone
+from gpt_jax.training.objective import LanguageModeling
+from gpt_jax.training.step import State
+
+_ABOUT, _BATCH = 'bundle.json', 'batch.npz'
+_MOST_READ = 2e9  # bytes of text that are read again for the names of documents
+_MOST_DECODED = 1e6  # tokens that are decoded for the offset of a row
+_EXCERPT = 12  # tokens shown of a row
+_SHOWN = 3  # rows named in the message
+
+
+def keep(
+  context: RunContext, update: int, number: int, before: Callable[[], State]
+) -> str:
+  """Writes the bundle of an update; returns what to tell about it.
+
+  Args:
+    number: of its batch: as of the update after so many, but for roll-backs.
+    before: -> the state before it.
+  """
+  rows = context.places(number)
+  documents = documents_of(context.run.data, context.data, rows.starts, context.cfg.T)
+  said = ['the rows of its batch are'] + [
+    _in_words(each) for each in documents[:_SHOWN]
+  ]
+  folder = context.workdir / f'poisoned_{update}'
+  if len(documents) > _SHOWN:
+    said.append(f'  and {len(documents) - _SHOWN} more, in {folder / _ABOUT}')
+  if sharding.several_processes():
+    said[-1] = '  and others; train it in one process to get a bundle that replays it'
+    return '\n'.join(said)
+  stage = folder.with_name(f'.{folder.name}.tmp')
+  shutil.rmtree(stage, ignore_errors=True)
+  stage.mkdir()
+  with contextlib.closing(checkpoint.Checkpoints(stage / 'checkpoints')) as saved:
+    saved.save(before(), None)
+  batch = dataclasses.asdict(context.rows(number))
+  np.savez(stage / _BATCH, **batch)
+  about = {
+    'config': config.flat(context.run),
+    'vocab': context.data.tokenizer.vocab,
+    'update': update,
+    'rows': documents,
+  }
+  write_json(stage / _ABOUT, about)
+  shutil.rmtree(folder, ignore_errors=True)
+  stage.rename(folder)
+  said.append(f'to compute it again: python launch.py replay --bundle={folder}')
+  return '\n'.join(said)
+
+
+def documents_of(
+  data: config.Data, prepared: Prepared, starts: np.ndarray, T: int
+) -> list[dict[str, Any]]:
+  """Returns where in which document each row begins.
+
+  Returns:
+    For each row: its number; tokens, its first and last place in the token file;
+    document, the number among those trained on, and its name, a file with a line where
+    a file has several ('' for a text too long to be read again); offset, bytes from the
+    document's beginning to the row (-1: too many to decode); and how the row begins.
+  """
+  file, tokenizer = prepared.train, prepared.tokenizer
+  first = np.searchsorted(file.starts, starts, 'right') - 1
+  names: dict[int, str] = {}
+  if file.bytes < _MOST_READ:
+    with contextlib.suppress(UserError):  # a source that is not there any more
+      names = split.names(data, set(first.tolist()))
+  rows = []
+  for row, (start, number) in enumerate(
+    zip(starts.tolist(), first.tolist(), strict=True)
+  ):
+    begin = int(file.starts[number])
+    offset = -1
+    if start - begin < _MOST_DECODED:
+      offset = len(tokenizer.decode(file.ids[begin:start].tolist()).encode())
+    rows.append(
+      {
+        'row': row,
+        'tokens': [start, start + T],
+        'document': number,
+        'name': names.get(number, ''),
+        'offset': offset,
+        'text': tokenizer.decode(file.ids[start : start + _EXCERPT].tolist()),
+      }
+    )
+  return rows
+
+
+def _in_words(row: dict[str, Any]) -> str:
+  """Returns where a row is, as an indented line."""
+  where = f', {row["name"]}' if row['name'] else ''
+  at = f', byte {row["offset"]:,}' if row['offset'] >= 0 else ''
+  first, last = row['tokens']
+  return (
+    f'  row {row["row"]}: document {row["document"]}{where}{at} (tokens {first:,} to '
+    f'{last:,}): {row["text"]!r}'
+  )
+
+
+def replay(bundle: str | pathlib.Path, report: Callable[[str], None] = print) -> str:
+  """Computes a poisoned update again; returns the first tensor that is not finite.
+
+  In the order in which they are computed: the parameters before, what each module
+  returns, the loss, the gradients and the parameters after. '' if all are finite.
+
+  Raises:
+    UserError: `bundle` is no bundle, or is damaged.
+  """
+  bundle = pathlib.Path(bundle)
+  if not (bundle / _ABOUT).exists():
+    raise UserError(f'--bundle={bundle} is no bundle: it has no {_ABOUT}')
+  about = read_json(bundle / _ABOUT)
+  try:
+    run = config.from_flat(about['config'])
+    update, places = int(about['update']), list(about['rows'])
+    cfg = GPTConfig.of(run.model, int(about['vocab']))
+    with np.load(bundle / _BATCH) as arrays:
+      batch = windows.Batch(**arrays)
+  except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+    raise UserError(f'{bundle} is damaged: {error}; copy it again') from error
+  # One device, and no module inside another program: their outputs are looked at.
+  run = dataclasses.replace(run, layout='', devices=1)
+  layout = sharding.Layout.of(run)
+  with contextlib.closing(checkpoint.Checkpoints(bundle / 'checkpoints')) as saved:
+    like = layout.state_shapes(lambda: step.new_state(run, cfg))
+    state = saved.restore(update - 1, like)
+  report(f'update {update} of {len(places)} rows, from the state before it')
+  for name, tensor in _computed(run, cfg, layout, state, batch):
+    bad = ~np.isfinite(np.asarray(tensor, np.float32))
+    if bad.any():
+      report(f'the first tensor that is not finite: {name}, shape {tensor.shape}')
+      report(f'  {bad.sum():,} of its {bad.size:,} values are not')
+      rows = _rows_of(name, bad, places)
+      for row in rows[:_SHOWN]:
+        report(_in_words(row))
+      if len(rows) > _SHOWN:
+        report(f'  and {len(rows) - _SHOWN} more rows')
+      return name
+  report('all tensors of the update are finite here')
+  return ''
+
+
+def _rows_of(name: str, bad: np.ndarray, places: list[dict]) -> list[dict]:
+  """Returns the rows of a batch that are not finite in what a module returned."""
+  if not name.startswith('output of') or not bad.ndim or len(bad) != len(places):
+    return []
+  return [places[i] for i in np.flatnonzero(bad.reshape(len(bad), -1).any(1))]
+
+
+def _computed(
+  run: config.Run,
+  cfg: GPTConfig,
+  layout: sharding.Layout,
+  state: State,
+  batch: windows.Batch,
+) -> Iterator[tuple[str, jax.Array]]:
+  """Yields what an update computes, by name, in the order in which it is computed."""
+  for name, leaf in checksums.named(state.params).items():
+    yield f'{name} before the update', leaf
+  execution = dataclasses.replace(layout.execution(run.model), remat='none', scan=False)
+  objective = LanguageModeling.of(run, GPT(cfg, execution))
+  hp, outputs = optim.Hyper.of(run), []
+
+  def watch(call, args, kwargs, context):
+    value = call(*args, **kwargs)
+    name = '/'.join(context.module.path) or 'the model'
+    outputs.append((name, value[0] if isinstance(value, tuple) else value))
+    return value
+
+  whole = jax.tree.map(jnp.asarray, batch)
+  with nn.intercept_methods(watch):
+    nll, _ = objective.sums(state.params, {}, whole, hp, state.step)
+  for name, value in outputs:
+    yield f'output of {name}', value
+  yield 'the loss', nll
+  # As in training, with its micro-batches and its program.
+  like = layout.state_shapes(lambda: step.new_state(run, cfg))
+  program = Alone(run, objective, layout, like)
+  gradients = jax.jit(
+    jax.grad(lambda p: objective.sums(p, {}, whole, hp, state.step)[0])
+  )
+  for name, leaf in checksums.named(gradients(state.params)).items():
+    yield f'gradient of {name}', leaf
+  after, metrics = program.update(state, program.put([batch]))
+  yield "the gradient's norm", metrics['grad_norm']
+  for name, leaf in checksums.named(after.params).items():
+    yield f'{name} after the update', leaf
