@@ -352,7 +352,8 @@ def main() -> None:
   scratch = pathlib.Path(tempfile.mkdtemp(prefix='faults_'))
   for name, value in _ENVIRONMENT.items():
     os.environ.setdefault(name, value)
-  os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(scratch / 'compiled'))
+  compiled = pathlib.Path(args.outcomes).absolute().with_suffix('.compiled')
+  os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(compiled))
   forked.warm()
   same = {'seed': args.seed, 'sources': _sources()}
   outcomes = _read(pathlib.Path(args.outcomes), same)

@@ -174,8 +174,7 @@ def _judged_model(folder, workdir, fault, struck, done, loaded, known) -> str:
   step = str(loaded.get('step'))
   if loaded.get('digest') != known['digests'].get(step):
     return 'SILENT'
-  said = _says(done, struck)
-  if said:
+  if _says(done, fault, struck, step):
     return 'recovered'
   return 'harmless' if step == str(max(steps)) else 'SILENT'
 
@@ -194,18 +193,24 @@ def _judged_training(folder, workdir, fault, struck, done, loaded, known) -> str
   )
   if not same:
     return 'SILENT'
-  if _says(done, struck):
-    return 'recovered'
   newest = max(known['steps'][fault.base])
   on = re.search(r'going on from .*?(\d+)$', done.out, re.MULTILINE)
   at = int(on[1]) if on else 60 if 'updates are done' in done.out else 0
+  if _says(done, fault, struck, str(at)):
+    return 'recovered'
   return 'harmless' if at == newest else 'SILENT'
 
 
-def _says(done: forked.Ended, struck: int) -> bool:
-  """Returns whether a line says that a checkpoint was passed over."""
+def _says(done: forked.Ended, fault: Fault, struck: int, used: str) -> bool:
+  """Returns whether a line says that a checkpoint was passed over.
+
+  One that is gone without a trace can't be told from one that a kill prevented: there
+  it is enough to say which one is used.
+  """
+  gone = fault.what == 'removed folder' and not fault.where
   return any(
-    re.search(rf'\b{struck}\b', line) and re.search(_SAYS, line)
+    (re.search(rf'\b{struck}\b', line) and re.search(_SAYS, line))
+    or (gone and f'checkpoint of update {used}' in line)
     for line in (done.out + done.err).splitlines()
   )
 

@@ -137,14 +137,16 @@ def left(folder: pathlib.Path) -> dict[str, str]:
   """Returns what a command left in a workdir, as texts that can be compared, by name.
 
   Left out is what belongs to the clock or to a process: fields of metrics.jsonl and
-  sweep.csv, sessions of run.json, events, logs and locks. Of checkpoints it is the
+  sweep.csv, sessions of run.json, events, logs and locks; and damaged checkpoints that
+  were moved aside. Of checkpoints it is the
   values of the tensors, read by Orbax alone, and the loss beside them.
   """
   found = {}
   for path in sorted(folder.rglob('*')):
     name = str(path.relative_to(folder))
     parts = path.relative_to(folder).parts
-    if not path.is_file() or {'tensorboard', 'logs'} & {*parts}:
+    aside = any(part.endswith('.damaged') for part in parts)
+    if aside or not path.is_file() or {'tensorboard', 'logs'} & {*parts}:
       continue
     number = next((i for i, part in enumerate(parts) if part.isdigit()), None)
     if number is not None:
@@ -228,5 +230,6 @@ def _checkpoint(folder: pathlib.Path) -> str:
       value = np.asarray(value)
       name = f'{item} {jax.tree_util.keystr(path)} {value.shape} {value.dtype}'
       whole.update(name.encode() + value.tobytes())
-  metrics = folder / 'metrics/metrics'
-  return whole.hexdigest() + (metrics.read_text() if metrics.exists() else '')
+  about = folder / 'manifest.json'
+  loss = json.loads(about.read_text())['nll'] if about.exists() else 'no manifest'
+  return f'{whole.hexdigest()} {loss}'
