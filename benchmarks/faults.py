@@ -81,7 +81,7 @@ def of_kills(folder: pathlib.Path, number: int, seed: int, verbs: list[str]) -> 
       lacking -= sum(one['kills'] for one in own)
       if lacking > 0 and verb not in wanted:
         _say(f'{verb}, undisturbed')
-        _trained(folder)
+        _trained(folder)  # evaluations need it
         wanted[verb] = kills.undisturbed(folder, verb)
       for i in range(len(own), len(own) + -(-lacking // 2)):
         given = folder, verb, i, seed, wanted[verb]
@@ -105,14 +105,11 @@ def of_kills(folder: pathlib.Path, number: int, seed: int, verbs: list[str]) -> 
 
 def of_damage(folder: pathlib.Path, number: int, seed: int) -> Kind:
   """Returns damaged checkpoints, `number` of all that there can be."""
-  known: dict[str, Any] = {}
 
   def cases(done: dict[str, dict]) -> list[Case]:
     if len(done) >= number:
       return []
-    if not known:
-      _say('the runs whose checkpoints are damaged')
-      known.update(damage.bases(folder))
+    known = damage.bases(folder)
     # Names of array files differ from run to run: a number counts as done.
     every = damage.faults(folder, known)
     random.Random(seed).shuffle(every)
@@ -149,12 +146,10 @@ def of_damage(folder: pathlib.Path, number: int, seed: int) -> Kind:
 
 def of_flips(folder: pathlib.Path, number: int, seed: int) -> Kind:
   """Returns flips of single bits, `number` of them."""
-  known: dict[str, Any] = {}
 
   def cases(done: dict[str, dict]) -> list[Case]:
     left = [i for i in range(-(-number // _FLIPS)) if f'{i}' not in done]
-    if left and not known:
-      known.update(damage.bases(folder))
+    known = damage.bases(folder) if left else {}
     return [
       Case(
         f'{i}',
@@ -290,7 +285,7 @@ def work(
 
 def _trained(folder: pathlib.Path) -> dict[str, str]:
   """Returns what a training leaves, and keeps its workdir for verbs that need one."""
-  left = place.undisturbed(folder, 'train')
+  left = place.wanted(folder, 'train')
   if not (folder / 'trained').exists():
     shutil.copytree(folder / 'undisturbed_train', folder / 'trained')
   return left
@@ -327,12 +322,15 @@ def _say(text: str) -> None:
   print(f'{time.strftime("%H:%M:%S")} {text}', file=sys.stderr, flush=True)
 
 
-def _names(text: str, known: Iterable[str]) -> list[str]:
-  """Returns the names in a list with commas; '' is all that are known."""
-  names = text.split(',') if text else list(known)
-  if wrong := [name for name in names if name not in known]:
+def _names(text: str, known: Iterable[str]) -> list[tuple[str, int]]:
+  """Returns the names in a list like a:3,b with their numbers, 0 for none.
+
+  '' is all that are known.
+  """
+  names = [each.partition(':') for each in (text.split(',') if text else known)]
+  if wrong := [name for name, _, _ in names if name not in known]:
     sys.exit(f'error: {wrong[0]!r} is none of {", ".join(known)}')
-  return names
+  return [(name, int(number or 0)) for name, _, number in names]
 
 
 def main() -> None:
@@ -340,7 +338,7 @@ def main() -> None:
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   add = parser.add_argument
-  add('--only', default='', help=f'some of {",".join(NUMBERS)}')
+  add('--only', default='', help=f'some of {",".join(NUMBERS)}, or KIND:NUMBER,..')
   add('--number', type=int, default=0, help=f'of cases; 0: {NUMBERS}')
   add('--seed', type=int, default=0)
   add('--verbs', default='', help=f'that are killed: some of {",".join(place.VERBS)}')
@@ -348,10 +346,11 @@ def main() -> None:
   add('--megabytes', type=float, default=40, help='of the text that is prepared')
   add('--outcomes', default='runs/faults.jsonl', help='file of outcomes to go on from')
   args = parser.parse_args()
-  only, verbs = _names(args.only, NUMBERS), _names(args.verbs, place.VERBS)
+  only = _names(args.only, NUMBERS)
+  verbs = [name for name, _ in _names(args.verbs, place.VERBS)]
   scratch = pathlib.Path(tempfile.mkdtemp(prefix='faults_'))
   for name, value in _ENVIRONMENT.items():
-    os.environ.setdefault(name, value)
+    os.environ[name] = os.environ.get(name) or value
   compiled = pathlib.Path(args.outcomes).absolute().with_suffix('.compiled')
   os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(compiled))
   forked.warm()
@@ -366,10 +365,11 @@ def main() -> None:
   }
   wrong = []
   try:
-    for kind in only:
-      folder = scratch / kind
-      place.write(folder, args.megabytes)
-      of_kind = makers[kind](folder, args.number or NUMBERS[kind], args.seed)
+    folder = scratch / 'place'
+    place.write(folder, args.megabytes)
+    for kind, number in only:
+      number = number or args.number or NUMBERS[kind]
+      of_kind = makers[kind](folder, number, args.seed)
 
       def keep(name: str, outcome: dict, kind: str = kind) -> None:
         about = {'kind': kind, **same, 'name': name, 'outcome': outcome}
@@ -380,7 +380,6 @@ def main() -> None:
       found = list(outcomes[kind].values())
       print(f'\n## {kind}\n\n' + '\n'.join(of_kind.table(found)), flush=True)
       wrong += [f'{kind}: {text}' for one in found for text in of_kind.bad(one)]
-      shutil.rmtree(folder)
   finally:
     shutil.rmtree(scratch, ignore_errors=True)
   print(f'\n{len(wrong)} faults\n' + '\n'.join(f'- {text}' for text in wrong))

@@ -11,6 +11,7 @@ The newest checkpoint of a run, finished or interrupted, is damaged in one place
   TRACEBACK  a traceback, or death by a signal
 """
 
+import functools
 import json
 import pathlib
 import random
@@ -49,12 +50,13 @@ class Fault(NamedTuple):
   where: str
 
 
+@functools.cache
 def bases(folder: pathlib.Path) -> dict[str, Any]:
   """Makes the two runs, and returns what is to be expected of them.
 
   Of each its checkpoints' steps, and a hash of the weights that each gives to a model.
   """
-  left = place.undisturbed(folder, 'train')
+  left = place.wanted(folder, 'train')
   shutil.copytree(folder / 'undisturbed_train', folder / 'finished')
   for _ in range(20):
     shutil.rmtree(folder / 'interrupted', ignore_errors=True)
@@ -70,11 +72,7 @@ def bases(folder: pathlib.Path) -> dict[str, Any]:
       break
   digests = {}
   for base in BASES:
-    for step in _steps(folder / base):
-      _, loaded = _watched(
-        folder, 'sample', f'--workdir={base}', f'--checkpoint={step}'
-      )
-      digests[str(step)] = loaded['digest']
+    digests |= forked.apart(_weights, folder / base)
   steps = {base: _steps(folder / base) for base in BASES}
   return {'left': left, 'steps': steps, 'digests': digests}
 
@@ -330,6 +328,11 @@ def _opened(workdir: pathlib.Path, step: int) -> str:
   from gpt_jax.training import checksums
 
   return checksums.digest(load(workdir, str(step)).params)
+
+
+def _weights(workdir: pathlib.Path) -> dict[str, str]:
+  """Returns the hashes of the weights that its checkpoints give to a model."""
+  return {str(step): _opened(workdir, step) for step in _steps(workdir)}
 
 
 def _steps(workdir: pathlib.Path) -> list[int]:

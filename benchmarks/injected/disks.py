@@ -253,22 +253,23 @@ def _half_a_record(folder, wanted):
   return done, told or not place.differences(wanted, found)
 
 
+# The first ones are done by the tests.
 SCENARIOS: dict[str, Callable] = {
   'two trainings on one workdir': _second,
-  'SIGTERM': _stopped(signal.SIGTERM, code=128 + signal.SIGTERM),
-  'SIGINT': _stopped(signal.SIGINT, code=128 + signal.SIGINT),
-  'SIGINT twice': _stopped(signal.SIGINT, signal.SIGINT, code=-signal.SIGINT),
+  'workdir is a file': _is_a_file,
+  'workdir removed while it trains': _removed,
   'train, the disk can only be read': _read_only(*_TRAIN),
-  'train anew, the disk can only be read': _read_only(*_TRAIN, new=True),
   'eval, the disk can only be read': _read_only('eval', prints='bits/byte'),
+  'train anew, the disk can only be read': _read_only(*_TRAIN, new=True),
   'eval of tasks, the disk can only be read': _read_only(
     'eval', '--tasks=lambada', '--data=tasks', '--limit=9', prints='accuracy'
   ),
   'sample, the disk can only be read': _read_only(
     'sample', '--max_new_tokens=2', code=0
   ),
-  'workdir removed while it trains': _removed,
-  'workdir is a file': _is_a_file,
+  'SIGTERM': _stopped(signal.SIGTERM, code=128 + signal.SIGTERM),
+  'SIGINT': _stopped(signal.SIGINT, code=128 + signal.SIGINT),
+  'SIGINT twice': _stopped(signal.SIGINT, signal.SIGINT, code=-signal.SIGINT),
   'workdir in a file': _in_a_file,
   'workdir with [brackets]': _brackets,
   'workdir ~/w': _home,

@@ -27,7 +27,7 @@ def undisturbed(folder: pathlib.Path, verb: str) -> dict[str, Any]:
   Raises:
     RuntimeError: it fails, or two times leave different things.
   """
-  first = place.undisturbed(folder, verb)  # compiles
+  first = place.wanted(folder, verb)  # compiles
   begin = time.monotonic()
   left = place.undisturbed(folder, verb)
   seconds = time.monotonic() - begin

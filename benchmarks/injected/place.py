@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import hashlib
 import json
 import pathlib
@@ -158,12 +159,12 @@ def left(folder: pathlib.Path) -> dict[str, str]:
   return found
 
 
-def differences(wanted: dict[str, str], found: dict[str, str]) -> list[str]:
+def differences(expected: dict[str, str], found: dict[str, str]) -> list[str]:
   """Returns the names of what differs, is missing, or was left over."""
   return [
-    f'{name} is {_what(wanted, found, name)}'
-    for name in sorted({*wanted, *found})
-    if wanted.get(name) != found.get(name)
+    f'{name} is {_what(expected, found, name)}'
+    for name in sorted({*expected, *found})
+    if expected.get(name) != found.get(name)
   ]
 
 
@@ -190,10 +191,16 @@ def undisturbed(place: pathlib.Path, name: str) -> dict[str, str]:
   return forked.apart(left, workdir)
 
 
-def _what(wanted: dict[str, str], found: dict[str, str], name: str) -> str:
+@functools.cache
+def wanted(folder: pathlib.Path, name: str) -> dict[str, str]:
+  """Returns `undisturbed`, of one time."""
+  return undisturbed(folder, name)
+
+
+def _what(expected: dict[str, str], found: dict[str, str], name: str) -> str:
   if name not in found:
     return 'missing'
-  return 'different' if name in wanted else LEFT_OVER
+  return 'different' if name in expected else LEFT_OVER
 
 
 def _text(path: pathlib.Path) -> str:
