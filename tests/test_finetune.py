@@ -331,6 +331,20 @@ def test_a_kill_between_the_states_of_two_seeds_loses_nothing(
   ).read_text()
 
 
+def test_a_damaged_state_of_one_seed_is_passed_over_by_all(place, finished, tmp_path):
+  workdir = tmp_path / 'damaged'
+  shutil.copytree(finished[0], workdir)
+  (path,) = (workdir / 'seed_1/training/10/params/d').iterdir()
+  content = bytearray(path.read_bytes())
+  content[len(content) // 2] ^= 1
+  path.write_bytes(content)
+  said = train(make(place), workdir)
+  assert f'checkpoint 10 is damaged (params/d/{path.name}' in said
+  assert 'going on from the checkpoint of update 5' in said
+  assert (workdir / 'seed_1/training.damaged/10').exists()
+  assert_same(finished[0], workdir, 0)
+
+
 def test_a_workdir_whose_seeds_share_a_state_goes_on(place, finished, tmp_path):
   """As versions kept it that had groups.json: one stack of states in the workdir."""
   workdir = tmp_path / 'older'

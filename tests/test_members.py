@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -153,6 +154,24 @@ def test_runs_go_on_together_and_by_themselves_and_lose_nothing(
   assert [each['starts'] for each in sessions] == [[0], [4], [8]]
   assert train.train_together(paired(members, folders), report=told.append) == {}
   assert '0 of 3 runs, together' in told
+
+
+def test_a_damaged_checkpoint_of_one_run_is_passed_over(
+  place, members, trained, tmp_path
+):
+  folders = [tmp_path / folder.name for folder in trained]
+  for folder, own in zip(trained, folders, strict=True):
+    shutil.copytree(folder, own)
+  (path,) = (folders[1] / 'checkpoints/12/rest/d').iterdir()
+  path.write_bytes(path.read_bytes()[:-1])
+  told = []
+  train.train_together(paired(members, folders), report=told.append)
+  assert any('checkpoint 12 is damaged (rest/d/' in text for text in told)
+  assert '1 of 3 runs, together' in told
+  assert [line['step'] for line in read_metrics(folders[1])] == [
+    line['step'] for line in read_metrics(trained[1])
+  ]
+  alike(state_of(members[1], folders[1], 12), state_of(members[1], trained[1], 12))
 
 
 def test_on_several_devices_all_runs_are_updated_at_once(place, members, trained):

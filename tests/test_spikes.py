@@ -166,3 +166,69 @@ def test_spikes_without_end_stop_the_run(tmp_path):
       shows=False,
     )
   saved.close()
+
+
+@pytest.mark.parametrize('guard', ['off', 'skip', 'rollback'])
+def test_a_held_out_loss_that_is_not_finite_is_an_error_and_never_kept(tmp_path, guard):
+  run = make_run(devices=1, model_L=1)
+  run.steps, run.eval_every, run.sample_tokens = 40, 10, 0
+  run.optim.guard, run.optim.guard_sigmas = guard, 1e9
+  kept = checkpoint.Checkpoints(tmp_path / 'checkpoints', keep=1)
+
+  def evaluate(state, step):
+    return [{'valid_nll': float('nan') if step == 20 else 3.0}]
+
+  with pytest.raises(loop.Diverged, match='held-out loss after update 20 is nan') as e:
+    loop.train(training(run, program_of(run), kept, tmp_path, ragged_batch, evaluate))
+  kept.close()
+  assert f'The last checkpoint is {tmp_path / "checkpoints" / "10"}' in str(e.value)
+  assert kept.steps() == [10] and kept.best() == 10
+  held = [line for line in metrics_log.read_metrics(tmp_path) if 'valid_nll' in line]
+  assert [line['valid_nll'] for line in held] == [3.0]
+  assert 'NaN' not in (tmp_path / 'metrics.jsonl').read_text()
+
+
+@pytest.mark.parametrize('every', [10, 60])
+def test_the_state_before_a_poisoned_update_is_computed_again(tmp_path, every):
+  run = make_run(devices=1, model_dropout=0.0, model_L=1)
+  run.steps, run.eval_every, run.sample_tokens = 60, every, 0
+  layout, cfg, update = updater(run)
+  new = lambda: layout.new_state(lambda: step.new_state(run, cfg))  # noqa: E731
+
+  def batch(number):
+    rows = ragged_batch(number)
+    return rows.replace(w_BT=rows.w_BT * np.nan) if number >= 25 else rows
+
+  kept, told = checkpoint.Checkpoints(tmp_path / 'checkpoints'), []
+
+  def poisoned(number, batch_number, before):
+    told.append((number, batch_number, before()))
+    return 'kept in a bundle'
+
+  evaluate = lambda state, step: [{'valid_nll': 1.0}]  # noqa: E731
+  trained = training(run, program_of(run), kept, tmp_path, batch, evaluate)
+  with pytest.raises(loop.Diverged, match='update 26 is nan.*\nkept in a bundle'):
+    loop.train(trained._replace(begin=new, poisoned=poisoned))
+  kept.close()
+  ((number, batch_number, state),) = told
+  assert (number, batch_number, int(state.step)) == (26, 25, 25)
+  wanted = new()
+  for i in range(25):
+    wanted, _ = update(wanted, batch(i))
+  jax.tree.map(np.testing.assert_array_equal, state.params, wanted.params)
+
+
+def test_parameters_that_are_not_finite_are_not_saved(tmp_path):
+  run = make_run(devices=1, model_L=1)
+  run.steps, run.eval_every, run.sample_tokens = 4, 2, 0
+  kept = checkpoint.Checkpoints(tmp_path / 'checkpoints')
+  program = program_of(run)
+  trained = training(
+    run, program, kept, tmp_path, ragged_batch, lambda state, step: [{'valid_nll': 1.0}]
+  )
+  params = trained.state.params
+  params['wte'] = params['wte'].at[VOCAB - 1, 0].set(np.inf)  # a token of no batch
+  with pytest.raises(loop.Diverged):
+    loop.train(trained)
+  kept.close()
+  assert kept.steps() == []

@@ -33,7 +33,7 @@ def held_out_metrics(
     held_out: another workdir, to evaluate on its held-out text instead.
 
   Raises:
-    UserError: the other workdir has another tokenizer.
+    UserError: the other workdir has another tokenizer, or the loss is not finite.
   """
   run, model = read_run(workdir), load(workdir, checkpoint_step)
   model = model.int8() if int8 else model
@@ -52,6 +52,11 @@ def held_out_metrics(
   metrics = held_out_loss(
     eval_step, model.params, model.config, data.valid, run, layout
   )
+  if not math.isfinite(metrics['valid_nll']):
+    raise UserError(
+      f'{workdir}: the held-out loss of the checkpoint of update {model.step} is '
+      f'{metrics["valid_nll"]}; choose another with --checkpoint'
+    )
   return {'step': model.step, 'text_sha256': data.valid.text, **metrics}
 
 

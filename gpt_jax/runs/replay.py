@@ -42,8 +42,8 @@ def keep(
   """Writes the bundle of an update; returns what to tell about it.
 
   Args:
-    number: of its batch: as of the update after so many, but for roll-backs.
-    before: -> the state before it.
+    number: of its batch: `update` - 1 but for what roll-backs skipped.
+    before: computes the state that it began from.
   """
   rows = context.places(number)
   documents = documents_of(context.run.data, context.data, rows.starts, context.cfg.T)
@@ -128,36 +128,20 @@ def _in_words(row: dict[str, Any]) -> str:
 def replay(bundle: str | pathlib.Path, report: Callable[[str], None] = print) -> str:
   """Computes a poisoned update again; returns the first tensor that is not finite.
 
-  In the order in which they are computed: the parameters before, what each module
-  returns, the loss, the gradients and the parameters after. '' if all are finite.
+  In the order of `tensors`; '' if all are finite.
 
   Raises:
     UserError: `bundle` is no bundle, or is damaged.
   """
-  bundle = pathlib.Path(bundle)
-  if not (bundle / _ABOUT).exists():
-    raise UserError(f'--bundle={bundle} is no bundle: it has no {_ABOUT}')
-  about = read_json(bundle / _ABOUT)
-  try:
-    run = config.from_flat(about['config'])
-    update, places = int(about['update']), list(about['rows'])
-    cfg = GPTConfig.of(run.model, int(about['vocab']))
-    with np.load(bundle / _BATCH) as arrays:
-      batch = windows.Batch(**arrays)
-  except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-    raise UserError(f'{bundle} is damaged: {error}; copy it again') from error
-  # One device, and no module inside another program: their outputs are looked at.
-  run = dataclasses.replace(run, layout='', devices=1)
-  layout = sharding.Layout.of(run)
-  with contextlib.closing(checkpoint.Checkpoints(bundle / 'checkpoints')) as saved:
-    like = layout.state_shapes(lambda: step.new_state(run, cfg))
-    state = saved.restore(update - 1, like)
-  report(f'update {update} of {len(places)} rows, from the state before it')
-  for name, tensor in _computed(run, cfg, layout, state, batch):
+  run, update, places = _opened(pathlib.Path(bundle))[:3]
+  report(f'update {update}, {len(places)} rows, of {run.data.source}')
+  for name, tensor in tensors(bundle):
     bad = ~np.isfinite(np.asarray(tensor, np.float32))
     if bad.any():
-      report(f'the first tensor that is not finite: {name}, shape {tensor.shape}')
-      report(f'  {bad.sum():,} of its {bad.size:,} values are not')
+      report(
+        f'the first tensor that is not finite: {name}, {bad.sum():,} of its '
+        f'{bad.size:,} values'
+      )
       rows = _rows_of(name, bad, places)
       for row in rows[:_SHOWN]:
         report(_in_words(row))
@@ -168,25 +152,23 @@ def replay(bundle: str | pathlib.Path, report: Callable[[str], None] = print) ->
   return ''
 
 
-def _rows_of(name: str, bad: np.ndarray, places: list[dict]) -> list[dict]:
-  """Returns the rows of a batch that are not finite in what a module returned."""
-  if not name.startswith('output of') or not bad.ndim or len(bad) != len(places):
-    return []
-  return [places[i] for i in np.flatnonzero(bad.reshape(len(bad), -1).any(1))]
+def tensors(bundle: str | pathlib.Path) -> Iterator[tuple[str, jax.Array]]:
+  """Yields what a poisoned update computes, by name, in the order in which it does.
 
-
-def _computed(
-  run: config.Run,
-  cfg: GPTConfig,
-  layout: sharding.Layout,
-  state: State,
-  batch: windows.Batch,
-) -> Iterator[tuple[str, jax.Array]]:
-  """Yields what an update computes, by name, in the order in which it is computed."""
-  for name, leaf in checksums.named(state.params).items():
-    yield f'{name} before the update', leaf
+  The parameters before, what each module returns, the loss, the gradients, their norm,
+  and the parameters after.
+  """
+  bundle = pathlib.Path(bundle)
+  run, update, _, cfg, batch = _opened(bundle)
+  layout = sharding.Layout.of(run)
+  # No module inside another program: their outputs are looked at.
   execution = dataclasses.replace(layout.execution(run.model), remat='none', scan=False)
   objective = LanguageModeling.of(run, GPT(cfg, execution))
+  like = layout.state_shapes(lambda: step.new_state(run, cfg))
+  with contextlib.closing(checkpoint.Checkpoints(bundle / 'checkpoints')) as saved:
+    state = saved.restore(update - 1, like)
+  for name, leaf in checksums.named(state.params).items():
+    yield f'{name} before the update', leaf
   hp, outputs = optim.Hyper.of(run), []
 
   def watch(call, args, kwargs, context):
@@ -201,15 +183,38 @@ def _computed(
   for name, value in outputs:
     yield f'output of {name}', value
   yield 'the loss', nll
-  # As in training, with its micro-batches and its program.
-  like = layout.state_shapes(lambda: step.new_state(run, cfg))
-  program = Alone(run, objective, layout, like)
-  gradients = jax.jit(
-    jax.grad(lambda p: objective.sums(p, {}, whole, hp, state.step)[0])
-  )
-  for name, leaf in checksums.named(gradients(state.params)).items():
+
+  def total(params):
+    return objective.sums(params, {}, whole, hp, state.step)[0]
+
+  for name, leaf in checksums.named(jax.jit(jax.grad(total))(state.params)).items():
     yield f'gradient of {name}', leaf
+  program = Alone(run, objective, layout, like)
   after, metrics = program.update(state, program.put([batch]))
   yield "the gradient's norm", metrics['grad_norm']
   for name, leaf in checksums.named(after.params).items():
     yield f'{name} after the update', leaf
+
+
+def _opened(
+  bundle: pathlib.Path,
+) -> tuple[config.Run, int, list[dict[str, Any]], GPTConfig, windows.Batch]:
+  """Returns the config, for one device, the update, its rows, model and batch."""
+  if not (bundle / _ABOUT).exists():
+    raise UserError(f'--bundle={bundle} is no bundle: it has no {_ABOUT}')
+  about = read_json(bundle / _ABOUT)
+  try:
+    run = dataclasses.replace(config.from_flat(about['config']), layout='', devices=1)
+    cfg = GPTConfig.of(run.model, int(about['vocab']))
+    with np.load(bundle / _BATCH) as arrays:
+      batch = windows.Batch(**arrays)
+    return run, int(about['update']), list(about['rows']), cfg, batch
+  except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+    raise UserError(f'{bundle} is damaged: {error}; copy it again') from error
+
+
+def _rows_of(name: str, bad: np.ndarray, places: list[dict]) -> list[dict]:
+  """Returns the rows of a batch that are not finite in what a module returned."""
+  if not name.startswith('output of') or not bad.ndim or len(bad) != len(places):
+    return []
+  return [places[i] for i in np.flatnonzero(bad.reshape(len(bad), -1).any(1))]
