@@ -83,7 +83,9 @@ def of_kills(folder: pathlib.Path, number: int, seed: int, verbs: list[str]) -> 
         _say(f'{verb}, undisturbed')
         _trained(folder)  # evaluations need it
         wanted[verb] = kills.undisturbed(folder, verb)
-      for i in range(len(own), len(own) + -(-lacking // 2)):
+      names = [name for name in done if name.startswith(f'{verb} ')]
+      first = 1 + max((int(name.rpartition(' ')[2]) for name in names), default=-1)
+      for i in range(first, first + -(-lacking // 2)):  # about two kills each
         given = folder, verb, i, seed, wanted[verb]
         more.append(Case(f'{verb} {i}', kills.case, given))
     return more

@@ -13,12 +13,15 @@ import re
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 from benchmarks.injected import forked, place
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 _TRAIN = 'train', '--config=run.py'
 _MIB = 2**20
 # On stderr are progress, what an evaluation gave, and at most one line more.
@@ -195,6 +198,14 @@ def _read_only(*arguments: str, new: bool = False, code: int = 1, prints: str = 
   return scenario
 
 
+def _by_itself(folder, wanted):
+  command = [sys.executable, f'{ROOT}/launch.py', *_TRAIN, '--workdir=by_itself']
+  done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+  found = forked.apart(place.left, folder / 'by_itself')
+  ended = forked.Ended(done.returncode, done.stdout, done.stderr)
+  return ended, not place.differences(wanted, found)
+
+
 def _removed(folder, wanted):
   command = begun(folder, 'removed')
   shutil.rmtree(folder / 'removed', ignore_errors=True)
@@ -260,6 +271,7 @@ SCENARIOS: dict[str, Callable] = {
   'workdir removed while it trains': _removed,
   'train, the disk can only be read': _read_only(*_TRAIN),
   'eval, the disk can only be read': _read_only('eval', prints='bits/byte'),
+  'train, in a process that is no fork': _by_itself,
   'train anew, the disk can only be read': _read_only(*_TRAIN, new=True),
   'eval of tasks, the disk can only be read': _read_only(
     'eval', '--tasks=lambada', '--data=tasks', '--limit=9', prints='accuracy'

@@ -146,19 +146,21 @@ class Apart:
     if self.pid:
       os.close(writer)
       return
-    os.close(self.reader)
     try:
-      adopt()
-      os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what threads of Orbax print
-      said = {'value': function(*given)}
-    except BaseException:  # the process that asked raises it
-      said = {'failed': traceback.format_exc()}
-    with os.fdopen(writer, 'w') as pipe:
-      pipe.write(json.dumps(said))
-    for pid in descendants(os.getpid()):  # what a killed command left behind
-      with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
-    os._exit(0)
+      os.close(self.reader)
+      try:
+        adopt()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what threads of Orbax print
+        said = {'value': function(*given)}
+      except BaseException:  # the process that asked raises it
+        said = {'failed': traceback.format_exc()}
+      with os.fdopen(writer, 'w') as pipe:
+        pipe.write(json.dumps(said))
+      for pid in descendants(os.getpid()):  # what a killed command left behind
+        with contextlib.suppress(ProcessLookupError):
+          os.kill(pid, signal.SIGKILL)
+    finally:  # whoever asked may be gone: nothing of it must go on here
+      os._exit(0)
 
   def value(self) -> Any:
     """Returns the function's value, once it is there."""
