@@ -123,7 +123,8 @@ def said(done: forked.Ended, folder: pathlib.Path) -> dict[str, Any]:
   Args:
     folder: is left out where a line names it.
   """
-  text = done.err.replace(f'{folder}/', '')
+  # A message may have cut a long path from the left.
+  text = re.sub(rf'\S*{folder.parent.name}/{folder.name}/', '', done.err)
   lines = [x for x in text.splitlines() if not _PROGRESS.match(x)]
   own = [line for line in lines if _OWN.match(line)]
   stopped = [line for line in done.out.splitlines() if line.startswith('stopped')]
