@@ -8,6 +8,7 @@ import json
 import pathlib
 import random
 import shutil
+import tempfile
 
 import numpy as np
 
@@ -220,21 +221,25 @@ def _text(path: pathlib.Path) -> str:
 
 def _checkpoint(folder: pathlib.Path) -> str:
   """Returns a hash of the tensors of a checkpoint, and its loss."""
-  import warnings
-
   import jax
   import orbax.checkpoint as ocp
   from absl import logging
 
   logging.set_verbosity(logging.FATAL)
-  warnings.simplefilter('ignore')  # of the sharding, which is one device's
+  handler = ocp.PyTreeCheckpointHandler()
   whole = hashlib.sha256()
   for item in ('params', 'rest', 'ema'):
     if not (folder / item).is_dir():
       continue
-    tree = ocp.PyTreeCheckpointer().restore(folder / item)
+    with tempfile.TemporaryDirectory() as scratch:
+      # Without the devices that it was on, which it is not read to.
+      copy = pathlib.Path(scratch) / item
+      shutil.copytree(folder / item, copy, ignore=shutil.ignore_patterns('_sharding'))
+      tree = handler.metadata(copy).tree
+      plain = ocp.RestoreArgs(restore_type=np.ndarray)
+      args = jax.tree.map(lambda _, plain=plain: plain, tree)
+      tree = handler.restore(copy, args=ocp.args.PyTreeRestore(restore_args=args))
     for path, value in jax.tree_util.tree_leaves_with_path(tree):
-      value = np.asarray(value)
       name = f'{item} {jax.tree_util.keystr(path)} {value.shape} {value.dtype}'
       whole.update(name.encode() + value.tobytes())
   about = folder / 'manifest.json'
