@@ -36,8 +36,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 # The files that take longest, longest first: begun last, one of them would keep a
 # worker busy while the others wait. `--no-loadscope-reorder` has xdist keep this order.
 LONGEST = (
-  'train sharding step reproduce members runs_benchmark hosts beam model finetune mup '
-  'attention cost trajectory task_objective sweep'
+  'faults train sharding step reproduce members runs_benchmark hosts beam model '
+  'finetune mup attention cost trajectory task_objective sweep'
 ).split()
 
 

@@ -276,7 +276,7 @@ def test_every_script_runs_where_messages_are_shown(path):
     (
       'gpt3/addition.py',
       ['--test=nothere', '--target=x'],
-      'nothere: can not be read: No such',
+      'nothere: can not be read',
     ),
   ],
 )
