@@ -305,11 +305,13 @@ def test_a_hole_or_a_foreign_line_in_the_record_is_said(workdir, harm, says):
   path, said = workdir / 'metrics.jsonl', []
   path.write_text(harm(path.read_text()))
   before = path.read_text()
+  assert resumed(workdir) == (60, True, [])
   about = manifest.read(workdir / 'checkpoints/60')['record']
   metrics_log.MetricsLog(workdir, 60, about, said.append).close()
   assert 'is not as it was at the checkpoint of update 60' in said[0]
   assert says in ' '.join(said)
   metrics_log.read_metrics(workdir)  # can be read again
+  assert resumed(workdir) == (60, True, [])
   if 'can not be read' in says:
     assert (workdir / 'metrics.damaged.jsonl').read_text() == before
 

@@ -71,6 +71,20 @@ def read_checksums(workdir: str | pathlib.Path) -> list[dict[str, Any]]:
   return lines
 
 
+def steps_logged(workdir: str | pathlib.Path) -> tuple[list[int], list[int]]:
+  """Returns the updates that are logged, and those whose fingerprints are.
+
+  Lines that can't be read are passed over.
+  """
+  found = []
+  for name in (_METRICS, _SUMS):
+    path = pathlib.Path(workdir) / name
+    text = path.read_bytes().decode(errors='replace') if path.exists() else ''
+    steps = map(_step_of_line, text.split('\n')[:-1])
+    found.append([step for step in steps if step is not None])
+  return found[0], found[1]
+
+
 def seconds_trained(
   lines: Iterable[dict[str, Any]], starts: Collection[int] = ()
 ) -> float:
@@ -241,7 +255,8 @@ class MetricsLog:
   def _cut(self, path: pathlib.Path, step: int) -> None:
     """Removes a file's lines of later updates; lines that can't be read go too."""
     kept, foreign, keep = [], 0, True
-    for line in read_text(path).splitlines(keepends=True):
+    text = path.read_bytes().decode(errors='replace')
+    for line in text.splitlines(keepends=True):
       if path.name == _SAMPLES:
         if line.startswith(_SAMPLE_MARK):
           keep = _step_of_sample(line) <= step

@@ -81,12 +81,11 @@ def recorded(folder: pathlib.Path) -> int:
   A line of fingerprints.jsonl comes before its checkpoint, so only those that other
   lines follow prove one.
   """
-  lines = metrics_log.read_metrics(folder.parent)
-  last = max((line['step'] for line in lines), default=0)
+  updates, checkpoints = metrics_log.steps_logged(folder.parent)
+  last = max(updates, default=0)
   if not folder.exists():
     return last
-  logged = (line['step'] for line in metrics_log.read_checksums(folder.parent))
-  return max((step for step in logged if step < last), default=0)
+  return max((step for step in checkpoints if step < last), default=0)
 
 
 def first_whole(
@@ -230,7 +229,10 @@ def read_item(folder: pathlib.Path, item: str, like: Any) -> Any:
 
 def logged(folder: pathlib.Path) -> dict[str, Any] | None:
   """Returns the fingerprints of a checkpoint in the record beside; None: none."""
-  lines = metrics_log.read_checksums(folder.parent.parent)
+  try:
+    lines = metrics_log.read_checksums(folder.parent.parent)
+  except UserError:  # damaged: nothing to compare with
+    return None
   return next((line for line in lines if line['step'] == int(folder.name)), None)
 
 
@@ -243,4 +245,8 @@ def read_back_as(leaf: Any) -> jax.ShapeDtypeStruct:
   """Returns how to read an array back: by one process in the host's memory."""
   if sharding.several_processes():
     return _placed(leaf, leaf.sharding)
-  return _placed(leaf, jax.sharding.SingleDeviceSharding(jax.devices('cpu')[0]))
+  try:
+    device = jax.local_devices(backend='cpu')[0]
+  except RuntimeError:  # JAX_PLATFORMS leaves it out
+    device = jax.local_devices()[0]
+  return _placed(leaf, jax.sharding.SingleDeviceSharding(device))
