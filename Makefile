@@ -1,20 +1,27 @@
 # `make quickstart` trains a small GPT here; `make tutorial` walks through one;
 # `make test` runs the whole suite. Each makes .venv if it is missing.
-# PYTHON=python3.12 chooses another Python.
+# PYTHON=python3.12 chooses another Python. They install the exact versions of the
+# .lock files; `make lock` renews these, and `make audit` looks for known faults in them.
 PYTHON ?= python3
 RUN = runs/quickstart
 # Large memory pages, where glibc has them: about 10 % more tokens a second on a CPU.
 export GLIBC_TUNABLES = glibc.malloc.hugetlb=1
 
-.PHONY: quickstart tutorial test layouts parity lint
+.PHONY: quickstart tutorial test layouts parity lint lock audit
 
-.venv/installed: requirements.txt
+.venv/installed: requirements.lock
 	$(PYTHON) -m venv .venv
-	.venv/bin/pip install -q -r requirements.txt
+	.venv/bin/pip install -q -r requirements.lock
 	touch $@
 
-.venv/installed-dev: .venv/installed requirements-dev.txt
-	.venv/bin/pip install -q -r requirements-dev.txt
+.venv/installed-dev: .venv/installed requirements-dev.lock
+	.venv/bin/pip install -q -r requirements-dev.lock
+	touch $@
+
+# Of their own, as what they need may not be what the locks say.
+.tools/installed:
+	$(PYTHON) -m venv .tools
+	.tools/bin/pip install -q 'uv>=0.9' 'pip-audit>=2.7'
 	touch $@
 
 quickstart: .venv/installed
@@ -37,7 +44,7 @@ layouts: .venv/installed-dev
 
 # What CI holds as goldens, live against PyTorch and transformers.
 parity: .venv/installed-dev
-	.venv/bin/pip install -q -r benchmarks/requirements.txt
+	.venv/bin/pip install -q -r benchmarks/requirements.txt -c benchmarks/requirements.lock
 	.venv/bin/python -m pytest -q -rs tests/test_parity.py tests/test_trajectory.py \
 	  tests/test_logit_rules.py tests/test_selection.py tests/test_generate.py \
 	  tests/test_beam.py tests/test_hugging_face_tokenizers.py tests/test_lm_eval.py
@@ -45,3 +52,15 @@ parity: .venv/installed-dev
 lint: .venv/installed-dev
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check . --exclude "*.md"
+
+# The largest set first, so that the smaller ones have the same versions. Without hashes:
+# which build of torch is installed (for CPUs or CUDA) is left open.
+COMPILE = .tools/bin/uv pip compile -q --universal --python-version=3.11 --upgrade \
+  --custom-compile-command='make lock'
+lock: .tools/installed
+	$(COMPILE) benchmarks/requirements.txt requirements-dev.txt -o benchmarks/requirements.lock
+	$(COMPILE) --generate-hashes requirements-dev.txt -c benchmarks/requirements.lock -o requirements-dev.lock
+	$(COMPILE) --generate-hashes requirements.txt -c requirements-dev.lock -o requirements.lock
+
+audit: .tools/installed
+	.tools/bin/python .ci/audit.py requirements-dev.lock

@@ -1,15 +1,22 @@
 """The one entry: `python launch.py VERB --flags`; without a verb it lists them."""
 
-import errno
+import logging
 import os
 import pathlib
+import re
 import sys
 
-from absl import flags, logging
+import absl.logging
+from absl import flags
 
 from gpt_jax import config
 from gpt_jax.cli import VERBS
+from gpt_jax.cli.flags import paths
+from gpt_jax.cli.messages import shown
 from gpt_jax.config import UserError
+from gpt_jax.paths import expand_paths
+
+_HELP = '--help', '-help', '-h'
 
 
 def _values(verb: str) -> flags.FlagValues:
@@ -27,35 +34,72 @@ def _parse(verb: str, arguments: list[str]) -> flags.FlagValues:
       verb, a value of the wrong type, a missing flag.
   """
   values = _values(verb)
+  if wrong := _wrong_fields(arguments) if 'config' in values else []:
+    raise UserError('\n'.join(wrong))
   try:
     rest = values([verb, *arguments])
-  except KeyError as error:  # config_flags: a field that the schema does not have
-    given = [a.split('=')[0].removeprefix('--config.') for a in arguments]
-    known = config.flat(config.Run())
-    wrong = [
-      f'there is no --config.{name}.{config.nearest(name, known)}'
-      for name in given
-      if not name.startswith('-') and name not in known
-    ]
-    raise UserError('\n'.join(wrong) or str(error)) from error
   except flags.UnrecognizedFlagError as error:
-    name = error.flagname
-    owners = [v for v in VERBS if v != verb and name in _values(v)]
-    if name.startswith('config.'):
-      why = 'a field needs the experiment before it: --config=FILE'
-    elif owners:
-      why = f'it belongs to `{"`, `".join(owners)}`'
-    else:
-      why = config.nearest(name, list(values)).strip() or 'it is unknown'
-    raise UserError(f'--{name} is no flag of `{verb}`: {why}') from error
-  except (flags.Error, OSError) as error:
-    cause = own = error  # a config file's own UserError, without its traceback
+    why = _why_unknown(error.flagname, verb, values)
+    raise UserError(f'--{error.flagname} is no flag of `{verb}`: {why}') from error
+  except flags.Error as error:
+    cause = own = error  # a UserError of ours, without absl's words around it
     while cause := cause.__context__:
       own = cause if isinstance(cause, UserError) else own
-    raise UserError(str(own)) from error
+    text = str(own) if isinstance(own, UserError) else _in_words(error, values)
+    raise UserError(text) from error
   if rest[1:]:
     raise UserError(f'{rest[1]!r} is not a flag; write --name=value')
+  if 'config' in values:
+    expand_paths(values.config)
   return values
+
+
+def _wrong_fields(arguments: list[str]) -> list[str]:
+  """Returns what is wrong about the fields that arguments name."""
+  known, wrong = config.flat(config.Run()), []
+  for argument in arguments:
+    found = re.match(r'--?(?:no)?config\.([^=]*)', argument)
+    if not found or found[1] in known:
+      continue
+    name = found[1]
+    inside = [field for field in known if field.startswith(f'{name}.')]
+    wrong.append(
+      f'--config.{name} is a section; set its fields, such as --config.{inside[0]}'
+      if inside
+      else f'there is no --config.{name}.{config.nearest(name, known)}'
+    )
+  return wrong
+
+
+def _why_unknown(name: str, verb: str, values: flags.FlagValues) -> str:
+  """Returns why a verb does not have a flag, and what to write instead."""
+  known = config.flat(config.Run())
+  fields = [each for each in known if name in (each, each.rpartition('.')[2])]
+  first = name.partition('.')[0]
+  owners = [v for v in VERBS if v != verb and first in _values(v)]
+  if first == 'config' and 'config' in values:
+    return 'a field needs the experiment before it: --config=FILE'
+  if fields and 'config' in values:
+    choice = ' or '.join(f'--config.{each}' for each in fields)
+    return f'a field of the config is set by {choice}'
+  if owners:
+    return f'it belongs to `{"`, `".join(owners)}`'
+  others = [f'config.{each}' for each in known] if 'config' in values else []
+  return config.nearest(name, [*values, *others]).strip() or 'it is unknown'
+
+
+def _in_words(error: flags.Error, values: flags.FlagValues) -> str:
+  """Returns what absl says about a value, with the name, the value and the rule."""
+  missing = re.findall(r'Flag --(\w+) must have a value other than None', str(error))
+  if missing:
+    return '\n'.join(f'--{name} is missing: {values[name].help}' for name in missing)
+  found = re.match(r'flag --([\w.]+)=(.*)', str(error), re.DOTALL)
+  if not found or found[1] not in values:
+    return str(error)
+  name, flag = found[1], values[found[1]]
+  rule = flag.parser.syntactic_help or {'bool': 'true or false'}.get(flag.flag_type())
+  value = found[2].removesuffix(f': {error.__context__}')
+  return f'--{name}={value} must be {rule}' if rule else str(error)
 
 
 def _keep_compiled() -> None:
@@ -67,37 +111,43 @@ def _keep_compiled() -> None:
   os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(cache / 'gpt_jax/compiled'))
 
 
+def _version() -> str:
+  """Returns the version of this code and of what computes its numbers."""
+  from gpt_jax.runs import provenance
+
+  commit = provenance.commit(provenance.git_state()) or 'outside of a git checkout'
+  installed = provenance.versions()
+  others = [f'{name} {installed[name]}' for name in ('jax', 'jaxlib', 'flax')]
+  return ', '.join([f'gpt_jax {commit}', *others, f'Python {sys.version.split()[0]}'])
+
+
 def main() -> None:
   """Runs the verb; what a user can mend is a message, anything else a traceback."""
   verb, *arguments = sys.argv[1:] or ['--help']
+  if verb == '--version':
+    print(_version())
+    return
   if verb not in VERBS:
     lines = [
       f'  {name:10}{call.__doc__.splitlines()[0]}' for name, (_, call) in VERBS.items()
     ]
     print('python launch.py VERB --help, where VERB is\n' + '\n'.join(lines))
-    if verb not in ('--help', '-h', 'help'):
+    if verb not in (*_HELP, 'help'):
       sys.exit(f'{verb!r} is no verb.{config.nearest(verb, VERBS)}')
     return
-  if '--help' in arguments:
+  if not set(_HELP).isdisjoint(arguments):
     print(_values(verb).get_help())
     return
   _keep_compiled()
-  # Orbax logs what its threads raise, with a traceback, and raises it again for us.
-  logging.set_verbosity(logging.FATAL)
-  try:
+  # Orbax and asyncio log what its threads and tasks raise, with a traceback, and it is
+  # raised again for us.
+  absl.logging.set_verbosity(absl.logging.FATAL)
+  logging.getLogger('asyncio').setLevel(logging.CRITICAL)
+  places = []
+  with shown(places):
     values = _parse(verb, arguments)
+    places += paths(values)
     VERBS[verb][1](values)
-  except UserError as error:
-    sys.exit(f'error: {error}')
-  except OSError as error:
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-      raise
-    sys.exit(
-      f'error: {error.filename or "a file"} could not be written: {error.strerror}. '
-      'Free disk space, then run the same command again'
-    )
-  except KeyboardInterrupt:
-    sys.exit('interrupted')
 
 
 if __name__ == '__main__':

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import turns
+from gpt_jax.cli.messages import shown
 from gpt_jax.config import papers
 from gpt_jax.model import attention
 from gpt_jax.model.gpt import Block
@@ -75,4 +76,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  main()
+  with shown():
+    main()

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import turns
+from gpt_jax.cli.messages import shown
 
 ROUNDS = 5
 PROMPT, NEW = 32, 64
@@ -191,4 +192,5 @@ def row(workers: dict[str, turns.Worker], way: str, batch: int) -> str:
 
 
 if __name__ == '__main__':
-  main()
+  with shown():
+    main()

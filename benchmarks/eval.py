@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks import decode, turns
+from gpt_jax.cli.messages import shown
 
 BATCHES = 1, 4, 8, 16, 32
 LIMIT = 1e-3  # how far apart the log p of a continuation may be [nats]
@@ -219,4 +220,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  main()
+  with shown():
+    main()

@@ -22,6 +22,7 @@ from pathlib import Path
 import jax
 
 from gpt_jax import config
+from gpt_jax.cli.messages import shown
 from gpt_jax.config import papers
 from gpt_jax.runs import finetune, finetune_job, train
 from gpt_jax.runs.load import load
@@ -137,4 +138,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  main()
+  with shown():
+    main()

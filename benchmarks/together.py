@@ -21,6 +21,7 @@ from pathlib import Path
 
 import jax
 
+from gpt_jax.cli.messages import shown
 from gpt_jax.runs import setup
 from gpt_jax.training import sharding
 from gpt_jax.training.members import Alone, Together
@@ -143,4 +144,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  main()
+  with shown():
+    main()

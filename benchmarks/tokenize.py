@@ -33,6 +33,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from benchmarks import turns
+from gpt_jax.cli.messages import shown
 
 ROUNDS = 5
 SIZE = 10_000_000  # characters of each text
@@ -262,4 +263,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  main()
+  with shown():
+    main()

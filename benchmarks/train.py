@@ -25,6 +25,7 @@ import numpy as np
 
 from benchmarks import turns
 from gpt_jax import config
+from gpt_jax.cli.messages import shown
 from gpt_jax.config import papers
 
 CHECKED = 5  # updates whose losses are compared
@@ -401,4 +402,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  main()
+  with shown():
+    main()

@@ -15,7 +15,7 @@ import sys
 from absl import app, flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-from gpt_jax.config import UserError
+from gpt_jax.cli.messages import run_script
 from gpt_jax.reports import experiments_table
 
 _WORKDIR = flags.DEFINE_multi_string('workdir', [], 'runs to record; seeds of a config')
@@ -28,14 +28,10 @@ def main(argv: list[str]) -> int:
   if len(argv) > 1:
     raise app.UsageError(f'there is no argument {argv[1]!r}; all are flags')
   root = pathlib.Path(__file__).resolve().parent
-  try:
-    if _WORKDIR.value:
-      path = experiments_table.record(_WORKDIR.value, root, _NAME.value)
-      print(f'wrote {path}')
-    current = experiments_table.update(root, write=not _CHECK.value)
-  except UserError as error:
-    print(f'error: {error}', file=sys.stderr)
-    return 1
+  if _WORKDIR.value:
+    path = experiments_table.record(_WORKDIR.value, root, _NAME.value)
+    print(f'wrote {path}')
+  current = experiments_table.update(root, write=not _CHECK.value)
   if not _CHECK.value:
     print(f'wrote {root / "README.md"}')
   elif current:
@@ -46,4 +42,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  run_script(main)

@@ -47,7 +47,9 @@ class _Aliases(importlib.abc.MetaPathFinder, importlib.abc.Loader):
   def find_spec(self, name, path=None, target=None):
     del path, target
     if name in _ALIASES:
-      return importlib.machinery.ModuleSpec(name, self, is_package=True)
+      # A package has no code of its own, as `python -m` would need.
+      package = not _ALIASES[name]
+      return importlib.machinery.ModuleSpec(name, self, is_package=package)
     return None
 
   def create_module(self, spec):

@@ -66,4 +66,4 @@ def made_up(entry, losses=(2.0, 1.5), done=True):
     ''.join(json.dumps(line) + '\n' for line in lines)
   )
   if done:
-    (entry.workdir / 'checkpoints' / str(steps)).mkdir(parents=True)
+    (entry.workdir / 'checkpoints' / str(steps) / 'params').mkdir(parents=True)

@@ -380,5 +380,13 @@ def test_damaged_answers_are_named(tmp_path):
   benchmark = many('piqa', 2, 3)
   path = tmp_path / 'x.jsonl'
   path.write_text('{"number": 0}\nrubbish\n')
-  with pytest.raises(UserError, match='x.jsonl is damaged'):
+  with pytest.raises(UserError, match='x.jsonl: line 2 is damaged: not JSON'):
     run_benchmark(benchmark, oracle(benchmark), path)
+  for line, says in (
+    ('{"number": 0}', "answer 0 is damaged: it lacks 'logp'"),
+    ('{"number": 99}', 'answer 99 is of no question'),
+    ('{"logp": []}', "line 1 is damaged: it lacks 'number'"),
+  ):
+    path.write_text(line + '\n')
+    with pytest.raises(UserError, match=says):
+      run_benchmark(benchmark, oracle(benchmark), path)

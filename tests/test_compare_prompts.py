@@ -66,8 +66,12 @@ def test_settings_are_numbers_and_words():
 
 def test_lines_that_are_no_question_are_named(tmp_path):
   good = '{"answer": "a"}\n'
-  for bad in '{"question": "x"}', 'x', '[1]':
-    with pytest.raises(UserError, match='line 2 must be a JSON object with "answer"'):
+  for bad, says in (
+    ('{"question": "x"}', ": no column 'answer'"),
+    ('x', ' is damaged: not JSON'),
+    ('[1]', ' is damaged: list instead of an object'),
+  ):
+    with pytest.raises(UserError, match=f'line 2{says}'):
       compare.read(written(tmp_path, good + bad, 'q.jsonl'))
   with pytest.raises(UserError, match='there is no question'):
     compare.read(written(tmp_path, '', 'q.jsonl'))

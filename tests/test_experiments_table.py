@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 import sys
 
 import pytest
@@ -172,7 +173,7 @@ def test_a_result_is_read_as_it_was_written(root, tmp_path):
   committed.write(path, result(root))
   assert committed.read(path) == result(root)
   path.write_text('{"experiment": "x"}')
-  with pytest.raises(UserError, match='is no result'):
+  with pytest.raises(UserError, match="x.json is damaged: it lacks 'variant'"):
     committed.read(path)
 
 
@@ -254,7 +255,7 @@ def run_of(
   kept = [line for line in lines if line['step'] <= steps]
   written = ''.join(json.dumps(line) + '\n' for line in kept)
   (folder / 'metrics.jsonl').write_text(written)
-  (folder / f'checkpoints/{steps}').mkdir(parents=True)
+  (folder / f'checkpoints/{steps}/params').mkdir(parents=True)
   return folder
 
 
@@ -340,7 +341,7 @@ def test_a_fine_tuning_is_kept_with_its_seeds(root, tmp_path):
   (folder / 'groups.json').write_text('[[0], [1]]')
   for seed, value in ((0, 0.5), (1, 0.75)):
     apart = folder / f'seeds_{seed}_{seed}'
-    (apart / 'checkpoints/6').mkdir(parents=True)
+    (apart / 'checkpoints/6/params').mkdir(parents=True)
     line = json.dumps({'step': 6, 'loss': 1.0, 'seconds': 4.0})
     (apart / 'metrics.jsonl').write_text(line + '\n')
     own = folder / f'seed_{seed}'
@@ -366,7 +367,7 @@ def test_a_fine_tuning_is_kept_with_its_seeds(root, tmp_path):
   with pytest.raises(UserError, match='in model.dropout;'):
     table.result([folder], root)
   (folder / 'run.json').write_text(json.dumps(about))
-  (folder / 'seeds_1_1/checkpoints/6').rmdir()  # the second group is not done
+  shutil.rmtree(folder / 'seeds_1_1/checkpoints/6')  # the second group is not done
   with pytest.raises(UserError, match='not finished'):
     table.result([folder], root)
 

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ORDER = (
-  'config files tokenizers data tasks model weights training decoding evaluation '
+  'config files paths tokenizers data tasks model weights training decoding evaluation '
   'inference runs sweep reports cli'
 ).split()
 WITHOUT_JAX = [

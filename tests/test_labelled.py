@@ -401,8 +401,8 @@ def test_a_score_outside_the_scale_is_an_error(tmp_path, score):
 @pytest.mark.parametrize(
   ('line', 'wanted'),
   [
-    ('{"gold_label": ', 'line 2: not JSON'),
-    ('[1]', 'line 2: list instead of an object'),
+    ('{"gold_label": ', 'line 2 is damaged: not JSON'),
+    ('[1]', 'line 2 is damaged: list instead of an object'),
     ('{"gold_label": "neutral"}', "line 2: no column 'captionID'"),
     (snli(None), "line 2: 'gold_label' is NoneType, not text"),
   ],

@@ -303,3 +303,19 @@ def test_without_datasets_the_error_says_what_to_install(monkeypatch):
     labelled.read('rte', 'hf:a/b', 'dev')
   code = 'import sys, gpt_jax.tasks.labelled; assert "datasets" not in sys.modules'
   subprocess.run([sys.executable, '-c', code], check=True)
+
+
+@pytest.mark.parametrize(
+  ('name', 'text'),
+  [
+    ('state.json', '{}'),
+    ('state.json', '{"_data_files": 7}'),
+    ('dataset_info.json', '{"features": {"a": 7}}'),
+  ],
+)
+def test_a_damaged_folder_is_an_error_that_names_it(save, tmp_path, name, text):
+  columns = {'sentence': ['a'], 'label': [0]}
+  where = save({'validation': columns}, ['negative', 'positive'])
+  (tmp_path / 'saved/validation' / name).write_text(text)
+  with pytest.raises(UserError, match='saved: can not be read'):
+    labelled.read('sst2', where, 'dev')

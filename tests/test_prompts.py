@@ -307,9 +307,9 @@ def test_errors_of_files_say_what_to_do(data, tmp_path):
   [
     ('squad_v2', '{"data": [{"title": "x"}]}', "article 1: no 'paragraphs'"),
     ('coqa', '{"data": [1]}', "story 1: no 'questions'"),
-    ('triviaqa', '[]', "no 'Data'"),
-    ('drop', '{', 'line 1: not JSON'),
-    ('drop', '[1]', 'not an object of passages'),
+    ('triviaqa', '[]', 'list instead of an object'),
+    ('drop', '{', 'is damaged: not JSON'),
+    ('drop', '[1]', 'list instead of an object'),
     ('wsc', '{"text": "x", "label": 1, "target": 3}', "line 1: no 'span2_text'"),
     ('winograd', '<collection>', 'not XML'),
     ('sat', 'x\ny\n', 'line 1: a question has 8 lines'),

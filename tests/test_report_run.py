@@ -84,7 +84,7 @@ def test_a_run_says_what_it_lost_wrote_and_cost(tmp_path):
   samples = '=== step 10 ===\n[] early\n=== step 20 ===\n[] <b>late</b> ``` `\nend\n'
   samples += '=== step into ===\n'
   (workdir / 'samples.txt').write_text(samples)
-  (workdir / 'checkpoints/20').mkdir(parents=True)
+  (workdir / 'checkpoints/20/params').mkdir(parents=True)
   text, page = written(workdir, tmp_path)
   assert '# Run tiny' in text and '20 of 20 updates, finished' in text
   assert "python launch.py train --config=experiments/tiny.py '--note=a b'" in text

@@ -322,7 +322,7 @@ def test_no_results_are_an_error_that_says_what_makes_them(tmp_path):
     ('{"task": "hellas', 'Unterminated'),
     ('[]', 'list'),
     ('{"task": "hellaswag"}', "lacks 'parameters_sha256'"),
-    (b'\xff', 'utf-8'),
+    (b'\xff', 'byte 0 is not UTF-8'),
   ],
 )
 def test_a_damaged_file_is_named(tmp_path, text, why):
@@ -333,17 +333,20 @@ def test_a_damaged_file_is_named(tmp_path, text, why):
 
 
 @pytest.mark.parametrize(
-  'fields',
+  'fields, says',
   [
-    {'questions': '1000'},
-    {'metrics': {'accuracy': {'per_token': 0.3}}},
-    {'metrics': {'accuracy': {'per_token': {'value': None}}}},
-    {'metrics': []},
+    ({'questions': '1000'}, " is damaged: questions is '1000'"),
+    ({'metrics': {'accuracy': {'per_token': 0.3}}}, ": 'accuracy' is damaged: 0.3"),
+    (
+      {'metrics': {'accuracy': {'per_token': {'value': None}}}},
+      ": 'accuracy' is damaged: value is None",
+    ),
+    ({'metrics': []}, ' is damaged: metrics is list'),
   ],
 )
-def test_a_file_of_other_fields_is_named(tmp_path, fields):
+def test_a_file_of_other_fields_is_named(tmp_path, fields, says):
   path = save(tmp_path / 'a', 'hellaswag', **fields)
-  with pytest.raises(UserError, match=f'{path.name} is damaged'):
+  with pytest.raises(UserError, match=f'{path.name}{says}'):
     task_results.read([tmp_path / 'a'])
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shutil
 
 import numpy as np
 import prompt_files
@@ -258,3 +259,21 @@ def test_launch_says_what_is_wrong(run, data, tmp_path, flags, message):
   flags = [flag.format(data=data) for flag in flags]
   done = launch(tmp_path, 'eval', f'--workdir={run}', *flags)
   assert done.returncode and message in done.stderr
+
+
+def test_what_can_not_be_kept_is_printed_first(run, data, tmp_path):
+  workdir = tmp_path / 'own'
+  shutil.copytree(run, workdir, ignore=shutil.ignore_patterns('eval', 'held_out.json'))
+  (workdir / 'eval').write_text('a file is where a folder should be')
+  (workdir / 'held_out.json').mkdir()
+  done = launch(tmp_path, 'eval', '--workdir=own')
+  assert done.returncode == 1 and 'bits/byte  this GPT' in done.stdout
+  assert 'error: the results above are not kept: own/held_out.json' in done.stderr
+  flags = '--tasks=winogrande', f'--data={data}', '--limit=2'
+  done = launch(tmp_path, 'eval', '--workdir=own', *flags)
+  assert done.returncode == 1 and '*accuracy' in done.stdout
+  assert done.stderr == (
+    'error: the results above are not kept: own/eval: File exists; a file is where a '
+    'folder is needed; choose another path\n'
+  )
+  assert (workdir / 'eval').is_file()

@@ -212,7 +212,7 @@ def test_a_lone_surrogate_in_json_becomes_the_replacement_character(tmp_path):
 @pytest.mark.parametrize(
   ('line', 'wanted'),
   [
-    (b'{"text": ', 'line 2: not JSON'),
+    (b'{"text": ', 'line 2 is damaged: not JSON'),
     (b'["a"]', 'line 2: list instead of an object'),
     (b'{"text": 3}', "line 2: field 'text' is int, not text"),
     (b'{"txt": "a", "id": 1}', r"no field 'text'; the fields are 'txt', 'id'.*txt"),

@@ -97,7 +97,7 @@ def test_what_makes_no_sweep_is_refused(make, message):
     ("RUNS = zipped({'seed': [1], 'steps': [1, 2]})", 'sweep.py: zipped needs lists'),
     ('RUNS = 3', 'sweep.py must have RUNS = grid'),
     ('', 'sweep.py must have RUNS = grid'),
-    ('RUNS = grod()', "sweep.py: NameError: name 'grod' is not defined"),
+    ('RUNS = grod()', "sweep.py, line 2: NameError: name 'grod' is not defined"),
     ("RUNS = grid({'data.tokens': ['a']})", 'data.tokens is set by the sweep itself'),
     ("RUNS = grid({'batch': [1]})", r'--config.batch=4 is set by sweep.py too'),
     ("RUNS = point({'task.name': 'sst2', 'init_from': 'x'})", 'task.data='),
@@ -398,7 +398,7 @@ def test_a_run_that_was_stopped_before_its_first_line_is_no_edited_one(
 ):
   (entry,) = sweep_of("RUNS = point({'seed': 1})", tmp_path / 'sweep').entries
   made_up(entry, (), done=False)
-  (entry.workdir / 'checkpoints/1').mkdir(parents=True)
+  (entry.workdir / 'checkpoints/1/params').mkdir(parents=True)
   status.check_folder(entry)
   assert status.result(entry).state == 'waiting'
 

@@ -62,7 +62,7 @@ def test_an_answer_is_the_last_field_and_one(tmp_path, text):
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path):
-  with pytest.raises(UserError, match='nowhere.txt: can not be read'):
+  with pytest.raises(UserError, match='nowhere.txt can not be read'):
     templates.read(tmp_path / 'nowhere.txt')
 
 
@@ -72,3 +72,14 @@ def test_the_prompts_that_come_with_the_project_can_be_filled(path):
   filled = found.fill(dict.fromkeys(found.fields, 'tea'))
   assert found.fields and filled.count('tea') >= len(found.fields)
   assert not filled.endswith((' ', '\n'))  # tokens begin with the blank before a word
+
+
+def test_a_field_with_an_empty_format_is_refused(tmp_path):
+  path = tmp_path / 'a.txt'
+  for text in '{answer:}', 'Q: {question:}\nA: {answer}', '{{answer}} {answer:}':
+    path.write_text(text)
+    with pytest.raises(UserError, match="' is no field: a name of letters"):
+      templates.read(path)
+  path.write_text('Say {{a}}: {answer}. {{answer}}')
+  made = templates.read(path)
+  assert (made.fill({}), made.stop) == ('Say {a}:', '. {answer}')

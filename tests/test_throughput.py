@@ -153,3 +153,14 @@ def test_the_summary_is_of_the_median_window_without_the_first():
     'speed     500 tokens/s, 2000.0 ms an update (input 100.0, compute 600.0, '
     'other 1300.0), utilisation 1.2 %, peak memory 1,024 MiB of a device'
   )
+
+
+def test_a_long_run_takes_no_more_memory():
+  clock = Clock()
+  m = new(clock, [device(A100)])
+  for number in range(2500):
+    run(m, clock)
+    clock.wait(2 if number >= 1500 else 4)
+    m.window()
+  assert len(m.windows) == 1000
+  assert m.summary().startswith('speed     500 tokens/s')  # of the last 1,000

@@ -284,7 +284,9 @@ def test_a_bad_line_stops_or_is_counted_in_the_report(tmp_path):
   rows = [json.dumps({'text': english(50, i)}) for i in range(20)]
   (tmp_path / 'a.jsonl').write_text('\n'.join([*rows[:3], '{"text', *rows[3:]]))
   data = Data(source=str(tmp_path / 'a.jsonl'), tokenizer='bytes')
-  with pytest.raises(UserError, match=r'a.jsonl: line 4: not JSON.*bad_lines=skip'):
+  with pytest.raises(
+    UserError, match=r'a.jsonl: line 4 is damaged: not JSON.*bad_lines=skip'
+  ):
     prepared(tmp_path / 'w', data)
   assert list((tmp_path / 'w').iterdir()) == []
   lines, train, valid, _ = prepared(

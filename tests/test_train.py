@@ -277,7 +277,7 @@ def test_init_from_starts_with_the_weights_and_tokenizer_of_another_run(
     (['--config.optim.lrr=1'], 'Did you mean optim.lr'),
     (['--config.model.D=17'], 'model.D=17 must be a multiple of model.N=2'),
     (['--prompt=a'], '--prompt is no flag of `train`: it belongs to `sample`'),
-    (['--config.steps=1e3'], "invalid literal for int() with base 10: '1e3'"),
+    (['--config.steps=1.5'], '--config.steps=1.5 must be an integer'),
     (['--config.data.source=nothing*'], 'nothing'),
     (['--config.model.T=5000'], 'fewer than one context of model.T=5000'),
     (['--profile=5:2'], '--profile=5:2 must be START:STOP'),

@@ -238,7 +238,10 @@ def finished(folder, transfer, values, **changes):
   found = {
     'task': 'cola',
     'examples': 9,
-    'seeds': {str(i): {'matthews': value} for i, value in enumerate(values)},
+    'seeds': {
+      str(i): {'step': 5, 'matthews': value, 'intervals': {'matthews': [0.0, 1.0]}}
+      for i, value in enumerate(values)
+    },
     'over_seeds': {'matthews': statistics.spread(values)},
   }
   (folder / 'results.json').write_text(json.dumps(found))

@@ -20,10 +20,10 @@ seeds (Student's t), of each seed's best epoch.
 import pathlib
 import sys
 
-from absl import app, flags
+from absl import flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
-from gpt_jax.config import UserError
+from gpt_jax.cli.messages import run_script
 from gpt_jax.reports import committed, figures
 from gpt_jax.reports.committed import Measured
 
@@ -31,45 +31,40 @@ _RESULT = flags.DEFINE_string('result', '', 'file for experiments/table.py')
 _TARGET = flags.DEFINE_string('target', None, 'PNG of the metric against the layers')
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str]) -> None:
   """Prints the table of the workdirs, and plots it if there is a target."""
   row = '{:<11} {:<9} {:>11} {:>7} {:>18} {:>7} {:>7} {:>6} {:>9}'.format
-  try:
-    found = figures.transfers(argv[1:])
-    header = 'task', 'metric', 'transferred', 'mean', '95 %', 'median', 'std', 'seeds'
-    print(row(*header, 'examples'))
-    for each in found:
-      over = each.over_seeds
-      print(
-        row(
-          each.task,
-          each.metric,
-          'none' if each.layers is None else each.layers,
-          f'{over["mean"]:.4f}',
-          f'[{over["low"]:.4f}, {over["high"]:.4f}]' if len(each.values) > 1 else '',
-          f'{over["median"]:.4f}',
-          f'{over["std"]:.4f}' if len(each.values) > 1 else '',
-          len(each.values),
-          f'{each.examples:,}',
-        )
+  found = figures.transfers(argv[1:])
+  header = 'task', 'metric', 'transferred', 'mean', '95 %', 'median', 'std', 'seeds'
+  print(row(*header, 'examples'))
+  for each in found:
+    over = each.over_seeds
+    print(
+      row(
+        each.task,
+        each.metric,
+        'none' if each.layers is None else each.layers,
+        f'{over["mean"]:.4f}',
+        f'[{over["low"]:.4f}, {over["high"]:.4f}]' if len(each.values) > 1 else '',
+        f'{over["median"]:.4f}',
+        f'{over["std"]:.4f}' if len(each.values) > 1 else '',
+        len(each.values),
+        f'{each.examples:,}',
       )
-    if _TARGET.value:
-      figures.transfer_curve(found, _TARGET.value)
-    if _RESULT.value:
-      measured = []
-      for each in found:
-        layers = 'nothing' if each.layers is None else f'{each.layers} layers'
-        what = f'{each.task} {each.metric}, {layers} transferred'
-        what += f', mean of {len(each.values)} seeds' if len(each.values) > 1 else ''
-        over = each.over_seeds
-        between = (over['low'], over['high']) if len(each.values) > 1 else ()
-        measured.append(Measured(what, over['mean'], *between))
-      committed.of_script(_RESULT.value, __file__, measured)
-  except UserError as e:
-    print(f'error: {e}', file=sys.stderr)
-    return 1
-  return 0
+    )
+  if _TARGET.value:
+    figures.transfer_curve(found, _TARGET.value)
+  if _RESULT.value:
+    measured = []
+    for each in found:
+      layers = 'nothing' if each.layers is None else f'{each.layers} layers'
+      what = f'{each.task} {each.metric}, {layers} transferred'
+      what += f', mean of {len(each.values)} seeds' if len(each.values) > 1 else ''
+      over = each.over_seeds
+      between = (over['low'], over['high']) if len(each.values) > 1 else ()
+      measured.append(Measured(what, over['mean'], *between))
+    committed.of_script(_RESULT.value, __file__, measured)
 
 
 if __name__ == '__main__':
-  app.run(main)
+  run_script(main)

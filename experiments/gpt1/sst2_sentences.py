@@ -18,9 +18,10 @@ import hashlib
 import pathlib
 import sys
 
-from absl import app, flags
+from absl import flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+from gpt_jax.cli.messages import run_script
 from gpt_jax.config import UserError
 from gpt_jax.files import write_whole
 from gpt_jax.tasks import labelled
@@ -66,27 +67,22 @@ def _draw(phrase: Phrase) -> str:
   return hashlib.sha256(' '.join(phrase).encode()).hexdigest()
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str]) -> None:
   """Writes the two files."""
   del argv
   data, target = pathlib.Path(_DATA.value), pathlib.Path(_TARGET.value)
-  try:
-    parts = ['train', *(['dev'] if (data / 'dev.tsv').exists() else [])]
-    found = [one for part in parts for one in labelled.read('sst2', data, part)]
-    labels = {tuple(one.texts[0].split()): str(one.label) for one in found}
-    train, dev = split(labels, _SENTENCES.value)
-    if not train or not dev:
-      raise UserError(f'{data}: {len(labels)} phrases are too few to hold any out')
-    target.mkdir(parents=True, exist_ok=True)
-    for name, rows in ('train', train), ('dev', dev):
-      lines = [f'{" ".join(phrase)}\t{label}' for phrase, label in rows.items()]
-      write_whole(target / f'{name}.tsv', '\n'.join(['sentence\tlabel', *lines, '']))
-      print(f'{target / name}.tsv: {len(rows):,} of {len(labels):,} phrases')
-  except UserError as e:
-    print(f'error: {e}', file=sys.stderr)
-    return 1
-  return 0
+  parts = ['train', *(['dev'] if (data / 'dev.tsv').exists() else [])]
+  found = [one for part in parts for one in labelled.read('sst2', data, part)]
+  labels = {tuple(one.texts[0].split()): str(one.label) for one in found}
+  train, dev = split(labels, _SENTENCES.value)
+  if not train or not dev:
+    raise UserError(f'{data}: {len(labels)} phrases are too few to hold any out')
+  target.mkdir(parents=True, exist_ok=True)
+  for name, rows in ('train', train), ('dev', dev):
+    lines = [f'{" ".join(phrase)}\t{label}' for phrase, label in rows.items()]
+    write_whole(target / f'{name}.tsv', '\n'.join(['sentence\tlabel', *lines, '']))
+    print(f'{target / name}.tsv: {len(rows):,} of {len(labels):,} phrases')
 
 
 if __name__ == '__main__':
-  app.run(main)
+  run_script(main)

@@ -45,9 +45,10 @@ from absl import app, flags, logging
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 import gpt_jax
+from gpt_jax.cli.messages import run_script
 from gpt_jax.config import UserError, nearest
 from gpt_jax.evaluation import likelihood, metrics, statistics
-from gpt_jax.files import write_whole
+from gpt_jax.files import field, read_json_lines, write_whole
 from gpt_jax.inference.language_model import LanguageModel
 from gpt_jax.reports import committed, figures
 from gpt_jax.reports.committed import Measured
@@ -211,15 +212,25 @@ def _digest(items: Items) -> str:
   return hashlib.sha256(repr(items).encode()).hexdigest()[:16]
 
 
+_NUMBERS = 'value', 'low', 'high', 'alike', 'chance', 'reference'
+_AGAIN = 'remove the file, and all is evaluated again'
+
+
 def lines_there(path: pathlib.Path, data: dict[str, Items]) -> dict[tuple, dict]:
   """Returns the lines of zero_shot.jsonl by step and task.
 
   Raises:
     UserError: a line of a task of `data` is of other examples.
   """
-  text = path.read_text(encoding='utf-8') if path.exists() else ''
-  lines = [json.loads(line) for line in text.splitlines()]
-  for line in lines:
+  lines = read_json_lines(path, _AGAIN) if path.exists() else []
+  for number, line in enumerate(lines, 1):
+    kinds = {'task': str, 'sha256': str, 'metric': str}
+    kinds |= {'step': int, 'examples': int, 'tokens': int}
+    kinds |= dict.fromkeys(_NUMBERS, float)
+    for name, kind in kinds.items():
+      field(line, name, kind, f'{path}: line {number}', _AGAIN)
+    if line['reference'] == line['chance']:
+      raise UserError(f'{path}: line {number} is damaged: chance=reference; {_AGAIN}')
     task = line['task']
     if task in data and line['sha256'] != _digest(data[task]):
       raise UserError(
@@ -292,32 +303,27 @@ def ends(lines: list[dict]) -> list[Measured]:
   return found
 
 
-def main(argv: list[str]) -> int:
-  """Measures what the flags say; returns the exit status."""
+def main(argv: list[str]) -> None:
+  """Measures what the flags say."""
   if len(argv) > 1:
     raise app.UsageError(f'there is no argument {argv[1]!r}; all are flags')
   logging.set_verbosity(logging.FATAL)  # Orbax logs much
   workdir, folder = pathlib.Path(_WORKDIR.value), pathlib.Path(_DATA.value)
-  try:
-    data = {}
-    for task in _TASKS.value:
-      if task not in HEURISTICS:
-        raise UserError(
-          f'--tasks: there is no {task!r}, only {", ".join(HEURISTICS)}.'
-          f'{nearest(task, HEURISTICS)}'
-        )
-      data[task] = examples(task, folder / task, _LIMIT.value)
-    lines = measure(workdir, data)
-    figures.zero_shot_curves(lines, workdir / 'zero_shot.png')
-    if _RESULT.value:
-      asked = [line for line in lines if line['task'] in data]
-      committed.of_script(_RESULT.value, __file__, ends(asked))
-  except UserError as e:
-    print(f'error: {e}', file=sys.stderr)
-    return 1
+  data = {}
+  for task in _TASKS.value:
+    if task not in HEURISTICS:
+      raise UserError(
+        f'--tasks: there is no {task!r}, only {", ".join(HEURISTICS)}.'
+        f'{nearest(task, HEURISTICS)}'
+      )
+    data[task] = examples(task, folder / task, _LIMIT.value)
+  lines = measure(workdir, data)
+  figures.zero_shot_curves(lines, workdir / 'zero_shot.png')
+  if _RESULT.value:
+    asked = [line for line in lines if line['task'] in data]
+    committed.of_script(_RESULT.value, __file__, ends(asked))
   print(f'written: {workdir / "zero_shot.jsonl"} and zero_shot.png')
-  return 0
 
 
 if __name__ == '__main__':
-  app.run(main)
+  run_script(main)

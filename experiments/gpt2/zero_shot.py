@@ -36,12 +36,14 @@ from absl import app, flags, logging
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 import gpt_jax
+from gpt_jax import files
+from gpt_jax.cli.messages import run_script
 from gpt_jax.config import UserError, papers
 from gpt_jax.evaluation import likelihood
 from gpt_jax.inference.language_model import LanguageModel
 from gpt_jax.model.gpt import GPT
 from gpt_jax.model.gpt_config import GPTConfig
-from gpt_jax.tasks import prompted_files, readers
+from gpt_jax.tasks import readers
 
 _WEIGHTS = flags.DEFINE_string(
   'weights', 'hf:gpt2@main', 'hf:NAME@REVISION, a workdir or a Hugging Face folder'
@@ -195,7 +197,7 @@ def detokenized(page: str) -> str:
 
 def read_text(path: str) -> str:
   """Returns a text; a UserError says what is wrong with it."""
-  text = prompted_files.text_of(pathlib.Path(path))
+  text = files.read_text(path)
   if not text.strip():
     raise UserError(f'{path}: is empty')
   return text
@@ -295,4 +297,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  run_script(main)

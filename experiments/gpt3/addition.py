@@ -16,17 +16,19 @@ The first writes 10 million characters of sums that the test does not hold: no p
 operands in that order. So a right answer is not remembered.
 """
 
-import json
 import pathlib
 import re
 import sys
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 from gpt_jax import config
+from gpt_jax.cli.messages import run_script
+from gpt_jax.config import UserError
 from gpt_jax.files import write_whole
+from gpt_jax.tasks import readers
 
 _SUMS = 300_000
 
@@ -65,20 +67,30 @@ def sums(test: set[tuple[int, int]], count: int, seed: int = 0) -> str:
 
 def operands(path: str) -> set[tuple[int, int]]:
   """Returns the pairs of the official file."""
-  lines = pathlib.Path(path).read_text(encoding='utf-8').splitlines()
-  found = [re.findall(r'\d+', json.loads(line)['context']) for line in lines]
-  return {(int(a), int(b)) for a, b in found}
+  pairs = set()
+  for row in readers.json_lines(pathlib.Path(path)):
+    readers.need(row, ('context',))
+    numbers = re.findall(r'\d{1,9}', readers.filled(row, 'context'))
+    if len(numbers) != 2:
+      raise UserError(f'{row["where"]}: must have two numbers; fetch the file again')
+    pairs.add((int(numbers[0]), int(numbers[1])))
+  return pairs
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str]) -> int:
   """Writes the text."""
   del argv
-  text = sums(operands(_TEST.value), _SUMS)
+  try:
+    text = sums(operands(_TEST.value), _SUMS)
+  except UserError as e:
+    print(f'error: {e}', file=sys.stderr)
+    return 1
   write_whole(_TARGET.value, text)
   print(f'wrote {_TARGET.value}: {_SUMS:,} sums, {len(text):,} characters')
+  return 0
 
 
 if __name__ == '__main__':
   _TEST = flags.DEFINE_string('test', None, 'two_digit_addition.jsonl', required=True)
   _TARGET = flags.DEFINE_string('target', None, 'text file to write', required=True)
-  app.run(main)
+  run_script(main)

@@ -27,10 +27,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import scipy.special
-from absl import app, flags, logging
+from absl import flags, logging
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
-from gpt_jax.config import UserError
+from gpt_jax.cli.messages import run_script
 from gpt_jax.data import windows
 from gpt_jax.data.windows import Batch
 from gpt_jax.model.gpt import GPT
@@ -120,47 +120,42 @@ def _gradient(params, batch, gpt):
   return gradient, _squared(gradient)
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str]) -> None:
   """Prints the noise scale of each checkpoint that the run keeps."""
   del argv
   logging.set_verbosity(logging.FATAL)  # Orbax tells much
   rows, n = _ROWS.value, _BATCHES.value
-  try:
-    run = workdir.read_run(_WORKDIR.value)
-    data = prepared(run, pathlib.Path(_WORKDIR.value))
-    steps = manifest.whole(pathlib.Path(_WORKDIR.value) / 'checkpoints')
-    T = load(_WORKDIR.value, 'latest').config.T
-    draw = windows.training_batches(
-      data.train.ids,
-      T=T,
-      sizes=windows.stages(rows),
-      seed=run.seed + 1,  # other rows than those of the next updates
-      order='random',
-    )
-    print(f'{_GROUPS.value} groups of {n} batches of {rows} rows of {T} tokens')
-    print(f'the run has {run.batch} rows, {run.batch * T:,} tokens, an update')
-    row = '{:>8} {:>11} {:>11} {:>13} {:>21}'.format
-    print(row('update', '|G|^2', 'tr(Sigma)', 'scale, tokens', '95 %'))
-    measured = []
-    for number in steps:
-      model = load(_WORKDIR.value, number)
-      groups = [
-        of_rows(model.params, model.gpt, [draw(g * n + i) for i in range(n)])
-        for g in range(_GROUPS.value)
-      ]
-      found, low, high = (T * value for value in scale(groups))
-      signal, noise = np.mean(groups, 0)
-      between = f'[{low:,.0f}, {high:,.0f}]'
-      of = f'tokens, noise scale after {number} updates'
-      measured.append(Measured(of, float(found), float(low), float(high)))
-      print(row(number, f'{signal:.3g}', f'{noise:.3g}', f'{found:,.0f}', between))
-  except UserError as e:
-    print(f'error: {e}', file=sys.stderr)
-    return 1
+  run = workdir.read_run(_WORKDIR.value)
+  data = prepared(run, pathlib.Path(_WORKDIR.value))
+  steps = manifest.whole(pathlib.Path(_WORKDIR.value) / 'checkpoints')
+  T = load(_WORKDIR.value, 'latest').config.T
+  draw = windows.training_batches(
+    data.train.ids,
+    T=T,
+    sizes=windows.stages(rows),
+    seed=run.seed + 1,  # other rows than those of the next updates
+    order='random',
+  )
+  print(f'{_GROUPS.value} groups of {n} batches of {rows} rows of {T} tokens')
+  print(f'the run has {run.batch} rows, {run.batch * T:,} tokens, an update')
+  row = '{:>8} {:>11} {:>11} {:>13} {:>21}'.format
+  print(row('update', '|G|^2', 'tr(Sigma)', 'scale, tokens', '95 %'))
+  measured = []
+  for number in steps:
+    model = load(_WORKDIR.value, number)
+    groups = [
+      of_rows(model.params, model.gpt, [draw(g * n + i) for i in range(n)])
+      for g in range(_GROUPS.value)
+    ]
+    found, low, high = (T * value for value in scale(groups))
+    signal, noise = np.mean(groups, 0)
+    between = f'[{low:,.0f}, {high:,.0f}]'
+    of = f'tokens, noise scale after {number} updates'
+    measured.append(Measured(of, float(found), float(low), float(high)))
+    print(row(number, f'{signal:.3g}', f'{noise:.3g}', f'{found:,.0f}', between))
   if _RESULT.value:
     committed.of_script(_RESULT.value, __file__, measured)
-  return 0
 
 
 if __name__ == '__main__':
-  app.run(main)
+  run_script(main)

@@ -23,6 +23,7 @@ from absl import app, flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 from gpt_jax import config
+from gpt_jax.cli.messages import run_script
 from gpt_jax.data.windows import Batch
 from gpt_jax.model.gpt import GPT, Block, unembed
 from gpt_jax.model.gpt_config import GPTConfig
@@ -164,4 +165,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  run_script(main)

@@ -22,6 +22,7 @@ from absl import app, flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 from gpt_jax import config
+from gpt_jax.cli.messages import run_script
 from gpt_jax.data import sources, windows
 from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.reports import committed
@@ -134,4 +135,4 @@ def vertex(rates: list[float], found: list[float], best: int) -> float:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  run_script(main)

@@ -18,22 +18,21 @@ answers, as SQuAD compares them, with Wilson's 95 % interval, and the mean F1 of
 """
 
 import ast
-import json
 import pathlib
 import sys
 
 import numpy as np
-from absl import app, flags, logging
+from absl import flags, logging
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 import gpt_jax
+from gpt_jax.cli.messages import run_script
 from gpt_jax.config import UserError
 from gpt_jax.evaluation import statistics, text_metrics
 from gpt_jax.inference.language_model import LanguageModel
 from gpt_jax.reports import committed, markup
 from gpt_jax.reports.committed import Measured
-from gpt_jax.tasks import templates
-from gpt_jax.tasks.prompted_files import text_of
+from gpt_jax.tasks import prompted_files, readers, templates
 from gpt_jax.tasks.templates import Template
 
 _RESULT = flags.DEFINE_string('result', '', 'file for experiments/table.py')
@@ -54,16 +53,10 @@ def read(path: str) -> list[dict]:
     UserError: the file can't be read, or a line is no question.
   """
   questions = []
-  for number, line in enumerate(text_of(pathlib.Path(path)).splitlines(), 1):
-    try:
-      question = json.loads(line)
-      right = question['answer']
-    except (ValueError, KeyError, TypeError) as error:
-      raise UserError(
-        f'{path}: line {number} must be a JSON object with "answer", not {line[:60]!r}'
-      ) from error
-    answers = [right] if isinstance(right, str) else right
-    questions.append(question | {'answer': answers})
+  for question in readers.json_lines(pathlib.Path(path)):
+    readers.need(question, ('answer',), 'questions with answers')
+    texts = {'answer': list(prompted_files.texts(question, 'answer'))}
+    questions.append(question | texts)
   if not questions:
     raise UserError(f'{path}: there is no question')
   return questions
@@ -124,49 +117,44 @@ def answered(
   return [firsts[i] for i in range(len(questions))]
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str]) -> None:
   """Prints the table."""
   del argv
   logging.set_verbosity(logging.ERROR)
-  try:
-    questions = read(_DATA.value)
-    wordings = [templates.read(path) for path in _TEMPLATE.value]
-    settings = {text: settings_of(text) for text in _SETTINGS.value}
-    for wording in wordings:
-      prompts_of(wording, questions)  # a missing field stops before any work
-    model = gpt_jax.load(_WORKDIR.value)
-    header = 'prompt', 'perplexity a byte', 'decoding', 'right', '95 %', 'F1'
-    measured = []
-    rows = []
-    for wording in wordings:
-      loss = byte_perplexity(model, wording, questions)
-      for text, how in settings.items():
-        written = answered(model, wording, questions, how)
-        pairs = list(zip(written, (q['answer'] for q in questions), strict=True))
-        right = sum(int(text_metrics.em(*pair)) for pair in pairs)
-        low, high = statistics.wilson(right, len(pairs))
-        what = f'right by {pathlib.Path(wording.name).name}, {text}'
-        measured.append(Measured(what, right / len(pairs), low, high))
-        rows.append(
-          [
-            pathlib.Path(wording.name).name,
-            f'{loss:.3f}',
-            text,
-            f'{right / len(pairs):.3f}',
-            f'[{low:.3f}, {high:.3f}]',
-            f'{np.mean([text_metrics.f1(*pair) for pair in pairs]):.3f}',
-          ]
-        )
-      prompt = prompts_of(wording, questions)[0]
-      print(f'{wording.name}: {prompt!r} -> {written[:_SHOWN]}')
-    print(markup.table(header, rows, len(header)))
-  except UserError as e:
-    print(f'error: {e}', file=sys.stderr)
-    return 1
+  questions = read(_DATA.value)
+  wordings = [templates.read(path) for path in _TEMPLATE.value]
+  settings = {text: settings_of(text) for text in _SETTINGS.value}
+  for wording in wordings:
+    prompts_of(wording, questions)  # a missing field stops before any work
+  model = gpt_jax.load(_WORKDIR.value)
+  header = 'prompt', 'perplexity a byte', 'decoding', 'right', '95 %', 'F1'
+  measured = []
+  rows = []
+  for wording in wordings:
+    loss = byte_perplexity(model, wording, questions)
+    for text, how in settings.items():
+      written = answered(model, wording, questions, how)
+      pairs = list(zip(written, (q['answer'] for q in questions), strict=True))
+      right = sum(int(text_metrics.em(*pair)) for pair in pairs)
+      low, high = statistics.wilson(right, len(pairs))
+      what = f'right by {pathlib.Path(wording.name).name}, {text}'
+      measured.append(Measured(what, right / len(pairs), low, high))
+      rows.append(
+        [
+          pathlib.Path(wording.name).name,
+          f'{loss:.3f}',
+          text,
+          f'{right / len(pairs):.3f}',
+          f'[{low:.3f}, {high:.3f}]',
+          f'{np.mean([text_metrics.f1(*pair) for pair in pairs]):.3f}',
+        ]
+      )
+    prompt = prompts_of(wording, questions)[0]
+    print(f'{wording.name}: {prompt!r} -> {written[:_SHOWN]}')
+  print(markup.table(header, rows, len(header)))
   if _RESULT.value:
     committed.of_script(_RESULT.value, __file__, measured)
-  return 0
 
 
 if __name__ == '__main__':
-  app.run(main)
+  run_script(main)

@@ -14,11 +14,12 @@ import pathlib
 import re
 import sys
 
-from absl import app, flags
+from absl import flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+from gpt_jax.cli.messages import run_script
 from gpt_jax.config import UserError
-from gpt_jax.files import write_whole
+from gpt_jax.files import read_text, write_whole
 
 _SOURCE = flags.DEFINE_string('source', None, 'text file in UTF-8', required=True)
 _TARGET = flags.DEFINE_string('target', None, '.jsonl file to write', required=True)
@@ -31,22 +32,17 @@ def dialogues(text: str) -> list[str]:
   return list(dict.fromkeys(part for part in parts if part))
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str]) -> None:
   """Writes the documents."""
   del argv
-  try:
-    text = pathlib.Path(_SOURCE.value).read_text(encoding='utf-8')
-    found = dialogues(text)[: _LIMIT.value or None]
-    if not found:
-      raise UserError(f'--source={_SOURCE.value} holds no dialogue')
-  except (OSError, UnicodeDecodeError, UserError) as e:
-    print(f'error: {e}', file=sys.stderr)
-    return 1
+  text = read_text(_SOURCE.value)
+  found = dialogues(text)[: _LIMIT.value or None]
+  if not found:
+    raise UserError(f'--source={_SOURCE.value} holds no dialogue')
   lines = [json.dumps({'text': one}, ensure_ascii=False) + '\n' for one in found]
   write_whole(_TARGET.value, ''.join(lines))
   print(f'{_TARGET.value}: {len(found):,} dialogues')
-  return 0
 
 
 if __name__ == '__main__':
-  app.run(main)
+  run_script(main)

@@ -29,9 +29,10 @@ from typing import NamedTuple
 import matplotlib.figure
 import numpy as np
 import scipy.optimize
-from absl import app, flags
+from absl import flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+from gpt_jax.cli.messages import run_script
 from gpt_jax.config import UserError
 from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.reports import committed
@@ -224,17 +225,13 @@ def plot(points: list[Point], law: Law, unseen: list[Point], target: str) -> Non
   figure.savefig(target, dpi=110)
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str]) -> None:
   """Prints the law, its intervals and what it predicts."""
   del argv
-  try:
-    points = read(_RUNS.value)
-    unseen = read(_PREDICT.value) if _PREDICT.value else []
-    check(points)
-    law = fit(points)
-  except UserError as e:
-    print(f'error: {e}', file=sys.stderr)
-    return 1
+  points = read(_RUNS.value)
+  unseen = read(_PREDICT.value) if _PREDICT.value else []
+  check(points)
+  law = fit(points)
   laws = bootstrap(points, law, _DRAWS.value)
   print(f'{len(points)} runs, {min(p.C for p in points):.2e} .. '
         f'{max(p.C for p in points):.2e} FLOPs')  # fmt: skip
@@ -261,8 +258,7 @@ def main(argv: list[str]) -> int:
     plot(points, law, unseen, _TARGET.value)
   if _RESULT.value:
     committed.of_script(_RESULT.value, __file__, measured)
-  return 0
 
 
 if __name__ == '__main__':
-  app.run(main)
+  run_script(main)

@@ -15,7 +15,7 @@ import random
 import sys
 from collections.abc import Callable, Sequence
 
-from absl import app, flags
+from absl import flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 from experiments.tutorial.words import (
@@ -35,6 +35,7 @@ from experiments.tutorial.words import (
   Adjective,
   Noun,
 )
+from gpt_jax.cli.messages import run_script
 from gpt_jax.files import write_whole
 
 _DOCUMENTS = 5_000
@@ -229,4 +230,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == '__main__':
   _TARGET = flags.DEFINE_string('target', None, 'JSON lines to write', required=True)
-  app.run(main)
+  run_script(main)

@@ -32,6 +32,7 @@ import traceback
 from typing import NamedTuple
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+from gpt_jax.cli.messages import shown
 from gpt_jax.files import write_whole
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -240,4 +241,5 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == '__main__':
-  sys.exit(main(sys.argv[1:]))
+  with shown():
+    sys.exit(main(sys.argv[1:]))

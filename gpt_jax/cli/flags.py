@@ -1,15 +1,97 @@
-"""Flags that several verbs share."""
+"""Flags that several verbs share, and how values of flags are read."""
+
+from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
 
 from gpt_jax import config
 from gpt_jax.config import UserError
+from gpt_jax.config.experiment import load
+from gpt_jax.paths import user_path
+
+
+class _Whole(flags.IntegerParser):
+  """Reads whole numbers; 1e4 is one."""
+
+  def convert(self, argument):
+    try:
+      return super().convert(argument)
+    except ValueError:
+      number = float(argument)
+      if abs(number) < 2**53 and number.is_integer():
+        return int(number)
+      raise
+
+
+config_flags.register_flag_parser_for_type(int, _Whole())
+
+
+class _Experiment(flags.ArgumentParser):
+  """Reads the config of an experiment."""
+
+  def parse(self, argument):
+    return load(user_path(argument, '--config'))
+
+  def flag_type(self):
+    return 'experiment'
+
+
+class _Path(flags.ArgumentParser):
+  """Reads a path of the user."""
+
+  def __init__(self, name: str, others: tuple[str, ...], workdir: bool):
+    super().__init__()
+    self._name, self._others, self._workdir = name, others, workdir
+
+  def parse(self, argument):
+    return user_path(
+      argument, f'--{self._name}', others=self._others, workdir=self._workdir
+    )
+
+  def flag_type(self):
+    return 'path'
+
+
+def path_flag(
+  values: flags.FlagValues,
+  name: str,
+  default: Any,
+  what: str,
+  *,
+  several: bool = False,
+  others: Sequence[str] = (),
+  is_workdir: bool = False,
+) -> None:
+  """Defines a flag that takes a path; see `paths.user_path`.
+
+  Args:
+    default: None: the flag is required.
+    several: whether it may be repeated.
+  """
+  parser = _Path(name, tuple(others), is_workdir)
+  as_text = flags.ArgumentSerializer()
+  if several:
+    flags.DEFINE_multi(parser, as_text, name, default, what, flag_values=values)
+  else:
+    flags.DEFINE(parser, name, default, what, values, as_text)
+  if default is None:
+    flags.mark_flag_as_required(name, flag_values=values)
+
+
+def paths(values: flags.FlagValues) -> list[str]:
+  """Returns the paths among the values of flags."""
+  found = []
+  for name in values:
+    if isinstance(values[name].parser, _Path):
+      value = values[name].value
+      found += value if isinstance(value, list) else [value]
+  return [each for each in found if each]
 
 
 def workdir(values):
-  flags.DEFINE_string('workdir', None, 'folder of the run', flag_values=values)
-  flags.mark_flag_as_required('workdir', flag_values=values)
+  path_flag(values, 'workdir', None, 'folder of the run', is_workdir=True)
 
 
 def experiment(values):
@@ -20,6 +102,7 @@ def experiment(values):
     '--config.FIELD=VALUE sets a field',
     flag_values=values,
   )
+  values['config'].parser = _Experiment()
   flags.mark_flag_as_required('config', flag_values=values)
 
 

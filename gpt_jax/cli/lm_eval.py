@@ -18,7 +18,14 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 
-import lm_eval.models  # noqa: F401  or lm-eval would know no model but ours
+try:  # before what takes long
+  import lm_eval.models  # noqa: F401  or lm-eval would know no model but ours
+except ModuleNotFoundError as error:
+  missing = f'{error.name} is not installed; install it: pip install lm_eval'
+  if __name__ == '__main__':
+    sys.exit(f'error: {missing}')
+  raise ModuleNotFoundError(missing, name=error.name) from error
+
 import numpy as np
 from lm_eval import utils
 from lm_eval.api.instance import Instance
@@ -26,7 +33,7 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 from tqdm import tqdm
 
-from gpt_jax.config import UserError
+from gpt_jax.cli.messages import shown
 from gpt_jax.evaluation import likelihood
 from gpt_jax.inference import task_model
 from gpt_jax.runs.load import load
@@ -228,10 +235,8 @@ def main() -> None:
   from lm_eval.__main__ import cli_evaluate
 
   sys.argv[1:1] = ['--model', 'gpt_jax']
-  try:
+  with shown():
     cli_evaluate()
-  except UserError as error:
-    sys.exit(f'error: {error}')
 
 
 if __name__ == '__main__':

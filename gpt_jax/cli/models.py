@@ -4,8 +4,10 @@ import pathlib
 
 from absl import flags
 
-from gpt_jax.cli.flags import checkpoint, int8, refuse, workdir
+from gpt_jax.cli.flags import checkpoint, int8, path_flag, refuse, workdir
 from gpt_jax.config import UserError
+from gpt_jax.files import read_text
+from gpt_jax.paths import not_kept
 
 
 def eval_flags(values):
@@ -18,18 +20,19 @@ def eval_flags(values):
     False,
     'also a Kneser-Ney 5-gram and xz -9 on the same text',
   )
-  define(
-    flags.DEFINE_string,
+  path_flag(
+    values,
     'held_out',
     '',
     "on the held-out text of this workdir, which has the same tokenizer; '': its own",
   )
-  define(
-    flags.DEFINE_string,
+  path_flag(
+    values,
     'data',
     '',
     'with --tasks: the folder of their folders; of a fine-tuned model: a folder of its '
     "task's files, a file, or hf:NAME:CONFIG ('': the run's)",
+    others=['hf:'],
   )
   define(
     flags.DEFINE_string,
@@ -98,17 +101,16 @@ def evaluate(values) -> None:
   print(f'checkpoint of update {scores["step"]}, on all held-out text{of}:')
   print(f'  {scores["valid_nll"]:.4f} nats/token, perplexity {scores["valid_ppl"]:.2f}')
   others = baselines(text or values.workdir) if values.baselines else {}
-  keep_held_out(
-    values.workdir,
-    {
-      'text': text and pathlib.Path(text).absolute().name,
-      'int8': values.int8,
-      **scores,
-      'baselines': others,
-    },
-  )
   for name, bits in ({'this GPT': scores['valid_bpb']} | others).items():
     print(f'  {bits:.4f} bits/byte  {name}')
+  line = {
+    'text': text and pathlib.Path(text).absolute().name,
+    'int8': values.int8,
+    **scores,
+    'baselines': others,
+  }
+  with not_kept('the results above'):
+    keep_held_out(values.workdir, line)
 
 
 def _benchmark(values) -> None:
@@ -142,9 +144,9 @@ def sample_flags(values):
   checkpoint(values)
   define = lambda kind, *args: kind(*args, flag_values=values)  # noqa: E731
   define(flags.DEFINE_multi_string, 'prompt', [], 'text to continue; may be repeated')
-  define(flags.DEFINE_string, 'prompts_file', '', 'a text file, one prompt a line')
-  define(
-    flags.DEFINE_string,
+  path_flag(values, 'prompts_file', '', 'a text file, one prompt a line')
+  path_flag(
+    values,
     'template',
     '',
     'a text file with {fields}, filled by --fields, up to its {answer} if it has one, '
@@ -180,11 +182,7 @@ def sample(values) -> None:
 
   prompts = list(values.prompt)
   if values.prompts_file:
-    try:
-      text = pathlib.Path(values.prompts_file).read_text(encoding='utf-8')
-    except (OSError, UnicodeDecodeError) as error:
-      raise UserError(f'--prompts_file={values.prompts_file}: {error}') from error
-    prompts += text.splitlines()
+    prompts += read_text(values.prompts_file).splitlines()
   settings = _settings(values)
   if template := _template(values):
     if prompts and template.stop:
@@ -229,12 +227,13 @@ def _template(values):
 
 
 def tokenize_flags(values):
-  flags.DEFINE_multi_string(
+  path_flag(
+    values,
     'tokenizer',
     [],
     "a workdir, a tokenizer's file or folder, or 'bytes'; with --report also a kind to "
     'train, such as bpe or unigram:8192. May be repeated',
-    flag_values=values,
+    several=True,
   )
   flags.DEFINE_string('text', None, 'text to show in pieces', flag_values=values)
   flags.DEFINE_string(
@@ -272,7 +271,7 @@ def explain_flags(values):
   workdir(values)
   checkpoint(values)
   flags.DEFINE_string('text', None, 'text to read', flag_values=values)
-  flags.DEFINE_string('target', 'explain.html', 'page to write', flag_values=values)
+  path_flag(values, 'target', 'explain.html', 'page to write')
   flags.mark_flag_as_required('text', flag_values=values)
 
 

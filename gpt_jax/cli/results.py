@@ -2,24 +2,20 @@
 
 import pathlib
 
-from absl import flags
-
-from gpt_jax.cli.flags import checkpoint, workdir
+from gpt_jax.cli.flags import checkpoint, path_flag, workdir
 from gpt_jax.config import UserError
 
 
 def import_flags(values):
-  flags.DEFINE_string(
+  path_flag(
+    values,
     'source',
     None,
     'folder of weights (Hugging Face gpt2, openai-gpt or gpt_neo, or as OpenAI '
     'released them), or hf:NAME@REVISION',
-    flag_values=values,
+    others=['hf:'],
   )
-  flags.mark_flag_as_required('source', flag_values=values)
-  flags.DEFINE_string(
-    'tokenizer', '', 'path of one, where the weights come without', flag_values=values
-  )
+  path_flag(values, 'tokenizer', '', 'path of one, where the weights come without')
   workdir(values)
 
 
@@ -52,8 +48,7 @@ def verify(values) -> None:
 def export_flags(values):
   workdir(values)
   checkpoint(values)
-  flags.DEFINE_string('target', None, 'folder to make', flag_values=values)
-  flags.mark_flag_as_required('target', flag_values=values)
+  path_flag(values, 'target', None, 'folder to make')
 
 
 def export(values) -> None:
@@ -65,8 +60,7 @@ def export(values) -> None:
 
 def plot_flags(values):
   workdir(values)
-  flags.DEFINE_string('target', None, 'PNG file to write', flag_values=values)
-  flags.mark_flag_as_required('target', flag_values=values)
+  path_flag(values, 'target', None, 'PNG file to write')
 
 
 def plot(values) -> None:
@@ -78,11 +72,9 @@ def plot(values) -> None:
 
 
 def compare_flags(values):
-  flags.DEFINE_multi_string(
-    'workdir', None, 'folder of a run; to be given twice', flag_values=values
-  )
-  flags.DEFINE_string('target', '', 'PNG file to draw curves into', flag_values=values)
-  flags.mark_flag_as_required('workdir', flag_values=values)
+  what = 'folder of a run; to be given twice'
+  path_flag(values, 'workdir', None, what, several=True, is_workdir=True)
+  path_flag(values, 'target', '', 'PNG file to draw curves into')
 
 
 def compare(values) -> None:
@@ -105,14 +97,9 @@ def compare(values) -> None:
 
 
 def report_flags(values):
-  flags.DEFINE_multi_string(
-    'workdir',
-    None,
-    'folder of a run or a sweep; or several, of evaluated models, to be compared',
-    flag_values=values,
-  )
-  flags.DEFINE_string('target', None, 'folder to write into', flag_values=values)
-  flags.mark_flags_as_required(['workdir', 'target'], flag_values=values)
+  what = 'folder of a run or a sweep; or several, of evaluated models, to be compared'
+  path_flag(values, 'workdir', None, what, several=True, is_workdir=True)
+  path_flag(values, 'target', None, 'folder to write into')
 
 
 def write_report(values) -> None:

@@ -9,7 +9,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from gpt_jax import config
-from gpt_jax.cli.flags import experiment, overridden, refuse, workdir
+from gpt_jax.cli.flags import experiment, overridden, path_flag, refuse, workdir
 from gpt_jax.config import UserError
 
 
@@ -116,8 +116,7 @@ def _profile(text: str | None, run: config.Run) -> tuple[int, int] | None:
 
 def reproduce_flags(values):
   workdir(values)
-  flags.DEFINE_string('into', None, 'folder to train it in again', flag_values=values)
-  flags.mark_flag_as_required('into', flag_values=values)
+  path_flag(values, 'into', None, 'folder to train it in again', is_workdir=True)
 
 
 def reproduce(values) -> None:
@@ -182,10 +181,7 @@ def sweep_flags(values):
   define = lambda kind, *args, **more: kind(  # noqa: E731
     *args, flag_values=values, **more
   )
-  define(
-    flags.DEFINE_string, 'sweep', None, 'file with RUNS or SEARCH; see docs/sweeps.md'
-  )
-  flags.mark_flag_as_required('sweep', flag_values=values)
+  path_flag(values, 'sweep', None, 'file with RUNS or SEARCH; see docs/sweeps.md')
   define(
     flags.DEFINE_bool, 'dry_run', False, 'only print the command of each run, or job'
   )

@@ -1,6 +1,6 @@
 """The config of a run: fields (`schema`), rules (`checks`), the models of `papers`."""
 
-from gpt_jax.config.checks import check, check_early
+from gpt_jax.config.checks import check, check_early, recorded, wrong_model
 from gpt_jax.config.schema import (
   FREE_ON_RESUME,
   TRAINED,
@@ -35,4 +35,6 @@ __all__ = [
   'from_flat',
   'identity',
   'nearest',
+  'recorded',
+  'wrong_model',
 ]

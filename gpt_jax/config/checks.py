@@ -2,7 +2,9 @@
 
 import copy
 import dataclasses
+import decimal
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from gpt_jax.config.schema import (
@@ -13,11 +15,16 @@ from gpt_jax.config.schema import (
   Run,
   UserError,
   fields,
+  flat,
+  from_flat,
   nearest,
 )
 
 # Optimizers whose rate for a wider model is known (training/optim.py, `_kernel_rate`).
 _MUP_OPTIMIZERS = 'adamw', 'adam_gpt1', 'muon'
+_MOST_PARAMETERS = 10**14  # no machine holds more
+_MOST_LAYERS = 10**5  # each is a part of the program
+_LARGEST = 2**63  # whole numbers are smaller, so that numpy can hold them
 
 
 def _multiples(number: int, unit: int) -> str:
@@ -35,7 +42,8 @@ def check(config: Run, devices: int = 1) -> None:
   """
   if not isinstance(config, Run):
     raise UserError(f'get_config() returned {type(config).__name__}, not config.Run')
-  wrong = [rule for each in fields(config) if (rule := _wrong_type(*each))]
+  wrong = _no_fields(config)
+  wrong += [rule for each in fields(config) if (rule := _wrong_type(*each))]
   if wrong:  # rules compare numbers, and would fail
     raise UserError('\n'.join(wrong))
   wrong = [rule for each in fields(config) if (rule := _wrong_value(*each))]
@@ -61,24 +69,40 @@ def check_early(config: Run) -> None:
   check(early)
 
 
+def _no_fields(section: Any, prefix: str = '') -> list[str]:
+  """Returns which attributes were set that are no fields, and so change nothing."""
+  names = [each.name for each in dataclasses.fields(section)]
+  wrong = []
+  for name, value in vars(section).items():
+    if name not in names:
+      near = nearest(name, names)
+      wrong.append(f'there is no {prefix}{name}, which is set to {value!r}.{near}')
+    elif dataclasses.is_dataclass(value):
+      wrong += _no_fields(value, f'{prefix}{name}.')
+  return wrong
+
+
 def _wrong_type(name: str, declared: dataclasses.Field, value: Any) -> str:
   """Returns how a value is not of its field's type, or ''."""
   usual = declared.default
   if isinstance(usual, tuple):
-    if isinstance(value, str) or not all(isinstance(v, str) for v in value):
-      return f'{name}={value!r} must be a tuple of texts, like ("a", "b")'
+    texts = isinstance(value, tuple) and all(isinstance(v, str) for v in value)
+    if not texts:
+      return f'{name}={value!r:.80} must be a tuple of texts, like ("a", "b")'
     return ''
   kinds = (int, float) if isinstance(usual, float) else type(usual)
   if isinstance(usual, bool) == isinstance(value, bool) and isinstance(value, kinds):
     return ''
-  return f'{name}={value!r} must be of type {type(usual).__name__}'
+  return f'{name}={value!r:.80} must be of type {type(usual).__name__}'
 
 
 def _wrong_value(name: str, declared: dataclasses.Field, value: Any) -> str:
   """Returns how a value is not among its field's choices or in its range, or ''."""
   choices, low, below = map(declared.metadata.get, ('choices', 'low', 'below'))
+  if isinstance(value, int) and abs(value) >= _LARGEST:
+    return f'{name} must be smaller than 2^63'
   if choices and value not in choices:
-    return f'{name}={value!r} must be one of {", ".join(choices)}'
+    return f'{name}={value!r:.80} must be one of {", ".join(choices)}'
   if low is None or (low <= value and (below is None or value < below)):
     return ''
   if math.isnan(value):
@@ -125,7 +149,7 @@ def _wrong_sampling(data: Data) -> list[str]:
 
 def _wrong_model(m: Model, o: Optim) -> list[str]:
   """Returns the rules that are broken about the model."""
-  wrong = []
+  wrong = _wrong_size(m)
   if set(m.attention.split(',')) - {'dense', 'banded'}:
     wrong.append(
       f"model.attention={m.attention!r} must be 'dense', 'banded' or a comma-separated "
@@ -157,6 +181,69 @@ def _wrong_model(m: Model, o: Optim) -> list[str]:
       'another size at that width, give their number there as model.mup_base_N'
     )
   return wrong
+
+
+def _wrong_size(m: Model) -> list[str]:
+  """Returns the rules that are broken about the size of a model."""
+  wrong = []
+  if m.L > _MOST_LAYERS:
+    wrong.append(
+      f'model.L={m.L} must be at most {_MOST_LAYERS:,}: each layer is a part of the '
+      'program'
+    )
+  matrices = m.L * (4 * m.D**2 + 2 * m.D * (m.F or 4 * m.D))
+  number = matrices + (m.vocab * (1 if m.tied else 2) + m.T) * m.D
+  if number > _MOST_PARAMETERS:
+    wrong.append(
+      f'model: L={m.L}, D={m.D}, F={m.F}, T={m.T} and vocab={m.vocab} make '
+      f'{decimal.Decimal(number):.1e} parameters, which must be at most 1e14, 400 TB; '
+      'lower one of them'
+    )
+  return wrong
+
+
+def wrong_model(m: Model, names: Mapping[str, str]) -> list[str]:
+  """Returns how fields of a model are of another type, or out of range; and its size.
+
+  Args:
+    names: of fields where they were read, for errors.
+  """
+  wrong = [
+    _wrong_type(shown, declared, value) or _wrong_value(shown, declared, value)
+    for name, declared, value in fields(m)
+    for shown in [names.get(name, f'model.{name}')]
+  ]
+  return [rule for rule in wrong if rule] or _wrong_size(m)
+
+
+def recorded(values: Mapping[str, Any], where: str, remedy: str) -> Run:
+  """Returns the run that a file has by dotted names; others have their defaults.
+
+  Args:
+    where: names the file in an error.
+    remedy: what to do about it, for the error.
+
+  Raises:
+    UserError: a field is unknown, of another type or out of range.
+  """
+  known = flat(Run())
+  wrong = [
+    f'there is no field {name!r:.80} in a config.{nearest(name, known)}'
+    for name in values
+    if name not in known
+  ]
+  for name, value in values.items() if not wrong else ():
+    if isinstance(known[name], tuple) and not isinstance(value, list | tuple):
+      wrong.append(f'{name} is {type(value).__name__}, not a list of texts')
+  if not wrong:
+    run = from_flat(dict(values))
+    # Of a fine-tuning that has not begun steps are 0.
+    judged = dataclasses.replace(run, steps=1 if run.steps == 0 else run.steps)
+    rules = (_wrong_type(*each) or _wrong_value(*each) for each in fields(judged))
+    wrong = [rule for rule in rules if rule] or _wrong_size(run.model)
+  if wrong:
+    raise UserError(f'{where} is damaged: {"; ".join(wrong[:3])}; {remedy}')
+  return run
 
 
 def _wrong_batches(config: Run, devices: int) -> list[str]:

@@ -10,7 +10,6 @@ import contextlib
 import gzip
 import importlib
 import io
-import json
 import lzma
 import os
 import tarfile
@@ -21,10 +20,12 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from gpt_jax.config import UserError, nearest
+from gpt_jax.files import brief, lines, listed, parse_json
 from gpt_jax.tokenizers.texts import encodable
 
 PART = 1 << 18  # characters of a part, about: larger ones leave more holes in memory
 _BLOCK = 1 << 18  # bytes read at once
+_PACKED = 1 << 9  # bytes of Zstandard unpacked at once: they become 16 MB at most
 _LINES = '.jsonl', '.ndjson'
 _PLAIN = '.txt', *_LINES, '.tar'  # what may be packed
 
@@ -89,9 +90,14 @@ def read_file(path: Path, how: How) -> Iterator[Part]:
   except UserError:
     raise
   except (*_DAMAGED, *_zst_errors()) as e:
-    raise UserError(f'{name}: damaged or truncated ({e}); fetch it again') from e
+    if 'too much memory' in str(e):
+      raise UserError(
+        f'{name}: was packed with a window of more than 128 MB; pack it again without '
+        '--long and --ultra'
+      ) from e
+    raise UserError(f'{name}: damaged or truncated ({brief(e)}); fetch it again') from e
   except OSError as e:
-    raise UserError(f'{name}: can not be read: {e.strerror or e}') from e
+    raise UserError(f'{name}: can not be read: {e.strerror or brief(e)}') from e
 
 
 _DAMAGED = (
@@ -135,7 +141,7 @@ class _Zst(io.RawIOBase):
       packed = self._frame.unused_data if self._frame.eof else b''
       if self._frame.eof:  # one frame may follow another
         self._frame, self._begun = self._new(), False
-      packed = packed or self._stream.read(1 << 16)
+      packed = packed or self._stream.read(_PACKED)
       if not packed:
         if self._begun:
           raise EOFError('the last Zstandard frame has no end')
@@ -173,13 +179,20 @@ def _tar(name: str, stream: BinaryIO, how: How) -> Iterator[Part]:
         has_text = True
         inner = archive.extractfile(member)
         yield from _stream(f'{name}/{member.name}', _kind(member.name), inner, how)
+    # At a damaged header tarfile stops as at the end, which is two blocks of zeros.
+    if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+      raise tarfile.ReadError('it does not end as an archive does')
   if not has_text:
     raise UserError(f'{name}: holds no .txt or .jsonl file')
 
 
 def _zip(path: Path, how: How) -> Iterator[Part]:
   """Yields the parts of the texts in a zip archive, in its order."""
-  with zipfile.ZipFile(path) as archive:
+  try:
+    opened = zipfile.ZipFile(path)
+  except NotImplementedError as e:  # of a version that is to come
+    raise zipfile.BadZipFile(str(e)) from e
+  with opened as archive:
     members = [m for m in archive.infolist() if _is_stream(m.filename)]
     if not members:
       raise UserError(f'{path}: holds no .txt or .jsonl file')
@@ -187,7 +200,7 @@ def _zip(path: Path, how: How) -> Iterator[Part]:
       try:
         inner = archive.open(member)
       except (RuntimeError, NotImplementedError) as e:  # encrypted; odd compression
-        raise UserError(f'{path}: {e}; unpack it and give the folder') from e
+        raise UserError(f'{path}: {brief(e)}; unpack it and give the folder') from e
       with inner:
         kind = _kind(member.filename)
         yield from _stream(f'{path}/{member.filename}', kind, inner, how)
@@ -250,9 +263,9 @@ def _cut_before(text: str, end: int) -> int:
 
 def _json_lines(name: str, stream: BinaryIO, how: How) -> Iterator[Part]:
   """Yields the parts of the texts in a file of one JSON object a line."""
-  start = read = skipped = 0
-  problem = ''
-  for number, line in enumerate(stream, 1):
+  start, read, skipped, problem = 0, 0, 0, ''
+  mend = 'mend it, or leave such lines out with --config.data.bad_lines=skip'
+  for number, line in lines(stream, name):
     try:
       text = line.decode('utf-8', how.errors)
     except UnicodeDecodeError as e:
@@ -263,16 +276,12 @@ def _json_lines(name: str, stream: BinaryIO, how: How) -> Iterator[Part]:
       continue
     read += 1
     try:
-      value = _field(json.loads(text), how.field)
-    except ValueError as e:
-      problem = f'{name}: line {number}: {e}'
-      if isinstance(e, json.JSONDecodeError):
-        problem = f'{name}: line {number}: not JSON ({e.msg}, column {e.colno})'
+      where = f'{name}: line {number}'
+      value = _field(parse_json(text, where, mend), how.field, where, mend)
+    except UserError as e:
       if how.skip is None:
-        raise UserError(
-          f'{problem}; mend it, or leave such lines out with '
-          '--config.data.bad_lines=skip'
-        ) from e
+        raise
+      problem = str(e).removesuffix(f'; {mend}')
       how.skip(problem)
       skipped += 1
       continue
@@ -281,18 +290,21 @@ def _json_lines(name: str, stream: BinaryIO, how: How) -> Iterator[Part]:
     raise UserError(f'{name}: every line was left out; the last: {problem}')
 
 
-def _field(row: Any, field: str) -> str:
-  """Returns the text of a row, '' for null; raises ValueError if it has none."""
+def _field(row: Any, field: str, where: str, remedy: str) -> str:
+  """Returns the text of a row, '' for null; raises UserError if it has none."""
+  problem = ''
   if not isinstance(row, dict):
-    raise ValueError(f'{type(row).__name__} instead of an object with fields')
-  if field not in row:
-    there = ', '.join(map(repr, row)) or 'none'
-    raise ValueError(
+    problem = f'{type(row).__name__} instead of an object with fields'
+  elif field not in row:
+    there = listed([*map(repr, row)]) or 'none'
+    problem = (
       f'no field {field!r}; the fields are {there}.{nearest(field, row)} Name it with '
       '--config.data.field (tokenize: --field)'
     )
-  if not isinstance(row[field], str | None):
-    raise ValueError(f'field {field!r} is {type(row[field]).__name__}, not text')
+  elif not isinstance(row[field], str | None):
+    problem = f'field {field!r} is {type(row[field]).__name__}, not text'
+  if problem:
+    raise UserError(f'{where}: {problem}; {remedy}')
   return row[field] or ''
 
 
@@ -308,8 +320,8 @@ def _parquet(path: Path, how: How) -> Iterator[Part]:
         for text in batch.column(0).to_pylist():
           number += 1
           yield from cut(f'{path}:{number}', [_text(path, number, how.field, text)])
-  except pyarrow.ArrowException as e:
-    raise UserError(f'{path}: not a Parquet file, or damaged ({e})') from e
+  except (pyarrow.ArrowException, UnicodeDecodeError) as e:
+    raise UserError(f'{path}: not a Parquet file, or damaged ({brief(e)})') from e
 
 
 def read_hub(entry: str, how: How) -> Iterator[Part]:
@@ -326,11 +338,28 @@ def read_hub(entry: str, how: How) -> Iterator[Part]:
   rest, _, split = entry.partition(':')
   name, _, config = rest.partition('@')
   rows = open_hub(source, name, split or 'train', config, streaming=True)
-  with _hub_errors(source):
-    for number, row in enumerate(rows, 1):
-      _check_column(source, how.field, list(row))
-      text = _text(source, number, how.field, row[how.field])
-      yield from cut(f'{name}:{number}', [text])
+  for number, row in enumerate(hub_rows(source, rows), 1):
+    _check_column(source, how.field, list(row))
+    text = _text(source, number, how.field, row[how.field])
+    yield from cut(f'{name}:{number}', [text])
+
+
+def hub_rows(source: str, rows: Iterable[dict]) -> Iterator[dict[str, Any]]:
+  """Yields the rows of what `open_hub` returned.
+
+  Args:
+    source: what the user wrote, for errors.
+
+  Raises:
+    UserError: one can't be read.
+  """
+  left = iter(rows)
+  while True:
+    with _hub_errors(source):
+      row = next(left, None)
+    if row is None:
+      return
+    yield row
 
 
 def open_hub(
@@ -382,9 +411,10 @@ def _hub_errors(source: str) -> Iterator[Any]:
     yield datasets
   except UserError:
     raise
-  except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as e:
+  except Exception as e:  # its errors share no class, and a damaged file has many
+    kind = '' if isinstance(e, (OSError, ValueError)) else f'{type(e).__name__}: '
     raise UserError(
-      f'{source}: can not be read ({" ".join(str(e).split())}); check the name, or '
+      f'{source}: can not be read ({kind}{brief(e)}); check the name, or '
       'save it with `save_to_disk` where there is network, and give hf:FOLDER'
     ) from e
 
@@ -393,7 +423,7 @@ def _check_column(name: str, field: str, columns: list[str]) -> None:
   """Raises a UserError unless a table has the column."""
   if field not in columns:
     raise UserError(
-      f'{name}: no column {field!r}; the columns are {", ".join(map(repr, columns))}.'
+      f'{name}: no column {field!r}; the columns are {listed([*map(repr, columns)])}.'
       f'{nearest(field, columns)} Name it with --config.data.field '
       '(tokenize: --field)'
     )

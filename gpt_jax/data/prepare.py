@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import json
 import os
 import shutil
 import sys
@@ -16,7 +15,7 @@ from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
 from gpt_jax.data import encode, sources, split
 from gpt_jax.data.token_files import FORMAT, Writer
-from gpt_jax.files import sync, write_whole
+from gpt_jax.files import field, read_json, shown, sync, write_json
 
 _LEARNT = 'bpe', 'unigram', 'byte_bpe'  # tokenizers that data.vocab gives a size
 _STAGE = 'preparing'  # where everything is made before it is moved into place
@@ -116,17 +115,14 @@ def _prepared(folder: Path, stage: Path, wanted: dict) -> bool:
   header = folder / 'tokens' / 'train.json'
   if not header.exists():
     return False
-  try:
-    recorded = json.loads(header.read_text(encoding='utf-8'))['recipe']
-  except (ValueError, KeyError, TypeError) as e:
-    raise UserError(
-      f'{header}: damaged ({e!r}); remove {header.parent} and prepare again'
-    ) from e
+  again = f'remove {header.parent} and prepare again'
+  recorded = field(read_json(header, remedy=again), 'recipe', dict, header, again)
   # A field that is newer than the folder had its default there.
   recorded = {name: getattr(config.Data(), name) for name in wanted} | recorded
   if recorded != wanted:
     differing = [
-      f'data.{name}: {recorded.get(name)!r} there, {wanted.get(name)!r} now'
+      f'data.{name:.80}: {shown(recorded.get(name))} there, {shown(wanted.get(name))} '
+      'now'
       for name in dict.fromkeys([*recorded, *wanted])
       if recorded.get(name) != wanted.get(name)
     ]
@@ -178,7 +174,7 @@ def _fill(
   report(split.describe(data, text))
   if skipped:
     report(f'left out {skipped:,} line(s), the first: {first}')
-  mark = _read_mark(stage, wanted, text)
+  mark = _read_mark(stage, wanted, text, report)
   if not mark['pieces']:
     shutil.rmtree(stage, ignore_errors=True)
     (stage / 'tokens').mkdir(parents=True)
@@ -261,21 +257,34 @@ def _encode_all(
           for path in (stage / 'tokenizer').iterdir():
             sync(path)  # what a mark speaks of must be on the disk
           now = mark | {'pieces': i + 1, 'files': done}
-          write_whole(stage / _MARK, json.dumps(now))
+          write_json(stage / _MARK, now)
   if size() != text.bytes:
     raise UserError(f'data.source={data.source} changed while it was read; try again')
 
 
-def _read_mark(stage: Path, wanted: dict, text: split.Text) -> dict:
+def _read_mark(
+  stage: Path, wanted: dict, text: split.Text, report: Callable[[str], None]
+) -> dict:
   """Returns how far a killed run got with the same text, else an empty mark."""
-  none = {'recipe': wanted, 'sources': text.digests, 'format': FORMAT}
-  none |= {'pieces': 0, 'files': {}}
-  try:
-    mark = json.loads((stage / _MARK).read_text(encoding='utf-8'))
-  except (OSError, ValueError):
+  path, again = stage / _MARK, 'it is not used, and all is encoded again'
+  same = {'recipe': wanted, 'sources': text.digests, 'format': FORMAT}
+  none = same | {'pieces': 0, 'files': {}}
+  if not path.exists():
     return none
-  same = ('recipe', 'sources', 'format')
-  return mark if all(mark.get(name) == none[name] for name in same) else none
+  try:
+    mark = read_json(path, remedy=again)
+    if any(mark.get(name) != value for name, value in same.items()):
+      return none
+    pieces = field(mark, 'pieces', int, path, again)
+    done = field(mark, 'files', dict, path, again)
+    for name in ('train', 'valid'):
+      counts = field(done, name, dict, path, again)
+      for count in ('tokens', 'documents', 'bytes'):
+        field(counts, count, int, f'{path}: {name}', again)
+  except UserError as e:
+    report(str(e))
+    return none
+  return same | {'pieces': pieces, 'files': done}
 
 
 def _make_tokenizer(

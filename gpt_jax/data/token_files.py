@@ -14,7 +14,6 @@ A folder that gpt_jax/data/prepare.py filled holds
 import contextlib
 import dataclasses
 import hashlib
-import json
 import os
 from pathlib import Path
 
@@ -22,8 +21,10 @@ import numpy as np
 
 from gpt_jax import tokenizers
 from gpt_jax.config import UserError
+from gpt_jax.files import field, read_json, shown, write_json
 
 FORMAT = 1
+_DTYPES = {'bin': ('<u2', '<u4'), 'idx': ('<u8',)}  # that a header may say
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,43 +62,63 @@ def open_tokens(prefix: str | Path) -> TokenFile:
   again = f'remove {path.parent} and run `launch.py prepare` again'
   header_path = path.with_name(path.name + '.json')
   try:
-    header = json.loads(header_path.read_text(encoding='utf-8'))
-    if header['format'] != FORMAT:
+    if not header_path.exists():
+      raise UserError(f'{header_path}: missing; {again}')
+    header = {'source': '', 'files': {}} | read_json(header_path, remedy=again)
+    if header.get('format') != FORMAT:
       raise UserError(
-        f'{header_path}: format={header["format"]!r}, but this version reads '
+        f'{header_path}: format={shown(header.get("format"))}, but this version reads '
         f'{FORMAT}; {again}'
       )
-    ids = _map(path.with_name(path.name + '.bin'), header, 'bin', again)
-    starts = _map(path.with_name(path.name + '.idx'), header, 'idx', again)
+    kinds = {'documents': int, 'bytes': int, 'tokenizer': str, 'source': str}
+    kinds |= {'bin': dict, 'idx': dict, 'files': dict}
+    about = {
+      name: field(header, name, kind, header_path, again)
+      for name, kind in kinds.items()
+    }
+    parts = {
+      part: _map(path.with_name(f'{path.name}.{part}'), about[part], part, again)
+      for part in ('bin', 'idx')
+    }
     return TokenFile(
-      ids,
-      starts,
-      header['documents'],
-      header['bytes'],
-      header['tokenizer'],
-      header['bin']['sha256'],
-      header.get('source', ''),
-      header.get('files', {}),
+      parts['bin'],
+      parts['idx'],
+      about['documents'],
+      about['bytes'],
+      about['tokenizer'],
+      about['bin']['sha256'],
+      about['source'],
+      about['files'],
     )
-  except FileNotFoundError as e:
-    raise UserError(f'{e.filename}: missing; {again}') from e
-  except UserError:
-    raise
-  except (ValueError, KeyError, TypeError) as e:
-    raise UserError(f'{header_path}: damaged ({e!r}); {again}') from e
+  except OSError as e:
+    reason = 'missing' if isinstance(e, FileNotFoundError) else e.strerror or e
+    raise UserError(f'{e.filename or path}: {reason}; {again}') from e
 
 
-def _map(path: Path, header: dict, part: str, again: str) -> np.ndarray:
-  """Returns a file of a token file memory-mapped, once its checksum is verified."""
-  dtype = np.dtype(header[part]['dtype'])
-  count, size = header[part]['count'], path.stat().st_size
-  if size != count * dtype.itemsize:
+def _map(path: Path, about: dict, part: str, again: str) -> np.ndarray:
+  """Returns a file of a token file memory-mapped, once its checksum is verified.
+
+  Args:
+    about: what the header says of it.
+  """
+  where = f'{path.with_suffix(".json")}: {part}'
+  dtype, count, sha256 = (
+    field(about, name, kind, where, again)
+    for name, kind in (('dtype', str), ('count', int), ('sha256', str))
+  )
+  if dtype not in _DTYPES[part] or count < 1:
     raise UserError(
-      f'{path}: {size} bytes, but its header says {count * dtype.itemsize}: '
-      f'truncated or altered; {again}'
+      f'{where} is damaged: count={count} of dtype={shown(dtype)}, must be above 0 of '
+      f'{" or ".join(_DTYPES[part])}; {again}'
+    )
+  size, wanted = path.stat().st_size, count * np.dtype(dtype).itemsize
+  if size != wanted:
+    raise UserError(
+      f'{path}: {size} bytes, but its header says {wanted}: truncated or altered; '
+      f'{again}'
     )
   with open(path, 'rb') as stream:
-    if hashlib.file_digest(stream, 'sha256').hexdigest() != header[part]['sha256']:
+    if hashlib.file_digest(stream, 'sha256').hexdigest() != sha256:
       raise UserError(f"{path}: its checksum is not its header's: altered; {again}")
   return np.memmap(path, dtype, 'r')
 
@@ -106,7 +127,11 @@ class Writer:
   """Writes one token file, document by document."""
 
   def __init__(self, path: Path, tokenizer: tokenizers.Tokenizer, done: dict):
-    """Opens the files, to resume from `done`, the result of an earlier `flush`."""
+    """Opens the files, to resume from `done`, the result of an earlier `flush`.
+
+    Raises:
+      UserError: a file has less than `done` says.
+    """
     self.tokens, self.documents, self.bytes = (
       done.get(name, 0) for name in ('tokens', 'documents', 'bytes')
     )
@@ -117,8 +142,14 @@ class Writer:
     self._sums, self._files = {}, {}
     for suffix, dtype in self._dtypes.items():
       file = open(f'{path}.{suffix}', 'r+b' if done else 'w+b')  # noqa: SIM115
-      file.truncate(self._count(suffix) * dtype.itemsize)
       self._files[suffix] = file
+      size, kept = os.fstat(file.fileno()).st_size, self._count(suffix) * dtype.itemsize
+      if not 0 <= kept <= size:
+        raise UserError(
+          f'{path}.{suffix} is damaged: {size:,} bytes, of which an earlier run wrote '
+          f'{kept:,}; prepare again, from the start'
+        )
+      file.truncate(kept)
       self._sums[suffix] = hashlib.file_digest(file, 'sha256')
 
   def _count(self, suffix: str) -> int:
@@ -156,8 +187,7 @@ class Writer:
         'count': self._count(suffix),
         'sha256': self._sums[suffix].hexdigest(),
       }
-    text = json.dumps(header | about, indent=1) + '\n'
-    Path(f'{self._path}.json').write_text(text, encoding='utf-8')
+    write_json(f'{self._path}.json', header | about)
 
   def close(self) -> None:
     """Closes the files; on a full disk, as they are."""

@@ -20,6 +20,7 @@ import rich.progress
 
 from gpt_jax.config import UserError, nearest
 from gpt_jax.evaluation import scoring_rules, statistics
+from gpt_jax.files import field, lines, parse_json_line
 from gpt_jax.tasks import labelled, prompted_files
 from gpt_jax.tasks.prompted import TASKS, TEXTS
 from gpt_jax.tasks.prompted.lambada import STOP_WORDS
@@ -211,7 +212,8 @@ def run_benchmark(
     scoring_rules.requests(benchmark.task, question, text)
     for question, text in zip(benchmark.questions, benchmark.prompts, strict=True)
   ]
-  with _Answers(benchmark.name, path, len(every)) as answers:
+  options = [len(question.answers) for question in benchmark.questions]
+  with _Answers(benchmark.name, path, benchmark.form, options) as answers:
     left = [n for n in range(len(every)) if n not in answers.records]
     if benchmark.form == 'free':
       for i, text in model.write(benchmark.task, [benchmark.prompts[n] for n in left]):
@@ -282,7 +284,7 @@ def _read_text(
     ids = [*model.encode(''), *model.encode(document.text)]
     for i in range(1, len(ids), step):
       pairs.append((ids[max(0, i - T) : i], ids[i : i + step]))
-  with _Answers(benchmark.name, path, len(pairs)) as answers:
+  with _Answers(benchmark.name, path, 'text', [0] * len(pairs)) as answers:
     left = [n for n in range(len(pairs)) if n not in answers.records]
     for i, nll in model.window([pairs[n] for n in left]):
       answers.add(left[i], {'nll': nll})
@@ -320,9 +322,18 @@ def _read_text(
 class _Answers:
   """The answers of a benchmark, appended to a file, with a progress bar."""
 
-  def __init__(self, name: str, path: pathlib.Path | None, count: int):
+  def __init__(
+    self, name: str, path: pathlib.Path | None, form: str, options: Sequence[int]
+  ):
+    """Takes what the answers are to.
+
+    Args:
+      form: of the task, or 'text'.
+      options: of each question.
+    """
     self.records: dict[int, scoring_rules.Record] = {}
-    self.name, self.count, self.path = name, count, path
+    self.name, self.path, self.form, self.options = name, path, form, options
+    self.count = len(options)
     self.file = None
     self.begin = self.printed = time.monotonic()
     console = rich.console.Console(stderr=True)
@@ -332,6 +343,11 @@ class _Answers:
   def __enter__(self) -> '_Answers':
     if self.path is not None:
       self.records = _whole_lines(self.path)
+      for number, each in self.records.items():
+        where = f'{self.path}: answer {number}'
+        if number >= len(self.options):
+          raise UserError(f'{where} is of no question; {_AGAIN}')
+        scoring_rules.check_record(self.form, self.options[number], each, where, _AGAIN)
       self.file = open(self.path, 'a', encoding='utf-8')
     self.first = len(self.records)
     self.bar.start()
@@ -366,13 +382,17 @@ def _whole_lines(path: pathlib.Path) -> dict[int, scoring_rules.Record]:
   """Returns the answers of a file, by number, after cutting off a last half line."""
   if not path.exists():
     return {}
-  text = path.read_bytes()
-  whole = text[: text.rfind(b'\n') + 1]
-  if len(whole) < len(text):
-    with open(path, 'r+b') as file:
-      file.truncate(len(whole))
-  try:
-    lines = [json.loads(line) for line in whole.splitlines()]
-    return {line.pop('number'): line for line in lines}
-  except (ValueError, KeyError, TypeError, AttributeError) as error:
-    raise UserError(f'{path} is damaged: {error}; remove it') from error
+  found, whole = {}, 0
+  with open(path, 'r+b') as file:
+    for number, line in lines(file, path):
+      if line.endswith(b'\n'):
+        whole += len(line)
+        where = f'{path}: line {number}'
+        answer = parse_json_line(line, where, _AGAIN)
+        found[field(answer, 'number', int, where, _AGAIN)] = answer
+        del answer['number']
+    file.truncate(whole)
+  return found
+
+
+_AGAIN = 'remove the file, and all is answered again'

@@ -15,8 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gpt_jax.config import UserError
 from gpt_jax.evaluation import metrics, statistics, text_metrics
 from gpt_jax.evaluation.likelihood import TokenScores
+from gpt_jax.files import field, of_kind
 from gpt_jax.tasks.prompted.lambada import STOP_WORDS
 from gpt_jax.tasks.prompts import PromptedTask, Question
 from gpt_jax.tokenizers import Tokenizer
@@ -76,6 +78,35 @@ def record(task: PromptedTask, scores: Sequence[TokenScores]) -> Record:
     'other_logp': sums[half:],  # unconditional, or of option and end
     'tokens': [len(each.logp) for each in scores[:half]],
   }
+
+
+_KINDS = {
+  'free': {'text': str},
+  'text': {'nll': float},
+  'last_word': {'logp': float, 'last_logp': float}
+  | dict.fromkeys(RULES['last_word'], bool),
+}
+
+
+def check_record(
+  form: str, options: int, record: Record, where: str, remedy: str
+) -> None:
+  """Raises a UserError unless a record that was read is one of a form of tasks.
+
+  Args:
+    options: of its question.
+    where: names the record in an error.
+    remedy: what to do about it, for the error.
+  """
+  kinds = _KINDS.get(form, dict.fromkeys(('logp', 'other_logp', 'tokens'), list))
+  for name, kind in kinds.items():
+    value = field(record, name, kind, where, remedy)
+    if kind is list and len(value) != options:
+      raise UserError(
+        f'{where} is damaged: {name} has {len(value)} numbers, not {options}; {remedy}'
+      )
+    for each in value if kind is list else ():
+      of_kind(each, float, where, remedy)
 
 
 def banned(task: PromptedTask, tokenizer: Tokenizer, V: int) -> np.ndarray | None:

@@ -10,13 +10,13 @@ import numpy as np
 
 from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
-from gpt_jax.files import sync
+from gpt_jax.files import read_json, shown, sync
 from gpt_jax.inference.language_model import LanguageModel
 from gpt_jax.model.gpt import GPT
 from gpt_jax.model.gpt_config import Execution, GPTConfig
 from gpt_jax.tokenizers import hugging_face as their_tokenizers
 from gpt_jax.weights import convert
-from gpt_jax.weights.config_json import read_config, read_json
+from gpt_jax.weights.config_json import MOST, read_config
 
 # What marks a folder of weights; the first is Hugging Face's, the others OpenAI's.
 _MARKS = 'config.json', 'hparams.json', 'params_shapes.json'
@@ -128,8 +128,16 @@ def _end_of_text(folder: Path, vocab: int) -> int:
   """Returns the id that config.json gives, else one after the vocabulary."""
   if not (folder / _MARKS[0]).exists():
     return vocab
-  eos = read_json(folder / _MARKS[0]).get('eos_token_id')
-  return eos if isinstance(eos, int) else vocab
+  path = folder / _MARKS[0]
+  eos = read_json(path, most=MOST).get('eos_token_id')
+  if type(eos) is not int:
+    return vocab
+  if not 0 <= eos <= vocab:
+    raise UserError(
+      f'{path}: eos_token_id={shown(eos)} must be in 0 .. {vocab}, its vocab_size; '
+      'correct it'
+    )
+  return eos
 
 
 def export(model: LanguageModel, dropout: float, target: str | Path) -> str:

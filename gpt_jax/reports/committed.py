@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 
 from gpt_jax.config import UserError
-from gpt_jax.files import write_whole
+from gpt_jax.files import field, of_kind, read_json, shown, write_whole
 from gpt_jax.runs import provenance
 
 
@@ -106,9 +106,29 @@ def write(path: str | pathlib.Path, result: Result) -> None:
 
 def read(path: str | pathlib.Path) -> Result:
   """Returns the result in a file; raises UserError if it is no result."""
-  try:
-    fields = json.loads(pathlib.Path(path).read_text(encoding='utf-8'))
-    fields['measured'] = [Measured(*each) for each in fields['measured']]
-    return Result(**fields)
-  except (KeyError, TypeError, ValueError) as error:
-    raise UserError(f'{path} is no result: {error!r}; record it again') from error
+  about = read_json(path, remedy=_AGAIN)
+  kinds = {'experiment': str, 'variant': str, 'command': str, 'measured': list}
+  kinds |= {'fields': dict, 'cost': dict, 'made_of': dict}
+  if strange := [name for name in about if name not in kinds]:
+    raise UserError(f'{path} is damaged: what is {shown(strange[0])}? {_AGAIN}')
+  values = {
+    name: field(about, name, kind, path, _AGAIN) for name, kind in kinds.items()
+  }
+  for name, kind in (('cost', float), ('made_of', str)):
+    for value in values[name].values():
+      of_kind(value, kind, f'{path}: {name}', _AGAIN)
+  measured = [_measured(each, f'{path}: measured') for each in about['measured']]
+  return Result(**values | {'measured': measured})
+
+
+_AGAIN = 'record it again'
+
+
+def _measured(listed: Any, where: str) -> Measured:
+  """Returns a number of a result file: [what, value, low, high]."""
+  if not isinstance(listed, list) or not 2 <= len(listed) <= 4:
+    raise UserError(f'{where} is damaged: {shown(listed)} is no number; {_AGAIN}')
+  what, value, *bounds = listed
+  bounds = [None if b is None else of_kind(b, float, where, _AGAIN) for b in bounds]
+  of_kind(what, str, where, _AGAIN)
+  return Measured(what, of_kind(value, float, where, _AGAIN), *bounds)

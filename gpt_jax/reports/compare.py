@@ -15,7 +15,9 @@ from gpt_jax.config import UserError
 from gpt_jax.data.windows import rows_read, stages
 from gpt_jax.evaluation import likelihood, statistics
 from gpt_jax.model.gpt_config import GPTConfig
+from gpt_jax.reports import figures
 from gpt_jax.runs import cost
+from gpt_jax.runs.finetune_results import read_predictions
 from gpt_jax.runs.load import load
 from gpt_jax.runs.reproduce import (
   data_changes,
@@ -152,7 +154,12 @@ def _tuned(folders: tuple[pathlib.Path, pathlib.Path]) -> dict[str, Any]:
       raise UserError(f'{folder} has no epoch to compare yet; train it further')
     best = {read_run(f).seed: best_line(f, task)[task.metrics[0]] for f in seeds}
     dev.append(best)
-    read = [np.loadtxt(f / 'dev_predictions.tsv', skiprows=1, ndmin=2) for f in seeds]
+    read = [read_predictions(f) for f in seeds]
+    if len({len(table) for table in read}) > 1:
+      raise UserError(
+        f'{folder}: the dev_predictions.tsv of its seeds have not as many lines; put '
+        'them back as they were'
+      )
     predicted, own = np.stack(read, -1).swapaxes(0, 1)
     each = (predicted - own) ** 2 if task.scores else predicted == own
     scores.append(each.mean(-1))
@@ -356,4 +363,4 @@ def plot(runs: Comparison, target: str | pathlib.Path) -> None:
     ncols=2,
     title=None if runs.same_text else f'{_OTHER_TEXT}: not comparable',
   )
-  figure.savefig(target, dpi=130)
+  figures.save(figure, target)

@@ -138,7 +138,7 @@ def _curve(workdir: str) -> str:
     return ''
   buffer = io.BytesIO()
   try:
-    figures.loss_curves(workdir, buffer)
+    figures.loss_figure(workdir).savefig(buffer, dpi=130, format='png')
   except UserError:
     return ''
   picture = base64.b64encode(buffer.getvalue()).decode()

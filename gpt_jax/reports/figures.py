@@ -1,6 +1,5 @@
 """Plots of runs: loss curves, and both sides of GPT-1's figure 2."""
 
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,14 +8,27 @@ import matplotlib.figure
 import matplotlib.ticker
 
 from gpt_jax.config import UserError, fields_with, flat
+from gpt_jax.runs.finetune_results import read_results
 from gpt_jax.runs.workdir import read_run
 from gpt_jax.tasks.labelled_table import TASKS
 from gpt_jax.training.metrics_log import read_metrics
 
 
+def save(figure: matplotlib.figure.Figure, target: str | pathlib.Path) -> None:
+  """Writes a figure as what the target's ending says, without an ending as a PNG.
+
+  Raises:
+    UserError: the ending is of no kind of picture.
+  """
+  kind = pathlib.Path(target).suffix.removeprefix('.').lower() or 'png'
+  if kind not in figure.canvas.get_supported_filetypes():
+    raise UserError(f'target={target} must end in .png, .svg or .pdf')
+  figure.savefig(target, dpi=130, format=kind)  # else it adds an ending to a name
+
+
 def loss_curves(workdir: str | pathlib.Path, target: str | pathlib.Path) -> None:
   """Writes `loss_figure` as a PNG."""
-  loss_figure(workdir).savefig(target, dpi=130)
+  save(loss_figure(workdir), target)
 
 
 def loss_figure(workdir: str | pathlib.Path) -> matplotlib.figure.Figure:
@@ -120,7 +132,7 @@ def zero_shot_curves(lines: Sequence[dict], target: str | pathlib.Path) -> None:
   figure.legend(
     loc='outside lower center', ncols=2, title='task (metric, chance to reference)'
   )
-  figure.savefig(target, dpi=130)
+  save(figure, target)
 
 
 class Transfer(NamedTuple):
@@ -179,7 +191,7 @@ def transfers(workdirs: Sequence[str | pathlib.Path]) -> list[Transfer]:
         f'{first} and {workdir} differ in more than what was transferred to {name}; '
         'leave one out\n' + '\n'.join(differing)
       )
-    on_dev = json.loads(path.read_text(encoding='utf-8'))
+    on_dev = read_results(path, TASKS[name])
     metric = TASKS[name].metrics[0]
     results[name, layers] = Transfer(
       name,
@@ -222,4 +234,4 @@ def transfer_curve(transferred: Sequence[Transfer], target: str | pathlib.Path) 
     axes.set_xticks(places, shown)
     axes.set(xlabel='layers transferred', ylabel=f'dev {own[0].metric}', title=task)
     axes.grid(alpha=0.3)
-  figure.savefig(target, dpi=130)
+  save(figure, target)

@@ -1,6 +1,5 @@
 """The report of one run: curves, results, samples, cost and config."""
 
-import json
 import pathlib
 import shlex
 from typing import Any
@@ -13,6 +12,7 @@ from gpt_jax.config import UserError, papers
 from gpt_jax.reports import figures, markup, tasks
 from gpt_jax.reports.markup import bullets, code, fenced, heading, picture, plain, table
 from gpt_jax.runs import cost
+from gpt_jax.runs.finetune_results import read_results
 from gpt_jax.runs.load import architecture
 from gpt_jax.runs.workdir import (
   logged_folders,
@@ -163,8 +163,7 @@ def _dev(workdir: pathlib.Path, run: config.Run) -> list[str]:
   path = workdir / 'results.json'
   if not path.exists():
     return [heading('Dev'), 'No results yet: the run is not finished.']
-  results = json.loads(path.read_text(encoding='utf-8'))
-  rows = []
+  results, rows = read_results(path, task_of(run)), []
   for metric, over in results['over_seeds'].items():
     for seed, best in results['seeds'].items():
       value = _interval(best[metric], *best['intervals'][metric])

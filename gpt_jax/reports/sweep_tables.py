@@ -1,13 +1,16 @@
 """The text and tables of a sweep's report: best settings, runs and cost."""
 
 import csv
+import io
 import shlex
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from gpt_jax import config
+from gpt_jax.config import UserError
 from gpt_jax.evaluation.statistics import spread
+from gpt_jax.files import read_text
 from gpt_jax.reports.markup import code, fenced, heading, picture, plain, table
 from gpt_jax.sweep.plan import Entry, Sweep
 from gpt_jax.sweep.status import Result, result
@@ -52,8 +55,13 @@ def collected(sweep: Sweep) -> list[SweptRun]:
   """Returns all runs of a sweep; the state of an unfinished one is from sweep.csv."""
   states, path = {}, sweep.folder / 'sweep.csv'
   if path.exists():
-    with open(path, encoding='utf-8', newline='') as file:
-      states = {row.get('name'): row.get('state') for row in csv.DictReader(file)}
+    try:
+      table = list(csv.DictReader(io.StringIO(read_text(path), newline='')))
+    except csv.Error as error:
+      raise UserError(
+        f'{path} is damaged: {error}; remove it, and the same sweep writes it again'
+      ) from error
+    states = {row.get('name'): row.get('state') for row in table}
   runs, varied = [], sweep.varied
   for entry in sweep.entries:
     values = config.flat(entry.run)

@@ -1,7 +1,6 @@
 """Results of prompted tasks, as read from workdirs, and the choice of those to show."""
 
 import dataclasses
-import json
 import pathlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -9,9 +8,10 @@ from typing import Any, NamedTuple
 
 from gpt_jax.config import UserError
 from gpt_jax.evaluation.statistics import spread
+from gpt_jax.files import field, of_kind, read_json, shown
 from gpt_jax.tasks.prompted import TASKS, TEXTS
 
-_NUMBER = (int, float)
+_AGAIN = 'remove it and evaluate that task again'
 
 
 class Model(NamedTuple):
@@ -137,58 +137,49 @@ def read(workdirs: Sequence[str | pathlib.Path]) -> list[Result]:
 
 
 def _read(path: pathlib.Path, workdir: str) -> Result:
-  try:
-    fields = json.loads(path.read_text(encoding='utf-8'))
+  fields = read_json(path, remedy=_AGAIN)
 
-    def get(name, kind):
-      return _checked(fields[name], kind, name)
+  def get(name, kind):
+    return field(fields, name, kind, path, _AGAIN)
 
-    return Result(
-      path=path,
-      model=Model(workdir, get('parameters_sha256', str), fields.get('int8') is True),
-      task=get('task', str),
-      rule=get('rule', str),
-      shots=get('shots', int),
-      seed=get('seed', int),
-      split=get('split', str),
-      examples=fields.get('examples'),
-      limit=get('limit', int),
-      stride=fields.get('stride') or 0,
-      questions=get('questions', int),
-      truncated=fields.get('truncated') or 0,
-      metrics={
-        metric: {rule: _score(score, f'{metric}, {rule}') for rule, score in by.items()}
-        for metric, by in get('metrics', dict).items()
-      },
-      chance=_checked(fields.get('chance'), (*_NUMBER, type(None)), 'chance'),
-      step=get('step', int),
-      checkpoint=str(fields['checkpoint']),
-      parameters=get('parameters', int),
-      tokenizer=str(fields['tokenizer']),
-      prompts_sha256=get('prompts_sha256', str),
-    )
-  except (ValueError, TypeError, AttributeError, KeyError) as error:
-    what = f'it lacks {error}' if isinstance(error, KeyError) else str(error)
-    raise UserError(
-      f'{path} is damaged or no result of `launch.py eval --tasks`: {what}; remove it '
-      'and evaluate that task again'
-    ) from error
+  def optional(name, kind, usual):
+    return usual if fields.get(name) is None else get(name, kind)
 
-
-def _checked(value: Any, kind: type | tuple[type, ...], name: str) -> Any:
-  """Returns a value; raises a TypeError if it has another type."""
-  if not isinstance(value, kind):
-    raise TypeError(f'{name}={value!r} has the wrong type')
-  return value
+  return Result(
+    path=path,
+    model=Model(workdir, get('parameters_sha256', str), fields.get('int8') is True),
+    task=get('task', str),
+    rule=get('rule', str),
+    shots=get('shots', int),
+    seed=get('seed', int),
+    split=get('split', str),
+    examples=optional('examples', str, None),
+    limit=get('limit', int),
+    stride=optional('stride', int, 0),
+    questions=get('questions', int),
+    truncated=optional('truncated', int, 0),
+    metrics={
+      metric: {
+        rule: _score(score, f'{path}: {shown(metric)}')
+        for rule, score in of_kind(by, dict, f'{path}: metrics', _AGAIN).items()
+      }
+      for metric, by in get('metrics', dict).items()
+    },
+    chance=optional('chance', float, None),
+    step=get('step', int),
+    checkpoint=str(get('checkpoint', None)),
+    parameters=get('parameters', int),
+    tokenizer=str(get('tokenizer', None)),
+    prompts_sha256=get('prompts_sha256', str),
+  )
 
 
-def _score(score: dict, name: str) -> Score:
-  low, high = score.get('low'), score.get('high')
-  for bound in (low, high):
-    _checked(bound, (*_NUMBER, type(None)), name)
-  if None in (low, high):
-    low = high = None
-  return Score(_checked(score['value'], _NUMBER, name), low, high)
+def _score(score: Any, where: str) -> Score:
+  value = field(of_kind(score, dict, where, _AGAIN), 'value', float, where, _AGAIN)
+  bounds = [score.get('low'), score.get('high')]
+  if None in bounds:
+    return Score(value, None, None)
+  return Score(value, *(of_kind(bound, float, where, _AGAIN) for bound in bounds))
 
 
 def choose(results: Iterable[Result]) -> Choice:

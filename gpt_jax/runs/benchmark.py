@@ -5,10 +5,12 @@ NAME.json; both names carry a hash of all that the answers depend on.
 """
 
 import collections
+import functools
 import hashlib
 import importlib.metadata
 import json
 import pathlib
+import tempfile
 from collections.abc import Callable, Sequence
 
 import jax
@@ -17,9 +19,10 @@ from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
 from gpt_jax.evaluation import scoring_rules, statistics
 from gpt_jax.evaluation.benchmark import Benchmark, plan, run_benchmark
-from gpt_jax.files import write_whole
+from gpt_jax.files import field, of_kind, read_json, shown, write_whole
 from gpt_jax.inference.language_model import LanguageModel
 from gpt_jax.inference.task_model import task_model
+from gpt_jax.paths import not_kept
 from gpt_jax.runs import provenance
 from gpt_jax.runs.load import load
 from gpt_jax.training import checksums
@@ -35,13 +38,15 @@ def evaluate(
 ) -> list[dict]:
   """Runs benchmarks on a workdir's model; returns their results.
 
-  They are kept in WORKDIR/eval; what is there already is not computed again.
+  They are kept in WORKDIR/eval, each after it is reported; what is there already is not
+  computed again.
 
   Args:
     checkpoint_step: as in `load`.
 
   Raises:
-    UserError: no such model, or a damaged file of answers.
+    UserError: no such model, or a damaged file of answers; or, after all results are
+      reported, the disk refused to keep them.
   """
   workdir = pathlib.Path(workdir)
   if not (workdir / 'run.json').exists():
@@ -58,7 +63,7 @@ def evaluate(
     'context': model.config.T,
   }
   folder = workdir / 'eval'
-  folder.mkdir(exist_ok=True)
+  refusal = _refusal(lambda: _try_writing(folder))
   adapter, results = task_model(model), []
   for benchmark in benchmarks:
     identity = depends | {
@@ -70,24 +75,14 @@ def evaluate(
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:8]
     path = folder / f'{benchmark.name}-{key}.json'
     if path.exists():
-      result = json.loads(path.read_text(encoding='utf-8'))
+      result = _read(path)
     else:
-      values, cut = run_benchmark(benchmark, adapter, path.with_suffix('.jsonl'))
-      chance = None
-      if benchmark.questions:
-        chance = scoring_rules.chance(benchmark.task, benchmark.questions)
+      answers = None if refusal else path.with_suffix('.jsonl')
+      values, cut = run_benchmark(benchmark, adapter, answers)
       result = {
-        'task': str(benchmark.task),
-        'form': benchmark.form,
-        'split': benchmark.split,
-        'shots': benchmark.shots,
-        'seed': benchmark.seed,
-        'limit': benchmark.limit,
-        'examples': benchmark.source,
-        'questions': len(benchmark.questions) or len(benchmark.documents),
+        **_asked(benchmark),
         'truncated': cut,
         'metrics': values,
-        'chance': chance,
         'step': model.step,
         'checkpoint': str(checkpoint_step),
         'int8': int8,
@@ -98,12 +93,67 @@ def evaluate(
         },
         'git': provenance.git_state(),
       }
-      write_whole(path, json.dumps(result, indent=1) + '\n')
     report(described(result))
+    if not path.exists():
+      text = json.dumps(result, indent=1) + '\n'
+      refusal = refusal or _refusal(functools.partial(write_whole, path, text))
     results.append(result)
   for text in spreads(results):
     report(text)
+  if refusal:
+    raise refusal
   return results
+
+
+def _asked(benchmark: Benchmark) -> dict:
+  """Returns what a benchmark asked, and its chance (None: not of questions)."""
+  questions = benchmark.questions
+  return {
+    'task': str(benchmark.task),
+    'form': benchmark.form,
+    'split': benchmark.split,
+    'shots': benchmark.shots,
+    'seed': benchmark.seed,
+    'limit': benchmark.limit,
+    'examples': benchmark.source,
+    'questions': len(questions) or len(benchmark.documents),
+    'chance': scoring_rules.chance(benchmark.task, questions) if questions else None,
+  }
+
+
+def _try_writing(folder: pathlib.Path) -> None:
+  """Makes a folder, and an OSError where nothing can be written into it."""
+  folder.mkdir(exist_ok=True)
+  with tempfile.TemporaryFile(dir=folder):
+    pass
+
+
+def _refusal(write: Callable[[], None]) -> UserError | None:
+  """Returns why the disk refused what `write` does, or None."""
+  try:
+    with not_kept('the results above'):
+      write()
+  except UserError as error:
+    return error
+  return None
+
+
+def _read(path: pathlib.Path) -> dict:
+  """Returns a result that an earlier command wrote; raises UserError if it can't be."""
+  again = 'remove it, and the task is evaluated again'
+  result = read_json(path, remedy=again)
+  kinds = dict.fromkeys(('task', 'form', 'split', 'rule'), str)
+  kinds |= dict.fromkeys(('shots', 'seed', 'questions', 'truncated'), int)
+  for name, kind in kinds.items():
+    field(result, name, kind, path, again)
+  if field(result, 'chance', None, path, again) is not None:
+    field(result, 'chance', float, path, again)
+  for metric, rules in field(result, 'metrics', dict, path, again).items():
+    where = f'{path}: {shown(metric)}'
+    for one in of_kind(rules, dict, where, again).values():
+      for each in ('value', 'low', 'high'):
+        field(of_kind(one, dict, where, again), each, float, where, again)
+  return result
 
 
 def during(settings: config.Exams) -> Callable[[LanguageModel], dict[str, float]]:

@@ -5,14 +5,68 @@ from collections.abc import Callable
 
 import numpy as np
 
+from gpt_jax.config import UserError
 from gpt_jax.evaluation import metrics, statistics
-from gpt_jax.files import write_whole
+from gpt_jax.files import MEND, brief, field, of_kind, read_json, shown, write_whole
 from gpt_jax.inference.classifier import Classifier
 from gpt_jax.runs.load import load
 from gpt_jax.runs.workdir import best_line, read_run, seed_folders
-from gpt_jax.tasks import inputs, labelled
+from gpt_jax.tasks import inputs, labelled, readers
 from gpt_jax.tasks.labelled import Example
 from gpt_jax.tasks.labelled_table import Task, task_of
+
+
+def read_predictions(folder: pathlib.Path) -> np.ndarray:
+  """Returns what a seed's best model answered on dev, and what is right: [examples, 2].
+
+  Raises:
+    UserError: dev_predictions.tsv can't be read, or holds something else.
+  """
+  path, rows = folder / 'dev_predictions.tsv', []
+  for row in readers.tsv(path, ('prediction', 'label')):
+    if row['line'] == '1':  # the names of the columns
+      continue
+    try:
+      rows.append([float(row['prediction']), float(row['label'])])
+    except ValueError as error:
+      raise UserError(f'{row["where"]} is damaged: {brief(error)}; {MEND}') from error
+  if not np.isfinite(rows).all() or not rows:
+    raise UserError(f'{path} is damaged: it lacks numbers, or has none; {MEND}')
+  return np.array(rows)
+
+
+def read_results(path: pathlib.Path, task: Task) -> dict:
+  """Returns the results of a fine-tuning that `results` made.
+
+  Args:
+    path: of results.json.
+
+  Raises:
+    UserError: it can't be read, or holds something else.
+  """
+  remedy = f'{MEND}; or remove it, and the same command as before writes it again'
+  found = read_json(path, remedy=remedy)
+  field(found, 'examples', int, path, remedy)
+  seeds = field(found, 'seeds', dict, path, remedy)
+  over_seeds = field(found, 'over_seeds', dict, path, remedy)
+  if not seeds:
+    raise UserError(f'{path} is damaged: it has no seeds; {remedy}')
+  for seed, best in seeds.items():
+    where = f'{path}: seed {shown(seed)}'
+    field(of_kind(best, dict, where, remedy), 'step', int, where, remedy)
+    intervals = field(best, 'intervals', dict, where, remedy)
+    for name in task.metrics:
+      field(best, name, float, where, remedy)
+      pair = field(intervals, name, list, where, remedy)
+      if len(pair) != 2:
+        raise UserError(f'{where} is damaged: {name} has no interval; {remedy}')
+      for bound in pair:
+        of_kind(bound, float, where, remedy)
+  for name in task.metrics:
+    over, where = field(over_seeds, name, dict, path, remedy), f'{path}: {name}'
+    for each in ('mean', 'median', 'std', 'low', 'high'):
+      field(over, each, float, where, remedy)
+  return found
 
 
 def evaluate(
@@ -87,7 +141,7 @@ def results(workdir: pathlib.Path) -> dict:
   seeds = {}
   for folder in seed_folders(workdir):
     step = best_line(folder, task)['step']
-    table = np.loadtxt(folder / 'dev_predictions.tsv', skiprows=1, ndmin=2)
+    table = read_predictions(folder)
     seeds[folder.name.removeprefix('seed_')] = {'step': step} | _judged(task, *table.T)
   return _summary(task, len(table), seeds)
 

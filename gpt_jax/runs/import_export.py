@@ -8,6 +8,7 @@ from gpt_jax.config import UserError
 from gpt_jax.files import write_json
 from gpt_jax.inference import hugging_face
 from gpt_jax.inference.classifier import Classifier
+from gpt_jax.paths import user_path
 from gpt_jax.runs import cost
 from gpt_jax.runs.load import load
 from gpt_jax.runs.workdir import alone, read_run
@@ -26,7 +27,7 @@ def import_model(source: str, workdir: str | pathlib.Path, tokenizer: str = '') 
   Raises:
     UserError: `workdir` holds a run, or the source can't be read.
   """
-  workdir = pathlib.Path(workdir)
+  workdir = pathlib.Path(user_path(workdir, 'workdir', workdir=True))
   if (workdir / 'run.json').exists():
     raise UserError(f'workdir={workdir} holds a run; choose another workdir')
   model_config, model = hugging_face.open_model(source, tokenizer)

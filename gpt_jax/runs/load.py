@@ -15,6 +15,7 @@ from gpt_jax.inference.language_model import LanguageModel
 from gpt_jax.model.gpt import GPT, init_params
 from gpt_jax.model.gpt_config import Execution, GPTConfig
 from gpt_jax.model.heads import new_head
+from gpt_jax.paths import user_path
 from gpt_jax.runs.workdir import (
   best_line,
   old_groups,
@@ -49,8 +50,10 @@ def load(
     report: is told of checkpoints that were passed over; by default, on stderr.
 
   Raises:
-    UserError: `path` is neither, or has no such checkpoint, or not a whole one.
+    UserError: `path` is neither, or no path (`paths.user_path`), or has no such
+      checkpoint, or not a whole one.
   """
+  path = user_path(path, 'path', others=['hf:'])
   workdir = pathlib.Path(path)
   if not (workdir / 'run.json').exists() and hugging_face.names_weights(path):
     return hugging_face.open_model(path)[1]

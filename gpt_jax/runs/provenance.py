@@ -135,7 +135,7 @@ def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
     )
     texts.append(f'devices: {old} there, {new} here')
   same_code = 'sources' in known and there['sources'] == here['sources']
-  old, new = (_commit(each.get('git', {})) for each in (there, here))
+  old, new = (commit(each.get('git', {})) for each in (there, here))
   if old and new and old != new and not same_code:
     texts.append(f'git: {old} there, {new} here')
   return texts
@@ -164,7 +164,7 @@ def _words(name: str, old: str | None, new: str | None) -> str:
   return f'{old} there, {new} here'
 
 
-def _commit(git: dict[str, str]) -> str:
+def commit(git: dict[str, str]) -> str:
   """Returns a commit in words, '' where it is not known."""
   if not git:
     return ''

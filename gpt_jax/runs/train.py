@@ -5,6 +5,7 @@ differ only in seeds and numbers, are several members of one program.
 """
 
 import contextlib
+import copy
 import math
 import pathlib
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ import jax
 
 from gpt_jax import config
 from gpt_jax.config import UserError
+from gpt_jax.paths import expand_paths, user_path
 from gpt_jax.runs import benchmark, cost, finetune, replay
 from gpt_jax.runs.setup import RunContext, ready, samples
 from gpt_jax.runs.workdir import diverged, mark_diverged
@@ -49,6 +51,8 @@ def train(
       training can't continue.
     loop.Interrupted: asked to stop; the state is saved.
   """
+  workdir, run = user_path(workdir, 'workdir', workdir=True), copy.deepcopy(run)
+  expand_paths(run)
   report = report if sharding.first_process() else _say_nothing
   recorded = {'argv': argv, 'overrides': overrides, 'report': report}
   if run.is_finetuning:

@@ -17,6 +17,7 @@ import jax
 from gpt_jax import config
 from gpt_jax.config import UserError
 from gpt_jax.files import read_json, write_json
+from gpt_jax.paths import expand_paths
 from gpt_jax.runs import provenance
 from gpt_jax.tasks.labelled_table import Task
 from gpt_jax.training import manifest, saved
@@ -73,7 +74,9 @@ def check_same_run(run: config.Run, workdir: pathlib.Path) -> None:
         'put it back, or choose another workdir'
       )
     return
-  old, new = config.flat(read_run(workdir)), config.flat(run)
+  before = read_run(workdir)
+  expand_paths(before)  # as an older version did not
+  old, new = config.flat(before), config.flat(run)
   differing = [
     f'{name}: {old[name]!r} there, {new[name]!r} now'
     for name in new

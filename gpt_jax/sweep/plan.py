@@ -5,7 +5,6 @@ import hashlib
 import json
 import pathlib
 import re
-import runpy
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,8 +12,10 @@ from typing import Any
 
 from gpt_jax import config
 from gpt_jax.config import UserError
+from gpt_jax.config.experiment import run_file
 from gpt_jax.data.prepare import recipe
-from gpt_jax.files import write_whole
+from gpt_jax.files import field, of_kind, read_json, shown, write_json
+from gpt_jax.paths import expand_paths
 from gpt_jax.sweep.algebra import Points
 from gpt_jax.sweep.search_space import Search
 
@@ -89,11 +90,10 @@ def read(path: str | pathlib.Path) -> Points | Search:
   if not pathlib.Path(path).is_file():
     raise UserError(f'--sweep={path}: there is no such file')
   try:
-    names = runpy.run_path(str(path))
+    names = vars(run_file(path, 'sweep_file'))
   except UserError as error:
-    raise UserError(f'{path}: {error}') from error
-  except Exception as error:  # whatever the user's own code raises
-    raise UserError(f'{path}: {type(error).__name__}: {error}') from error
+    named = str(error).startswith(str(path))
+    raise UserError(str(error) if named else f'{path}: {error}') from error
   found = [names[name] for name in ('RUNS', 'SEARCH') if name in names]
   if len(found) != 1 or not isinstance(found[0], Points | Search):
     raise UserError(
@@ -129,6 +129,8 @@ def planned(
   points = [_typed(each) for each in points]
   _check_names(points, given, sweep_file)
   runs = [config.from_flat(config.flat(base) | each) for each in points]
+  for each in runs:
+    expand_paths(each)
   names = _names(points, runs)
   wrong, same = [], {}
   for name, run in zip(names, runs, strict=True):
@@ -246,7 +248,7 @@ def _token_folders(runs: Sequence[config.Run], folder: pathlib.Path) -> list[str
 def write(sweep: Sweep, git: Mapping[str, str]) -> None:
   """Writes sweep.json, which says what the sweep is, and of which state of the code."""
   about = {**_about(sweep), 'argv': list(sweep.argv), 'git': dict(git)}
-  write_whole(sweep.folder / 'sweep.json', json.dumps(about, indent=1) + '\n')
+  write_json(sweep.folder / 'sweep.json', about)
 
 
 def _about(sweep: Sweep) -> dict:
@@ -300,20 +302,24 @@ def _load(folder: pathlib.Path) -> dict:
   path = folder / 'sweep.json'
   if not path.exists():
     raise UserError(f'{folder} is no sweep: it has no sweep.json')
-  try:
-    about = json.loads(path.read_text(encoding='utf-8'))
-    if not all(isinstance(about[name], kind) for name, kind in _KINDS.items()):
-      raise TypeError('a field is of another type')
-    if not all({'name', 'overrides', 'tokens'} <= set(each) for each in about['runs']):
-      raise KeyError('a run lacks a field')
-    return about
-  except (KeyError, TypeError, ValueError) as error:
-    raise UserError(
-      f'{path} is damaged: {error!r}; move it away, and the same command writes it '
-      'again'
-    ) from error
+  about = read_json(path, remedy=_AGAIN)
+  for name, kind in _KINDS.items():
+    field(about, name, kind, path, _AGAIN)
+  for number, each in enumerate(about['runs']):
+    where = f'{path}: run {number}'
+    of_kind(each, dict, where, _AGAIN)
+    for name, kind in (('name', str), ('overrides', dict), ('tokens', str)):
+      field(each, name, kind, where, _AGAIN)
+    if pathlib.PurePath(each['name']).name != each['name'] or '\0' in each['name']:
+      raise UserError(
+        f'{where} is damaged: {shown(each["name"])} is no name of a folder; {_AGAIN}'
+      )
+  if not about['runs']:
+    raise UserError(f'{path} is damaged: it has no runs; {_AGAIN}')
+  return about
 
 
+_AGAIN = 'move it away, and the same command writes it again'
 _KINDS = {'config': str, 'sweep': str, 'base': dict, 'runs': list, 'argv': list}
 
 
@@ -325,15 +331,12 @@ def load(folder: str | pathlib.Path) -> Sweep:
   """
   folder = pathlib.Path(folder)
   about = _load(folder)
-  try:
-    entries = []
-    for each in about['runs']:
-      fields = {**about['base'], **each['overrides'], 'data.tokens': each['tokens']}
-      run = config.from_flat(fields)
-      name = each['name']
-      entries.append(Entry(name, each['overrides'], run, folder / name, []))
-    base = config.from_flat(about['base'])
-  except (AttributeError, KeyError, TypeError) as error:
-    raise UserError(f'{folder / "sweep.json"} is damaged: {error!r}') from error
+  path, entries = folder / 'sweep.json', []
+  base = config.recorded(about['base'], f'{path}: base', _AGAIN)
+  for each in about['runs']:
+    fields = {**about['base'], **each['overrides'], 'data.tokens': each['tokens']}
+    name, where = each['name'], f'{path}: run {shown(each["name"])}'
+    run = config.recorded(fields, where, _AGAIN)
+    entries.append(Entry(name, each['overrides'], run, folder / name, []))
   argv = tuple(map(str, about['argv']))
   return Sweep(folder, about['config'], about['sweep'], base, entries, argv=argv)

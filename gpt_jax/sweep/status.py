@@ -13,7 +13,7 @@ import numpy as np
 
 from gpt_jax import config
 from gpt_jax.config import UserError
-from gpt_jax.files import write_whole
+from gpt_jax.files import shown, write_whole
 from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.runs import cost
 from gpt_jax.runs.finetune_job import FILLED
@@ -113,9 +113,9 @@ def lines(entry: Entry) -> list[dict[str, Any]]:
     try:
       each.append(read_metrics(folder))
       for line in each[-1]:
-        numbers = (isinstance(value, (int, float)) for value in line.values())
-        if 'step' not in line or not all(numbers):
-          raise ValueError(f'{line} is no line of metrics')
+        numbers = (type(value) in (int, float) for value in line.values())
+        if type(line.get('step')) is not int or not all(numbers):
+          raise ValueError(f'{shown(line)} is no line of metrics')
     except (AttributeError, TypeError, ValueError) as error:
       raise UserError(
         f'{folder / "metrics.jsonl"} can not be read: {error}. Put it back as it was, '
@@ -240,7 +240,7 @@ def _left(trained: list[dict], steps: int) -> float | None:
   if not trained:
     return None
   line = trained[-1]
-  each = line['input_ms'] + line['compute_ms'] + line['other_ms']
+  each = sum(line.get(f'{part}_ms', 0) for part in ('input', 'compute', 'other'))
   return max(steps - line['step'], 0) * each / 1000
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from absl import logging
 
 from gpt_jax.config import UserError
+from gpt_jax.paths import disk_error
 from gpt_jax.runs.train import Member, kind, train_together
 from gpt_jax.sweep import plan
 from gpt_jax.sweep.plan import LAUNCH, Entry
@@ -56,6 +57,11 @@ def main(folder: str, workers: str, names: Sequence[str]) -> int:
     lost = train_together(members, argv=sweep.argv, sharing=int(workers))
   except UserError as error:
     print(f'error: {error}', file=sys.stderr)
+    return 1
+  except OSError as error:
+    if not (text := disk_error(error, [folder])):
+      raise
+    print(f'error: {text}', file=sys.stderr)
     return 1
   except loop.Interrupted as stop:
     return 128 + stop.args[0]

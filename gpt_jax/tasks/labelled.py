@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gpt_jax.config import UserError, nearest
+from gpt_jax.files import shown
 from gpt_jax.tasks import readers
 from gpt_jax.tasks.labelled_table import TASKS, Release, Task
 from gpt_jax.tasks.readers import Row
@@ -225,14 +226,14 @@ def _label(task: Task, release: Release, row: Row) -> int | float:
       value = math.nan
     if not low <= value <= high:
       raise UserError(
-        f'{row["where"]}: {release.label} {text!r} is no number from {low:g} to '
+        f'{row["where"]}: {release.label} {shown(text)} is no number from {low:g} to '
         f'{high:g} ({task}); mend it'
       )
     return value
   labels = release.labels or task.labels
   if text not in labels:
     raise UserError(
-      f'{row["where"]}: {release.label} {text!r} is none of the labels of {task}: '
+      f'{row["where"]}: {release.label} {shown(text)} is none of the labels of {task}: '
       f'{", ".join(labels)}; mend it, or give the file of that task'
     )
   return labels.index(text)

@@ -1,12 +1,12 @@
 """Questions and documents of tasks, from the files that their authors publish."""
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from gpt_jax.config import UserError
+from gpt_jax.files import of_kind, shown
 from gpt_jax.tasks import readers
 from gpt_jax.tasks.prompts import Document, PromptedTask, Question, TextSet
 from gpt_jax.tasks.readers import Row
@@ -124,32 +124,21 @@ def table(path: Path) -> Iterator[Row]:
   return (form or readers.json_lines)(path)
 
 
-def whole(path: Path) -> Any:
-  """Returns the value in a JSON file; raises UserError if it can't be read."""
-  try:
-    return json.loads(text_of(path))
-  except json.JSONDecodeError as e:
-    raise UserError(f'{path}: line {e.lineno}: not JSON ({e.msg}); mend it') from e
+def part(value: Any, where: str, *keys: str | int, kind: type | None = None) -> Any:
+  """Returns value[key][key] ... of nested JSON.
 
+  Args:
+    kind: what it must be, as in `files.of_kind`.
 
-def text_of(path: Path) -> str:
-  """Returns the text of a UTF-8 file; raises UserError if it can't be read."""
-  try:
-    return path.read_bytes().decode('utf-8-sig')
-  except (OSError, UnicodeDecodeError) as e:
-    raise UserError(f'{path}: can not be read as UTF-8 text: {e}') from e
-
-
-def part(value: Any, where: str, *keys: str | int) -> Any:
-  """Returns value[key][key] ... of nested JSON; raises UserError if it isn't there."""
+  Raises:
+    UserError: it isn't there, or is of another kind.
+  """
   for key in keys:
     fits = isinstance(value, list if isinstance(key, int) else dict)
     if not fits or (key not in value if isinstance(key, str) else key >= len(value)):
-      raise UserError(
-        f'{where}: no {key!r} in {str(value)[:60]!r}; give the official file'
-      )
+      raise UserError(f'{where}: no {key!r} in {shown(value)}; give the official file')
     value = value[key]
-  return value
+  return of_kind(value, kind, f'{where}: {keys[-1]}', 'give the official file')
 
 
 def text(row: Row, column: str) -> str:
@@ -187,6 +176,6 @@ def choice(row: Row, column: str, *names: str) -> int:
     if value.lower() in name.lower().split('|'):
       return i
   raise UserError(
-    f'{row["where"]}: {column} {value!r} is none of {", ".join(names)}; mend it, or '
-    'give a file with labels'
+    f'{row["where"]}: {column} {shown(value)} is none of {", ".join(names)}; mend it, '
+    'or give a file with labels'
   )

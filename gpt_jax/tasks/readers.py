@@ -7,7 +7,6 @@ RACE).
 
 import csv
 import gzip
-import json
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +15,9 @@ from typing import Any
 import numpy as np
 
 from gpt_jax.config import UserError, nearest
-from gpt_jax.data.formats import open_hub
+from gpt_jax.data.formats import hub_rows, open_hub
+from gpt_jax.files import brief, listed, of_kind, parse_json, shown
+from gpt_jax.files import lines as lines_of
 from gpt_jax.tokenizers.texts import encodable
 
 Row = dict[str, Any]
@@ -71,7 +72,7 @@ def _table(
       up_to = f' to {len(names) + extra}' if extra else ''
       raise UserError(
         f'{path}: line {number} has {len(cells)} columns, not {len(names)}{up_to}: '
-        f'{", ".join(names)}; a text may hold no tab and no line break, so mend the '
+        f'{listed(names)}; a text may hold no tab and no line break, so mend the '
         'line or take it out'
       )
     yield dict(zip(names, cells, strict=False)) | _place(path, number)
@@ -95,17 +96,8 @@ def json_lines(path: Path) -> Iterator[Row]:
   """
   for number, text in _lines(path):
     place = _place(path, number)
-    try:
-      value = json.loads(text)
-    except json.JSONDecodeError as e:
-      raise UserError(
-        f'{place["where"]}: not JSON ({e.msg}, column {e.colno}); mend it'
-      ) from e
-    if not isinstance(value, dict):
-      raise UserError(
-        f'{place["where"]}: {type(value).__name__} instead of an object with fields'
-      )
-    yield value | place
+    where = place['where']
+    yield of_kind(parse_json(text, where, 'mend it'), dict, where, 'mend it') | place
 
 
 def race(folder: Path) -> Iterator[Row]:
@@ -146,7 +138,7 @@ def race(folder: Path) -> Iterator[Row]:
 def _lettered(where: str, choices: Any) -> Row:
   """Returns four choices as the columns A to D."""
   if not isinstance(choices, list) or len(choices) != len(_LETTERS):
-    raise UserError(f'{where} has options {choices!r}, not 4')
+    raise UserError(f'{where} has options {shown(choices)}, not 4; mend it')
   return dict(zip(_LETTERS, choices, strict=True))
 
 
@@ -213,13 +205,13 @@ def hub(
     name, _, revision = name.partition('@')
     name, _, config = name.partition(':')
   table = open_hub(source, name, split, config, revision)
-  names = getattr(table.features.get(label), 'names', None) or ()
+  names = [*map(str, getattr(table.features.get(label), 'names', None) or ())]
   if names and set(names) != set(classes):
     raise UserError(
-      f'{source}: the classes of {label!r} are {", ".join(names)}, not '
+      f'{source}: the classes of {label!r} are {listed(names)}, not '
       f'{", ".join(classes) or "scores"}; give {wanted}'
     )
-  for number, row in enumerate(table):
+  for number, row in enumerate(hub_rows(source, table)):
     row |= {'where': f'{source}: {split}: row {number}', 'line': str(number)}
     value = row.get(label)
     if isinstance(value, float):
@@ -273,7 +265,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
   unpacked = gzip.open if path.suffix == '.gz' else open
   try:
     with unpacked(path, 'rb') as stream:
-      for number, line in enumerate(stream, 1):
+      for number, line in lines_of(stream, path):
         text = line.decode('utf-8').removesuffix('\n').removesuffix('\r')
         text = text.removeprefix('\ufeff') if number == 1 else text
         if text:
@@ -284,7 +276,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
       f'{e.reason}); convert the file'
     ) from e
   except (EOFError, zlib.error, gzip.BadGzipFile) as e:
-    raise UserError(f'{path}: damaged or truncated ({e}); fetch it again') from e
+    raise UserError(f'{path}: damaged or truncated ({brief(e)}); fetch it again') from e
   except OSError as e:
     raise UserError(f'{path}: can not be read: {e.strerror or e}') from e
 

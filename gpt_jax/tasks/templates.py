@@ -6,11 +6,15 @@ comes after it ends the answer.
 """
 
 import pathlib
+import re
 import string
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from gpt_jax.config import UserError, nearest
+from gpt_jax.files import read_text, shown
+
+_MOST = 2**20  # bytes of a template
 
 
 class Template(NamedTuple):
@@ -51,19 +55,19 @@ def read(path: str | pathlib.Path) -> Template:
   Raises:
     UserError: the file can't be read, or has braces that are no field's.
   """
-  try:
-    text = pathlib.Path(path).read_text(encoding='utf-8').removesuffix('\n')
-  except (OSError, UnicodeDecodeError) as error:
-    raise UserError(f'{path}: can not be read as UTF-8 text: {error}') from error
+  text = read_text(path, most=_MOST).removesuffix('\n')
   try:
     parts = list(string.Formatter().parse(text))
   except ValueError as error:
     raise UserError(f'{path}: {error}; write {{{{ for a brace') from error
   fields = [(name, form, cast) for _, name, form, cast in parts if name is not None]
+  # The parser takes {answer:} for {answer}.
+  colons = re.findall(r'\{(\w+:)\}', text.replace('{{', '').replace('}}', ''))
+  fields += [(name, '', None) for name in colons]
   for name, form, cast in fields:
     if not name.isidentifier() or form or cast:
       raise UserError(
-        f'{path}: {{{name}}} is no field: a name of letters, digits and _ between '
+        f'{path}: {shown(name)} is no field: a name of letters, digits and _ between '
         'braces; write {{ for a brace'
       )
   names = [name for name, _, _ in fields]
@@ -75,8 +79,16 @@ def read(path: str | pathlib.Path) -> Template:
       'before it'
     )
   last = next(i for i, part in enumerate(parts) if part[1] == 'answer')
-  head = text[: text.rindex('{answer}')]
+  head = ''.join(
+    _literal(literal) + (f'{{{name}}}' if at < last and name is not None else '')
+    for at, (literal, name, *_) in enumerate(parts[: last + 1])
+  )
   kept = head.rstrip(' ')
   known = tuple(dict.fromkeys(names[:-1]))
   stop = ''.join(literal for literal, *_ in parts[last + 1 :])
   return Template(str(path), kept, known, head[len(kept) :], stop)
+
+
+def _literal(text: str) -> str:
+  """Returns a text that stands for itself in a template."""
+  return text.replace('{', '{{').replace('}', '}}')

@@ -5,8 +5,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from gpt_jax.config import UserError
+from gpt_jax.files import read_json, read_text, shown
 
 Merges = list[tuple[str, str]]
+MOST = 2**26  # bytes of a file of a vocabulary; one of 256,000 entries has 30 MB
 
 
 def read_bpe(vocab: Path, merges: Path) -> tuple[dict[str, int], Merges]:
@@ -15,24 +17,18 @@ def read_bpe(vocab: Path, merges: Path) -> tuple[dict[str, int], Merges]:
   Raises:
     UserError: one can't be read or is not such a file.
   """
-  path = vocab
-  try:
-    ids = json.loads(vocab.read_text(encoding='utf-8'))
-    if not isinstance(ids, dict) or not all(type(i) is int for i in ids.values()):
-      raise ValueError('not an object of ids')
-    path, pairs = merges, []
-    # Not splitlines: U+0085 and others are entries of vocabularies, not line ends.
-    for number, line in enumerate(merges.read_text(encoding='utf-8').split('\n'), 1):
-      pair = tuple(line.removesuffix('\r').split(' '))
-      if line.startswith('#version') or not line:
-        continue
-      if len(pair) != 2:
-        raise ValueError(f'line {number} is not two entries: {line!r}')
-      pairs.append(pair)
-  except OSError as e:
-    raise UserError(f'{path}: can not be read: {e.strerror or e}') from e
-  except ValueError as e:
-    raise UserError(f'{path}: not a file of a BPE vocabulary: {e}') from e
+  ids, pairs = read_json(vocab, most=MOST), []
+  # Not splitlines: U+0085 and others are entries of vocabularies, not line ends.
+  for number, line in enumerate(read_text(merges, most=MOST).split('\n'), 1):
+    pair = tuple(line.removesuffix('\r').split(' '))
+    if line.startswith('#version') or not line:
+      continue
+    if len(pair) != 2:
+      raise UserError(
+        f'{merges}: line {number} is not two entries: {shown(line)}; give the merges '
+        'of a BPE vocabulary'
+      )
+    pairs.append(pair)
   return ids, pairs
 
 
@@ -48,7 +44,20 @@ def write_bpe(folder: Path, vocab: dict[str, int], merges: Merges) -> None:
 def check_bpe(
   vocab: dict[str, int], merges: Merges, needed: Iterable[str], name: str
 ) -> None:
-  """Raises a UserError unless vocabulary and merges fit each other."""
+  """Raises a UserError unless vocabulary and merges fit each other.
+
+  Args:
+    vocab, merges: as a file has them: of any types.
+  """
+  strange = [each for each in vocab.items() if tuple(map(type, each)) != (str, int)]
+  strange += [
+    each for each in merges if len(each) != 2 or {type(part) for part in each} != {str}
+  ]
+  if strange:
+    raise UserError(
+      f'{name}: {shown(strange[0])} is no entry with its id, and no merge of two '
+      'entries; give a BPE vocabulary'
+    )
   if sorted(vocab.values()) != list(range(len(vocab))):
     raise UserError(
       f'{name}: the ids of its {len(vocab)} entries must be 0 .. {len(vocab) - 1}, '
@@ -58,12 +67,12 @@ def check_bpe(
   if lacking:
     raise UserError(
       f'{name}: the vocabulary lacks {len(lacking)} entries it must have, among them '
-      f'{lacking[0]!r}: another kind of vocabulary?'
+      f'{shown(lacking[0])}: another kind of vocabulary?'
     )
   for number, (a, b) in enumerate(merges, 1):
     if a not in vocab or b not in vocab or a + b not in vocab:
       missing = [entry for entry in (a, b, a + b) if entry not in vocab]
       raise UserError(
-        f'{name}: merge {number} ({a} {b}) does not fit the vocabulary, which has no '
-        f'{missing[0]!r}: files of two tokenizers?'
+        f'{name}: merge {number} ({shown(a)}, {shown(b)}) does not fit the vocabulary, '
+        f'which has no {shown(missing[0])}: files of two tokenizers?'
       )

@@ -4,14 +4,17 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import regex
 import tiktoken
 import tokenizers
 
 from gpt_jax.config import UserError
-from gpt_jax.tokenizers.bpe_files import Merges, check_bpe, read_bpe, write_bpe
-from gpt_jax.tokenizers.protocol import EOT, write_kind
+from gpt_jax.files import brief, field, of_kind, read_json, shown
+from gpt_jax.tokenizers.bpe_files import MOST, Merges, check_bpe, read_bpe, write_bpe
+from gpt_jax.tokenizers.protocol import EOT, KIND, write_kind
 from gpt_jax.tokenizers.texts import encodable, even_sample
 
 # GPT-2's words. Possessive (++) where giving back could not help: the same words as
@@ -76,8 +79,8 @@ class ByteLevel:
     ends = [end for end in ([eot] if eot else _ENDS) if end in vocab]
     if not ends:
       raise UserError(
-        f'{name}: has no entry {eot or " or ".join(_ENDS)}, which must stand between '
-        'documents; add one to the vocabulary'
+        f'{name}: has no entry {eot[:80] or " or ".join(_ENDS)}, which must stand '
+        'between documents; add one to the vocabulary'
       )
     self.eot = vocab[ends[0]]
     self._vocab, self._merges, self._words, self._end = vocab, merges, words, ends[0]
@@ -91,6 +94,9 @@ class ByteLevel:
     self._bytes[self.eot] = b''
     self._engine = engine or _engine(vocab, merges, len(known))
     self._tiktoken = self._tokenizers = None
+    self._name = name
+    if words != GPT2_WORDS:
+      _check_words(words, name)
     if self._engine == 'tiktoken':
       ranks = {_as_bytes(entry): rank for rank, entry in enumerate(known)}
       # The special token is never allowed. Without any, tiktoken looks for an empty
@@ -109,7 +115,15 @@ class ByteLevel:
     """Returns the ids of a text, uint32; never `eot`."""
     text = encodable(text)
     if self._tiktoken:
-      ranks = self._tiktoken.encode_to_numpy(text, disallowed_special=())
+      try:
+        ranks = self._tiktoken.encode_to_numpy(text, disallowed_special=())
+      except BaseException as e:
+        if type(e).__name__ != 'PanicException':  # of Rust, and no Exception
+          raise
+        raise UserError(
+          f'{self._name}: its expression for words, {shown(self._words)}, can not cut '
+          f'{shown(text)} ({brief(e)}); correct it'
+        ) from None
       return self._id_of_rank[ranks]
     return np.array(self._tokenizers.encode(text).ids, np.uint32)
 
@@ -151,7 +165,10 @@ class ByteLevel:
   def load(cls, folder: Path, about: dict) -> 'ByteLevel':
     """Returns what `save` wrote."""
     vocab, merges = read_bpe(folder / 'vocab.json', folder / 'merges.txt')
-    settings = {name: about[name] for name in ('eot', 'words', 'engine')}
+    settings = {
+      name: field(about, name, str, folder / KIND)
+      for name in ('eot', 'words', 'engine')
+    }
     return cls(vocab, merges, name=str(folder), **settings)
 
   @classmethod
@@ -161,37 +178,41 @@ class ByteLevel:
     Raises:
       UserError: it is no such file, or does more than byte-level BPE.
     """
-    try:
-      whole = json.loads(path.read_text(encoding='utf-8'))
-      model = whole['model']
-      unsupported = [
-        f'{part}={value!r}'
-        for part, value, plain in (
-          ('model.type', model.get('type', 'BPE'), ('BPE',)),
-          ('normalizer', whole.get('normalizer'), (None,)),
-          ('continuing_subword_prefix', model.get('continuing_subword_prefix'), _NONE),
-          ('end_of_word_suffix', model.get('end_of_word_suffix'), _NONE),
-        )
-        if value not in plain
-      ]
-      words = _words_of(whole.get('pre_tokenizer') or {})
-      if unsupported or not words:
-        unsupported += [] if words else [f'pre_tokenizer={whole.get("pre_tokenizer")}']
-        raise UserError(
-          f'{path}: {"; ".join(unsupported)} is not the byte-level BPE of GPT-2; '
-          'tokenizers of other kinds are not read'
-        )
-      merges = [
-        tuple(m.split(' ')) if isinstance(m, str) else tuple(m) for m in model['merges']
-      ]
-      vocab = dict(model['vocab'])
-      vocab |= {t['content']: t['id'] for t in whole.get('added_tokens') or []}
-    except OSError as e:
-      raise UserError(f'{path}: can not be read: {e.strerror or e}') from e
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
-      if isinstance(e, UserError):
-        raise
-      raise UserError(f'{path}: not a tokenizer.json: {e!r}') from e
+    whole = read_json(path, most=MOST)
+    model = field(whole, 'model', dict, path)
+    unsupported = [
+      f'{part}={shown(value)}'
+      for part, value, plain in (
+        ('model.type', model.get('type', 'BPE'), ('BPE',)),
+        ('normalizer', whole.get('normalizer'), (None,)),
+        ('continuing_subword_prefix', model.get('continuing_subword_prefix'), _NONE),
+        ('end_of_word_suffix', model.get('end_of_word_suffix'), _NONE),
+      )
+      if value not in plain
+    ]
+    words = _words_of(whole.get('pre_tokenizer'))
+    if unsupported or not words:
+      splitter = shown(whole.get('pre_tokenizer'))
+      unsupported += [] if words else [f'pre_tokenizer={splitter}']
+      raise UserError(
+        f'{path}: {"; ".join(unsupported)} is not the byte-level BPE of GPT-2; '
+        'tokenizers of other kinds are not read'
+      )
+    vocab = dict(field(model, 'vocab', dict, path))
+    for token in of_kind(
+      whole.get('added_tokens') or [], list, f'{path}: added_tokens'
+    ):
+      of_kind(token, dict, f'{path}: added_tokens')
+      content = field(token, 'content', str, f'{path}: added_tokens')
+      vocab[content] = field(token, 'id', int, f'{path}: added_tokens')
+    merges = [
+      tuple(
+        merge.split(' ')
+        if isinstance(merge, str)
+        else of_kind(merge, list, f'{path}: merges')
+      )
+      for merge in field(model, 'merges', list, path)
+    ]
     return cls(vocab, merges, words=words, name=str(path))
 
   @classmethod
@@ -235,9 +256,15 @@ def _as_bytes(entry: str) -> bytes:
   return entry.translate(_TO_LATIN_1).encode('latin-1')
 
 
-def _words_of(splitter: dict) -> str:
+def _words_of(splitter: Any) -> str:
   """Returns the expression by which a tokenizer.json cuts words, '' if by none."""
+  if not isinstance(splitter, dict):
+    return ''
   steps = splitter.get('pretokenizers', [splitter])
+  if not (
+    isinstance(steps, list) and steps and all(isinstance(s, dict) for s in steps)
+  ):
+    return ''
   last = steps[-1]
   if last.get('type') != 'ByteLevel' or last.get('add_prefix_space', True):
     return ''
@@ -247,7 +274,30 @@ def _words_of(splitter: dict) -> str:
   plain = first.get('type') == 'Split' and first.get('behavior') == 'Isolated'
   if len(steps) > 2 or not plain or first.get('invert') or last.get('use_regex', True):
     return ''
-  return first['pattern'].get('Regex', '')
+  pattern = first.get('pattern')
+  words = pattern.get('Regex') if isinstance(pattern, dict) else ''
+  return words if isinstance(words, str) else ''
+
+
+_LONGEST = 4000  # characters of an expression for words; GPT-4's has 150
+_PROBE = "A b's can't, WE'LL  éü日本 42 ½\n\n\t x=1;--\r\n 12345 \u2028…🙂 end \n "
+
+
+def _check_words(words: str, name: str) -> None:
+  """Raises a UserError unless an expression cuts a text into words without a rest."""
+  reason = 'it leaves out a part of a text'
+  try:
+    if len(words) > _LONGEST:
+      raise regex.error(f'it has more than {_LONGEST:,} characters')
+    cut = [each.group() for each in regex.finditer(words, _PROBE * 4, timeout=1)]
+    if ''.join(cut) == _PROBE * 4 and all(cut):
+      return
+  except (regex.error, TimeoutError, RecursionError, MemoryError) as e:
+    reason = brief(e)
+  raise UserError(
+    f'{name}: its expression for words, {shown(words)}, can not be used: {reason}; '
+    'correct it'
+  )
 
 
 def _engine(vocab: dict[str, int], merges: Merges, entries: int) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from gpt_jax.config import UserError
+from gpt_jax.files import MEND
 from gpt_jax.tokenizers.protocol import EOT, write_kind
 from gpt_jax.tokenizers.texts import encodable
 
@@ -16,7 +17,20 @@ class Characters:
   kind = 'chars'
   unknown: frozenset[int] = frozenset()
 
-  def __init__(self, characters: str):
+  def __init__(self, characters: str, name: str = 'characters'):
+    """Takes the characters, in any order.
+
+    Args:
+      name: of the file, for errors.
+
+    Raises:
+      UserError: one is there twice.
+    """
+    if len(set(characters)) < len(characters):
+      raise UserError(
+        f'{name} is damaged: {len(characters) - len(set(characters))} of its '
+        f'characters are there twice; {MEND}'
+      )
     self._characters = ''.join(sorted(characters))
     self._points = _code_points(self._characters)
     self.eot = len(characters)
@@ -27,7 +41,8 @@ class Characters:
     points = _code_points(text)
     ids = np.searchsorted(self._points, points)
     ids[ids == self.eot] = 0
-    wrong = np.flatnonzero(self._points[ids] != points) if self.eot else points
+    known = self._points[ids] == points if self.eot else np.zeros(len(points), bool)
+    wrong = np.flatnonzero(~known)
     if len(wrong):
       at = int(wrong[0])
       raise UserError(
@@ -94,7 +109,21 @@ class Numbers:
   kind = 'numbers'
   unknown: frozenset[int] = frozenset()
 
-  def __init__(self, vocab: int, eot: int):
+  def __init__(self, vocab: int, eot: int, name: str = 'numbers'):
+    """Takes the sizes.
+
+    Args:
+      eot: may be `vocab`, an id that the model does not predict.
+      name: of the file, for errors.
+
+    Raises:
+      UserError: `vocab` is below 1, or `eot` is no id.
+    """
+    if vocab < 1 or not 0 <= eot <= vocab:
+      raise UserError(
+        f'{name} is damaged: vocab={vocab} must be above 0, and eot={eot} in 0 .. '
+        f'{vocab}; {MEND}'
+      )
     self.vocab = vocab
     self.eot = eot
 

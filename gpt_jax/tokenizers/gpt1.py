@@ -8,8 +8,9 @@ import numpy as np
 import tokenizers
 
 from gpt_jax.config import UserError
+from gpt_jax.files import field
 from gpt_jax.tokenizers.bpe_files import Merges, check_bpe, read_bpe, write_bpe
-from gpt_jax.tokenizers.protocol import EOT, write_kind
+from gpt_jax.tokenizers.protocol import EOT, KIND, write_kind
 from gpt_jax.tokenizers.texts import encodable
 
 
@@ -98,7 +99,8 @@ class GPT1:
   def load(cls, folder: Path, about: dict) -> 'GPT1':
     """Returns what `save` wrote."""
     vocab, merges = read_bpe(folder / 'vocab.json', folder / 'merges.txt')
-    return cls(vocab, merges, cleaning=about['cleaning'], name=str(folder))
+    cleaning = field(about, 'cleaning', str, folder / KIND)
+    return cls(vocab, merges, cleaning=cleaning, name=str(folder))
 
 
 def standardize(text: str) -> str:

@@ -1,10 +1,10 @@
 """The kinds of tokenizers: trained from texts, opened from files, loaded again."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
 from gpt_jax.config import TRAINED, UserError
+from gpt_jax.files import field, read_json, shown
 from gpt_jax.tokenizers.bpe_files import read_bpe
 from gpt_jax.tokenizers.byte_level import ByteLevel
 from gpt_jax.tokenizers.characters import Bytes, Characters, Numbers
@@ -36,17 +36,20 @@ def train(kind: str, texts: Iterable[str], vocab: int) -> Tokenizer:
   raise UserError(f'tokenizer {kind!r} must be one of {", ".join(TRAINED)}')
 
 
-def open_model(path: str | Path) -> SentencePiece:
+def open_model(path: str | Path, kind: str = 'sentencepiece') -> SentencePiece:
   """Returns the tokenizer in a SentencePiece .model file.
 
   Its documents end with its own <|endoftext|>, else its </s>, else its <s>. Most such
   models normalise text: they do not give back every character.
 
+  Args:
+    kind: as in `SentencePiece`.
+
   Raises:
     UserError: there is no such file, or it is not a SentencePiece model.
   """
   try:
-    return SentencePiece(Path(path).read_bytes(), name=str(path))
+    return SentencePiece(Path(path).read_bytes(), kind, str(path))
   except OSError as e:
     raise UserError(f'{path}: can not be read: {e.strerror or e}') from e
 
@@ -100,26 +103,22 @@ def load(folder: str | Path) -> Tokenizer:
     UserError: there is none, or a file of it is missing or damaged.
   """
   folder = Path(folder)
-  try:
-    about = json.loads((folder / KIND).read_text(encoding='utf-8'))
-    kind = about['kind']
-    if kind in ('bpe', 'unigram', 'sentencepiece'):
-      model = folder / 'sentencepiece.model'
-      return SentencePiece(model.read_bytes(), kind, str(model))
-    if kind == 'byte_bpe':
-      return ByteLevel.load(folder, about)
-    if kind == 'gpt1':
-      return GPT1.load(folder, about)
-    if kind == 'chars':
-      return Characters(about['characters'])
-    if kind == 'bytes':
-      return Bytes()
-    if kind == 'numbers':
-      return Numbers(about['vocab'], about['eot'])
-  except OSError as e:
-    raise UserError(f'{folder}: holds no tokenizer: {e}') from e
-  except (ValueError, KeyError, TypeError) as e:
-    if isinstance(e, UserError):
-      raise
-    raise UserError(f'{folder / KIND}: damaged: {e!r}') from e
-  raise UserError(f'{folder / KIND}: kind={kind!r} is unknown to this version')
+  path = folder / KIND
+  if not path.exists():
+    raise UserError(f'{folder}: holds no tokenizer: there is no {KIND} in it')
+  about = read_json(path)
+  kind = field(about, 'kind', str, path)
+  if kind in ('bpe', 'unigram', 'sentencepiece'):
+    return open_model(folder / 'sentencepiece.model', kind)
+  if kind == 'byte_bpe':
+    return ByteLevel.load(folder, about)
+  if kind == 'gpt1':
+    return GPT1.load(folder, about)
+  if kind == 'chars':
+    return Characters(field(about, 'characters', str, path), str(path))
+  if kind == 'bytes':
+    return Bytes()
+  if kind == 'numbers':
+    vocab, eot = (field(about, name, int, path) for name in ('vocab', 'eot'))
+    return Numbers(vocab, eot, str(path))
+  raise UserError(f'{path}: kind={shown(kind)} is unknown to this version')

@@ -14,6 +14,7 @@ import numpy as np
 import sentencepiece
 
 from gpt_jax.config import UserError
+from gpt_jax.files import brief
 from gpt_jax.tokenizers.protocol import EOT, write_kind
 from gpt_jax.tokenizers.texts import encodable, even_sample
 
@@ -42,11 +43,14 @@ class SentencePiece:
     """
     self.kind = kind
     self._model = model
+    if not model:  # which the library takes, and complains about later
+      raise UserError(f'{name}: not a SentencePiece model (it is empty)')
     try:
       self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
       self.vocab = self._processor.vocab_size()
-    except (RuntimeError, ValueError) as e:
-      raise UserError(f'{name}: not a SentencePiece model ({e})') from e
+      names = [self._processor.id_to_piece(i) for i in range(self.vocab)]
+    except (RuntimeError, ValueError) as e:  # pieces that are not UTF-8 too
+      raise UserError(f'{name}: not a SentencePiece model ({brief(e)})') from e
     if not self.vocab:
       raise UserError(f'{name}: not a SentencePiece model (it has no pieces)')
     p = self._processor
@@ -62,7 +66,7 @@ class SentencePiece:
     self.unknown = frozenset(i for i in ids if p.is_byte(i) or p.is_unknown(i))
     self._byte = [p.piece_to_id(f'<0x{byte:02X}>') for byte in range(256)]
     special = {i for i in ids if p.is_control(i)} | self.unknown
-    pieces = {i: p.id_to_piece(i).replace('\u2581', ' ') for i in ids}
+    pieces = [piece.replace('\u2581', ' ') for piece in names]
     normal = {pieces[i]: i for i in ids if i not in special}
     self._normal = {piece: (i, p.get_score(i)) for piece, i in normal.items()}
     # Pairs of characters within a piece: any other pair is a place to cut a text.

@@ -15,7 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from gpt_jax.config import UserError
-from gpt_jax.files import sync
+from gpt_jax.files import brief, sync
 from gpt_jax.training import checksums, manifest, saved, sharding
 from gpt_jax.training.step import State
 
@@ -274,7 +274,7 @@ def _reported(folder: pathlib.Path):
     whole = manifest.whole(folder)
     last = f' The last good one is {folder / str(whole[-1])}.' if whole else ''
     raise UserError(
-      f'a checkpoint could not be written to {folder} ({saved.in_short(error)}).{last} '
+      f'a checkpoint could not be written to {folder} ({brief(error)}).{last} '
       'Free disk space or mend the folder, then run the same command again: it '
       'continues there.'
     ) from error

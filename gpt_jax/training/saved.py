@@ -2,7 +2,6 @@
 
 import math
 import pathlib
-import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -10,6 +9,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from gpt_jax.config import UserError
+from gpt_jax.files import brief
 from gpt_jax.training import checksums, manifest, metrics_log, sharding
 
 
@@ -208,10 +208,10 @@ def read_item(folder: pathlib.Path, item: str, like: Any) -> Any:
       raise
     why = manifest.changed_file(folder)
     if why or about is None:
-      raise Damaged(folder, why or f'{item}/: {in_short(error)}') from error
+      raise Damaged(folder, why or f'{item}/: {brief(error)}') from error
     raise UserError(
       f'{folder} can not be read, though its files are those that were saved: {item}/: '
-      f'{in_short(error)}'
+      f'{brief(error)}'
     ) from error
   expected = about['tensors'].get(item, {}) if about else {}
   if about is None and item == 'params':
@@ -244,9 +244,3 @@ def read_back_as(leaf: Any) -> jax.ShapeDtypeStruct:
   if sharding.several_processes():
     return _placed(leaf, leaf.sharding)
   return _placed(leaf, jax.sharding.SingleDeviceSharding(jax.devices('cpu')[0]))
-
-
-def in_short(error: Exception) -> str:
-  """Returns what an error says in one line of at most 200 characters."""
-  reason = re.sub(r'\s+', ' ', str(error)) or type(error).__name__
-  return reason if len(reason) < 200 else f'... {reason[-200:]}'

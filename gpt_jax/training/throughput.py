@@ -1,5 +1,6 @@
 """The speed of a run: tokens/s, where an update's time goes, utilisation, memory."""
 
+import collections
 import contextlib
 import os
 import pathlib
@@ -12,6 +13,7 @@ from typing import TypeVar
 import jax
 
 _T = TypeVar('_T')
+_MOST_WINDOWS = 1000  # that the summary is of: a run of any length takes no more memory
 
 
 def _gpu(bfloat16: float, tf32: float) -> dict[str, float]:
@@ -151,7 +153,8 @@ class Throughput:
     self.local = [d for d in devices if d.process_index == jax.process_index()]
     self.start = self.last = clock()
     self.updates, self.tokens, self.input, self.compute = 0, 0, 0.0, 0.0
-    self.windows: list[dict[str, float]] = []
+    self.windows = collections.deque(maxlen=_MOST_WINDOWS)  # what `window` returned
+    self._warm = False  # whether the first window, which compiles, was left out
 
   def inputs(self, batches: Iterable[_T]) -> Iterator[_T]:
     """Yields the batches; the wait for each is input time."""
@@ -207,15 +210,19 @@ class Throughput:
       fields['peak_memory_mib'] = round(memory, 1)
     self.last = now
     self.updates, self.tokens, self.input, self.compute = 0, 0, 0.0, 0.0
+    if len(self.windows) == 1 and not self._warm:
+      self.windows.clear()
+      self._warm = True
     self.windows.append(fields)
     return fields
 
   def summary(self) -> str:
     """Returns a line about the window of median speed, and the memory's peak.
 
-    The first window, which compiles, is left out where there are others.
+    It is of the last 1,000 windows. The first, which compiles, is left out where there
+    are others.
     """
-    windows = sorted(self.windows[1:] or self.windows, key=lambda w: w['tokens_per_s'])
+    windows = sorted(self.windows, key=lambda w: w['tokens_per_s'])
     middle = windows[len(windows) // 2]
     parts = {name: middle[f'{name}_ms'] for name in ('input', 'compute', 'other')}
     memory = self.windows[-1].get('peak_memory_mib')
@@ -223,7 +230,7 @@ class Throughput:
     return ', '.join(
       [
         f'speed     {middle["tokens_per_s"]:,.0f} tokens/s'
-        + (' with compilation' if len(self.windows) == 1 else ''),
+        + ('' if self._warm else ' with compilation'),
         f'{sum(parts.values()):.1f} ms an update ('
         + ', '.join(f'{name} {ms:.1f}' for name, ms in parts.items())
         + ')',

@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors
@@ -18,12 +18,13 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from gpt_jax import config
 from gpt_jax.config import UserError
+from gpt_jax.files import brief, field, read_json, shown
 from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.weights.config_json import (
   GPT1_ACTIVATIONS,
+  MOST,
   config_json,
   read_config,
-  read_json,
 )
 from gpt_jax.weights.openai_files import read_gpt1, read_tensorflow
 
@@ -117,6 +118,11 @@ def read(folder: str | Path) -> tuple[config.Model, dict]:
   else:
     family, model, wrong = read_config(folder / 'config.json')
     arrays = _read_safetensors(folder)
+  if len(arrays) < model.L:  # each layer has several
+    raise UserError(
+      f'{folder}: {model.L} layers by its config, but the weights are {len(arrays)} '
+      'tensors: files of two models?'
+    )
   cfg = GPTConfig.of(model, model.vocab)
   params, misfits = _from_file(arrays, list(_tensors(family, cfg)), cfg)
   wrong += misfits
@@ -142,7 +148,7 @@ def _from_file(
     f'missing: {name}, {list(wanted[name].shape)}' for name in wanted - arrays.keys()
   ]
   wrong += [
-    f'extra: {name}, {list(arrays[name].shape)}' for name in arrays.keys() - wanted
+    f'extra: {name:.100}, {list(arrays[name].shape)}' for name in arrays.keys() - wanted
   ]
   params = {}
   for tensor in tensors:
@@ -166,11 +172,23 @@ def _from_file(
   return unflatten_dict(params, sep='/'), sorted(wrong)
 
 
+def _is_name(value: Any) -> bool:
+  """Returns whether a value of JSON is the name of a file, without folders."""
+  named = isinstance(value, str) and value.isprintable() and 0 < len(value) < 256
+  return named and Path(value).name == value
+
+
 def _read_safetensors(folder: Path) -> dict[str, np.ndarray]:
   """Returns all tensors of a folder's safetensors file or shards."""
   index = folder / 'model.safetensors.index.json'
   if index.exists():
-    files = sorted(set(read_json(index).get('weight_map', {}).values()))
+    names = field(read_json(index, most=MOST), 'weight_map', dict, index).values()
+    if strange := [n for n in names if not _is_name(n)]:
+      raise UserError(
+        f'{index} is damaged: {shown(strange[0])} is no name of a file beside it; copy '
+        'it anew'
+      )
+    files = sorted(set(names))
   elif (folder / 'model.safetensors').exists():
     files = ['model.safetensors']
   else:
@@ -186,7 +204,7 @@ def _read_safetensors(folder: Path) -> dict[str, np.ndarray]:
     try:
       arrays |= safetensors.numpy.load_file(folder / name)
     except (OSError, safetensors.SafetensorError) as e:
-      wrong.append(f'{folder / name}: missing or damaged: {e}')
+      wrong.append(f'{folder / name}: missing or damaged: {brief(e)}')
   if wrong:
     raise UserError('\n'.join(wrong))
   return arrays
@@ -194,7 +212,8 @@ def _read_safetensors(folder: Path) -> dict[str, np.ndarray]:
 
 def _openai_gpt2(folder: Path) -> tuple[str, config.Model, dict[str, np.ndarray]]:
   """Returns GPT-2 as OpenAI released it: hparams.json and a TensorFlow checkpoint."""
-  hparams = read_json(folder / 'hparams.json')
+  path = folder / 'hparams.json'
+  hparams = read_json(path, most=MOST)
   names = {
     'L': 'n_layer',
     'D': 'n_embd',
@@ -202,15 +221,17 @@ def _openai_gpt2(folder: Path) -> tuple[str, config.Model, dict[str, np.ndarray]
     'T': 'n_ctx',
     'vocab': 'n_vocab',
   }
-  lacking = [name for name in names.values() if not isinstance(hparams.get(name), int)]
+  lacking = [name for name in names.values() if type(hparams.get(name)) is not int]
   if lacking:
-    raise UserError(f'{folder / "hparams.json"}: lacks {", ".join(lacking)}')
+    raise UserError(f'{path}: lacks a whole number for {", ".join(lacking)}')
   model = config.Model(**{ours: hparams[name] for ours, name in names.items()})
-  arrays = {
+  if broken := config.wrong_model(model, names):
+    raise UserError(f'{path}: {"; ".join(broken)}; give that of the weights')
+  arrays = {}
+  for name, array in read_tensorflow(folder).items():
     # A kernel's leading 1 is the width of a convolution.
-    _renamed(name.removeprefix('model/')): array.reshape(array.shape[-2:])
-    for name, array in read_tensorflow(folder).items()
-  }
+    plain = array[0] if array.ndim == 3 and len(array) == 1 else array
+    arrays[_renamed(name.removeprefix('model/'))] = plain
   return 'gpt2', model, arrays
 
 

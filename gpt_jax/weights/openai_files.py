@@ -1,16 +1,19 @@
 """OpenAI's two original formats of weights, read with numpy alone."""
 
 import functools
-import json
 import math
 import re
 from collections import defaultdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from gpt_jax.config import UserError
+from gpt_jax.files import listed, read_json, shown
+
+_MOST = 2**24  # bytes of a list of shapes, or of an index
+_LARGEST = 2**31  # sizes are smaller
 
 
 def read_gpt1(folder: str | Path) -> dict[str, np.ndarray]:
@@ -34,11 +37,7 @@ def read_gpt1(folder: str | Path) -> dict[str, np.ndarray]:
   parts = []
   for path in (folder / f'params_{i}.npy' for i in range(last + 1)):
     try:
-      with path.open('rb') as stream:
-        part = np.lib.format.read_array(stream)
-      if part.dtype != np.float32 or part.ndim != 1:
-        raise ValueError(f'{part.dtype}{list(part.shape)}, must be a float32 vector')
-      parts.append(part)
+      parts.append(_vector(path))
     except FileNotFoundError:
       wrong.append(f'{path}: missing')
     except (OSError, ValueError) as e:
@@ -58,6 +57,35 @@ def read_gpt1(folder: str | Path) -> dict[str, np.ndarray]:
     name: array.reshape(shape[-2:])  # a kernel's leading 1 is the convolution's width
     for (name, shape), array in zip(shapes.items(), cut, strict=True)
   }
+
+
+# The header of an array of numbers as numpy writes it.
+_HEADER = re.compile(
+  rb"\x93NUMPY\x01\x00..\{'descr': '([<>|][a-zA-Z]\d\d?)', 'fortran_order': \w+, "
+  rb"'shape': \(((?:\d{1,18},? ?)*)\), \} *\n",
+  re.DOTALL,
+)
+
+
+def _vector(path: Path) -> np.ndarray:
+  """Returns the vector of float32 in a .npy file, whose header is not believed.
+
+  Raises:
+    ValueError: it is something else, or its header says another length.
+  """
+  with path.open('rb') as stream:
+    header = _HEADER.match(stream.read(1 << 10))
+  if not header:
+    raise ValueError('not as numpy saves an array of numbers')
+  dtype, shape = header[1].decode(), header[2].decode().rstrip(',')
+  if dtype != '<f4' or not shape.isdecimal():
+    kind = {'f': 'float', 'i': 'int', 'u': 'uint'}.get(dtype[1], dtype[1])
+    bits = 8 * int(dtype[2:])
+    raise ValueError(f'{kind}{bits}[{shape}], must be a float32 vector')
+  size, wanted = path.stat().st_size - header.end(), 4 * int(shape)
+  if size != wanted:
+    raise ValueError(f'{size:,} bytes of numbers, but its header says {wanted:,}')
+  return np.fromfile(path, np.float32, offset=header.end())
 
 
 def _gpt1_layer(D: int) -> dict[str, list[int]]:
@@ -80,17 +108,23 @@ def _gpt1_layer(D: int) -> dict[str, list[int]]:
 
 def _gpt1_shapes(path: Path, wrong: list[str]) -> dict[str, list[int]]:
   """Returns the named shapes of params_shapes.json; adds what is wrong with them."""
-  try:
-    shapes = json.loads(path.read_text(encoding='utf-8'))
-    (T, *_), (V, D) = shapes[:2]
-    if not all(type(n) is int and n > 0 for shape in shapes for n in shape):
-      raise ValueError('sizes must be integers above 0')
-  except FileNotFoundError:
+  if not path.exists():
     wrong.append(f'{path}: missing')
     return {}
-  except (OSError, ValueError, TypeError, LookupError) as e:
+  try:
+    shapes = read_json(path, list, 'copy it anew', most=_MOST)
+  except UserError as e:
     wrong.append(f'{path}: must list shapes, as [[512, 768], [40478, 768], ...]: {e}')
     return {}
+  if [len(each) for each in shapes[:2] if _is_shape(each)] != [2, 2] or not all(
+    map(_is_shape, shapes)
+  ):
+    wrong.append(
+      f'{path}: must list shapes, as [[512, 768], [40478, 768], ...], and their sizes '
+      f'must be integers above 0 and below 2^31; it is {shown(shapes)}; copy it anew'
+    )
+    return {}
+  (T, _), (V, D) = shapes[:2]
   layers, rest = divmod(len(shapes) - 2, len(_gpt1_layer(D)))
   if rest or not layers:
     wrong.append(
@@ -106,6 +140,13 @@ def _gpt1_shapes(path: Path, wrong: list[str]) -> dict[str, list[int]]:
         f'{path}: shape {i} ({name}) is {shape}, must be {layout[name]} (width {D})'
       )
   return named
+
+
+def _is_shape(value: Any) -> bool:
+  """Returns whether a value of JSON is the shape of an array that may exist."""
+  return isinstance(value, list) and all(
+    type(n) is int and 0 < n < _LARGEST for n in value
+  )
 
 
 # By their numbers in TensorFlow's DataType.
@@ -146,6 +187,8 @@ def read_tensorflow(path: str | Path) -> dict[str, np.ndarray]:
   prefix = _prefix(Path(path))
   index = Path(f'{prefix}.index')
   try:
+    if index.stat().st_size > _MOST:
+      raise ValueError(f'it has more than {_MOST:,} bytes')
     shards, entries = _read_index(index.read_bytes())
   except OSError as e:
     raise UserError(
@@ -171,12 +214,12 @@ def read_tensorflow(path: str | Path) -> dict[str, np.ndarray]:
   files = {i: Path(f'{prefix}.data-{i:05d}-of-{shards:05d}') for i in sorted(held)}
   for i, file in files.items():
     if not file.is_file():
-      wrong.append(f'{file}: missing; it holds {", ".join(held[i])}')
+      wrong.append(f'{file}: missing; it holds {listed(held[i])}')
       continue
     end = file.stat().st_size
     ends = {name: entries[name].offset + entries[name].size for name in held[i]}
     if max(ends.values()) > end:
-      cut = ', '.join(name for name in held[i] if ends[name] > end)
+      cut = listed([name for name in held[i] if ends[name] > end])
       wrong.append(
         f'{file}: truncated: {end} bytes, must be {max(ends.values())}; it lacks {cut}'
       )
@@ -206,7 +249,7 @@ def _prefix(path: Path) -> Path:
   state = path / 'checkpoint'
   if state.is_file():
     text = state.read_text(encoding='utf-8', errors='replace')
-    match = re.search(r'^model_checkpoint_path: "(.+)"', text, re.MULTILINE)
+    match = re.search(r'^model_checkpoint_path: "(.{1,200})"', text, re.MULTILINE)
     if not match:
       raise UserError(
         f'{state}: names no model_checkpoint_path; give the prefix itself'
@@ -239,17 +282,34 @@ def _read_index(data: bytes) -> tuple[int, dict[str, _Entry]]:
   for _, place in _block(data, footer[at:]):
     values |= _block(data, place)
   header = _fields(values.pop(b''))
-  if header.get(2, [0])[0]:
+  if _number(header, 2):
     raise ValueError('its tensors are big-endian')
   entries = {}
   for name, value in values.items():
     fields = _fields(value)
-    sizes = _fields(fields.get(2, [b''])[0]).get(2, [])
-    shape = [_fields(size).get(1, [0])[0] for size in sizes]
-    dtype, *rest = (fields.get(i, [0])[0] for i in (1, 3, 4, 5, 6))
+    sizes = _fields(_message(fields.get(2, [b''])[0])).get(2, [])
+    shape = [_number(_fields(_message(size)), 1) for size in sizes]
+    if any(n >= _LARGEST for n in shape):
+      raise ValueError(f'a tensor has the shape {shown(shape)}')
+    dtype, *rest = (_number(fields, i) for i in (1, 3, 4, 5, 6))
     name = name.decode(errors='backslashreplace')  # slices have binary names
     entries[name] = _Entry(dtype, shape, *rest, partitioned=7 in fields)
-  return header[1][0], entries
+  return _number(header, 1), entries
+
+
+def _number(fields: dict[int, list], at: int) -> int:
+  """Returns a field of a protobuf message that is a number; 0 where it is missing."""
+  value = fields.get(at, [0])[0]
+  if not isinstance(value, int):
+    raise ValueError(f'field {at} is no number')
+  return value
+
+
+def _message(value: int | bytes) -> bytes:
+  """Returns a field of a protobuf message that is a message itself."""
+  if not isinstance(value, bytes):
+    raise ValueError(f'{value} instead of a message')
+  return value
 
 
 def _block(data: bytes, place: bytes) -> list[tuple[bytes, bytes]]:
@@ -297,6 +357,8 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
   while True:
     value |= (data[at] & 127) << shift
     at, shift = at + 1, shift + 7
+    if shift > 70:
+      raise ValueError(f'the number that ends at byte {at} has more than 64 bits')
     if data[at - 1] < 128:
       return value, at
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gpt_jax.config import UserError
+from gpt_jax.files import shown
 from gpt_jax.tasks import readers
 from gpt_jax.tasks.detokenize import TREEBANK
 from gpt_jax.tasks.prompts import PromptedTask, Question
@@ -24,11 +25,13 @@ def _rows(path: Path) -> Iterator[Row]:
     number, _, sentence = first.partition(' ')
     if number != str(len(sentences) + 1):
       raise UserError(
-        f'{row["where"]}: begins with {number!r}, not {len(sentences) + 1}'
+        f'{row["where"]}: begins with {shown(number)}, not {len(sentences) + 1}'
       )
     if not cells:
       sentences.append(sentence)
       continue
+    if len(cells) < 2:
+      raise UserError(f'{row["where"]}: no options behind the answer; mend it')
     answer, *_, options = cells
     yield {
       'sentences': sentences,

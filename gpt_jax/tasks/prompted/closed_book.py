@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from gpt_jax import files
 from gpt_jax.tasks import prompted_files
 from gpt_jax.tasks.prompted_files import part, text
 from gpt_jax.tasks.prompts import PromptedTask, Question
@@ -30,15 +31,20 @@ def _trivia(path: Path) -> Iterator[Row]:
   if '.json' not in path.suffixes:
     for row in prompted_files.table(path):
       answer = row.get('answer')
-      value, aliases = (part(answer, row['where'], k) for k in ('value', 'aliases'))
+      value = part(answer, row['where'], 'value')
+      aliases = part(answer, row['where'], 'aliases', kind=list)
       yield row | {'answer': [value, *aliases]}
     return
-  for number, row in enumerate(part(prompted_files.whole(path), str(path), 'Data'), 1):
+  rows = part(files.read_json(path), str(path), 'Data', kind=list)
+  for number, row in enumerate(rows, 1):
     where = f'{path}: question {number}'
     answer = part(row, where, 'Answer')
     yield {
       'question': part(row, where, 'Question'),
-      'answer': [part(answer, where, 'Value'), *part(answer, where, 'Aliases')],
+      'answer': [
+        part(answer, where, 'Value'),
+        *part(answer, where, 'Aliases', kind=list),
+      ],
       'id': part(row, where, 'QuestionId'),
       'where': where,
       'line': str(number),
@@ -50,11 +56,11 @@ def _web(path: Path) -> Iterator[Row]:
   if '.json' not in path.suffixes:
     yield from prompted_files.table(path)
     return
-  for number, row in enumerate(prompted_files.whole(path), 1):
+  for number, row in enumerate(files.read_json(path, list), 1):
     where = f'{path}: question {number}'
     listed = re.findall(
       r'\(description (?:"((?:[^"\\]|\\.)*)"|([^)]*))\)',
-      part(row, where, 'targetValue'),
+      part(row, where, 'targetValue', kind=str),
     )
     yield {
       'question': part(row, where, 'utterance'),

@@ -6,6 +6,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from gpt_jax import files
 from gpt_jax.config import UserError
 from gpt_jax.tasks import prompted_files
 from gpt_jax.tasks.prompted_files import text
@@ -19,7 +20,7 @@ def _rows(path: Path) -> Iterator[Row]:
     yield from prompted_files.table(path)
     return
   for number, file in enumerate(sorted(path.glob('*.story')), 1):
-    article, *highlights = prompted_files.text_of(file).split('@highlight')
+    article, *highlights = files.read_text(file).split('@highlight')
     if not highlights:
       raise UserError(f'{file}: no @highlight; fetch it again')
     yield {

@@ -6,6 +6,7 @@ The turns before come first, with the first annotator's answers.
 from collections.abc import Iterator
 from pathlib import Path
 
+from gpt_jax import files
 from gpt_jax.tasks import prompted_files
 from gpt_jax.tasks.prompted_files import part, text
 from gpt_jax.tasks.prompts import PromptedTask, Question
@@ -14,18 +15,19 @@ from gpt_jax.tasks.readers import Row
 
 def _coqa(path: Path) -> Iterator[Row]:
   """Yields the turns of the stories in order."""
-  for number, story in enumerate(
-    part(prompted_files.whole(path), str(path), 'data'), 1
-  ):
+  stories = part(files.read_json(path), str(path), 'data', kind=list)
+  for number, story in enumerate(stories, 1):
     where = f'{path}: story {number}'
-    turns, questions = [], part(story, where, 'questions')
-    others = list(story.get('additional_answers', {}).values())
+    turns, questions = [], part(story, where, 'questions', kind=list)
+    others = []
+    if 'additional_answers' in story:
+      others += part(story, where, 'additional_answers', kind=dict).values()
     for at, question in enumerate(questions):
       given = [part(a, where, at) for a in (part(story, where, 'answers'), *others)]
       turns.append(
         (
-          part(question, where, 'input_text'),
-          [part(a, where, 'input_text') for a in given],
+          part(question, where, 'input_text', kind=str),
+          [part(a, where, 'input_text', kind=str) for a in given],
         )
       )
     yield from _turns(part(story, where, 'story'), turns, where)
@@ -33,21 +35,24 @@ def _coqa(path: Path) -> Iterator[Row]:
 
 def _quac(path: Path) -> Iterator[Row]:
   """Yields the turns of the sections in order."""
-  for number, article in enumerate(
-    part(prompted_files.whole(path), str(path), 'data'), 1
-  ):
-    for section in part(article, f'{path}: article {number}', 'paragraphs'):
-      where = f'{path}: article {number}'
-      passage = part(section, where, 'context').strip().removesuffix('CANNOTANSWER')
+  articles = part(files.read_json(path), str(path), 'data', kind=list)
+  for number, article in enumerate(articles, 1):
+    where = f'{path}: article {number}'
+    for section in part(article, where, 'paragraphs', kind=list):
+      context = part(section, where, 'context', kind=str)
+      passage = context.strip().removesuffix('CANNOTANSWER')
       title = (
         f'{part(article, where, "title")} - {part(article, where, "section_title")}'
       )
       turns = [
         (
-          part(q, where, 'question'),
-          [part(a, where, 'text') for a in part(q, where, 'answers')],
+          part(q, where, 'question', kind=str),
+          [
+            part(a, where, 'text', kind=str)
+            for a in part(q, where, 'answers', kind=list)
+          ],
         )
-        for q in part(section, where, 'qas')
+        for q in part(section, where, 'qas', kind=list)
       ]
       yield from _turns(f'TITLE: {title}\nPARAGRAPH: {passage.strip()}', turns, where)
 
@@ -55,6 +60,7 @@ def _quac(path: Path) -> Iterator[Row]:
 def _turns(passage: str, turns: list, where: str) -> Iterator[Row]:
   """Yields a conversation's turns, each with those before."""
   for at, (question, answers) in enumerate(turns):
+    part(answers, f'{where}: turn {at + 1}', 0)  # later turns show it
     yield {
       'passage': passage,
       'before': turns[:at],

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from gpt_jax import files
 from gpt_jax.config import UserError
-from gpt_jax.tasks import prompted_files, readers
+from gpt_jax.tasks import readers
 from gpt_jax.tasks.detokenize import LM1B, PTB, WIKITEXT, Detokenizer
 from gpt_jax.tasks.prompts import Document, TextSet
 
@@ -41,13 +42,13 @@ def pages(text: str) -> Iterator[str]:
 
 def _wikitext(path: Path, split: str) -> Iterator[Document]:
   """Yields the pages."""
-  for number, page in enumerate(pages(prompted_files.text_of(path)), 1):
+  for number, page in enumerate(pages(files.read_text(path)), 1):
     yield document(f'page {number}', page, WIKITEXT.read(page))
 
 
 def _whole(path: Path, split: str, spacing: Detokenizer) -> Iterator[Document]:
   """Yields the text as one document: its sentences follow each other."""
-  text = prompted_files.text_of(path)
+  text = files.read_text(path)
   yield document(path.name, text, spacing.read(text))
 
 

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from gpt_jax import files
 from gpt_jax.config import UserError
 from gpt_jax.tasks import prompted_files
 from gpt_jax.tasks.prompted_files import part, text
@@ -12,17 +14,16 @@ from gpt_jax.tasks.readers import Row
 
 def _rows(path: Path) -> Iterator[Row]:
   """Yields the questions of all passages."""
-  passages = prompted_files.whole(path)
-  if not isinstance(passages, dict):
-    raise UserError(f'{path}: not an object of passages; give the official file')
-  for key, passage in passages.items():
-    where = f'{path}: {key}'
-    for at, question in enumerate(part(passage, where, 'qa_pairs')):
-      answers = part(question, where, 'answer'), *question.get('validated_answers', ())
+  for key, passage in files.read_json(path).items():
+    where = f'{path}: {key:.80}'
+    for at, question in enumerate(part(passage, where, 'qa_pairs', kind=list)):
+      answers = [part(question, where, 'answer')]
+      if 'validated_answers' in question:
+        answers += part(question, where, 'validated_answers', kind=list)
       yield {
         'passage': part(passage, where, 'passage'),
         'question': part(question, where, 'question'),
-        'answers': [answer for answer in map(_written, answers) if answer],
+        'answers': [words for each in answers if (words := _written(each, where))],
         'group': key,
         'id': question.get('query_id', f'{key}:{at}'),
         'where': f'{where}: question {at}',
@@ -30,13 +31,17 @@ def _rows(path: Path) -> Iterator[Row]:
       }
 
 
-def _written(answer: dict) -> str:
+def _written(answer: Any, where: str) -> str:
   """Returns an answer in words: its number, its spans, or its day, month and year."""
-  date = answer.get('date') or {}
-  dated = ' '.join(filter(None, (date.get(k) for k in ('day', 'month', 'year'))))
-  return (
-    str(answer.get('number') or '') or ', '.join(answer.get('spans') or ()) or dated
-  )
+  mend = 'give the official file'
+  answer = files.of_kind(answer, dict, f'{where}: answer', mend)
+  date = files.of_kind(answer.get('date') or {}, dict, f'{where}: date', mend)
+  spans = files.of_kind(answer.get('spans') or [], list, f'{where}: spans', mend)
+  parts = [date.get(each) or '' for each in ('day', 'month', 'year')]
+  for each in (*spans, *parts):
+    files.of_kind(each, str, f'{where}: answer', mend)
+  dated = ' '.join(filter(None, parts))
+  return str(answer.get('number') or '') or ', '.join(spans) or dated
 
 
 def _question(row: Row) -> Question:

@@ -2,7 +2,7 @@
 
 import re
 
-from gpt_jax.tasks import prompted_files
+from gpt_jax.tasks import prompted_files, readers
 from gpt_jax.tasks.prompted_files import text
 from gpt_jax.tasks.prompts import PromptedTask, Question
 from gpt_jax.tasks.readers import Row
@@ -12,6 +12,7 @@ def _question(row: Row) -> Question:
   if 'query' in row:  # already written as below
     context = text(row, 'query')
   else:
+    readers.need(row, ('activity_label',))
     begun = str(row.get('ctx_b') or '')
     context = f'{row["ctx_a"]} {begun[:1].upper()}{begun[1:]}'
     context = f'{text(row, "activity_label")}: {_clean(context)}'

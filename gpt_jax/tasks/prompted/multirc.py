@@ -19,12 +19,13 @@ def _rows(path: Path) -> Iterator[Row]:
   for row in prompted_files.table(path):
     where = row['where']
     passage = part(row, where, 'passage', 'text')
-    for at, question in enumerate(part(row, where, 'passage', 'questions')):
+    questions = part(row, where, 'passage', 'questions', kind=list)
+    for at, question in enumerate(questions):
       group = f'{row.get("idx", row["line"])}:{at}'
       answers = [
         {'answer': part(a, where, 'text'), 'label': part(a, where, 'label')}
         | {'where': f'{where}: question {at}', 'line': row['line']}
-        for a in part(question, where, 'answers')
+        for a in part(question, where, 'answers', kind=list)
       ]
       shows = ''.join(_said(each)[_right(each)] for each in answers)
       for number, answer in enumerate(answers):

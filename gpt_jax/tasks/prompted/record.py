@@ -20,17 +20,19 @@ def _rows(path: Path) -> Iterator[Row]:
   """Yields a query at a time."""
   for row in prompted_files.table(path):
     where = row['where']
-    passage = part(row, where, 'passage', 'text')
+    passage = part(row, where, 'passage', 'text', kind=str)
     entities = dict.fromkeys(
-      passage[part(e, where, 'start') : part(e, where, 'end') + 1]
-      for e in part(row, where, 'passage', 'entities')
+      passage[part(e, where, 'start', kind=int) : part(e, where, 'end', kind=int) + 1]
+      for e in part(row, where, 'passage', 'entities', kind=list)
     )
-    for at, query in enumerate(part(row, where, 'qas')):
+    for at, query in enumerate(part(row, where, 'qas', kind=list)):
       yield {
         'passage': passage,
         'entities': list(entities),
-        'query': part(query, where, 'query'),
-        'answers': [part(a, where, 'text') for a in part(query, where, 'answers')],
+        'query': part(query, where, 'query', kind=str),
+        'answers': [
+          part(a, where, 'text') for a in part(query, where, 'answers', kind=list)
+        ],
         'group': f'{row.get("idx", row["line"])}',
         'id': f'{row.get("idx", row["line"])}:{at}',
         'where': f'{where}: query {at}',

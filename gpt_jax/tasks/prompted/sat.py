@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
+from gpt_jax import files
 from gpt_jax.config import UserError
 from gpt_jax.tasks import prompted_files
 from gpt_jax.tasks.prompts import PromptedTask, Question
@@ -12,7 +13,7 @@ from gpt_jax.tasks.readers import Row
 
 def _rows(path: Path) -> Iterator[Row]:
   """Yields the questions: blocks of a source, a stem, five pairs and a letter."""
-  numbered = enumerate(prompted_files.text_of(path).splitlines(), 1)
+  numbered = enumerate(files.read_text(path).splitlines(), 1)
   kept = ((n, line.strip()) for n, line in numbered if not line.startswith('#'))
   for full, group in itertools.groupby(kept, key=lambda pair: bool(pair[1])):
     if not full:

@@ -6,6 +6,7 @@ SciQ is in neither paper: it is asked as ARC, after its support where it has one
 from functools import partial
 
 from gpt_jax.config import UserError
+from gpt_jax.files import shown
 from gpt_jax.tasks import prompted_files
 from gpt_jax.tasks.prompted_files import text
 from gpt_jax.tasks.prompts import PromptedTask, Question
@@ -25,7 +26,8 @@ def _question(row: Row, form: str) -> Question:
     columns = {k: prompted_files.part(choices, where, k) for k in ('text', 'label')}
   if row['answerKey'] not in columns['label']:
     raise UserError(
-      f'{where}: answerKey {row["answerKey"]!r} is none of {columns["label"]}; mend it'
+      f'{where}: answerKey {shown(row["answerKey"])} is none of '
+      f'{shown(columns["label"])}; mend it'
     )
   return Question(
     form.format(text(row | {'question': stem}, 'question')),

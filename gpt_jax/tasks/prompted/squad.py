@@ -8,6 +8,7 @@ empty answer is right there too.
 from collections.abc import Iterator
 from pathlib import Path
 
+from gpt_jax import files
 from gpt_jax.tasks import prompted_files
 from gpt_jax.tasks.prompted_files import part, text
 from gpt_jax.tasks.prompts import PromptedTask, Question
@@ -19,16 +20,17 @@ NO_ANSWER = 'unanswerable'
 def _rows(path: Path) -> Iterator[Row]:
   """Yields the questions, each with those about its passage that come before."""
   for number, article in enumerate(
-    part(prompted_files.whole(path), str(path), 'data'), 1
+    part(files.read_json(path), str(path), 'data', kind=list), 1
   ):
     where = f'{path}: article {number}'
-    title = part(article, where, 'title').replace('_', ' ')
-    for passage in part(article, where, 'paragraphs'):
+    title = part(article, where, 'title', kind=str).replace('_', ' ')
+    for passage in part(article, where, 'paragraphs', kind=list):
       before = ''
-      for question in part(passage, where, 'qas'):
-        given = [part(a, where, 'text') for a in part(question, where, 'answers')]
+      for question in part(passage, where, 'qas', kind=list):
+        listed = part(question, where, 'answers', kind=list)
+        given = [part(each, where, 'text', kind=str) for each in listed]
         answers = list(dict.fromkeys(given)) or [NO_ANSWER]
-        asked = part(question, where, 'question').strip()
+        asked = part(question, where, 'question', kind=str).strip()
         yield {
           'title': title,
           'passage': part(passage, where, 'context'),
@@ -36,7 +38,7 @@ def _rows(path: Path) -> Iterator[Row]:
           'question': asked,
           'answers': answers,
           'id': part(question, where, 'id'),
-          'where': f'{where}: question {question["id"]}',
+          'where': f'{where}: question {files.shown(question["id"])}',
           'line': str(number),
         }
         before += f'Q: {asked}\n\nA: {answers[0]}\n\n'

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from gpt_jax import files
 from gpt_jax.config import UserError
 from gpt_jax.tasks import prompted_files
 from gpt_jax.tasks.prompted_files import text
@@ -38,7 +39,7 @@ def _rows(path: Path, source: str, target: str) -> Iterator[Row]:
 
 def _segments(path: Path) -> list[str]:
   """Returns the segments of one side."""
-  read = prompted_files.text_of(path)
+  read = files.read_text(path)
   if path.suffix == '.sgm':
     found = re.findall(r'<seg[^>]*>(.*?)</seg>', read, re.DOTALL | re.IGNORECASE)
     return [html.unescape(each).strip() for each in found]

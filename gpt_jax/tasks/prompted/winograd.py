@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
 
+from gpt_jax import files
 from gpt_jax.config import UserError
 from gpt_jax.tasks import prompted_files
 from gpt_jax.tasks.prompted_files import text
@@ -26,9 +27,9 @@ def _rows(path: Path) -> Iterator[Row]:
 def _schemas(path: Path) -> Iterator[Row]:
   """Yields the schemas of Davis' collection in the columns of the hub's."""
   try:
-    schemas = ElementTree.fromstring(prompted_files.text_of(path)).findall('schema')
+    schemas = ElementTree.fromstring(files.read_text(path)).findall('schema')
   except ElementTree.ParseError as e:
-    raise UserError(f'{path}: not XML ({e}); fetch it again') from e
+    raise UserError(f'{path}: not XML ({files.brief(e)}); fetch it again') from e
   for number, schema in enumerate(schemas, 1):
     parts = [schema.findtext(f'text/{tag}', '') for tag in ('txt1', 'pron', 'txt2')]
     before, pronoun, after = (' '.join(each.split()) for each in parts)
@@ -53,7 +54,10 @@ def _question(row: Row) -> Question:
   pronoun, at = text(row, 'pronoun'), row['pronoun_loc']
   passage = prompted_files.exact(row, 'text')
   if not isinstance(at, int) or not passage[at:].startswith(pronoun):
-    raise UserError(f'{row["where"]}: pronoun_loc {at!r} is not where {pronoun!r} is')
+    raise UserError(
+      f'{row["where"]}: pronoun_loc {files.shown(at)} is not where '
+      f'{files.shown(pronoun)} is; mend it'
+    )
   before = passage[:at].rstrip()
   options = [
     _in_place(o, pronoun, before) for o in prompted_files.texts(row, 'options')

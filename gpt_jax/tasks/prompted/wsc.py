@@ -6,6 +6,7 @@ no example of others.
 """
 
 from gpt_jax.config import UserError
+from gpt_jax.files import shown
 from gpt_jax.tasks import prompted_files, readers
 from gpt_jax.tasks.prompted_files import text
 from gpt_jax.tasks.prompts import PromptedTask, Question
@@ -41,8 +42,8 @@ def _marked(row: Row, pronoun: str, index: int) -> str:
   places = [i for i, word in enumerate(words) if word.strip('.,;:!?"\'') == pronoun]
   if not places or not isinstance(index, int):
     raise UserError(
-      f'{row["where"]}: no word {pronoun!r} at span2_index {index!r} of the text; mend '
-      'it'
+      f'{row["where"]}: no word {shown(pronoun)} at span2_index {shown(index)} of the '
+      'text; mend it'
     )
   at = min(places, key=lambda i: abs(i - index))  # some files count one word too many
   words[at] = words[at].replace(pronoun, f'*{pronoun}*', 1)

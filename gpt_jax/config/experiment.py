@@ -1,0 +1,124 @@
+"""Experiments: Python files of the user, run and made into a config."""
+
+import contextlib
+import dataclasses
+import difflib
+import importlib.machinery
+import importlib.util
+import inspect
+import pathlib
+import re
+import sys
+import traceback
+import types
+from collections.abc import Iterator
+
+from gpt_jax.config import schema
+from gpt_jax.config.schema import Run, UserError
+
+_NAME = 'config_file'  # of the module; a class in the file needs one to be found by
+_SECTIONS = {
+  each.__name__: each
+  for each in (Run, schema.Data, schema.Model, schema.Optim, schema.Task, schema.Exams)
+}
+
+
+def load(argument: str) -> Run:
+  """Returns the config of an experiment.
+
+  Args:
+    argument: FILE or FILE:VARIANT, where VARIANT is the argument of its get_config.
+
+  Raises:
+    UserError: there is no such file, it can't be run, or get_config takes no such
+      argument or returns no `Run`.
+  """
+  file, colon, variant = argument.partition(':')
+  if not file:
+    raise UserError(f'--config={argument} names no file')
+  get_config = getattr(run_file(file, _NAME), 'get_config', None)
+  if not callable(get_config):
+    raise UserError(
+      f'{file} has no get_config(): an experiment is a file with a function of this '
+      'name that returns config.Run'
+    )
+  given = [variant] if colon else []
+  try:
+    inspect.signature(get_config).bind(*given)
+  except TypeError as error:
+    raise UserError(
+      f'{file}: get_config() takes no variant; write --config={file}'
+      if given
+      else f'{file}: get_config() needs a variant; write --config={file}:VARIANT'
+    ) from error
+  with blamed_on(file):
+    run = get_config(*given)
+  if not isinstance(run, Run):
+    raise UserError(
+      f'{file}: get_config() returned {type(run).__name__}, not config.Run'
+    )
+  return run
+
+
+def run_file(file: str | pathlib.Path, name: str) -> types.ModuleType:
+  """Runs a Python file of the user and returns its module.
+
+  Args:
+    name: of the module in sys.modules.
+
+  Raises:
+    UserError: there is no such file, or it raises; file and line are named.
+  """
+  path = pathlib.Path(file)
+  if not path.is_file():
+    near = difflib.get_close_matches(path.name, [p.name for p in _beside(path)], 3, 0.5)
+    names = ' or '.join(str(path.with_name(each)) for each in near)
+    what = 'is a folder, not a Python file' if path.is_dir() else 'is not there'
+    raise UserError(f'{file!s} {what}' + (f'. Did you mean {names}?' if near else ''))
+  loader = importlib.machinery.SourceFileLoader(name, str(path))
+  module = importlib.util.module_from_spec(
+    importlib.util.spec_from_loader(name, loader, origin=str(path))
+  )
+  sys.modules[name] = module
+  with blamed_on(file):
+    loader.exec_module(module)
+  return module
+
+
+def _beside(path: pathlib.Path) -> list[pathlib.Path]:
+  """Returns the Python files in the folder of a path."""
+  return sorted(path.parent.glob('*.py')) if path.parent.is_dir() else []
+
+
+@contextlib.contextmanager
+def blamed_on(file: str | pathlib.Path) -> Iterator[None]:
+  """Makes one sentence of what the code of a user's file raises, with its line."""
+  try:
+    yield
+  except UserError:
+    raise
+  except Exception as error:  # whatever the user's own code raises
+    place = str(file)
+    if isinstance(error, SyntaxError):
+      reason = error.msg
+      place = f'{error.filename}, line {error.lineno}' if error.lineno else place
+    else:
+      reason = ' '.join(str(error).split())
+      frames = traceback.extract_tb(error.__traceback__)
+      lines = [f.lineno for f in frames if f.filename == str(pathlib.Path(file))]
+      place += f', line {lines[-1]}' if lines else ''
+    raise UserError(
+      f'{place}: {type(error).__name__}: {reason}{_nearest_field(error)}'
+    ) from error
+
+
+def _nearest_field(error: Exception) -> str:
+  """Returns which field may be meant by a name that the schema does not have, or ''."""
+  found = re.match(
+    r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error)
+  )
+  owner, name = found.groups() if found else ('', '')
+  if owner not in _SECTIONS:
+    return ''
+  names = [each.name for each in dataclasses.fields(_SECTIONS[owner])]
+  return f'.{near}' if (near := schema.nearest(name, names)) else ''
