@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import reprlib
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
@@ -49,6 +50,29 @@ def write_json(path: str | pathlib.Path, value: Any) -> None:
     ValueError: a number in it is not finite, which JSON can't say.
   """
   write_whole(path, json.dumps(value, indent=1, allow_nan=False) + '\n')
+
+
+def clear_temporaries(folder: str | pathlib.Path) -> None:
+  """Removes what writers left in a folder that were killed before they were done."""
+  for path in pathlib.Path(folder).glob('.*.tmp'):
+    pid = path.name.split('.')[-2]
+    if not pid.isdecimal() or _runs(int(pid)):
+      continue
+    if path.is_dir():
+      shutil.rmtree(path, ignore_errors=True)
+    else:
+      path.unlink(missing_ok=True)
+
+
+def _runs(pid: int) -> bool:
+  """Returns whether there is such a process."""
+  try:
+    os.kill(pid, 0)
+  except PermissionError:
+    return True
+  except (ProcessLookupError, OverflowError):
+    return False
+  return True
 
 
 def sync(path: str | pathlib.Path) -> None:

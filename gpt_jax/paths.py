@@ -5,6 +5,7 @@ import errno
 import os
 import pathlib
 import re
+import sys
 from collections.abc import Iterator, Sequence
 
 from gpt_jax import config
@@ -185,3 +186,18 @@ def _about_missing(path: str, places: Sequence[str]) -> str:
 def _inside(path: str, folder: str) -> bool:
   """Returns whether an absolute path is a folder or in it."""
   return os.path.commonpath([path, folder]) == folder
+
+
+def hide_closed_loops() -> None:
+  """Has this process show no tracebacks of Orbax's that say a loop is closed.
+
+  Where a read or write of a checkpoint fails, others that had begun come back to the
+  loop of asyncio that Orbax has closed. Each prints a traceback beside our message.
+  """
+
+  def show(unraisable) -> None:
+    error = unraisable.exc_value
+    if not (isinstance(error, RuntimeError) and str(error) == 'Event loop is closed'):
+      sys.__unraisablehook__(unraisable)
+
+  sys.unraisablehook = show

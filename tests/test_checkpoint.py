@@ -223,6 +223,21 @@ def test_a_checkpoint_without_a_manifest_is_compared_with_the_record(workdir, tm
     assert 'checkpoint 60 is damaged' in said[0]
 
 
+def test_a_checkpoint_that_is_not_there_is_said(workdir):
+  folder = workdir / 'checkpoints'
+  shutil.rmtree(folder / '60')
+  step, same, said = resumed(workdir)
+  assert (step, same) == (40, True)
+  assert said == ['checkpoint 60 is not there, going on from 40']
+
+
+def test_the_best_stays_the_best_without_its_manifest(workdir):
+  with contextlib.closing(metrics_log.MetricsLog(workdir, 60)) as log:
+    log.write(40, {'valid_nll': 1.0})
+  (workdir / 'checkpoints/40/manifest.json').unlink()
+  assert saved.best_first(saved.losses(workdir / 'checkpoints')) == [40, 60, 20]
+
+
 def test_the_latest_and_the_best_are_kept(tmp_path):
   losses = {10: 2.0, 20: 1.0, 30: 3.0, 40: None, 50: 1.0, 60: 4.0, 70: 5.0}
   with opened(tmp_path / 'c', keep=2) as kept:

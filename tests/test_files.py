@@ -1,6 +1,9 @@
 """Files: what is damaged is named, with its line; what is written is whole."""
 
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -50,3 +53,14 @@ def test_json_is_written_whole_and_without_nan(tmp_path):
     files.write_json(path, {'a': math.nan})
   assert files.read_json(path) == {'a': 1}
   assert [p.name for p in tmp_path.iterdir()] == ['a.json']
+
+
+def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path):
+  with subprocess.Popen([sys.executable, '-c', '']) as ended:
+    pass
+  kept = f'.a.json.{os.getpid()}.tmp', 'b.json', '.c.tmp', f'.d.{os.getpid()}.tmp'
+  for name in (*kept, f'.a.json.{ended.pid}.tmp'):
+    (tmp_path / name).write_text('')
+  (tmp_path / f'.tokenizer.{ended.pid}.tmp/inner').mkdir(parents=True)
+  files.clear_temporaries(tmp_path)
+  assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)

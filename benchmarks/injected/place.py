@@ -50,7 +50,7 @@ def get_config():
 _SWEEP = """
 from gpt_jax.sweep import grid
 
-RUNS = grid({'optim.lr': [1e-2, 2e-2], 'seed': [0, 1]})
+RUNS = grid({'optim.lr': [1e-2, 2e-2]})
 """
 LEFT_OVER = 'left over'
 _WORDS = 'the cat dog sees hears a bird and then good fine nice bad dull cold'.split()
@@ -85,6 +85,7 @@ VERBS = {
       '--sweep=sweep.py',
       '--workdir={workdir}',
       '--workers=1',
+      '--together=1',  # another program, as after a kill, would round otherwise
     )
   ),
   'eval of tasks': Verb(
@@ -156,7 +157,7 @@ def left(folder: pathlib.Path) -> dict[str, str]:
       if str(step) not in found:
         found[str(step)] = _checkpoint(folder / step)
     elif path.name != '.lock':
-      found[name] = _text(path)
+      found[name] = _text(path, folder.name)
   return found
 
 
@@ -204,19 +205,21 @@ def _what(expected: dict[str, str], found: dict[str, str], name: str) -> str:
   return 'different' if name in expected else LEFT_OVER
 
 
-def _text(path: pathlib.Path) -> str:
-  """Returns a file's text without clocks; of large or binary files a hash."""
+def _text(path: pathlib.Path, workdir: str) -> str:
+  """Returns a file's text without clocks and its workdir's name, or a hash of it."""
   if path.name == 'metrics.jsonl':
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     kept = [{k: v for k, v in x.items() if k not in CLOCK_FIELDS} for x in lines]
     return '\n'.join(map(json.dumps, kept))
   if path.name == 'run.json':
     about = json.loads(path.read_text())
-    return json.dumps({name: about[name] for name in ('config', 'vocab', 'data')})
+    kept = {name: about[name] for name in ('config', 'vocab', 'data')}
+    return json.dumps(kept).replace(workdir, 'WORKDIR')
   if path.name == 'sweep.csv':
     rows = list(csv.DictReader(path.open()))
     return '\n'.join(str({k: v for k, v in r.items() if k != 'seconds'}) for r in rows)
-  return hashlib.sha256(path.read_bytes()).hexdigest()
+  data = path.read_bytes().replace(workdir.encode(), b'WORKDIR')
+  return hashlib.sha256(data).hexdigest()
 
 
 def _checkpoint(folder: pathlib.Path) -> str:

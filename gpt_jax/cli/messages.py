@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from absl import app, flags
 
 from gpt_jax.config import UserError
-from gpt_jax.paths import disk_error
+from gpt_jax.paths import disk_error, hide_closed_loops
 
 
 @contextlib.contextmanager
@@ -20,7 +20,7 @@ def shown(places: Sequence[str] = ()) -> Iterator[None]:
   Args:
     places: files and folders that the user named; more may be added meanwhile.
   """
-  sys.unraisablehook = _without_orbax
+  hide_closed_loops()
   try:
     with _refused_threads(places) as refused:
       yield
@@ -34,17 +34,6 @@ def shown(places: Sequence[str] = ()) -> Iterator[None]:
     sys.exit(f'error: {text}')
   except KeyboardInterrupt:
     sys.exit('interrupted')
-
-
-def _without_orbax(unraisable: 'sys.UnraisableHookArgs') -> None:
-  """Shows what was raised where nothing can catch it, but for one thing of Orbax's.
-
-  Where a read or write of a checkpoint fails, others that had begun come back to the
-  loop of asyncio that Orbax has closed, and each prints a traceback beside our message.
-  """
-  closed = isinstance(unraisable.exc_value, RuntimeError)
-  if not (closed and str(unraisable.exc_value) == 'Event loop is closed'):
-    sys.__unraisablehook__(unraisable)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,14 @@ from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
 from gpt_jax.evaluation import scoring_rules, statistics
 from gpt_jax.evaluation.benchmark import Benchmark, plan, run_benchmark
-from gpt_jax.files import field, of_kind, read_json, shown, write_whole
+from gpt_jax.files import (
+  clear_temporaries,
+  field,
+  of_kind,
+  read_json,
+  shown,
+  write_whole,
+)
 from gpt_jax.inference.language_model import LanguageModel
 from gpt_jax.inference.task_model import task_model
 from gpt_jax.paths import not_kept
@@ -124,6 +131,7 @@ def _asked(benchmark: Benchmark) -> dict:
 def _try_writing(folder: pathlib.Path) -> None:
   """Makes a folder, and an OSError where nothing can be written into it."""
   folder.mkdir(exist_ok=True)
+  clear_temporaries(folder)
   with tempfile.TemporaryFile(dir=folder):
     pass
 

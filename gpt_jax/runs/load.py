@@ -120,6 +120,10 @@ def _restored(
   orders = {'latest': sorted(losses, reverse=True), 'best': saved.best_first(losses)}
   if wanted in orders:
     picked = saved.first_whole(folder, orders[wanted], read, report, 'using')
+    # A fine-tuned seed's record is of its states, and these are its best models.
+    later = '' if 'clf' in like else saved.missing(folder, max(losses))
+    if later:
+      report(f'checkpoint {later} is not there, using {picked.step}')
     return picked.value, picked.step
   step = int(wanted) if str(wanted).isdecimal() else -1
   if step not in losses:

@@ -16,7 +16,7 @@ import jax
 
 from gpt_jax import config
 from gpt_jax.config import UserError
-from gpt_jax.files import MEND, field, of_kind, read_json, write_json
+from gpt_jax.files import MEND, clear_temporaries, field, of_kind, read_json, write_json
 from gpt_jax.paths import expand_paths
 from gpt_jax.runs import provenance
 from gpt_jax.tasks.labelled_table import Task
@@ -52,6 +52,7 @@ def alone(workdir: pathlib.Path, *, shared: bool = False) -> Iterator[None]:
         f'workdir={workdir} is in use by another training process; wait for it or '
         'choose another workdir'
       ) from None
+    clear_temporaries(workdir)
     yield
 
 

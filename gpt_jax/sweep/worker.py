@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from absl import logging
 
 from gpt_jax.config import UserError
-from gpt_jax.paths import disk_error
+from gpt_jax.paths import disk_error, hide_closed_loops
 from gpt_jax.runs.train import Member, kind, train_together
 from gpt_jax.sweep import plan
 from gpt_jax.sweep.plan import LAUNCH, Entry
@@ -49,6 +49,7 @@ def arguments(
 def main(folder: str, workers: str, names: Sequence[str]) -> int:
   """Trains runs of the sweep in a folder together; returns the exit status."""
   logging.set_verbosity(logging.FATAL)  # as launch.py does
+  hide_closed_loops()
   try:
     sweep = plan.load(folder)
     known = {entry.name: entry for entry in sweep.entries}

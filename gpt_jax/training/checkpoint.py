@@ -238,6 +238,8 @@ class Checkpoints:
     )
     if picked is None:
       return None
+    if later := saved.missing(self.folder, max([picked.step, *picked.passed])):
+      report(f'checkpoint {later} is not there, going on from {picked.step}')
     for step in picked.passed:
       if jax.process_index() == 0:
         manifest.set_aside(self.folder, step)

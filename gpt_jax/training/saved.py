@@ -1,5 +1,6 @@
 """Checkpoints as they are found: whole or damaged, compared with their manifests."""
 
+import contextlib
 import math
 import pathlib
 from collections.abc import Callable, Sequence
@@ -60,14 +61,33 @@ def restore_params(
 
 
 def losses(folder: pathlib.Path) -> dict[int, float | None]:
-  """Returns the held-out losses of checkpoints by step; None: unknown."""
-  found = {}
+  """Returns the held-out losses of checkpoints by step; None: unknown.
+
+  Of a checkpoint that has lost its manifest the loss is that of the record.
+  """
+  found, lost = {}, []
   for step in manifest.saved(folder):
     try:
       found[step] = manifest.nll(folder / str(step))
+      if found[step] is None and manifest.read(folder / str(step)) is None:
+        lost.append(step)
     except UserError:
       found[step] = None
+  if lost:
+    with contextlib.suppress(UserError):  # damaged: unknown
+      for line in metrics_log.read_metrics(folder.parent):
+        if line['step'] in lost and 'valid_nll' in line:
+          found[line['step']] = line['valid_nll']
   return found
+
+
+def missing(folder: pathlib.Path, newest: int) -> int:
+  """Returns the updates of a checkpoint that the record has after the newest; or 0.
+
+  A kill in the midst of saving it leaves the same as somebody who removed it.
+  """
+  last = max(metrics_log.steps_logged(folder.parent)[1], default=0)
+  return last if last > newest else 0
 
 
 def best_first(nlls: dict[int, float | None]) -> list[int]:
