@@ -101,12 +101,18 @@ class ByteLevel:
       ranks = {_as_bytes(entry): rank for rank, entry in enumerate(known)}
       # The special token is never allowed. Without any, tiktoken looks for an empty
       # text at every place, which takes as long as all the rest.
-      self._tiktoken = tiktoken.Encoding(
-        'gpt_jax',
-        pat_str=words,
-        mergeable_ranks=ranks,
-        special_tokens={EOT: len(ranks)},
-      )
+      try:
+        self._tiktoken = tiktoken.Encoding(
+          'gpt_jax',
+          pat_str=words,
+          mergeable_ranks=ranks,
+          special_tokens={EOT: len(ranks)},
+        )
+      except ValueError as e:  # its language of expressions is not quite Python's
+        raise UserError(
+          f'{name}: its expression for words, {shown(words)}, can not be used: '
+          f'{brief(e)}; correct it'
+        ) from e
       self._id_of_rank = np.array([vocab[entry] for entry in known], np.uint32)
     else:
       self._tokenizers = pipeline(vocab, merges, words)
