@@ -176,6 +176,21 @@ def test_a_checkpoint_of_another_run_is_passed_over(workdir):
   assert step == 40 and 'it belongs to another run' in said[0]
 
 
+def test_a_manifest_that_says_less_is_damaged(workdir):
+  path = workdir / 'checkpoints/60/manifest.json'
+  about = json.loads(path.read_text())
+  for harm, says in (
+    (lambda t: t.pop('rest'), r'manifest.json: it says nothing of rest/'),
+    (lambda t: t['ema'].pop('wte'), 'ema/wte is not the tensor'),
+  ):
+    tensors = json.loads(json.dumps(about['tensors']))
+    harm(tensors)
+    path.write_text(json.dumps(about | {'tensors': tensors}))
+    with opened(workdir / 'checkpoints') as kept, pytest.raises(saved.Damaged) as e:
+      kept.restore(60, LIKE)
+    assert says in str(e.value)
+
+
 def test_refused_only_where_none_is_whole_but_there_were_some(workdir):
   folder = workdir / 'checkpoints'
   for step in (20, 40, 60):

@@ -232,18 +232,23 @@ def read_item(folder: pathlib.Path, item: str, like: Any) -> Any:
       f'{folder} can not be read, though its files are those that were saved: {item}/: '
       f'{brief(error)}'
     ) from error
-  expected = about['tensors'].get(item, {}) if about else {}
-  if about is None and item == 'params':
-    said = (logged(folder) or {}).get('params', {})
-    expected = said if said.keys() == checksums.named(tree).keys() else {}
-  sums = checksums.tensors(tree) if expected else {}
-  wrong = [name for name, value in sums.items() if expected.get(name) != value]
-  if wrong:
-    where = manifest.changed_file(folder)
-    raise Damaged(
-      folder,
-      f'{item}/{wrong[0]} is not the tensor that was saved{where and "; " + where}',
-    )
+  if about is None:
+    # The record has the fingerprints of a state's parameters, and of nothing else.
+    expected = (logged(folder) or {}).get('params', {})
+    if item != 'params' or expected.keys() != checksums.named(tree).keys():
+      return tree
+  else:
+    expected = about['tensors'].get(item)
+    if expected is None:
+      raise Damaged(folder, f'{manifest.NAME}: it says nothing of {item}/')
+  sums = checksums.tensors(tree)
+  for name in sorted(sums.keys() | expected.keys()):
+    if sums.get(name) != expected.get(name):
+      where = manifest.changed_file(folder)
+      raise Damaged(
+        folder,
+        f'{item}/{name} is not the tensor that was saved{where and "; " + where}',
+      )
   return tree
 
 
