@@ -103,13 +103,13 @@ def full(
   else:
     disk.mkdir()
     before = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))  # noqa: E731
-  arguments = *_TRAIN, f'--workdir={disk.name}/w'
+  arguments = *_TRAIN, f'--workdir={disk.name}/run_on_it'
   done = forked.run(folder, *arguments, before=before)
   if limit == 'disk':
     remount(disk)
   again = forked.run(folder, *arguments)
   wrong = [f'exit {again.code}: {again.err.strip()[-300:]}'] if again.code else []
-  wrong += place.differences(wanted, forked.apart(place.left, disk / 'w'))
+  wrong += place.differences(wanted, forked.apart(place.left, disk / 'run_on_it'))
   if limit == 'file':
     shutil.rmtree(disk)
   return {'size': size, 'limit': limit, **said(done, folder), 'differences': wrong}
@@ -185,7 +185,7 @@ def _read_only(*arguments: str, new: bool = False, code: int = 1, prints: str = 
     mounted = alone_with_a_disk(disk, 64 * _MIB)
     disk.mkdir(exist_ok=True)
     if not new:
-      shutil.copytree(folder / 'interrupted', disk / 'w')
+      shutil.copytree(folder / 'interrupted', disk / 'run_on_it')
     if mounted:
       remount(disk, reads=True)
     elif os.getuid():
@@ -193,7 +193,7 @@ def _read_only(*arguments: str, new: bool = False, code: int = 1, prints: str = 
         path.chmod(0o555 if path.is_dir() else 0o444)
     else:
       return None, True  # root writes everywhere
-    done = forked.run(folder, *arguments, f'--workdir={disk.name}/w')
+    done = forked.run(folder, *arguments, f'--workdir={disk.name}/run_on_it')
     return done, done.code == code and prints in done.out
 
   return scenario
