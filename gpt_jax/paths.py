@@ -149,6 +149,11 @@ def disk_error(error: OSError, places: Sequence[str] = ()) -> str:
   return f'{where}: {error.strerror}; {remedy}'
 
 
+def said_by_system(text: str) -> str:
+  """Returns what the system said, of a library's long text about it; '': nothing."""
+  return next((os.strerror(n) for n in _REMEDIES if os.strerror(n) in text), '')
+
+
 @contextlib.contextmanager
 def not_kept(what: str) -> Iterator[None]:
   """Says of printed results that the disk refused to keep them, and why.

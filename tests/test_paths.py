@@ -8,7 +8,13 @@ import pytest
 import gpt_jax
 from gpt_jax import config
 from gpt_jax.config import UserError
-from gpt_jax.paths import disk_error, expand_paths, not_kept, user_path
+from gpt_jax.paths import (
+  disk_error,
+  expand_paths,
+  not_kept,
+  said_by_system,
+  user_path,
+)
 
 
 def test_a_path_of_the_user_is_expanded(monkeypatch):
@@ -154,3 +160,11 @@ def test_results_that_are_not_kept_are_said_to_be(tmp_path):
     tmp_path.write_text('')
   with pytest.raises(FileNotFoundError), not_kept('the results above'):
     (tmp_path / 'a/b').write_text('')
+
+
+def test_what_the_system_said_is_taken_out_of_a_long_text():
+  text = (
+    'RESOURCE_EXHAUSTED: Error writing "/a/b": No space left on device [OS error 28]'
+  )
+  assert said_by_system(text) == 'No space left on device'
+  assert said_by_system('nothing of the kind') == ''

@@ -32,7 +32,7 @@ _COMMANDS = {
 }
 _ON_FILES = 'truncated', 'zeroed', 'removed', 'renamed', 'flipped'
 # What a line about a checkpoint that is passed over says, besides its number.
-_SAYS = r'damaged|is not there|missing|passed over|not whole|incomplete|unreadable|does not belong'
+_SAYS = r'damaged|is not there'
 # Lines on stderr that are there without any damage.
 _USUAL = re.compile(r'update \d+|stopping: |\s*$')
 

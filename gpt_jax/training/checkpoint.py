@@ -7,7 +7,6 @@ checkpoint that was damaged is named and the one before it used.
 import contextlib
 import ctypes
 import pathlib
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +16,7 @@ import orbax.checkpoint as ocp
 
 from gpt_jax.config import UserError
 from gpt_jax.files import brief, sync
+from gpt_jax.paths import said_by_system
 from gpt_jax.training import checksums, manifest, saved, sharding
 from gpt_jax.training.step import State
 
@@ -276,11 +276,9 @@ def _reported(folder: pathlib.Path):
   except (OSError, ValueError, RuntimeError) as error:
     whole = manifest.whole(folder)
     last = f' The last good one is {folder / str(whole[-1])}.' if whole else ''
-    # What the system said stands in the midst of what tensorstore says about it.
-    said = re.search(r'OS error \d+: (?:E[A-Z]+ )?([A-Z][^\][]*)', str(error))
-    why = error.strerror if isinstance(error, OSError) else said and said[1]
+    why = said_by_system(str(error)) or brief(error)
     raise UserError(
-      f'a checkpoint could not be written to {folder} ({why or brief(error)}).{last} '
+      f'a checkpoint could not be written to {folder} ({why}).{last} '
       'Free disk space or mend the folder, then run the same command again: it '
       'continues there.'
     ) from error
