@@ -34,6 +34,7 @@ from collections.abc import Callable, Iterable  # noqa: E402
 from typing import Any, NamedTuple  # noqa: E402
 
 from benchmarks.injected import damage, disks, forked, kills, place  # noqa: E402
+from gpt_jax.cli.messages import shown  # noqa: E402
 
 NUMBERS = {'kills': 200, 'damage': 200, 'flips': 1000, 'disks': 24, 'others': 99}
 _FLIPS = 25  # of a case: jax starts once for them
@@ -389,4 +390,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  main()
+  with shown():
+    main()

@@ -101,16 +101,16 @@ def test_fingerprints_follow_the_losses(first):
   values = {
     line['step']: line for line in metrics_log.read_metrics(first) if 'loss' in line
   }
-  folder = first.parent / 'record'
+  folder, sums = first.parent / 'record', {'rest': 'x', 'params': {}}
   folder.mkdir()
   for cut in (0, 8, 14):
     written = metrics_log.MetricsLog(folder, cut)
     for step in range(cut + 2, 21, 2):
       written.write(step, {'loss': values[step]['loss']})
-    written.write_checksums(20, {})
+    written.write_checksums(20, sums)
     written.close()
   found = metrics_log.read_checksums(folder)
-  assert found == [{'step': 20, 'losses': lines[1]['losses']}]
+  assert found == [{'step': 20, 'losses': lines[1]['losses'], **sums}]
 
 
 def test_a_killed_reproduction_goes_on_and_is_the_same(place, first, monkeypatch):
@@ -224,7 +224,8 @@ def test_a_line_of_code_that_was_changed_is_named(first, tmp_path):
 
 def test_a_session_counts_for_the_updates_that_are_left_of_it(tmp_path):
   def session(name, *starts):
-    return {'name': name, 'starts': list(starts)}
+    about = {'config': {}, 'environment': {}}
+    return {'name': name, 'starts': list(starts), **about}
 
   written = [
     session('a', 0, 10),

@@ -14,8 +14,8 @@ import jax
 # Those of requirements.txt, and jaxlib, which comes with jax.
 PACKAGES = (
   'jax jaxlib flax optax orbax-checkpoint sentencepiece safetensors huggingface_hub '
-  'tokenizers tiktoken absl-py ml_collections grain scipy rich tensorboard matplotlib '
-  'markdown-it-py numpy'
+  'tokenizers tiktoken regex absl-py ml_collections grain scipy rich tensorboard '
+  'matplotlib markdown-it-py numpy'
 ).split()
 _OF_ACCELERATORS = 'jax-cuda', 'nvidia-', 'libtpu', 'jax-rocm'
 _FLAGS = 'XLA_', 'JAX_', 'LIBTPU_', 'CUBLAS_', 'CUDNN_', 'NVIDIA_TF32'
