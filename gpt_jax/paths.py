@@ -194,15 +194,19 @@ def _inside(path: str, folder: str) -> bool:
 
 
 def hide_closed_loops() -> None:
-  """Has this process show no tracebacks of Orbax's that say a loop is closed.
+  """Has this process show no tracebacks of Orbax's that nothing can catch.
 
   Where a read or write of a checkpoint fails, others that had begun come back to the
-  loop of asyncio that Orbax has closed. Each prints a traceback beside our message.
+  loop of asyncio that Orbax has closed, or are thrown away half done. Each prints a
+  traceback beside our message.
   """
 
   def show(unraisable) -> None:
-    error = unraisable.exc_value
-    if not (isinstance(error, RuntimeError) and str(error) == 'Event loop is closed'):
+    of = getattr(unraisable.object, 'cr_code', None)  # where a coroutine is written
+    text = f'{unraisable.exc_value} {getattr(of, "co_filename", "")}'
+    if not any(
+      word in text for word in ('Event loop is closed', 'orbax', 'TensorStore')
+    ):
       sys.__unraisablehook__(unraisable)
 
   sys.unraisablehook = show

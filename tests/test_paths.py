@@ -2,6 +2,8 @@
 
 import errno
 import os
+import sys
+import types
 
 import pytest
 
@@ -11,6 +13,7 @@ from gpt_jax.config import UserError
 from gpt_jax.paths import (
   disk_error,
   expand_paths,
+  hide_closed_loops,
   not_kept,
   said_by_system,
   user_path,
@@ -168,3 +171,16 @@ def test_what_the_system_said_is_taken_out_of_a_long_text():
   )
   assert said_by_system(text) == 'No space left on device'
   assert said_by_system('nothing of the kind') == ''
+
+
+@pytest.mark.parametrize(
+  'error, shown', [(RuntimeError('Event loop is closed'), 0), (KeyError('a'), 1)]
+)
+def test_only_what_orbax_left_behind_is_hidden(monkeypatch, error, shown):
+  monkeypatch.setattr(sys, 'unraisablehook', sys.unraisablehook)
+  hide_closed_loops()
+  told = types.SimpleNamespace(exc_value=error, object=None)
+  calls = []
+  monkeypatch.setattr(sys, '__unraisablehook__', calls.append)
+  sys.unraisablehook(told)
+  assert len(calls) == shown

@@ -203,8 +203,7 @@ class Checkpoints:
       saved.Damaged: it is not the one that was saved.
     """
     folder = self.folder / str(step)
-    if why := manifest.fault(folder, self.run):
-      raise saved.Damaged(folder, why)
+    saved.check_files(folder, self.run)
     items = checksums.by_item(like)
     read = {item: saved.read_item(folder, item, tree) for item, tree in items.items()}
     state = like.replace(

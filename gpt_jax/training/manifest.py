@@ -11,11 +11,13 @@ its name, and says
   files    size and SHA-256 of each file of the items
   record   size and SHA-256 of metrics.jsonl, fingerprints.jsonl and samples.txt then
 
-Sizes are compared whenever a checkpoint is looked for, fingerprints when it is loaded,
-SHA-256 when something does not match. A checkpoint of an older version has none.
+Sizes are compared whenever a checkpoint is looked for; fingerprints, and SHA-256 of the
+small files that say how to read the others, when it is loaded; SHA-256 of all when
+something does not match. A checkpoint of an older version has none.
 """
 
 import hashlib
+import math
 import os
 import pathlib
 import shutil
@@ -27,6 +29,7 @@ from gpt_jax.config import UserError
 
 NAME = 'manifest.json'
 ITEMS = 'params', 'rest', 'ema'
+SMALL = 2**16  # bytes of a file that is compared on every load
 _ASIDE = '.damaged'  # ends the name of the folder of checkpoints that were moved aside
 _UNFINISHED = '.orbax-checkpoint-tmp'
 _REMOVED = '.removed'
@@ -94,10 +97,16 @@ def fault(folder: pathlib.Path, run: str = '') -> str:
   return ''
 
 
-def changed_file(folder: pathlib.Path) -> str:
-  """Returns the first file of a checkpoint that is not as it was saved; '': none."""
+def changed_file(folder: pathlib.Path, most: float = math.inf) -> str:
+  """Returns the first file of a checkpoint that is not as it was saved; '': none.
+
+  Args:
+    most: bytes; larger files are passed over.
+  """
   about = read(folder)
   for name, recorded in (about or {'files': {}})['files'].items():
+    if recorded[0] > most:
+      continue
     try:
       if _file(folder / name) != recorded:
         return f'{name}: its contents changed since it was saved'

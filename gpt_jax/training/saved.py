@@ -53,11 +53,21 @@ def restore_params(
     Damaged: they are not those that were saved.
   """
   folder = folder.resolve() / str(step)
-  if why := manifest.fault(folder):
-    raise Damaged(folder, why)
+  check_files(folder)
   here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   like = jax.tree.map(lambda leaf: _placed(leaf, here), like)
   return read_item(folder, 'ema' if averaged else 'params', like)
+
+
+def check_files(folder: pathlib.Path, run: str = '') -> None:
+  """Raises Damaged if sizes, or contents of small files, are not those saved.
+
+  Args:
+    run: as in `manifest.fault`.
+  """
+  why = manifest.fault(folder, run)
+  if why := why or manifest.changed_file(folder, manifest.SMALL):
+    raise Damaged(folder, why)
 
 
 def losses(folder: pathlib.Path) -> dict[int, float | None]:
