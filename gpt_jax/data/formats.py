@@ -6,12 +6,10 @@ than memory can be prepared.
 
 import bz2
 import codecs
-import contextlib
 import gzip
 import importlib
 import io
 import lzma
-import os
 import tarfile
 import zipfile
 import zlib
@@ -128,7 +126,7 @@ class _Zst(io.RawIOBase):
   """What a Zstandard stream unpacks to; unlike zstandard's own, it sees truncation."""
 
   def __init__(self, stream: BinaryIO):
-    zstandard = _import('zstandard', 'a .zst file')
+    zstandard = imported('zstandard', 'a .zst file')
     self._new = zstandard.ZstdDecompressor().decompressobj
     self._frame, self._stream, self._left = self._new(), stream, b''
     self._begun = False
@@ -310,116 +308,23 @@ def _field(row: Any, field: str, where: str, remedy: str) -> str:
 
 def _parquet(path: Path, how: How) -> Iterator[Part]:
   """Yields the parts of the texts in a column of a Parquet file."""
-  pyarrow = _import('pyarrow', str(path))
-  parquet = _import('pyarrow.parquet', str(path))
+  pyarrow = imported('pyarrow', str(path))
+  parquet = imported('pyarrow.parquet', str(path))
   try:
     with parquet.ParquetFile(path) as file:
-      _check_column(str(path), how.field, file.schema_arrow.names)
+      check_column(str(path), how.field, file.schema_arrow.names)
       number = 0
       for batch in file.iter_batches(256, columns=[how.field]):
         for text in batch.column(0).to_pylist():
           number += 1
-          yield from cut(f'{path}:{number}', [_text(path, number, how.field, text)])
+          yield from cut(
+            f'{path}:{number}', [text_of_cell(path, number, how.field, text)]
+          )
   except (pyarrow.ArrowException, UnicodeDecodeError) as e:
     raise UserError(f'{path}: not a Parquet file, or damaged ({brief(e)})') from e
 
 
-def read_hub(entry: str, how: How) -> Iterator[Part]:
-  """Yields the parts of a data set of Hugging Face's `datasets`.
-
-  Args:
-    entry: NAME, NAME@CONFIG, NAME:SPLIT or NAME@CONFIG:SPLIT; NAME may be a folder,
-      of `save_to_disk` or of data files. SPLIT is train if left out.
-
-  Raises:
-    UserError: `datasets` is not installed, can't find it, or a row holds no text.
-  """
-  source = f'hf:{entry}'
-  rest, _, split = entry.partition(':')
-  name, _, config = rest.partition('@')
-  rows = open_hub(source, name, split or 'train', config, streaming=True)
-  for number, row in enumerate(hub_rows(source, rows), 1):
-    _check_column(source, how.field, list(row))
-    text = _text(source, number, how.field, row[how.field])
-    yield from cut(f'{name}:{number}', [text])
-
-
-def hub_rows(source: str, rows: Iterable[dict]) -> Iterator[dict[str, Any]]:
-  """Yields the rows of what `open_hub` returned.
-
-  Args:
-    source: what the user wrote, for errors.
-
-  Raises:
-    UserError: one can't be read.
-  """
-  left = iter(rows)
-  while True:
-    with _hub_errors(source):
-      row = next(left, None)
-    if row is None:
-      return
-    yield row
-
-
-def open_hub(
-  source: str,
-  name: str,
-  split: str,
-  config: str = '',
-  revision: str = '',
-  streaming: bool = False,
-) -> Any:
-  """Returns a split of a data set of Hugging Face's `datasets`: an iterable of dicts.
-
-  Args:
-    source: what the user wrote, for errors.
-    name: on the hub, or a folder: of `DatasetDict.save_to_disk`, of one split that
-      `Dataset.save_to_disk` wrote, whatever it is called, or of data files.
-    config: the subset; '' where there is only one.
-    revision: '' means the latest of the hub.
-    streaming: rows are fetched as they are read, and not kept.
-
-  Raises:
-    UserError: `datasets` is not installed, or can't open it.
-  """
-  folder = Path(name).expanduser()
-  with _hub_errors(source) as datasets:
-    if not name:
-      raise ValueError('no name')
-    if not any((folder / f).exists() for f in ('state.json', 'dataset_dict.json')):
-      return datasets.load_dataset(
-        os.path.expanduser(name),
-        config or None,
-        split=split,
-        revision=revision or None,
-        streaming=streaming,
-      )
-    rows = datasets.load_from_disk(str(folder))
-    if not isinstance(rows, datasets.DatasetDict):
-      return rows
-    if split not in rows:
-      raise ValueError(f'no split {split!r}, only {", ".join(rows)}')
-    return rows[split]
-
-
-@contextlib.contextmanager
-def _hub_errors(source: str) -> Iterator[Any]:
-  """Yields `datasets`; its errors become UserErrors."""
-  datasets = _import('datasets', source)
-  try:
-    yield datasets
-  except UserError:
-    raise
-  except Exception as e:  # its errors share no class, and a damaged file has many
-    kind = '' if isinstance(e, (OSError, ValueError)) else f'{type(e).__name__}: '
-    raise UserError(
-      f'{source}: can not be read ({kind}{brief(e)}); check the name, or '
-      'save it with `save_to_disk` where there is network, and give hf:FOLDER'
-    ) from e
-
-
-def _check_column(name: str, field: str, columns: list[str]) -> None:
+def check_column(name: str, field: str, columns: list[str]) -> None:
   """Raises a UserError unless a table has the column."""
   if field not in columns:
     raise UserError(
@@ -429,7 +334,7 @@ def _check_column(name: str, field: str, columns: list[str]) -> None:
     )
 
 
-def _text(name: str | Path, row: int, field: str, value: Any) -> str:
+def text_of_cell(name: str | Path, row: int, field: str, value: Any) -> str:
   """Returns a cell as text, '' for null."""
   if not isinstance(value, str | None):
     raise UserError(
@@ -439,7 +344,7 @@ def _text(name: str | Path, row: int, field: str, value: Any) -> str:
   return encodable(value or '')
 
 
-def _import(module: str, wanted_by: str) -> Any:
+def imported(module: str, wanted_by: str) -> Any:
   """Returns an optional package; a UserError says how to install it."""
   try:
     return importlib.import_module(module)

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gpt_jax.config import UserError
-from gpt_jax.data.formats import How, Part, cut, is_text, read_file, read_hub
+from gpt_jax.data.formats import How, Part, cut, is_text, read_file
+from gpt_jax.data.hub import read_hub
 from gpt_jax.tokenizers.texts import encodable
 
 _BLOCK = 1 << 20  # bytes read at once
@@ -75,7 +76,7 @@ def parts(
 
   Args:
     source: 'python:docs', or a comma-separated list of files, folders (the texts in
-      them at any depth), globs, web addresses and hf:NAME (see `formats.read_hub`).
+      them at any depth), globs, web addresses and hf:NAME (see `hub.read_hub`).
       Text is .txt, .jsonl and .parquet, packed as .gz, .bz2, .xz, .zst, .tar or .zip;
       a file named by itself is read as plain text whatever else it is called.
     sha256: of the file behind each web address, comma-separated, in their order.

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from gpt_jax.config import UserError, nearest
-from gpt_jax.data.formats import hub_rows, open_hub
+from gpt_jax.data.hub import hub_rows, open_hub
 from gpt_jax.files import brief, listed, of_kind, parse_json, shown
 from gpt_jax.files import lines as lines_of
 from gpt_jax.tokenizers.texts import encodable
@@ -193,7 +193,7 @@ def hub(
 
   Args:
     source: hf:NAME or hf:NAME:CONFIG, either with @REVISION behind; or hf:FOLDER (see
-      `formats.open_hub`).
+      `hub.open_hub`).
     classes: the names that a column of classes must have, in any order.
     wanted: what to give instead, for errors.
 
