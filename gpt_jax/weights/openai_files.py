@@ -62,7 +62,7 @@ def read_gpt1(folder: str | Path) -> dict[str, np.ndarray]:
 # The header of an array of numbers as numpy writes it.
 _HEADER = re.compile(
   rb"\x93NUMPY\x01\x00..\{'descr': '([<>|][a-zA-Z]\d\d?)', 'fortran_order': \w+, "
-  rb"'shape': \(((?:\d{1,18},? ?)*)\), \} *\n",
+  rb"'shape': \(((?:\d{1,18}(?:, ?|(?=\)))){0,32})\), \} *\n",
   re.DOTALL,
 )
 
