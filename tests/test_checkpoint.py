@@ -347,6 +347,15 @@ def test_a_hole_or_a_foreign_line_in_the_record_is_said(workdir, harm, says):
     assert (workdir / 'metrics.damaged.jsonl').read_text() == before
 
 
+def test_samples_with_odd_ends_of_lines_are_kept_when_the_log_is_cut(tmp_path):
+  with contextlib.closing(metrics_log.MetricsLog(tmp_path, 0)) as log:
+    log.write_samples(10, 'a\x0cb\r\u2028c\n\nd')
+    whole = (tmp_path / 'samples.txt').read_bytes()
+    log.write_samples(20, 'e')
+  metrics_log.MetricsLog(tmp_path, 10).close()
+  assert (tmp_path / 'samples.txt').read_bytes() == whole
+
+
 def test_nan_is_not_logged_and_not_read(tmp_path):
   with contextlib.closing(metrics_log.MetricsLog(tmp_path, 0)) as log:
     log.write(1, {'loss': float('nan'), 'lr': 0.5})

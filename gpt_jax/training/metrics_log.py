@@ -255,17 +255,17 @@ class MetricsLog:
   def _cut(self, path: pathlib.Path, step: int) -> None:
     """Removes a file's lines of later updates; lines that can't be read go too."""
     kept, foreign, keep = [], 0, True
-    text = path.read_bytes().decode(errors='replace')
-    for line in text.splitlines(keepends=True):
+    # A last line that was cut off is left out. Samples may hold other ends of lines.
+    for line in path.read_bytes().decode(errors='replace').split('\n')[:-1]:
       if path.name == _SAMPLES:
         if line.startswith(_SAMPLE_MARK):
           keep = _step_of_sample(line) <= step
       else:
         at = _step_of_line(line)
         keep = at is not None and at <= step
-        foreign += at is None and line.endswith('\n')
-      if keep and line.endswith('\n'):
-        kept.append(line)
+        foreign += at is None
+      if keep:
+        kept.append(line + '\n')
     if foreign:
       copy = path.with_name(f'{path.stem}.damaged{path.suffix}')
       copy.write_bytes(path.read_bytes())
