@@ -115,9 +115,10 @@ class Command:
     if not self.ended(_LONGEST):
       self.kill('all')
       self.ended(60)
-    texts = [path.read_text(errors='replace') for path in self._said]
+    # One that is killed at once has not begun to write.
+    texts = [p.read_text(errors='replace') if p.exists() else '' for p in self._said]
     for path in self._said:
-      path.unlink()
+      path.unlink(missing_ok=True)
     return Ended(self._code, *texts)
 
 
