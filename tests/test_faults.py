@@ -12,7 +12,7 @@ import pytest
 from benchmarks.injected import damage, disks, forked, place
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-FEW = {'kills': 1, 'damage': 1, 'flips': 2, 'disks': 1, 'others': 1}
+FEW = {'kills': 1, 'damage': 1, 'flips': 2}
 
 
 @pytest.fixture(scope='module')

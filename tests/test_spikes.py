@@ -168,7 +168,7 @@ def test_spikes_without_end_stop_the_run(tmp_path):
   saved.close()
 
 
-@pytest.mark.parametrize('guard', ['off', 'skip', 'rollback'])
+@pytest.mark.parametrize('guard', ['off', 'rollback'])
 def test_a_held_out_loss_that_is_not_finite_is_an_error_and_never_kept(tmp_path, guard):
   run = make_run(devices=1, model_L=1)
   run.steps, run.eval_every, run.sample_tokens = 40, 10, 0
@@ -188,10 +188,9 @@ def test_a_held_out_loss_that_is_not_finite_is_an_error_and_never_kept(tmp_path,
   assert 'NaN' not in (tmp_path / 'metrics.jsonl').read_text()
 
 
-@pytest.mark.parametrize('every', [10, 60])
-def test_the_state_before_a_poisoned_update_is_computed_again(tmp_path, every):
+def test_the_state_before_a_poisoned_update_is_computed_again(tmp_path):
   run = make_run(devices=1, model_dropout=0.0, model_L=1)
-  run.steps, run.eval_every, run.sample_tokens = 60, every, 0
+  run.steps, run.eval_every, run.sample_tokens = 60, 10, 0
   layout, cfg, update = updater(run)
   new = lambda: layout.new_state(lambda: step.new_state(run, cfg))  # noqa: E731
 
