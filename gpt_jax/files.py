@@ -13,12 +13,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
-from gpt_jax.config import UserError
+from gpt_jax.config import LARGEST, UserError
 
 _MOST = 2**30  # bytes; the largest JSON file of a task, TriviaQA's, has 0.6 GB
 _LONGEST = 2**25  # bytes of a line; a novel has some hundred thousand
 _DEEPEST = 100  # levels of JSON; Python's own limit depends on who calls
-_LARGEST = 2**63  # whole numbers are smaller, so that numpy can hold them
 MEND = 'mend it, or put it back as it was'
 _KINDS = {
   bool: 'true or false',
@@ -254,7 +253,7 @@ def of_kind(
     UserError: it is of another.
   """
   if kind is int:
-    fits = type(value) is int and abs(value) < _LARGEST
+    fits = type(value) is int and abs(value) < LARGEST
   elif kind is float:
     fits = type(value) in (int, float) and abs(value) <= sys.float_info.max
   else:

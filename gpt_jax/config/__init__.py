@@ -1,6 +1,6 @@
 """The config of a run: fields (`schema`), rules (`checks`), the models of `papers`."""
 
-from gpt_jax.config.checks import check, check_early, recorded, wrong_model
+from gpt_jax.config.checks import LARGEST, check, check_early, recorded, wrong_model
 from gpt_jax.config.schema import (
   FREE_ON_RESUME,
   TRAINED,
@@ -20,6 +20,7 @@ from gpt_jax.config.schema import (
 
 __all__ = [
   'FREE_ON_RESUME',
+  'LARGEST',
   'TRAINED',
   'Data',
   'Exams',

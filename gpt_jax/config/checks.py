@@ -24,7 +24,7 @@ from gpt_jax.config.schema import (
 _MUP_OPTIMIZERS = 'adamw', 'adam_gpt1', 'muon'
 _MOST_PARAMETERS = 10**14  # no machine holds more
 _MOST_LAYERS = 10**5  # each is a part of the program
-_LARGEST = 2**63  # whole numbers are smaller, so that numpy can hold them
+LARGEST = 2**63  # whole numbers are smaller, so that numpy can hold them
 
 
 def _multiples(number: int, unit: int) -> str:
@@ -99,7 +99,7 @@ def _wrong_type(name: str, declared: dataclasses.Field, value: Any) -> str:
 def _wrong_value(name: str, declared: dataclasses.Field, value: Any) -> str:
   """Returns how a value is not among its field's choices or in its range, or ''."""
   choices, low, below = map(declared.metadata.get, ('choices', 'low', 'below'))
-  if isinstance(value, int) and abs(value) >= _LARGEST:
+  if isinstance(value, int) and abs(value) >= LARGEST:
     return f'{name} must be smaller than 2^63'
   if choices and value not in choices:
     return f'{name}={value!r:.80} must be one of {", ".join(choices)}'

@@ -20,7 +20,10 @@ class Diverged(UserError):
     step: the update whose own loss or gradient is not finite; 0: it is not known.
   """
 
-  step = 0
+  def __init__(self, text: str, step: int = 0):
+    """Says in `text` what is not finite."""
+    super().__init__(text)
+    self.step = step
 
 
 class Spike(Exception):
@@ -101,12 +104,11 @@ class Watch:
     self.lost[member] = step
     self._diverged(member, step)
     if not self.alive():
-      error = Diverged(
+      raise Diverged(
         f'{why}; the last good one was {self.good}. {self._last_checkpoint()} Lower '
-        'optim.lr or optim.clip, or lengthen optim.warmup, in a new workdir.'
+        'optim.lr or optim.clip, or lengthen optim.warmup, in a new workdir.',
+        update,
       )
-      error.step = update
-      raise error
 
   def latest(self) -> int | None:
     """Returns the updates of the first member's latest checkpoint."""
