@@ -38,17 +38,15 @@ _REMEDIES = {
 # Before a colon and a slash: gs://bucket, and gs:/bucket, which pathlib makes of it.
 _SCHEME = re.compile(r'[A-Za-z][A-Za-z0-9+.-]+(?=:/)')
 _HUB = ('hf:',)
-# Fields of a config that hold paths, and what else they may begin with. The others of
-# `role='place'` are expanded where they are read, and kept as they were given, since a
-# resumed run must have the same ones.
-_FIELDS = {
-  'data.tokens': (),
+# What a field that holds a path may begin with besides. Those not in _EXPANDED
+# are expanded where they are read, and kept as they were given: a resumed run must have
+# the same ones.
+_TEXT = *_HUB, 'https://', 'http://'
+_OTHERS = {
+  'data.source': _TEXT,
+  'data.valid': _TEXT,
   'init_from': _HUB,
-  'data.source': ('hf:', 'https://', 'http://'),
-  'data.valid': ('hf:', 'https://', 'http://'),
-  'data.tokenizer': (),
   'task.data': _HUB,
-  'exams.data': (),
 }
 _EXPANDED = 'data.tokens', 'init_from'
 
@@ -117,7 +115,8 @@ def expand_paths(run: config.Run) -> None:
   Raises:
     UserError: as `user_path`.
   """
-  for name, others in _FIELDS.items():
+  for name in (*config.fields_with('place'), 'data.tokenizer'):
+    others = _OTHERS.get(name, ())
     section, _, last = name.rpartition('.')
     holder = getattr(run, section) if section else run
     text = getattr(holder, last)

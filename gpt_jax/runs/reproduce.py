@@ -14,7 +14,7 @@ from gpt_jax.runs import finetune_job, provenance, train
 from gpt_jax.runs.load import load
 from gpt_jax.runs.setup import prepared
 from gpt_jax.runs.workdir import check_same_run, read_about, read_run, sessions
-from gpt_jax.training import checksums, saved, sharding
+from gpt_jax.training import checksums, manifest, saved, sharding
 from gpt_jax.training.metrics_log import CLOCK_FIELDS, read_checksums, read_metrics
 
 # Fields of `FREE_ON_RESUME` that change numbers, if only by rounding.
@@ -338,10 +338,7 @@ def _tensors_apart(
     f'the first checkpoint that differs is that of update {step}: {len(names)} of '
     f'{len(ours["params"])} tensors, the first is {names[0]}'
   ]
-  kept = [
-    {int(path.name) for path in (each / 'checkpoints').glob('*') if path.name.isdigit()}
-    for each in (a, b)
-  ]
+  kept = [set(manifest.whole(each / 'checkpoints')) for each in (a, b)]
   later = [number for number in sorted(kept[0] & kept[1]) if number >= step]
   # A fine-tuning's groups have no run.json, and its checkpoints are no plain models.
   if not (a / 'run.json').exists() or read_run(a).is_finetuning or not later:

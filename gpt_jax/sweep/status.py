@@ -30,6 +30,7 @@ from gpt_jax.runs.workdir import (
 )
 from gpt_jax.sweep.plan import Entry, Sweep
 from gpt_jax.tasks.labelled_table import Task, task_of
+from gpt_jax.training import manifest
 from gpt_jax.training.metrics_log import read_metrics
 
 MEASURED = {  # columns of sweep.csv behind those of the overrides
@@ -164,8 +165,7 @@ def check_folder(entry: Entry) -> None:
 
 def _saved(folder: pathlib.Path) -> bool:
   """Returns whether a run or a seed has checkpoints."""
-  paths = itertools.chain(*(folder.glob(f'{n}/*') for n in ('checkpoints', TRAINING)))
-  return any(path.name.isdigit() for path in paths)
+  return any(manifest.saved(folder / name) for name in ('checkpoints', TRAINING))
 
 
 def _filled(entry: Entry) -> config.Run:
