@@ -491,3 +491,13 @@ def test_release_cleaning_without_its_packages_says_what_to_install(monkeypatch)
   with pytest.raises(UserError, match='pip install ftfy spacy'):
     gpt1._choose_cleaning('release')
   assert gpt1._choose_cleaning('auto') == 'basic'
+
+
+def test_special_tokens_by_name(trained):
+  """Their names are those tokens only where that is asked for."""
+  tokenizer = trained['byte_bpe']
+  text = 'a<|endoftext|> b'
+  expected = [*tokenizer.encode('a'), tokenizer.eot, *tokenizer.encode(' b')]
+  assert tokenizers.encode_special(tokenizer, text) == expected
+  assert tokenizer.eot not in tokenizer.encode(text)
+  assert tokenizers.encode_special(tokenizer, '') == []

@@ -10,7 +10,13 @@ from gpt_jax.tokenizers.byte_level import ByteLevel
 from gpt_jax.tokenizers.characters import Bytes, Characters, Numbers
 from gpt_jax.tokenizers.gpt1 import GPT1
 from gpt_jax.tokenizers.kinds import load, open_model, open_path, train
-from gpt_jax.tokenizers.protocol import Tokenizer, digest, text_of
+from gpt_jax.tokenizers.protocol import (
+  Tokenizer,
+  digest,
+  encode_special,
+  special_tokens,
+  text_of,
+)
 from gpt_jax.tokenizers.sentencepiece_model import SentencePiece
 
 __all__ = [
@@ -23,9 +29,11 @@ __all__ = [
   'SentencePiece',
   'Tokenizer',
   'digest',
+  'encode_special',
   'load',
   'open_model',
   'open_path',
+  'special_tokens',
   'text_of',
   'train',
 ]

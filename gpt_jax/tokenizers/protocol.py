@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -44,6 +45,28 @@ class Tokenizer(Protocol):
 
   def save(self, folder: Path) -> None:
     """Writes the tokenizer into a folder, for `load`."""
+
+
+def special_tokens(tokenizer: Tokenizer) -> dict[str, int]:
+  """Returns the ids of special tokens by their names: end-of-text, and added tokens."""
+  return {EOT: tokenizer.eot, **getattr(tokenizer, 'added', {})}
+
+
+def encode_special(tokenizer: Tokenizer, text: str) -> list[int]:
+  """Returns the ids of a text in which the names of special tokens are those tokens.
+
+  Of names that begin at the same place the longest counts. The texts between them are
+  encoded each by itself.
+  """
+  special = special_tokens(tokenizer)
+  longest_first = sorted(special, key=len, reverse=True)
+  ids = []
+  for part in re.split(f'({"|".join(map(re.escape, longest_first))})', text):
+    if part in special:
+      ids.append(special[part])
+    elif part:
+      ids += tokenizer.encode(part)
+  return ids
 
 
 def write_kind(folder: Path, about: dict) -> None:
