@@ -12,8 +12,10 @@ import tiktoken
 import tokenizers
 
 from gpt_jax.config import UserError
-from gpt_jax.files import brief, field, of_kind, read_json, shown
-from gpt_jax.tokenizers.bpe_files import MOST, Merges, check_bpe, read_bpe, write_bpe
+from gpt_jax.files import brief, field, shown
+from gpt_jax.tokenizers.bpe_files import Merges, check_bpe, read_bpe, write_bpe
+from gpt_jax.tokenizers.engines import OPTIONS
+from gpt_jax.tokenizers.facts import Facts
 from gpt_jax.tokenizers.protocol import EOT, KIND, write_kind
 from gpt_jax.tokenizers.texts import encodable, even_sample
 
@@ -49,6 +51,7 @@ class ByteLevel:
 
   kind = 'byte_bpe'
   unknown: frozenset[int] = frozenset()
+  facts: Facts | None = None
 
   def __init__(
     self,
@@ -83,6 +86,7 @@ class ByteLevel:
         'between documents; add one to the vocabulary'
       )
     self.eot = vocab[ends[0]]
+    self.added = {ends[0]: self.eot}
     self._vocab, self._merges, self._words, self._end = vocab, merges, words, ends[0]
     self._entries = sorted(vocab, key=vocab.get)
 
@@ -164,7 +168,7 @@ class ByteLevel:
   def save(self, folder: Path) -> None:
     """Writes vocab.json and merges.txt as Hugging Face has them, and kind.json."""
     about = {'eot': self._end, 'words': self._words, 'engine': self._engine}
-    write_kind(folder, {'kind': self.kind} | about)
+    write_kind(folder, {'kind': self.kind} | about, self.facts)
     write_bpe(folder, self._vocab, self._merges)
 
   @classmethod
@@ -176,50 +180,6 @@ class ByteLevel:
       for name in ('eot', 'words', 'engine')
     }
     return cls(vocab, merges, name=str(folder), **settings)
-
-  @classmethod
-  def open_json(cls, path: Path) -> 'ByteLevel':
-    """Returns the byte-level BPE of a tokenizer.json.
-
-    Raises:
-      UserError: it is no such file, or does more than byte-level BPE.
-    """
-    whole = read_json(path, most=MOST)
-    model = field(whole, 'model', dict, path)
-    unsupported = [
-      f'{part}={shown(value)}'
-      for part, value, plain in (
-        ('model.type', model.get('type', 'BPE'), ('BPE',)),
-        ('normalizer', whole.get('normalizer'), (None,)),
-        ('continuing_subword_prefix', model.get('continuing_subword_prefix'), _NONE),
-        ('end_of_word_suffix', model.get('end_of_word_suffix'), _NONE),
-      )
-      if value not in plain
-    ]
-    words = _words_of(whole.get('pre_tokenizer'))
-    if unsupported or not words:
-      splitter = shown(whole.get('pre_tokenizer'))
-      unsupported += [] if words else [f'pre_tokenizer={splitter}']
-      raise UserError(
-        f'{path}: {"; ".join(unsupported)} is not the byte-level BPE of GPT-2; '
-        'tokenizers of other kinds are not read'
-      )
-    vocab = dict(field(model, 'vocab', dict, path))
-    for token in of_kind(
-      whole.get('added_tokens') or [], list, f'{path}: added_tokens'
-    ):
-      of_kind(token, dict, f'{path}: added_tokens')
-      content = field(token, 'content', str, f'{path}: added_tokens')
-      vocab[content] = field(token, 'id', int, f'{path}: added_tokens')
-    merges = [
-      tuple(
-        merge.split(' ')
-        if isinstance(merge, str)
-        else of_kind(merge, list, f'{path}: merges')
-      )
-      for merge in field(model, 'merges', list, path)
-    ]
-    return cls(vocab, merges, words=words, name=str(path))
 
   @classmethod
   def train(cls, texts: Iterable[str], vocab: int) -> 'ByteLevel':
@@ -254,12 +214,36 @@ class ByteLevel:
     return cls(entries, [tuple(pair) for pair in model['merges']])
 
 
-_NONE = None, ''
-
-
 def _as_bytes(entry: str) -> bytes:
   """Returns the bytes that an entry of a GPT-2 vocabulary stands for."""
   return entry.translate(_TO_LATIN_1).encode('latin-1')
+
+
+def of_json(whole: dict[str, Any], eot: str, name: str) -> ByteLevel | None:
+  """Returns the byte-level BPE of a tokenizer.json; None: it is or does more.
+
+  Args:
+    whole: checked as by `engines.check`. Added tokens are entries like others, but for
+      their use in texts.
+    eot: as in `ByteLevel`.
+    name: of the file, for errors.
+  """
+  model, words = whole['model'], _words_of(whole.get('pre_tokenizer'))
+  decoder = whole.get('decoder') or {}
+  more = [whole.get('normalizer'), decoder.get('type') != 'ByteLevel']
+  more += [model.get(option) for option in OPTIONS]
+  if model.get('type', 'BPE') != 'BPE' or not words or any(more):
+    return None
+  vocab = dict(model['vocab'])
+  for token in whole.get('added_tokens') or []:
+    vocab[token['content']] = token['id']
+  merges = [
+    tuple(pair.split(' ') if isinstance(pair, str) else pair)
+    for pair in model['merges']
+  ]
+  if not all(byte in vocab for byte in BYTE_CHARACTERS.values()):
+    return None
+  return ByteLevel(vocab, merges, eot=eot, words=words, name=name)
 
 
 def _words_of(splitter: Any) -> str:

@@ -10,6 +10,7 @@ import tokenizers
 from gpt_jax.config import UserError
 from gpt_jax.files import field
 from gpt_jax.tokenizers.bpe_files import Merges, check_bpe, read_bpe, write_bpe
+from gpt_jax.tokenizers.facts import Facts
 from gpt_jax.tokenizers.protocol import EOT, KIND, write_kind
 from gpt_jax.tokenizers.texts import encodable
 
@@ -22,10 +23,12 @@ class GPT1:
       spaCy; 'basic' as BERT does (no accents, every punctuation mark a word, line
       ends lost), which Hugging Face's OpenAIGPTTokenizer always does.
 
-  Differs: GPT-1 has no end-of-text token. `eot` is an id after its 40,478.
+  Differs: GPT-1 has no end-of-text token. `eot` is an id after its 40,478, unless one
+  is given.
   """
 
   kind = 'gpt1'
+  facts: Facts | None = None
 
   def __init__(
     self,
@@ -33,6 +36,7 @@ class GPT1:
     merges: Merges,
     *,
     cleaning: str = 'auto',
+    eot: int | None = None,
     name: str = 'GPT-1 BPE',
   ):
     """Checks that vocabulary and merges fit and builds the encoder.
@@ -42,15 +46,21 @@ class GPT1:
       merges: pairs of entries, the first to be merged first.
       cleaning: 'release', 'basic', or 'auto': release where ftfy and spaCy are
         installed.
+      eot: an entry that ends a text; None: the id after the vocabulary.
       name: of the file, for errors.
 
     Raises:
-      UserError: the two don't fit, or 'release' lacks ftfy or spaCy.
+      UserError: the two don't fit, 'release' lacks ftfy or spaCy, or `eot` is no id.
     """
     check_bpe(vocab, merges, ('<unk>',), name)
     self.cleaning = _choose_cleaning(cleaning)
-    self.eot = len(vocab)
+    self.eot = len(vocab) if eot is None else eot
     self.vocab = len(vocab) + 1
+    if not 0 <= self.eot < self.vocab:
+      raise UserError(
+        f'{name}: the id {eot} of end-of-text must be in 0 .. {len(vocab)}; correct it'
+      )
+    self.added = {'<unk>': vocab['<unk>']}
     self.unknown = frozenset([vocab['<unk>']])
     self._vocab, self._merges = vocab, merges
     self._entries = [*sorted(vocab, key=vocab.get), EOT]
@@ -92,7 +102,9 @@ class GPT1:
 
   def save(self, folder: Path) -> None:
     """Writes vocab.json and merges.txt as Hugging Face has them, and kind.json."""
-    write_kind(folder, {'kind': self.kind, 'cleaning': self.cleaning})
+    about = {'kind': self.kind, 'cleaning': self.cleaning}
+    about |= {'eot': self.eot} if self.eot < len(self._vocab) else {}
+    write_kind(folder, about, self.facts)
     write_bpe(folder, self._vocab, self._merges)
 
   @classmethod
@@ -100,7 +112,8 @@ class GPT1:
     """Returns what `save` wrote."""
     vocab, merges = read_bpe(folder / 'vocab.json', folder / 'merges.txt')
     cleaning = field(about, 'cleaning', str, folder / KIND)
-    return cls(vocab, merges, cleaning=cleaning, name=str(folder))
+    eot = field(about, 'eot', int, folder / KIND) if 'eot' in about else None
+    return cls(vocab, merges, cleaning=cleaning, eot=eot, name=str(folder))
 
 
 def standardize(text: str) -> str:

@@ -1,6 +1,5 @@
 """Writes tokenizers as Hugging Face files, for `transformers.AutoTokenizer`."""
 
-import json
 import math
 import os
 import re
@@ -17,9 +16,11 @@ from gpt_jax.tokenizers import byte_level
 from gpt_jax.tokenizers.bpe_files import write_bpe
 from gpt_jax.tokenizers.byte_level import ByteLevel
 from gpt_jax.tokenizers.characters import Bytes, Characters
+from gpt_jax.tokenizers.facts import Facts
 from gpt_jax.tokenizers.gpt1 import GPT1
 from gpt_jax.tokenizers.protocol import EOT, Tokenizer
 from gpt_jax.tokenizers.sentencepiece_model import SentencePiece
+from gpt_jax.tokenizers.tokenizer_json import TokenizerJson
 
 MARK = '\u2581'  # as which SentencePiece writes a space
 # Texts that show where pipelines differ.
@@ -44,7 +45,9 @@ def write(tokenizer: Tokenizer, folder: Path, context: int) -> str:
   The folder gets tokenizer.json and tokenizer_config.json; from the BPE of GPT-2 and of
   GPT-1 also vocab.json and merges.txt. AutoTokenizer prefers these to whatever the
   config.json beside them suggests. `eot` is `bos_token` and `eos_token`, and no
-  encoding adds it. There is no `unk_token`: its name would be found in texts.
+  encoding adds it. There is no `unk_token`: its name would be found in texts. Of a
+  tokenizer that came from a folder of Hugging Face, special tokens, settings and chat
+  templates are written as they were there (`facts`).
 
   Differs: Hugging Face reads <|endoftext|> in a text, and the names of other control
   pieces of a given SentencePiece model, as those tokens, unless it gets
@@ -55,15 +58,18 @@ def write(tokenizer: Tokenizer, folder: Path, context: int) -> str:
   Args:
     tokenizer: of any kind but 'numbers'.
     folder: created if missing. Nothing else in it is changed.
-    context: tokens that the model can read (`model_max_length`).
+    context: tokens that the model can read (`model_max_length`), where the folder that
+      the tokenizer is from says nothing of that.
 
   Raises:
     UserError: the files would give other ids, as for a SentencePiece model that
       normalises text. The folder is as before then.
   """
   differs = ''
+  facts = getattr(tokenizer, 'facts', None)
   if isinstance(tokenizer, GPT1) and tokenizer.cleaning == 'release':
-    tokenizer = GPT1(tokenizer._vocab, tokenizer._merges, cleaning='basic')
+    given = None if _has_own_end(tokenizer) else tokenizer.eot
+    tokenizer = GPT1(tokenizer._vocab, tokenizer._merges, cleaning='basic', eot=given)
     differs = (
       "Hugging Face can't clean text as GPT-1's release does, with ftfy and spaCy: "
       "its ids are those of cleaning='basic' (each punctuation mark a word, no accents "
@@ -74,33 +80,31 @@ def write(tokenizer: Tokenizer, folder: Path, context: int) -> str:
       'where two ways to cut a text are equally likely, to within rounding, Hugging '
       'Face may choose another than SentencePiece'
     )
-  pipeline = _pipeline(tokenizer)
-  end = pipeline.id_to_token(tokenizer.eot)
-  settings = {
-    # Reads tokenizer.json as it is; other classes build their own from parts of it.
-    'tokenizer_class': 'PreTrainedTokenizerFast',
-    'model_max_length': context,
-    'bos_token': end,
-    'eos_token': end,
-    'clean_up_tokenization_spaces': False,
-  }
+  ends = {}
+  if facts is None or _has_own_end(tokenizer):
+    ends = dict.fromkeys(('bos_token', 'eos_token'), tokenizer.pieces([tokenizer.eot])[0])
   folder = Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(prefix='.tokenizer.', dir=folder) as name:
     staged = Path(name)
-    pipeline.save(str(staged / 'tokenizer.json'))
-    _check(tokenizer, staged / 'tokenizer.json')
-    text = json.dumps(settings, indent=2, ensure_ascii=False) + '\n'
-    (staged / 'tokenizer_config.json').write_text(text, encoding='utf-8')
+    if isinstance(tokenizer, TokenizerJson):
+      path = staged / 'tokenizer.json'
+      path.write_text(tokenizer.whole, encoding='utf-8', newline='')
+    else:
+      _pipeline(tokenizer).save(str(staged / 'tokenizer.json'))
+      _check(tokenizer, staged / 'tokenizer.json')
+    (facts or Facts({})).write(staged, context, ends)
     # The next two can't say how words are cut: they are read as of these two kinds.
     gpt2 = (
       isinstance(tokenizer, ByteLevel) and tokenizer._words == byte_level.GPT2_WORDS
     )
     if gpt2 or isinstance(tokenizer, GPT1):
       write_bpe(staged, tokenizer._vocab, tokenizer._merges)
-    for path in sorted(staged.iterdir()):
+    for path in sorted(each for each in staged.rglob('*') if each.is_file()):
       sync(path)
-      os.replace(path, folder / path.name)
+      place = folder / path.relative_to(staged)
+      place.parent.mkdir(exist_ok=True)
+      os.replace(path, place)
   sync(folder)
   return differs
 
@@ -122,7 +126,8 @@ def _pipeline(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
     )
     pipeline.decoder = decoders.ByteLevel()
   elif isinstance(tokenizer, GPT1):
-    vocab = tokenizer._vocab | {EOT: tokenizer.eot}
+    end = {EOT: tokenizer.eot} if _has_own_end(tokenizer) else {}
+    vocab = tokenizer._vocab | end
     pipeline = tokenizers.Tokenizer(
       models.BPE(vocab, tokenizer._merges, unk_token='<unk>', end_of_word_suffix='</w>')
     )
@@ -144,8 +149,14 @@ def _pipeline(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
     every = tokenizers.Regex(r'[\s\S]')
     pipeline.pre_tokenizer = pre_tokenizers.Split(every, 'isolated')
     pipeline.decoder = decoders.Fuse()
-  pipeline.add_special_tokens(tokenizer.pieces([tokenizer.eot]))
+  if not isinstance(tokenizer, GPT1) or _has_own_end(tokenizer):
+    pipeline.add_special_tokens(tokenizer.pieces([tokenizer.eot]))
   return pipeline
+
+
+def _has_own_end(tokenizer: Tokenizer) -> bool:
+  """Returns whether it is GPT-1's, with the end of text that its release lacks."""
+  return isinstance(tokenizer, GPT1) and tokenizer.eot == len(tokenizer._vocab)
 
 
 def _is_bpe(tokenizer: SentencePiece) -> bool:

@@ -5,12 +5,17 @@ from pathlib import Path
 
 from gpt_jax.config import TRAINED, UserError
 from gpt_jax.files import field, read_json, shown
-from gpt_jax.tokenizers.bpe_files import read_bpe
+from gpt_jax.tokenizers import from_folder
+from gpt_jax.tokenizers.assemble import class_of
+from gpt_jax.tokenizers.bpe_files import MOST, read_bpe
 from gpt_jax.tokenizers.byte_level import ByteLevel
 from gpt_jax.tokenizers.characters import Bytes, Characters, Numbers
+from gpt_jax.tokenizers.facts import Facts, read_facts
+from gpt_jax.tokenizers.folder import Folder, read_folder
 from gpt_jax.tokenizers.gpt1 import GPT1
 from gpt_jax.tokenizers.protocol import KIND, Tokenizer
 from gpt_jax.tokenizers.sentencepiece_model import SentencePiece
+from gpt_jax.tokenizers.tokenizer_json import TokenizerJson
 
 
 def train(kind: str, texts: Iterable[str], vocab: int) -> Tokenizer:
@@ -36,64 +41,91 @@ def train(kind: str, texts: Iterable[str], vocab: int) -> Tokenizer:
   raise UserError(f'tokenizer {kind!r} must be one of {", ".join(TRAINED)}')
 
 
-def open_model(path: str | Path, kind: str = 'sentencepiece') -> SentencePiece:
+def open_model(
+  path: str | Path, kind: str = 'sentencepiece', eot: int | None = None
+) -> SentencePiece:
   """Returns the tokenizer in a SentencePiece .model file.
 
   Its documents end with its own <|endoftext|>, else its </s>, else its <s>. Most such
   models normalise text: they do not give back every character.
 
   Args:
-    kind: as in `SentencePiece`.
+    kind, eot: as in `SentencePiece`.
 
   Raises:
     UserError: there is no such file, or it is not a SentencePiece model.
   """
   try:
-    return SentencePiece(Path(path).read_bytes(), kind, str(path))
+    return SentencePiece(Path(path).read_bytes(), kind, str(path), eot)
   except OSError as e:
     raise UserError(f'{path}: can not be read: {e.strerror or e}') from e
 
 
-# Files that mark a folder of others: GPT-1's release, GPT-2's, Hugging Face's.
-_PAIRS = (
+# Files that mark a folder of a release: GPT-1's, GPT-2's.
+_RELEASED = (
   ('encoder_bpe_40000.json', 'vocab_40000.bpe'),
   ('encoder.json', 'vocab.bpe'),
-  ('vocab.json', 'merges.txt'),
 )
 
 
-def open_path(path: str | Path, cleaning: str = 'auto') -> Tokenizer:
+def open_path(
+  path: str | Path, cleaning: str = 'auto', eot: int | None = None
+) -> Tokenizer:
   """Returns the tokenizer in a file or folder, ours or of others.
 
   Args:
     path: a folder of `save`, or a workdir that has one; a folder with the vocabulary
-      and merges of GPT-1 or GPT-2 as released or as in Hugging Face's; a
-      tokenizer.json; a SentencePiece .model.
+      and merges of GPT-1 or GPT-2 as released; a folder of Hugging Face's, of which
+      all is read that is about the tokenizer; a tokenizer.json alone; a SentencePiece
+      .model.
     cleaning: as in `gpt1.GPT1`.
+    eot: id that ends a text, as a model's config.json has it; None: what the tokenizer
+      says. Not for a folder of `save`, which has its own.
 
   Raises:
-    UserError: there is none, or it is damaged or of an unknown kind.
+    UserError: there is none, it is damaged or of an unknown kind, or says what is not
+      supported.
   """
   path = Path(path).expanduser()
   if path.is_file():
-    return ByteLevel.open_json(path) if path.suffix == '.json' else open_model(path)
+    if path.suffix == '.json':
+      return from_folder.opened(Folder(path, read_json(path, most=MOST)), cleaning, eot)
+    return open_model(path, eot=eot)
   for folder in (path, path / 'tokenizer'):
     if (folder / KIND).exists():
       return load(folder)
-  for vocab, merges in _PAIRS:
+  for vocab, merges in _RELEASED:
     if (path / vocab).exists() and (path / merges).exists():
       ids, pairs = read_bpe(path / vocab, path / merges)
-      if any(entry.endswith('</w>') for entry in ids):
-        return GPT1(ids, pairs, cleaning=cleaning, name=str(path))
-      return ByteLevel(ids, pairs, name=str(path))
-  if (path / 'tokenizer.json').exists():
-    return ByteLevel.open_json(path / 'tokenizer.json')
+      if class_of(ids) == 'OpenAIGPTTokenizer':
+        return GPT1(ids, pairs, cleaning=cleaning, eot=eot, name=str(path))
+      return ByteLevel(ids, pairs, eot=_entry(ids, eot, path), name=str(path))
+  pair = all((path / name).exists() for name in ('vocab.json', 'merges.txt'))
+  if pair or (path / 'tokenizer.json').exists():
+    return from_folder.opened(read_folder(path), cleaning, eot)
   if len(models := sorted(path.glob('*.model'))) == 1:
-    return open_model(models[0])
+    return from_folder.with_model(read_folder(path), models[0], eot)
   raise UserError(
     f'{path}: holds no tokenizer; give one of {", ".join(TRAINED)}, a .model file, a '
     'tokenizer.json, or a folder with vocab.json and merges.txt'
   )
+
+
+def _entry(vocab: dict[str, int], eot: int | None, where: Path) -> str:
+  """Returns the entry with an id, '' for None."""
+  found = [entry for entry, number in vocab.items() if number == eot]
+  if eot is not None and not found:
+    raise UserError(
+      f'{where}: the id {eot} of end-of-text has no entry in the vocabulary of '
+      f'{len(vocab)}; correct it'
+    )
+  return found[0] if found else ''
+
+
+def _with_facts(tokenizer: Tokenizer, facts: Facts | None) -> Tokenizer:
+  """Returns a tokenizer with what the folder of Hugging Face says that it is from."""
+  tokenizer.facts = facts
+  return tokenizer
 
 
 def load(folder: str | Path) -> Tokenizer:
@@ -108,12 +140,16 @@ def load(folder: str | Path) -> Tokenizer:
     raise UserError(f'{folder}: holds no tokenizer: there is no {KIND} in it')
   about = read_json(path)
   kind = field(about, 'kind', str, path)
+  facts, model = read_facts(folder), folder / 'sentencepiece.model'
   if kind in ('bpe', 'unigram', 'sentencepiece'):
-    return open_model(folder / 'sentencepiece.model', kind)
+    eot = field(about, 'eot', int, path) if 'eot' in about else None
+    return _with_facts(open_model(model, kind, eot), facts)
   if kind == 'byte_bpe':
-    return ByteLevel.load(folder, about)
+    return _with_facts(ByteLevel.load(folder, about), facts)
   if kind == 'gpt1':
-    return GPT1.load(folder, about)
+    return _with_facts(GPT1.load(folder, about), facts)
+  if kind == 'tokenizer_json':
+    return TokenizerJson.load(folder, about, facts)
   if kind == 'chars':
     return Characters(field(about, 'characters', str, path), str(path))
   if kind == 'bytes':

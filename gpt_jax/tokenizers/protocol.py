@@ -5,9 +5,11 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
+
+from gpt_jax.tokenizers.facts import Facts
 
 EOT = '<|endoftext|>'
 KIND = 'kind.json'  # beside the files of every saved tokenizer
@@ -16,9 +18,12 @@ KIND = 'kind.json'  # beside the files of every saved tokenizer
 class Tokenizer(Protocol):
   """The interface of every tokenizer.
 
+  Those that may come from a Hugging Face folder also have `added`, ids of added tokens
+  by their texts, and `facts`, what else the folder says (None: nothing).
+
   Attributes:
-    kind: 'bpe', 'unigram', 'sentencepiece', 'byte_bpe', 'gpt1', 'chars', 'bytes' or
-      'numbers'.
+    kind: 'bpe', 'unigram', 'sentencepiece', 'byte_bpe', 'gpt1', 'tokenizer_json',
+      'chars', 'bytes' or 'numbers'.
     vocab: number of ids, special ones included.
     unknown: ids of text that has no entry of its own.
   """
@@ -47,6 +52,14 @@ class Tokenizer(Protocol):
     """Writes the tokenizer into a folder, for `load`."""
 
 
+@runtime_checkable
+class FindsSpecial(Protocol):
+  """A tokenizer that has rules of its own for finding special tokens."""
+
+  def encode_special(self, text: str) -> list[int]:
+    """Returns the ids of a text in which special tokens are named."""
+
+
 def special_tokens(tokenizer: Tokenizer) -> dict[str, int]:
   """Returns the ids of special tokens by their names: end-of-text, and added tokens."""
   return {EOT: tokenizer.eot, **getattr(tokenizer, 'added', {})}
@@ -56,8 +69,10 @@ def encode_special(tokenizer: Tokenizer, text: str) -> list[int]:
   """Returns the ids of a text in which the names of special tokens are those tokens.
 
   Of names that begin at the same place the longest counts. The texts between them are
-  encoded each by itself.
+  encoded each by itself. Tokens of a tokenizer.json are found by their own rules.
   """
+  if isinstance(tokenizer, FindsSpecial):
+    return tokenizer.encode_special(text)
   special = special_tokens(tokenizer)
   longest_first = sorted(special, key=len, reverse=True)
   ids = []
@@ -69,11 +84,13 @@ def encode_special(tokenizer: Tokenizer, text: str) -> list[int]:
   return ids
 
 
-def write_kind(folder: Path, about: dict) -> None:
-  """Writes the file that says what a tokenizer folder holds."""
+def write_kind(folder: Path, about: dict, facts: Facts | None = None) -> None:
+  """Writes the file that says what a tokenizer folder holds, and facts about it."""
   folder.mkdir(parents=True, exist_ok=True)
   text = json.dumps(about, indent=1) + '\n'
   (folder / KIND).write_text(text, encoding='utf-8')
+  if facts:
+    facts.save(folder)
 
 
 def text_of(tokenizer: Tokenizer, token: int) -> str:

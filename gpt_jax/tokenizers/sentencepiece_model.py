@@ -15,6 +15,7 @@ import sentencepiece
 
 from gpt_jax.config import UserError
 from gpt_jax.files import brief
+from gpt_jax.tokenizers.facts import Facts
 from gpt_jax.tokenizers.protocol import EOT, write_kind
 from gpt_jax.tokenizers.texts import encodable, even_sample
 
@@ -29,14 +30,27 @@ class SentencePiece:
   """A SentencePiece model.
 
   Models trained here lose nothing: decode(encode(text)) == text.
+
+  Attributes:
+    added: ids of control pieces by their names; no text gives them.
   """
 
-  def __init__(self, model: bytes, kind: str = 'sentencepiece', name: str = 'model'):
+  facts: Facts | None = None
+
+  def __init__(
+    self,
+    model: bytes,
+    kind: str = 'sentencepiece',
+    name: str = 'model',
+    eot: int | None = None,
+  ):
     """Opens the bytes of a .model file.
 
     Args:
       kind: 'bpe' and 'unigram' are trained here; 'sentencepiece' is anything else.
       name: of the file, for errors.
+      eot: the piece that ends a text; None: the first of <|endoftext|>, </s> and <s>
+        that is a control piece.
 
     Raises:
       UserError: `model` is not one, or has no token that can end a text.
@@ -54,8 +68,16 @@ class SentencePiece:
     if not self.vocab:
       raise UserError(f'{name}: not a SentencePiece model (it has no pieces)')
     p = self._processor
+    self.added = {n: i for i, n in enumerate(names) if p.is_control(i)}
     named = p.piece_to_id(EOT)
     ends = [i for i in (named, p.eos_id(), p.bos_id()) if i >= 0 and p.is_control(i)]
+    if eot is not None and not 0 <= eot < self.vocab:
+      raise UserError(
+        f'{name}: the id {eot} of end-of-text must be in 0 .. {self.vocab - 1}; '
+        'correct it'
+      )
+    self._given = eot is not None
+    ends = [eot] if self._given else ends
     if not ends:
       raise UserError(
         f'{name}: has no {EOT}, </s> or <s> among its control pieces, one of which '
@@ -176,13 +198,16 @@ class SentencePiece:
     return ids
 
   def decode(self, ids: Sequence[int]) -> str:
-    return self._processor.decode([int(i) for i in ids])
+    # A given end may be a piece that has a text.
+    skip = self.eot if self._given else -1
+    return self._processor.decode([int(i) for i in ids if i != skip])
 
   def pieces(self, ids: Sequence[int]) -> list[str]:
     return [self._processor.id_to_piece(int(i)) for i in ids]
 
   def save(self, folder: Path) -> None:
-    write_kind(folder, {'kind': self.kind})
+    about = {'kind': self.kind} | ({'eot': self.eot} if self._given else {})
+    write_kind(folder, about, self.facts)
     (folder / 'sentencepiece.model').write_bytes(self._model)
 
   @classmethod

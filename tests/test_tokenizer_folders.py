@@ -1,0 +1,76 @@
+"""Tokenizers of Hugging Face folders: ids, texts and facts as transformers has them."""
+
+import dataclasses
+import json
+import pathlib
+
+import pytest
+import tokenizer_folders
+from tokenizer_folders import EOT, FOLDERS, TEXTS
+
+from gpt_jax import tokenizers
+from gpt_jax.tokenizers import hugging_face
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+GOLDEN = json.loads((ROOT / 'tests/goldens/tokenizer_folders.json').read_text('utf-8'))
+
+
+@pytest.fixture(scope='session', params=FOLDERS)
+def case(request, tmp_path_factory):
+  """Its golden, its folder and what we open it as."""
+  name = request.param
+  folder = tokenizer_folders.write(name, tmp_path_factory.mktemp('folders') / name)
+  return GOLDEN[name], folder, tokenizers.open_path(folder, 'basic')
+
+
+def check_ids(golden, ours):
+  for text, row in zip(TEXTS, golden['rows'], strict=True):
+    assert ours.encode(text) == ours.encode_array(text).tolist()
+    special = tokenizers.encode_special(ours, text)
+    if EOT in text and EOT not in ours.added:
+      continue  # for us a name of end-of-text everywhere
+    assert special == row['special'], text
+    if ours.kind != 'gpt1':  # whose <unk> has always been shown
+      assert ours.decode(special) == row['text']
+    if EOT in text and ours.added[EOT] in row['split']:
+      continue  # a file that has it as no special token
+    assert ours.encode(text) == row['split'], text
+
+
+def test_ids_and_texts_are_those_of_transformers(case):
+  golden, _, ours = case
+  check_ids(golden, ours)
+
+
+def test_what_is_saved_is_loaded_again(case, tmp_path):
+  golden, _, ours = case
+  ours.save(tmp_path / 'a')
+  again = tokenizers.load(tmp_path / 'a')
+  check_ids(golden, again)
+  names = 'kind', 'vocab', 'eot', 'added', 'unknown'
+  assert [getattr(again, n) for n in names] == [getattr(ours, n) for n in names]
+  assert (again.facts is None) == (ours.facts is None)
+  if ours.facts:
+    assert again.facts == dataclasses.replace(ours.facts, notes=())
+  again.save(tmp_path / 'b')
+  assert tokenizers.digest(tmp_path / 'a') == tokenizers.digest(tmp_path / 'b')
+
+
+def written(golden, folder, ours):
+  """Returns what it should be found as after it was written again."""
+  facts = dict(golden['facts'])
+  about = folder / 'tokenizer_config.json'
+  about = json.loads(about.read_text('utf-8')) if about.exists() else {}
+  if 'model_max_length' not in about:
+    facts['model_max_length'] = 128
+  return golden | {'facts': facts}
+
+
+def test_transformers_finds_in_a_written_folder_what_it_found_before(case, tmp_path):
+  pytest.importorskip('transformers')
+  from goldens import make_tokenizer_folders
+
+  golden, folder, ours = case
+  hugging_face.write(ours, tmp_path, 128)
+  found = make_tokenizer_folders.found(tmp_path)
+  assert found == written(golden, folder, ours)
