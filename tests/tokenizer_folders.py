@@ -132,7 +132,33 @@ def added_inside(folder):
 
 def named_only(folder):
   """Tokens that are named, but have no id in any file: they get the next."""
-  pair(folder, special_tokens_map={'pad_token': '[PAD]', 'sep_token': token('<|user|>')})
+  pair(
+    folder, special_tokens_map={'pad_token': '[PAD]', 'sep_token': token('<|user|>')}
+  )
+
+
+def typed(folder):
+  """As tokenizer_config.json had it up to version 4.33."""
+  eot = token(EOT, normalized=True) | {'__type': 'AddedToken'}
+  names = dict.fromkeys(('bos_token', 'eos_token', 'unk_token'), eot)
+  more = [token('<|user|>', lstrip=True) | {'__type': 'AddedToken'}, '<|im_end|>']
+  about = {'errors': 'replace', 'name_or_path': 'somewhere', 'add_prefix_space': False}
+  about |= names | {'additional_special_tokens': more}
+  pair(folder, tokenizer_config=about, special_tokens_map=names)
+
+
+def version4(folder):
+  """All that version 4 writes of a vocabulary with added tokens."""
+  made = gpt2()
+  made.add_special_tokens(list(CHAT))
+  ids = {EOT: SIZE} | CHAT
+  decoder = {str(i): token(text, special=True) for text, i in ids.items()}
+  names = dict.fromkeys(('bos_token', 'eos_token', 'unk_token'), EOT)
+  names |= {'additional_special_tokens': list(CHAT), 'pad_token': '<|im_end|>'}
+  about = {'added_tokens_decoder': decoder, 'tokenizer_class': 'GPT2Tokenizer'}
+  about |= {'add_prefix_space': False, 'clean_up_tokenization_spaces': True} | names
+  pair(folder, tokenizer_config=about, special_tokens_map=names, added_tokens=CHAT)
+  put(folder, tokenizer__json=made.to_str())
 
 
 def own_names(folder):
@@ -200,7 +226,11 @@ def unspecial_eot(folder):
 
 def nfc(folder):
   made = gpt2()
-  steps = normalizers.NFC(), normalizers.Replace('hello', 'the'), normalizers.Lowercase()
+  steps = (
+    normalizers.NFC(),
+    normalizers.Replace('hello', 'the'),
+    normalizers.Lowercase(),
+  )
   made.normalizer = normalizers.Sequence(list(steps))
   whole(folder, made)
 
@@ -240,7 +270,9 @@ def metaspace(folder):
   entries += [f'<0x{byte:02X}>' for byte in range(256)]
   vocab = {entry: i for i, entry in enumerate(dict.fromkeys(entries))}
   merges = [('t', 'h'), ('th', 'e'), ('▁', 'the')]
-  model = models.BPE(vocab, merges, unk_token='<unk>', byte_fallback=True, fuse_unk=True)
+  model = models.BPE(
+    vocab, merges, unk_token='<unk>', byte_fallback=True, fuse_unk=True
+  )
   made = tokenizers.Tokenizer(model)
   made.pre_tokenizer = pre_tokenizers.Metaspace()
   steps = decoders.ByteFallback(), decoders.Metaspace()
@@ -310,7 +342,8 @@ FOLDERS = {
   each.__name__: each
   for each in (
     *(plain, released, neo, pad_is_eos, added_json, added_special, added_named_twice),
-    *(added_decoder, added_inside, named_only, own_names, model_specific, prefix_class),
+    *(added_decoder, added_inside, named_only, typed, version4, own_names),
+    *(model_specific, prefix_class),
     *(prefix_over_file, prefix_file, bos_added, bos_of_file, flags, normalized),
     *(unspecial_eot, nfc, digits, split, merges_ignored, cut_off, metaspace, unigram),
     *(word_level, templates, template_files, gpt1, gpt1_added),

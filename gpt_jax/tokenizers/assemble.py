@@ -6,7 +6,6 @@ tokenizer.json and build the rest themselves; any other takes the file as it is.
 
 import json
 from collections.abc import Iterable
-from typing import Any
 
 import tokenizers
 from tokenizers import AddedToken, processors
@@ -45,7 +44,13 @@ def pipeline(said: Folder) -> tuple[tokenizers.Tokenizer, Facts, int]:
     check_bpe(vocab, merges, needed, str(said.path))
     encoder = engines.of_class(kind, vocab, merges, _prefix(said), unknown)
     if whole is not None:
-      encoder.post_processor = _compared(said, encoder)
+      _compare(said, encoder)
+      shell = engines.shell(whole, where)
+      encoder.post_processor = shell.post_processor
+      if shell.padding:
+        encoder.enable_padding(**shell.padding)
+      if shell.truncation:
+        encoder.enable_truncation(**shell.truncation)
   else:
     encoder = engines.opened(whole, where)
   size = encoder.get_vocab_size(with_added_tokens=True)
@@ -58,8 +63,11 @@ def pipeline(said: Folder) -> tuple[tokenizers.Tokenizer, Facts, int]:
   idle -= set(map(str, extra))
   size = max([size, *(encoder.token_to_id(t) + 1 for t in new if t not in idle)])
   before, after = engines.frame(encoder)
+  names = {name: str(token) for name, token in named.items()}
+  if encoder.padding:
+    names.setdefault('pad_token', encoder.padding['pad_token'])
   facts = Facts(
-    {name: str(token) for name, token in named.items()},
+    names,
     tuple(map(str, extra)),
     said.settings,
     said.templates,
@@ -102,13 +110,11 @@ def _prefix(said: Folder) -> bool:
   return bool(value) and of_kind(value, bool, where, name='add_prefix_space')
 
 
-def _compared(said: Folder, encoder: tokenizers.Tokenizer) -> Any:
-  """Returns the post-processor of a tokenizer.json that a class takes parts of.
+def _compare(said: Folder, encoder: tokenizers.Tokenizer) -> None:
+  """Raises a UserError where a class passes over a part of tokenizer.json.
 
-  Raises:
-    UserError: the class passes over another part. Version 4 of `transformers` goes by
-      the file, and version 5 by the class. Only `add_prefix_space` is that of
-      tokenizer_config.json in both.
+  Version 4 of `transformers` goes by the file there, and version 5 by the class. Only
+  `add_prefix_space` is that of tokenizer_config.json in both.
   """
   where = said.file
   theirs = engines.parts(said.whole, where)
@@ -131,7 +137,6 @@ def _compared(said: Folder, encoder: tokenizers.Tokenizer) -> Any:
       'tokenizer_class=PreTrainedTokenizerFast into tokenizer_config.json if the file '
       'is right'
     )
-  return engines.shell(said.whole, where).post_processor
 
 
 def _add(
@@ -185,13 +190,13 @@ def _frame(said: Folder, encoder: tokenizers.Tokenizer, named: Named) -> None:
   where = said.path / 'tokenizer_config.json'
   around, tokens = {'bos': '', 'eos': ''}, []
   for name in around:
-    flag = said.settings.get(f'add_{name}_token')
+    flag = f'add_{name}_token'
+    asked = of_kind(said.settings.get(flag) or False, bool, where, name=flag)
+    token = named.get(f'{name}_token')
     # With a tokenizer.json it is that file which says so.
-    if said.whole is None and flag is not None and of_kind(flag, bool, where):
-      token = named.get(f'{name}_token')
-      if token is not None:
-        around[name] = str(token)
-        tokens.append((str(token), encoder.token_to_id(str(token))))
+    if said.whole is None and asked and token is not None:
+      around[name] = str(token)
+      tokens.append((str(token), encoder.token_to_id(str(token))))
 
   def framed(text: str, number: int) -> list[str]:
     parts = around['bos'], text, around['eos']

@@ -62,9 +62,11 @@ class Facts:
     about |= {n: v for n, v in self.settings.items() if n not in _ELSEWHERE}
     # Fields that are null mean other than none to some classes, and nothing to this.
     about = {n: v for n, v in about.items() if n not in NAMED}
-    about |= (ends if 'eos_token' not in self.named else {}) | self.named
-    if self.extra:
-      about['extra_special_tokens'] = list(self.extra)
+    loose = {n: t for n, t in self.named.items() if not n.endswith('_token')}
+    named = {n: t for n, t in self.named.items() if n not in loose}
+    about |= (ends if 'eos_token' not in named else {}) | named
+    if self.extra or loose:
+      about['extra_special_tokens'] = loose or list(self.extra)
     # Other classes build their own from parts of tokenizer.json.
     about = {'tokenizer_class': 'PreTrainedTokenizerFast'} | about
     text = json.dumps(about, indent=2, ensure_ascii=False) + '\n'

@@ -40,7 +40,7 @@ def opened(said: Folder, cleaning: str, eot: int | None) -> FromFolder:
   encoder, facts, vocab = pipeline(said)
   about = json.loads(encoder.to_str())
   name = str(said.file if said.whole is not None else said.path)
-  framed = bool(facts.before or facts.after)
+  framed = facts.before or facts.after or about['padding'] or about['truncation']
   parts = None if framed else _of_gpt1(about)
   if parts:
     found = GPT1(*parts, cleaning=cleaning, eot=eot, name=name)
@@ -156,7 +156,6 @@ def with_model(said: Folder, path: Path, eot: int | None) -> SentencePiece:
 
   Args:
     said: what the folder says. Its class of tokenizers is not asked for.
-    path: of the .model.
     eot: as in `kinds.open_path`.
 
   Raises:

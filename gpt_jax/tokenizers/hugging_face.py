@@ -82,7 +82,9 @@ def write(tokenizer: Tokenizer, folder: Path, context: int) -> str:
     )
   ends = {}
   if facts is None or _has_own_end(tokenizer):
-    ends = dict.fromkeys(('bos_token', 'eos_token'), tokenizer.pieces([tokenizer.eot])[0])
+    ends = dict.fromkeys(
+      ('bos_token', 'eos_token'), tokenizer.pieces([tokenizer.eot])[0]
+    )
   folder = Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(prefix='.tokenizer.', dir=folder) as name:

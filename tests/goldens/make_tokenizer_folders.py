@@ -1,7 +1,7 @@
 """Makes tokenizer_folders.json: what transformers makes of each of our folders.
 
-  pip install transformers
-  PYTHONPATH=.:tests python tests/goldens/make_tokenizer_folders.py
+pip install transformers
+PYTHONPATH=.:tests python tests/goldens/make_tokenizer_folders.py
 """
 
 import importlib.metadata
@@ -12,7 +12,8 @@ import tempfile
 import tokenizer_folders
 import transformers
 
-ATTRIBUTES = 'bos eos unk sep pad cls mask image end'.split()
+ATTRIBUTES = [f'{name}_token' for name in 'bos eos unk sep pad cls mask image'.split()]
+ATTRIBUTES += ['end']
 
 
 def found(folder: pathlib.Path) -> dict:
@@ -30,7 +31,7 @@ def found(folder: pathlib.Path) -> dict:
         'text': read.decode(ids, skip_special_tokens=True),
       }
     )
-  named = {name: getattr(read, f'{name}_token', None) for name in ATTRIBUTES}
+  named = {name: getattr(read, name, None) for name in ATTRIBUTES}
   facts = 'extra_special_tokens', 'model_max_length', 'padding_side', 'chat_template'
   facts += ('clean_up_tokenization_spaces', 'split_special_tokens')
   return {
