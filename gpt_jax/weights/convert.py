@@ -392,8 +392,9 @@ def write(
     )
     arrays[name] = np.ascontiguousarray(array.T if tensor.transposed else array)
   _write_safetensors(arrays, folder)
-  about = json.dumps(config_json(family, c, dropout, eos, found), indent=2) + '\n'
-  (folder / 'config.json').write_text(about, encoding='utf-8')
+  about = config_json(family, c, dropout, eos, found)
+  text = json.dumps(about, indent=2, sort_keys=True) + '\n'
+  (folder / 'config.json').write_text(text, encoding='utf-8')
   return family
 
 

@@ -185,13 +185,13 @@ FLAGS = {
 GENERATION = {
   'eos_token_id': Field('used', 'ends a text: a number, a list, or null for none'),
   **{
-    name: Field('kept', f'no default here; give --{flag} to sample')
+    name: Field('kept', f'no default here; `sample` takes --{flag}')
     for name, flag in FLAGS.items()
   },
   'do_sample': Field('kept', 'no default here; --temperature=0 is greedy'),
   **_all(
     'kept',
-    'no default here, and nothing here does it by ids',
+    'no default here, and no flag',
     'max_length min_length max_time epsilon_cutoff eta_cutoff top_h '
     'encoder_repetition_penalty bad_words_ids renormalize_logits forced_bos_token_id '
     'forced_eos_token_id remove_invalid_values exponential_decay_length_penalty '
@@ -217,6 +217,8 @@ GENERATION = {
   ),
   **_all('kept', 'where it comes from', '_from_model_config transformers_version'),
 }
+# Notes of what a user of transformers expects to act.
+NO_DEFAULT = {f.note for f in GENERATION.values() if f.note.startswith('no default')}
 
 # An unknown field is kept; unless it is switched on and named after a part of what a
 # model computes: files of other code have such, and this code would compute another
