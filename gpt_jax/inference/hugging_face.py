@@ -33,7 +33,9 @@ _TOKENIZERS = (
   'vocab.bpe',
   'vocab_40000.bpe',
 )
-_FETCHED = '*.json', '*.safetensors', '*.txt', '*.model', '*.jinja'
+# All of a folder but the weights.
+DESCRIPTIONS = '*.json', '*.txt', '*.model', '*.jinja'
+_FETCHED = *DESCRIPTIONS, '*.safetensors'
 
 
 def names_weights(source: str | Path) -> bool:

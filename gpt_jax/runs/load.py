@@ -57,7 +57,7 @@ def load(
   """
   path = user_path(path, 'path', others=['hf:'])
   workdir = pathlib.Path(path)
-  if not (workdir / 'run.json').exists() and hugging_face.names_weights(path):
+  if is_weights(path):
     return hugging_face.open_model(path).model
   run = read_run(workdir)
   task = task_of(run)
@@ -84,14 +84,19 @@ def load(
   return Classifier(tree['gpt'], gpt, tokenizer, step, clf=tree['clf'], task=task)
 
 
+def is_weights(path: str | pathlib.Path) -> bool:
+  """Returns whether a path names weights of others, and not a workdir."""
+  workdir = (pathlib.Path(path) / 'run.json').exists()
+  return not workdir and hugging_face.names_weights(path)
+
+
 def architecture(path: str | pathlib.Path) -> GPTConfig:
   """Returns the architecture of the model that `load` opens, without its weights.
 
   Raises:
     UserError: `path` is no workdir and no folder with Hugging Face's config.json.
   """
-  workdir = (pathlib.Path(path) / 'run.json').exists()
-  if not workdir and hugging_face.names_weights(path):
+  if is_weights(path):
     return hugging_face.architecture(path)
   run = read_run(path)
   cfg = GPTConfig.of(run.model, field(read_about(path), 'vocab', int, path))

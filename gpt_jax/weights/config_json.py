@@ -267,8 +267,9 @@ def _as_found(about: dict, found: dict) -> dict:
   meant, written = parse(about, 'config.json').model, dict(about)
   for name, value in found.items():
     field = CONFIG[family].get(name)
-    if name in ALIASES[family] or name in (_BY_LAYER, 'architectures', 'model_type'):
+    if name in ALIASES[family] or name in ('architectures', 'model_type'):
       continue
+    value = False if name == _BY_LAYER else value  # is in the weights
     if field and field.fate == 'used':
       trial = parse(written | {name: value}, 'config.json')
       if name in ('dtype', 'torch_dtype') or trial.wrong or trial.model != meant:
