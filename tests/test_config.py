@@ -227,7 +227,7 @@ def test_a_new_field_is_checked_by_its_line_in_the_schema():
 @pytest.mark.parametrize('name', [n for n in FACTS if not FACTS[n].get('tasks', True)])
 def test_what_a_fine_tuning_does_not_know_must_be_off(name):
   default = FACTS[name]['default']
-  other = {int: 64, float: 0.5}.get(type(default), 'skip')
+  other = {bool: True, int: 64, float: 0.5}.get(type(default), 'skip')
   run = papers.gpt1_finetuning('sst2')
   run.init_from, run.task.data, run.steps = 'W', 'F', 1
   text = problems(config.from_flat(config.flat(run) | {name: other}))

@@ -2,6 +2,8 @@
 
 import pathlib
 
+from absl import flags
+
 from gpt_jax.cli.flags import checkpoint, path_flag, workdir
 from gpt_jax.config import UserError
 
@@ -16,6 +18,13 @@ def import_flags(values):
     others=['hf:'],
   )
   path_flag(values, 'tokenizer', '', 'path of one, where the weights come without')
+  flags.DEFINE_multi_string(
+    'ignore',
+    [],
+    'name of tensors to pass over, such as v_head.*, or of a field of config.json; may '
+    'be repeated',
+    flag_values=values,
+  )
   workdir(values)
 
 
@@ -23,7 +32,11 @@ def import_(values) -> None:
   """Makes a workdir of other people's weights."""
   from gpt_jax.runs import import_export
 
-  print(import_export.import_model(values.source, values.workdir, values.tokenizer))
+  print(
+    import_export.import_model(
+      values.source, values.workdir, values.tokenizer, values.ignore
+    )
+  )
 
 
 def verify_flags(values):

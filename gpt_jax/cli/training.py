@@ -160,7 +160,7 @@ def describe(values) -> None:
   import rich
 
   from gpt_jax.model.gpt_config import GPTConfig
-  from gpt_jax.runs import cost, cost_tables, finetune_job
+  from gpt_jax.runs import cost, cost_tables, finetune_job, shape
   from gpt_jax.training import sharding
 
   run = overridden(values)
@@ -169,6 +169,7 @@ def describe(values) -> None:
   if run.is_finetuning:
     refuse(values, ['vocab'], 'a fine-tuning, whose vocabulary is that of init_from')
     run, cfg = finetune_job.unread(run)
+  run = shape.resolved(run)
   config.check(run, sharding.Layout.imagined(run, devices).parts)
   cfg = cfg or GPTConfig.of(run.model, values.vocab or cost.vocabulary(run))
   for table in cost_tables.tables(run, cfg, devices):

@@ -325,6 +325,11 @@ def _wrong_task(config: Run) -> list[str]:
         f'seeds={config.seeds} must be 1 without a task: only fine-tuning trains '
         'several; start one run for each seed'
       )
+    if config.take_shape and not config.init_from:
+      wrong.append(
+        "init_from='' must name a workdir or a folder of Hugging Face's with "
+        'take_shape=True, which takes the shape of its model: --config.init_from='
+      )
     return wrong
   if not config.init_from:
     wrong.append(

@@ -313,9 +313,11 @@ class Run:
       'data' (a part of the rows), 'fsdp' (a part of the rows, and of the parameters
       and optimizer state) and 'tensor' (a part of each layer), like 'data=2,fsdp=4'.
       One number may be left out.
-    init_from: a workdir whose best weights and tokenizer to start from. With a task
-      also a Hugging Face folder; the model's shape is then that of `init_from`, and
-      `model` sets only what training may choose.
+    init_from: what to start from, its weights and its tokenizer: a workdir, whose best
+      weights it is, a Hugging Face folder, or hf:NAME@REVISION. With a task the model's
+      shape is that of `init_from`, and `model` sets only what training may choose.
+    take_shape: whether that is so without a task too; else `model` must have the shape
+      of `init_from`.
     log_every: updates between lines of metrics.
     eval_every: updates between evaluations on held-out text, each followed by
       samples and a checkpoint; with a task, at most an epoch. There is always one after
@@ -338,6 +340,7 @@ class Run:
   devices: int = setting(0, low=0, role='execution')
   layout: str = setting('', role='execution')
   init_from: str = setting('', role='place')
+  take_shape: bool = setting(False, tasks=False)
   log_every: int = setting(10, low=1, role='logging')
   eval_every: int = setting(250, low=1, role='logging')
   eval_tokens: int = setting(0, low=0, role='logging')

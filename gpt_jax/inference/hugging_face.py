@@ -2,7 +2,9 @@
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +12,15 @@ import numpy as np
 
 from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
-from gpt_jax.files import read_json, shown, sync
+from gpt_jax.files import listed, sync
 from gpt_jax.inference.language_model import LanguageModel
 from gpt_jax.model.gpt import GPT
 from gpt_jax.model.gpt_config import Execution, GPTConfig
 from gpt_jax.tokenizers import hugging_face as their_tokenizers
 from gpt_jax.weights import convert
-from gpt_jax.weights.config_json import MOST, read_config
+from gpt_jax.weights import facts as folder_facts
+from gpt_jax.weights.config_json import read_config
+from gpt_jax.weights.facts import Facts
 
 # What marks a folder of weights; the first is Hugging Face's, the others OpenAI's.
 _MARKS = 'config.json', 'hparams.json', 'params_shapes.json'
@@ -29,7 +33,9 @@ _TOKENIZERS = (
   'vocab.bpe',
   'vocab_40000.bpe',
 )
-_FETCHED = '*.json', '*.safetensors', '*.txt', '*.model'
+# All of a folder but the weights.
+DESCRIPTIONS = '*.json', '*.txt', '*.model', '*.jinja'
+_FETCHED = *DESCRIPTIONS, '*.safetensors'
 
 
 def names_weights(source: str | Path) -> bool:
@@ -89,26 +95,38 @@ def architecture(source: str | Path) -> GPTConfig:
   return GPTConfig.of(model, model.vocab)
 
 
+class Opened(NamedTuple):
+  """A model of a folder.
+
+  Attributes:
+    notes: what a report of an import says of it, a sentence each.
+  """
+
+  config: config.Model
+  model: LanguageModel
+  facts: Facts
+  notes: list[str]
+
+
 def open_model(
-  source: str | Path, tokenizer: str = ''
-) -> tuple[config.Model, LanguageModel]:
-  """Returns the config and the model of a source (see `find`).
+  source: str | Path, tokenizer: str = '', ignore: Sequence[str] = ()
+) -> Opened:
+  """Returns the model of a source (see `find`).
 
   Args:
     tokenizer: path of a tokenizer, instead of the one in the folder. Where there is
       neither, texts are ids written as numbers.
+    ignore: see `convert.read_all`.
 
   Raises:
     UserError: weights or tokenizer are missing, damaged, not supported or of two
       models.
   """
   folder = find(source)
-  model, params = convert.read(folder)
-  if tokenizer:
-    opened = tokenizers.open_path(tokenizer)
-  elif any(next(folder.glob(name), None) for name in _TOKENIZERS):
-    opened = tokenizers.open_path(folder)
-  else:
+  model, params, notes = convert.read_all(folder, ignore)
+  facts = folder_facts.read(folder, ignore, tokenizer=not tokenizer)
+  opened = open_tokenizer(folder, tokenizer)
+  if not opened:
     opened = tokenizers.Numbers(model.vocab, _end_of_text(folder, model.vocab))
   # GPT-1's end-of-text is our own, after the entries it was trained with.
   known = opened.vocab - (opened.kind == 'gpt1')
@@ -117,30 +135,41 @@ def open_model(
       f'the tokenizer has {opened.vocab} entries, but {source} predicts only '
       f'{model.vocab}; give the one it was trained with as --tokenizer'
     )
+  ends = folder_facts.all_ends(facts, opened, model.vocab)
+  notes += folder_facts.notes(facts, opened, folder)
   # To the device once: every call would copy numpy's arrays.
   params = jax.tree.map(jnp.asarray, params)
   execution = Execution.of(model, jax.local_devices()[:1])
   gpt = GPT(GPTConfig.of(model, model.vocab), execution)
-  return model, LanguageModel(params, gpt, opened)
+  return Opened(model, LanguageModel(params, gpt, opened, ends=ends), facts, notes)
+
+
+def open_tokenizer(
+  folder: Path, path: str = '', cleaning: str = 'auto'
+) -> tokenizers.Tokenizer | None:
+  """Returns the tokenizer at a path, else that in a folder of weights, if it has one.
+
+  Args:
+    cleaning: as in `gpt1.GPT1`.
+  """
+  if path:
+    return tokenizers.open_path(path, cleaning)
+  if any(next(folder.glob(name), None) for name in _TOKENIZERS):
+    return tokenizers.open_path(folder, cleaning)
+  return None
 
 
 def _end_of_text(folder: Path, vocab: int) -> int:
-  """Returns the id that config.json gives, else one after the vocabulary."""
-  if not (folder / _MARKS[0]).exists():
-    return vocab
-  path = folder / _MARKS[0]
-  eos = read_json(path, most=MOST).get('eos_token_id')
-  if type(eos) is not int:
-    return vocab
-  if not 0 <= eos <= vocab:
-    raise UserError(
-      f'{path}: eos_token_id={shown(eos)} must be in 0 .. {vocab}, its vocab_size; '
-      'correct it'
-    )
-  return eos
+  """Returns the first id that ends a text by config.json or generation_config.json.
+
+  Where there is none, the one after the vocabulary.
+  """
+  return next(iter(folder_facts.ends(folder_facts.read(folder), vocab)), vocab)
 
 
-def export(model: LanguageModel, dropout: float, target: str | Path) -> str:
+def export(
+  model: LanguageModel, dropout: float, target: str | Path, facts: Facts | None = None
+) -> str:
   """Writes a folder that `transformers` opens, whole or not at all.
 
   The files are read again, and their logits compared, before they are moved into place.
@@ -148,6 +177,7 @@ def export(model: LanguageModel, dropout: float, target: str | Path) -> str:
 
   Args:
     target: a folder that does not exist, or is empty.
+    facts: of the folder that the model came from, which are written back.
 
   Returns:
     A report.
@@ -163,9 +193,10 @@ def export(model: LanguageModel, dropout: float, target: str | Path) -> str:
   staged = target.with_name(f'.{target.name}.{os.getpid()}.tmp')
   staged.mkdir()
   try:
-    family = convert.write(
-      model.params, model.config, dropout, model.tokenizer.eot, staged
-    )
+    cfg, eot = model.config, model.tokenizer.eot
+    found = facts or Facts({})
+    facts = folder_facts.to_write(found, eot, cfg.vocab, model.step > 0)
+    family = convert.write(model.params, cfg, dropout, eot, staged, facts.config)
     differs = ''
     if model.tokenizer.kind == 'numbers':
       differs = 'the model has no tokenizer, and so has the folder'
@@ -173,6 +204,7 @@ def export(model: LanguageModel, dropout: float, target: str | Path) -> str:
       differs = their_tokenizers.write(model.tokenizer, staged, model.config.T)
       if model.tokenizer.kind not in ('byte_bpe', 'gpt1'):
         model.tokenizer.save(staged / 'tokenizer')
+    folder_facts.write(facts, staged)
     apart = _largest_difference(model, staged)
     if apart > 1e-4:
       raise RuntimeError(f'the logits of what was written are {apart} apart')
@@ -184,8 +216,16 @@ def export(model: LanguageModel, dropout: float, target: str | Path) -> str:
     sync(target.parent)
   finally:
     shutil.rmtree(staged, ignore_errors=True)
-  said = f'wrote {target}: {family}, logits within {apart:.1e} of the model'
-  return f'{said}\n{differs}' if differs else said
+  said = [f'wrote {target}: {family}, logits within {apart:.1e} of the model', differs]
+  ends = folder_facts.ends(facts, cfg.vocab)
+  if facts.config and ends != folder_facts.ends(found, cfg.vocab):
+    said.append(
+      f'eos_token_id is {", ".join(map(str, ends))}, with the end-of-text of the text '
+      'that the model was trained on'
+    )
+  if facts.ignored:
+    said.append(f'left out, as the import did: {listed(facts.ignored)}')
+  return '\n'.join(filter(None, said))
 
 
 def _largest_difference(model: LanguageModel, folder: Path) -> float:

@@ -65,12 +65,14 @@ class LanguageModel:
   Attributes:
     params: the parameter tree (`model/gpt.py`).
     step: updates it was trained for.
+    ends: ids besides the tokenizer's `eot` that end a text.
   """
 
   params: dict
   gpt: GPT
   tokenizer: Tokenizer
   step: int = 0
+  ends: tuple[int, ...] = ()
 
   @property
   def config(self) -> GPTConfig:

@@ -25,7 +25,7 @@ from gpt_jax.files import write_whole
 from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.reports import committed, markup, task_results
 from gpt_jax.reports.committed import Measured, Result
-from gpt_jax.runs import cost, finetune_job, workdir
+from gpt_jax.runs import cost, finetune_job, shape, workdir
 from gpt_jax.runs.finetune_results import results as of_task
 from gpt_jax.training.metrics_log import read_metrics
 
@@ -159,6 +159,8 @@ def _check_same(
   if runs[0].is_finetuning:
     # Filled in, from examples and the model that it starts from.
     free |= set(finetune_job.FILLED) - ({'steps'} if wanted['steps'] else set())
+  elif runs[0].take_shape:
+    free |= set(shape.TAKEN)
   if len({run.seed for run in runs}) < len(runs):
     raise UserError('runs of one config must differ in their seed; leave some out')
   if len({json.dumps(_digests(folder)) for folder in workdirs}) > 1:

@@ -19,7 +19,7 @@ import numpy as np
 from gpt_jax import config, tokenizers
 from gpt_jax.data.windows import Batch
 from gpt_jax.model.gpt_config import GPTConfig
-from gpt_jax.runs import cost, finetune, finetune_job
+from gpt_jax.runs import cost, finetune, finetune_job, shape
 from gpt_jax.training import sharding, transfer
 from gpt_jax.training.members import Alone
 
@@ -255,6 +255,7 @@ def report(run: config.Run, workdir: str | pathlib.Path, device_gib: float = 0) 
     workdir: its tokenizer, where there is one, tells the vocabulary.
     device_gib: memory of a device; 0 asks the device, which may not know.
   """
+  run = shape.resolved(run, workdir)
   devices = sharding.real_or_simulated(sharding.asked_devices(run))
   device = devices[0]
   limit = device_gib * _GIB or (device.memory_stats() or {}).get('bytes_limit', 0)

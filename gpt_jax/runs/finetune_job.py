@@ -17,7 +17,7 @@ from gpt_jax.config import UserError
 from gpt_jax.data import windows
 from gpt_jax.model.gpt import GPT, init_params
 from gpt_jax.model.gpt_config import GPTConfig
-from gpt_jax.runs import cost
+from gpt_jax.runs import cost, shape
 from gpt_jax.runs.load import architecture, load
 from gpt_jax.runs.workdir import (
   check_same_run,
@@ -31,14 +31,8 @@ from gpt_jax.training import checksums, sharding, transfer
 from gpt_jax.training.objective import LabelledTask
 from gpt_jax.training.step import State, init_state
 
-# What training may choose of a model that comes from elsewhere.
-FREE = config.fields_with('number', 'training', 'execution', of='model')
 # What data and source fill in where a config leaves it open.
-FILLED = (
-  *('steps', 'eval_every', 'task.together'),
-  *(f'model.{f.name}' for f in dataclasses.fields(config.Model)),
-)
-FILLED = tuple(name for name in FILLED if name not in FREE)
+FILLED = ('steps', 'eval_every', 'task.together', *shape.TAKEN)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +133,7 @@ def read_job(
       f'init_from={run.init_from} has no tokenizer; import it with one: '
       'python launch.py import --source=... --tokenizer=... --workdir=...'
     )
-  cfg = _take_architecture(run, source.config)
+  cfg = shape.take(run, source.config)
   chosen = labelled.drawn(examples['train'], run.task.examples)
   read = partial(inputs.inputs, task, encode=source.tokenizer.encode, vocab=cfg.vocab)
   train, dev = (read(each, T=cfg.T) for each in (chosen, examples['dev']))
@@ -179,15 +173,6 @@ def read_job(
   )
 
 
-def _take_architecture(run: config.Run, source: GPTConfig) -> GPTConfig:
-  """Makes a run's model that of its source, but for what training may choose."""
-  for name, value in dataclasses.asdict(source).items():
-    if f'model.{name}' not in FREE:
-      value = ','.join(value) if name == 'attention' else value
-      setattr(run.model, name, value)
-  return GPTConfig.of(run.model, source.vocab)
-
-
 def unread(run: config.Run) -> tuple[config.Run, GPTConfig]:
   """Returns a run and its architecture without new tokens, reading no data or weights.
 
@@ -199,7 +184,7 @@ def unread(run: config.Run) -> tuple[config.Run, GPTConfig]:
   config.check_early(run)
   labelled.named(run.task.name)
   try:
-    return run, _take_architecture(run, architecture(run.init_from))
+    return run, shape.take(run, architecture(run.init_from))
   except UserError as error:
     raise UserError(
       f'init_from={run.init_from}: {error}; give a workdir, or a folder of Hugging '

@@ -2,6 +2,7 @@
 
 import pathlib
 import shutil
+from collections.abc import Sequence
 
 from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
@@ -14,15 +15,22 @@ from gpt_jax.runs.load import load
 from gpt_jax.runs.workdir import alone, read_run
 from gpt_jax.tasks.inputs import NEW_TOKENS
 from gpt_jax.training import checkpoint, step
+from gpt_jax.weights import facts
 
 
-def import_model(source: str, workdir: str | pathlib.Path, tokenizer: str = '') -> str:
+def import_model(
+  source: str,
+  workdir: str | pathlib.Path,
+  tokenizer: str = '',
+  ignore: Sequence[str] = (),
+) -> str:
   """Makes a workdir of other people's weights; returns a report.
 
   Args:
     source: see `hugging_face.find`.
     workdir: is created; run.json comes last, so that half an import is no workdir.
     tokenizer: path of one, if it is not among the weights.
+    ignore: see `convert.read_all`.
 
   Raises:
     UserError: `workdir` holds a run, or the source can't be read.
@@ -30,14 +38,16 @@ def import_model(source: str, workdir: str | pathlib.Path, tokenizer: str = '') 
   workdir = pathlib.Path(user_path(workdir, 'workdir', workdir=True))
   if (workdir / 'run.json').exists():
     raise UserError(f'workdir={workdir} holds a run; choose another workdir')
-  model_config, model = hugging_face.open_model(source, tokenizer)
+  model_config, model, found, notes = hugging_face.open_model(source, tokenizer, ignore)
   run = config.Run(steps=0, model=model_config, data=config.Data(source=''))
   run.optim.name = 'sgd'  # no optimizer state
   workdir.mkdir(parents=True, exist_ok=True)
   with alone(workdir):
     for part in ('tokenizer', 'checkpoints'):
       shutil.rmtree(workdir / part, ignore_errors=True)
+    (workdir / facts.KEPT_AS).unlink(missing_ok=True)
     model.tokenizer.save(workdir / 'tokenizer')
+    facts.keep(found, workdir)
     saved = checkpoint.Checkpoints(
       workdir / 'checkpoints', run.keep, run=config.identity(run)
     )
@@ -54,10 +64,11 @@ def import_model(source: str, workdir: str | pathlib.Path, tokenizer: str = '') 
     }
     write_json(workdir / 'run.json', about)
   number = cost.parameter_count(model.config)
-  return (
+  said = (
     f'imported {source} into {workdir}: {number:,} parameters, tokenizer '
     f'{model.tokenizer.kind} of {model.tokenizer.vocab:,} entries'
   )
+  return '\n'.join([said, *(f'  {note}' for note in notes)])
 
 
 def export_model(
@@ -65,7 +76,8 @@ def export_model(
 ) -> str:
   """Writes a workdir's model as a Hugging Face folder; returns what was written."""
   model = load(workdir, checkpoint_step)
-  said = hugging_face.export(model, read_run(workdir).model.dropout, target)
+  found = facts.kept(workdir)
+  said = hugging_face.export(model, read_run(workdir).model.dropout, target, found)
   if isinstance(model, Classifier):
     first = model.config.vocab - NEW_TOKENS
     said += (

@@ -27,6 +27,7 @@ from gpt_jax.runs.workdir import (
 from gpt_jax.tasks.labelled_table import Task, task_of
 from gpt_jax.training import manifest, saved
 from gpt_jax.training.transfer import grown
+from gpt_jax.weights import facts
 
 
 def _tell(text: str) -> None:
@@ -56,8 +57,8 @@ def load(
   """
   path = user_path(path, 'path', others=['hf:'])
   workdir = pathlib.Path(path)
-  if not (workdir / 'run.json').exists() and hugging_face.names_weights(path):
-    return hugging_face.open_model(path)[1]
+  if is_weights(path):
+    return hugging_face.open_model(path).model
   run = read_run(workdir)
   task = task_of(run)
   if task and (old_groups(workdir) or not (workdir / 'checkpoints').exists()):
@@ -69,7 +70,8 @@ def load(
     like = jax.eval_shape(lambda: init_params(cfg, 0))
     averaged = bool(run.optim.ema)
     params, step = _restored(workdir, checkpoint_step, like, averaged, report)
-    return LanguageModel(params, GPT(cfg, execution), tokenizer, step)
+    ends = facts.all_ends(facts.kept(workdir), tokenizer, cfg.vocab)
+    return LanguageModel(params, GPT(cfg, execution), tokenizer, step, ends)
   cfg = grown(cfg)
   like = jax.eval_shape(
     lambda: {
@@ -79,7 +81,13 @@ def load(
   )
   tree, step = _restored(workdir, checkpoint_step, like, False, report)
   gpt = GPT(cfg, execution)
-  return Classifier(tree['gpt'], gpt, tokenizer, step, tree['clf'], task)
+  return Classifier(tree['gpt'], gpt, tokenizer, step, clf=tree['clf'], task=task)
+
+
+def is_weights(path: str | pathlib.Path) -> bool:
+  """Returns whether a path names weights of others, and not a workdir."""
+  workdir = (pathlib.Path(path) / 'run.json').exists()
+  return not workdir and hugging_face.names_weights(path)
 
 
 def architecture(path: str | pathlib.Path) -> GPTConfig:
@@ -88,8 +96,7 @@ def architecture(path: str | pathlib.Path) -> GPTConfig:
   Raises:
     UserError: `path` is no workdir and no folder with Hugging Face's config.json.
   """
-  workdir = (pathlib.Path(path) / 'run.json').exists()
-  if not workdir and hugging_face.names_weights(path):
+  if is_weights(path):
     return hugging_face.architecture(path)
   run = read_run(path)
   cfg = GPTConfig.of(run.model, field(read_about(path), 'vocab', int, path))

@@ -12,11 +12,12 @@ from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
 from gpt_jax.data import prepare, token_files, windows
 from gpt_jax.evaluation import likelihood
+from gpt_jax.inference import hugging_face
 from gpt_jax.inference.language_model import LanguageModel
 from gpt_jax.model.gpt import GPT, init_params
 from gpt_jax.model.gpt_config import GPTConfig
-from gpt_jax.runs import cost
-from gpt_jax.runs.load import load
+from gpt_jax.runs import cost, shape
+from gpt_jax.runs.load import architecture, is_weights, load
 from gpt_jax.runs.workdir import (
   alone,
   check_same_run,
@@ -25,12 +26,7 @@ from gpt_jax.runs.workdir import (
 )
 from gpt_jax.training import checkpoint, checksums, sharding, step
 from gpt_jax.training.objective import LanguageModeling
-
-# Fields that two models that compute the same may differ in; the vocabulary may grow.
-_NOT_THE_FUNCTION = (
-  'model.vocab',
-  *config.fields_with('training', 'start', 'execution', of='model'),
-)
+from gpt_jax.weights import facts
 
 
 class Prepared(NamedTuple):
@@ -57,8 +53,9 @@ def prepared(
 ) -> Prepared:
   """Returns the tokenizer and tokens of a run, prepared first if they are missing.
 
-  With `init_from` the tokenizer is copied from that run. With data.tokens the tokenizer
-  is copied into the workdir too, which so stays complete.
+  With `init_from` the tokenizer is copied from there, and what a Hugging Face folder
+  says besides. With data.tokens the tokenizer is copied into the workdir too, which so
+  stays complete.
   """
   if not run.data.source:
     raise UserError(
@@ -70,6 +67,8 @@ def prepared(
   own = pathlib.Path(workdir) / 'tokenizer'
   original = None
   if run.init_from:
+    if not own.exists():
+      _copy_descriptions(run, pathlib.Path(workdir))
     original = own if own.exists() else pathlib.Path(run.init_from) / 'tokenizer'
   prepare.prepare(run.data, folder, report=report, tokenizer=original)
   source = folder / 'tokenizer'
@@ -87,6 +86,32 @@ def prepared(
       'does not belong there'
     )
   return Prepared(tokenizers.load(own), *files)
+
+
+def _copy_descriptions(run: config.Run, workdir: pathlib.Path) -> None:
+  """Takes from `init_from` what its folder says, and its tokenizer if it has no run.
+
+  Raises:
+    UserError: `init_from` is neither a workdir nor a folder of weights, or has no
+      tokenizer.
+  """
+  own = workdir / 'tokenizer'
+  shape.check_source(run.init_from)
+  if not is_weights(run.init_from):
+    facts.keep(facts.kept(run.init_from), workdir)
+    return
+  folder = hugging_face.find(run.init_from)
+  tokenizer = hugging_face.open_tokenizer(folder, cleaning=run.data.cleaning)
+  if not tokenizer:
+    raise UserError(
+      f'init_from={run.init_from} has no tokenizer; import it with one, and start from '
+      f'the workdir: python launch.py import --source={run.init_from} --tokenizer=... '
+      '--workdir=...'
+    )
+  facts.keep(facts.read(folder), workdir)
+  staged = own.with_name(f'.tokenizer.{os.getpid()}.tmp')
+  tokenizer.save(staged)
+  staged.rename(own)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +197,10 @@ class RunContext:
     """Returns parameters as a model to use; all processes must call it."""
     one = sharding.Layout(self.layout.devices[:1])
     gpt = GPT(self.cfg, one.execution(self.run.model))
-    return LanguageModel(self.layout.gathered(params), gpt, self.data.tokenizer)
+    tokenizer = self.data.tokenizer
+    ends = facts.all_ends(facts.kept(self.workdir), tokenizer, self.cfg.vocab)
+    params = self.layout.gathered(params)
+    return LanguageModel(params, gpt, tokenizer, ends=ends)
 
 
 @contextlib.contextmanager
@@ -196,6 +224,8 @@ def ready(
   with alone(workdir) if sharding.first_process() else contextlib.nullcontext():
     with sharding.first_process_first('prepared'):
       check_same_run(run, workdir)
+      if run.init_from and not (workdir / 'run.json').exists():
+        _check_early(run)
       data = prepared(run, workdir, report)
       cfg = GPTConfig.of(run.model, data.tokenizer.vocab)
       if cfg.vocab < data.tokenizer.vocab:
@@ -244,6 +274,15 @@ def ready(
       checkpoints.close()
 
 
+def _check_early(run: config.Run) -> None:
+  """Raises UserError where `init_from` is of another shape, before text is prepared."""
+  try:
+    source = architecture(run.init_from)
+  except UserError:
+    return  # OpenAI's own files, or what `prepared` refuses
+  shape.check(run, source, GPTConfig.of(run.model, 0))
+
+
 def _from_model(
   run: config.Run, cfg: GPTConfig, report: Callable[[str], None]
 ) -> tuple[dict, dict]:
@@ -253,18 +292,7 @@ def _from_model(
     UserError: `init_from` is a model of another architecture.
   """
   source = load(run.init_from)
-  theirs, ours = vars(source.config), vars(cfg)
-  differing = [
-    f'model.{name}: {theirs[name]} there, {ours[name]} here'
-    for name in ours
-    if theirs[name] != ours[name] and f'model.{name}' not in _NOT_THE_FUNCTION
-  ]
-  if source.config.vocab > cfg.vocab:
-    differing.append(f'model.vocab: {theirs["vocab"]} there, {ours["vocab"]} here')
-  if differing:
-    raise UserError(
-      f'init_from={run.init_from} is a model of another shape:\n' + '\n'.join(differing)
-    )
+  shape.check(run, source.config, cfg)
   report(f'starting from the weights of {run.init_from}, update {source.step}')
   params = dict(source.params)
   if source.config.vocab < cfg.vocab:

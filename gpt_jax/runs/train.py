@@ -17,7 +17,7 @@ import jax
 from gpt_jax import config
 from gpt_jax.config import UserError
 from gpt_jax.paths import expand_paths, user_path
-from gpt_jax.runs import benchmark, cost, finetune, replay
+from gpt_jax.runs import benchmark, cost, finetune, replay, shape
 from gpt_jax.runs.setup import RunContext, ready, samples
 from gpt_jax.runs.workdir import diverged, mark_diverged
 from gpt_jax.training import loop, saved, sharding
@@ -68,6 +68,7 @@ def train(
         lost.append('lower optim.lr or optim.clip, in a new workdir')
         raise UserError('; '.join(lost))
     return
+  run = shape.resolved(run, workdir)
   layout = sharding.Layout.of(run)
   with ready(run, workdir, layout, **recorded) as context:
     state = context.start(report)
@@ -213,6 +214,7 @@ def train_together(
     UserError: runs are of several kinds, or as `train`.
     loop.Interrupted: asked to stop; the states are saved.
   """
+  members = [m._replace(run=shape.resolved(m.run, m.workdir)) for m in members]
   if len({kind(member.run) for member in members}) != 1:
     raise UserError(
       'these runs can not be trained together: they differ in more than their seed and '

@@ -237,6 +237,7 @@ def _token_folders(runs: Sequence[config.Run], folder: pathlib.Path) -> list[str
     there = pathlib.Path(run.init_from) / 'tokenizer'
     given = there if run.init_from and there.is_dir() else None
     made = json.dumps(recipe(run.data, given), sort_keys=True)
+    made += '' if given else run.init_from  # whose tokenizer is not known yet
     digests.append(hashlib.sha256(made.encode()).hexdigest()[:8])
   several = len(set(digests) - {''}) > 1
   return [

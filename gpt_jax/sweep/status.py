@@ -17,6 +17,7 @@ from gpt_jax.files import write_whole
 from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.runs import cost
 from gpt_jax.runs.finetune_job import FILLED
+from gpt_jax.runs.shape import TAKEN
 from gpt_jax.runs.workdir import (
   TRAINING,
   best_line,
@@ -169,11 +170,12 @@ def _saved(folder: pathlib.Path) -> bool:
 
 
 def _filled(entry: Entry) -> config.Run:
-  """Returns the config of a run, with what a fine-tuning has filled in."""
-  if not (entry.run.is_finetuning and (entry.workdir / 'run.json').exists()):
+  """Returns the config of a run, with what data and `init_from` have filled in."""
+  filled = FILLED if entry.run.is_finetuning else TAKEN if entry.run.take_shape else ()
+  if not (filled and (entry.workdir / 'run.json').exists()):
     return entry.run
   there = config.flat(read_run(entry.workdir))
-  return config.from_flat(config.flat(entry.run) | {n: there[n] for n in FILLED})
+  return config.from_flat(config.flat(entry.run) | {n: there[n] for n in filled})
 
 
 def check_folders(sweep: Sweep) -> None:

@@ -5,33 +5,30 @@ model.safetensors.index.json. `_tensors` says once, for each architecture, which
 tensors is which of our parameters; reading and writing both follow it.
 """
 
+import fnmatch
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import safetensors
 import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from gpt_jax import config
 from gpt_jax.config import UserError
-from gpt_jax.files import brief, field, read_json, shown
+from gpt_jax.files import listed, read_json
 from gpt_jax.model.gpt_config import GPTConfig
-from gpt_jax.weights.config_json import (
-  GPT1_ACTIVATIONS,
-  MOST,
-  config_json,
-  read_config,
-)
+from gpt_jax.weights import safetensors_files
+from gpt_jax.weights.config_json import GPT1_ACTIVATIONS, MOST, config_json, parse
 from gpt_jax.weights.openai_files import read_gpt1, read_tensorflow
 
 # Masks and positions that older versions saved beside the weights.
 _BUFFER = re.compile(
-  r'h\.\d+\.attn\.(attention\.)?(bias|masked_bias)|(transformer\.)?position_ids'
+  r'(transformer\.)?(h\.\d+\.attn\.(attention\.)?(bias|masked_bias)|position_ids)'
 )
+_QUERY = re.compile(r'h_(\d+)/attn/q/(kernel|bias)')
 _SHARD = 5 << 30  # bytes, as in Hugging Face's own folders
 
 
@@ -95,61 +92,141 @@ def _tensors(family: str, c: GPTConfig) -> Iterator[_Tensor]:
     yield _Tensor('lm_head.weight', (c.vocab, c.D), ('lm_head',))
 
 
-def read(folder: str | Path) -> tuple[config.Model, dict]:
-  """Returns the config and the float32 parameters (numpy) of a folder of weights.
+class Weights(NamedTuple):
+  """What a folder of weights holds.
 
-  Rows of the vocabulary's padding are zero.
+  Attributes:
+    params: float32 parameters (numpy); rows of the vocabulary's padding are zero.
+    notes: what the reader of a report should know of how they were read.
+  """
+
+  model: config.Model
+  params: dict
+  notes: list[str]
+
+
+def read(folder: str | Path, ignore: Sequence[str] = ()) -> tuple[config.Model, dict]:
+  """Returns the config and the parameters of a folder of weights; see `read_all`."""
+  weights = read_all(folder, ignore)
+  return weights.model, weights.params
+
+
+def read_all(folder: str | Path, ignore: Sequence[str] = ()) -> Weights:
+  """Returns what is in a folder of weights.
 
   Args:
     folder: Hugging Face's, or OpenAI's: GPT-2's TensorFlow checkpoint with
       hparams.json, GPT-1's params_*.npy with params_shapes.json.
+    ignore: names of tensors, which may have *, and of fields of config.json that are
+      passed over.
 
   Raises:
     UserError: with a line for every setting and tensor that is missing, extra, of
-      another shape or not supported.
+      another shape or not supported; or there is nothing to ignore.
   """
-  folder = Path(folder)
+  folder, notes, wrong, by_layer, fields = Path(folder), [], [], False, []
   if (folder / 'params_shapes.json').exists():
     family, model, arrays = _openai_gpt1(folder)
-    wrong = []
   elif (folder / 'hparams.json').exists():
     family, model, arrays = _openai_gpt2(folder)
-    wrong = []
   else:
-    family, model, wrong = read_config(folder / 'config.json')
-    arrays = _read_safetensors(folder)
+    path = folder / 'config.json'
+    theirs = read_json(path, most=MOST)
+    family, model, wrong, by_layer, unknown = parse(theirs, str(path), ignore)
+    fields = [name for name in unknown if name in ignore]
+    arrays, types = safetensors_files.read(folder, _BUFFER)
+    if types != ['float32']:
+      notes.append(
+        f'weights of {" and ".join(types)} are read as float32, and exported so'
+      )
+    if by_layer:
+      notes.append(
+        'scale_attn_by_inverse_layer_idx goes into the weights of the query, and an '
+        'export says false'
+      )
+  arrays = _plain_names(arrays, wrong)
+  arrays, passed = _without(arrays, [name for name in ignore if name not in fields])
+  if passed or fields:
+    notes.append(f'passed over: {listed(fields + passed)}')
   if len(arrays) < model.L:  # each layer has several
     raise UserError(
       f'{folder}: {model.L} layers by its config, but the weights are {len(arrays)} '
       'tensors: files of two models?'
     )
   cfg = GPTConfig.of(model, model.vocab)
-  params, misfits = _from_file(arrays, list(_tensors(family, cfg)), cfg)
+  params, misfits = _from_file(arrays, list(_tensors(family, cfg)), cfg, by_layer)
   wrong += misfits
   if wrong:
     raise UserError(f'{folder}: not a {family} that can be read:\n' + '\n'.join(wrong))
-  return model, params
+  return Weights(model, params, notes)
+
+
+def _plain_names(
+  arrays: dict[str, np.ndarray], wrong: list[str]
+) -> dict[str, np.ndarray]:
+  """Returns tensors by their names without 'transformer.'; adds to what is wrong."""
+  plain = {}
+  for name, array in arrays.items():
+    short = name.removeprefix('transformer.')
+    if short in plain and not np.array_equal(plain[short], array):
+      wrong.append(f'{short}: there are two, with and without transformer. before it')
+    plain[short] = array
+  return plain
+
+
+def _without(
+  arrays: dict[str, np.ndarray], ignore: Sequence[str]
+) -> tuple[dict[str, np.ndarray], list[str]]:
+  """Returns the tensors that are not passed over, and the names of those that are."""
+  passed = []
+  for pattern in ignore:
+    short = pattern.removeprefix('transformer.')
+    matched = [name for name in arrays if fnmatch.fnmatchcase(name, short)]
+    if not matched:
+      raise UserError(
+        f'ignore={pattern:.80} must be the name of a tensor of these weights, which '
+        'may have *, or of an unknown field of config.json; there is none such'
+      )
+    passed += matched
+  return {n: a for n, a in arrays.items() if n not in passed}, sorted(set(passed))
+
+
+def _untie(
+  arrays: dict[str, np.ndarray], embedding: str
+) -> tuple[dict[str, np.ndarray], list[str]]:
+  """Returns tensors with a tied matrix once, as the embedding; and what is wrong."""
+  head = arrays.get('lm_head.weight')
+  if head is None:
+    return arrays, []
+  if embedding in arrays and not np.array_equal(head, arrays[embedding]):
+    return arrays, [
+      f'lm_head.weight differs from {embedding}, and tie_word_embeddings=true says '
+      'that they are one: set it to false in config.json, or remove the one that '
+      'does not belong there'
+    ]
+  rest = {name: array for name, array in arrays.items() if name != 'lm_head.weight'}
+  return rest | {embedding: head}, []
 
 
 def _from_file(
-  arrays: dict[str, np.ndarray], tensors: list[_Tensor], cfg: GPTConfig
+  arrays: dict[str, np.ndarray], tensors: list[_Tensor], cfg: GPTConfig, by_layer: bool
 ) -> tuple[dict, list[str]]:
-  """Returns the parameter tree of a file's tensors, and what does not fit."""
-  arrays = {name.removeprefix('transformer.'): array for name, array in arrays.items()}
-  arrays = {name: a for name, a in arrays.items() if not _BUFFER.fullmatch(name)}
-  head = arrays.get('lm_head.weight')
-  if cfg.tied and head is not None:
-    # Some files hold the tied matrix twice.
+  """Returns the parameter tree of a file's tensors, and what does not fit.
+
+  Args:
+    by_layer: whether layer i, from 0, divides its attention logits by i + 1; here its
+      queries are.
+  """
+  wrong = []
+  if cfg.tied:
     embedding = next(t.name for t in tensors if t.paths == ('wte',))
-    if np.array_equal(head, arrays.get(embedding)):
-      del arrays['lm_head.weight']
+    arrays, wrong = _untie(arrays, embedding)
   wanted = {tensor.name: tensor for tensor in tensors}
-  wrong = [
+  wrong += [
     f'missing: {name}, {list(wanted[name].shape)}' for name in wanted - arrays.keys()
   ]
-  wrong += [
-    f'extra: {name:.100}, {list(arrays[name].shape)}' for name in arrays.keys() - wanted
-  ]
+  extra = sorted(arrays.keys() - wanted)
+  wrong += [f'extra: {name:.100}, {list(arrays[name].shape)}' for name in extra]
   params = {}
   for tensor in tensors:
     array = arrays.get(tensor.name)
@@ -168,46 +245,21 @@ def _from_file(
     ):
       if path in ('wte', 'lm_head'):
         part = np.pad(part, ((0, cfg.V - cfg.vocab), (0, 0)))
+      if by_layer and (query := _QUERY.fullmatch(path)):
+        part = part / np.float32(int(query[1]) + 1)
       params[path] = np.ascontiguousarray(part)
-  return unflatten_dict(params, sep='/'), sorted(wrong)
+  heads = sorted({name.partition('.')[0] for name in extra} - {'h', 'lm_head'})
+  hint = [_pass_over(heads)] if heads else []
+  return unflatten_dict(params, sep='/'), sorted(wrong) + hint
 
 
-def _is_name(value: Any) -> bool:
-  """Returns whether a value of JSON is the name of a file, without folders."""
-  named = isinstance(value, str) and value.isprintable() and 0 < len(value) < 256
-  return named and Path(value).name == value
-
-
-def _read_safetensors(folder: Path) -> dict[str, np.ndarray]:
-  """Returns all tensors of a folder's safetensors file or shards."""
-  index = folder / 'model.safetensors.index.json'
-  if index.exists():
-    names = field(read_json(index, most=MOST), 'weight_map', dict, index).values()
-    if strange := [n for n in names if not _is_name(n)]:
-      raise UserError(
-        f'{index} is damaged: {shown(strange[0])} is no name of a file beside it; copy '
-        'it anew'
-      )
-    files = sorted(set(names))
-  elif (folder / 'model.safetensors').exists():
-    files = ['model.safetensors']
-  else:
-    files = []
-  if not files:
-    there = ', '.join(sorted(path.name for path in folder.glob('*'))) or 'nothing'
-    raise UserError(
-      f'{folder}: has no model.safetensors (there is {there}); a folder with '
-      'pytorch_model.bin is converted by loading and saving it with transformers'
-    )
-  arrays, wrong = {}, []
-  for name in files:
-    try:
-      arrays |= safetensors.numpy.load_file(folder / name)
-    except (OSError, safetensors.SafetensorError) as e:
-      wrong.append(f'{folder / name}: missing or damaged: {brief(e)}')
-  if wrong:
-    raise UserError('\n'.join(wrong))
-  return arrays
+def _pass_over(heads: list[str]) -> str:
+  """Returns how to leave out tensors that begin with these names."""
+  flags = ' '.join(f"--ignore='{head:.40}*'" for head in heads[:12])
+  return (
+    'what begins with none of the names of a language model may be the head of a '
+    f'classifier or of values; to pass over it: launch.py import {flags}'
+  )
 
 
 def _openai_gpt2(folder: Path) -> tuple[str, config.Model, dict[str, np.ndarray]]:
@@ -295,12 +347,22 @@ def family_of(params: dict, c: GPTConfig) -> str:
   return family
 
 
-def write(params: dict, c: GPTConfig, dropout: float, eos: int, folder: Path) -> str:
+def write(
+  params: dict,
+  c: GPTConfig,
+  dropout: float,
+  eos: int,
+  folder: Path,
+  found: dict | None = None,
+) -> str:
   """Writes config.json and model.safetensors as Hugging Face has them.
 
   Biases that the model lacks are written as zeros. If the model scales attention
   differently (gpt_neo does not scale it), the factor goes into the query's weights; the
   scale of the output (`GPTConfig.width`) goes into the last LayerNorm.
+
+  Args:
+    found: see `config_json`.
 
   Returns:
     The architecture: its model_type.
@@ -330,8 +392,9 @@ def write(params: dict, c: GPTConfig, dropout: float, eos: int, folder: Path) ->
     )
     arrays[name] = np.ascontiguousarray(array.T if tensor.transposed else array)
   _write_safetensors(arrays, folder)
-  about = json.dumps(config_json(family, c, dropout, eos), indent=2) + '\n'
-  (folder / 'config.json').write_text(about, encoding='utf-8')
+  about = config_json(family, c, dropout, eos, found)
+  text = json.dumps(about, indent=2, sort_keys=True) + '\n'
+  (folder / 'config.json').write_text(text, encoding='utf-8')
   return family
 
 
