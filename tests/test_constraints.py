@@ -17,7 +17,7 @@ V, NEW = 5, 4
 EOT = V - 1
 SHAPE = GPTConfig.of(config.Model(L=1, D=16, N=2, T=16), vocab=V)
 PROMPTS = [[1, 2, 0], [2]]
-IDS = {'vocab': V, 'eot': EOT}
+IDS = {'vocab': V, 'ends': (EOT,)}
 ENDINGS = [
   ids
   for n in range(1, NEW + 1)
@@ -165,7 +165,7 @@ def test_no_candidate_is_there_twice():
   score = np.full((1, 30, V), -np.inf, np.float32)
   score[0, 0] = range(V)  # one beam is live
   at, left = np.zeros((1, 30), int), np.array([3])
-  found = constraints.choice(constraint, score, at, left, EOT)
+  found = constraints.choice(constraint, score, at, left, np.arange(V) == EOT)
   real = np.isfinite(found.score_RC)
   assert found.token_RC[real].tolist() == [3, 2, 1, 0]
   assert found.parent_RC[real].tolist() == [0] * 4

@@ -15,7 +15,8 @@ from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
 from gpt_jax.decoding import sampling
 from gpt_jax.decoding.generation_config import FLAGS, GenerationConfig
-from gpt_jax.inference.language_model import LanguageModel, _before_stop
+from gpt_jax.inference.continued import before_stop
+from gpt_jax.inference.language_model import LanguageModel
 from gpt_jax.model.gpt import GPT, init_params
 from gpt_jax.model.gpt_config import GPTConfig
 
@@ -146,10 +147,10 @@ def test_text_and_log_probability_are_cut_before_a_stop(model, method, where):
 def test_a_stop_inside_a_token_cuts_the_text_but_not_the_token():
   pieces = ['ab', 'c.\n', '\nd', '']
   decode = lambda ids: ''.join(pieces[i] for i in ids)  # noqa: E731
-  assert _before_stop([0, 1, 2, 3], ('\n\n', 'zz'), decode) == (1, 'abc.')
-  assert _before_stop([0, 1, 2], ('d', '.\n'), decode) == (1, 'abc')
-  assert _before_stop([0, 1], ('ab',), decode) == (0, '')
-  assert _before_stop([0, 1, 0, 3], ('abab',), decode) is None
+  assert before_stop([0, 1, 2, 3], ('\n\n', 'zz'), decode) == (1, 3, 'abc.')
+  assert before_stop([0, 1, 2], ('d', '.\n'), decode) == (1, 2, 'abc')
+  assert before_stop([0, 1], ('ab',), decode) == (0, 1, '')
+  assert before_stop([0, 1, 0, 3], ('abab',), decode) is None
 
 
 @pytest.mark.parametrize('settings', [{}, {'temperature': 0}, {'stop': ['-*', 'e']}])

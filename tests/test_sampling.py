@@ -138,7 +138,7 @@ def test_a_stop_is_noticed_within_16_tokens_and_ends_only_its_row(params):
     max_new_tokens=60,
     sampling=GREEDY,
     eot=-1,
-    stopped=lambda ids: wanted in ids,
+    stopped=lambda row, ids: wanted in ids,
   )
   for row, whole in zip(stopped, free, strict=True):
     assert row.ids == whole.ids[: len(row.ids)]

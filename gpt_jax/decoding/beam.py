@@ -13,7 +13,6 @@ candidates, X = R K rows of the model's batch, G new tokens.
 import dataclasses
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import flax.struct
 import jax
@@ -21,23 +20,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from gpt_jax.config import UserError
-from gpt_jax.decoding import constraints
+from gpt_jax.decoding.beam_choice import candidates, survivors
 from gpt_jax.decoding.beam_state import (
   ROWS,
-  Candidates,
   Hypotheses,
   Hypothesis,
-  best_candidates,
-  best_tokens,
+  Searching,
   prepare,
   rows_of,
 )
 from gpt_jax.decoding.constraints import Automaton
 from gpt_jax.decoding.logit_rules import NO_RULES, History, Rules, adjust
 from gpt_jax.decoding.sampling import Model, model_of
+from gpt_jax.decoding.selection import bounded
+from gpt_jax.decoding.stops import Stops, distinct
 from gpt_jax.model.gpt import GPT
 
 _STOPPING = {False: 0, True: 1, 'never': 2}
+_STEEPEST = 8  # length penalty: float32 holds the power of thousands of tokens
 _PENALTY_OFFSET = {'gnmt': 5, 'hf': 0}
 
 
@@ -75,10 +75,15 @@ class Beams:
       wrong.append(
         f'groups={self.groups} must divide beams={self.beams}: each gets as many'
       )
-    if not self.diversity >= 0:
-      wrong.append(f'diversity={self.diversity} must be at least 0 (0 is off)')
-    if not np.isfinite(self.length_penalty):
-      wrong.append(f'length_penalty={self.length_penalty} must be finite (0 is off)')
+    if not 0 <= self.diversity < np.inf:
+      wrong.append(
+        f'diversity={self.diversity} must be at least 0 and finite (0 is off)'
+      )
+    if not -_STEEPEST <= self.length_penalty <= _STEEPEST:
+      wrong.append(
+        f'length_penalty={self.length_penalty} must be in -{_STEEPEST} .. {_STEEPEST} '
+        '(0 is off)'
+      )
     if self.penalty_form not in _PENALTY_OFFSET:
       wrong.append(f'penalty_form={self.penalty_form!r} must be one of gnmt, hf')
     if self.early_stopping not in _STOPPING:
@@ -109,65 +114,6 @@ class Numbers:
     return ((self.offset + n) / (self.offset + 1)) ** self.alpha
 
 
-@flax.struct.dataclass
-class Searching:
-  """The state of a batch's searches.
-
-  Attributes:
-    cache: the model's, of M K beams a prompt, with all but the last token of each.
-    parent_RK: int32, the beam of its search that each live hypothesis continues.
-    live: hypotheses to be continued; their score is log p under the rules.
-    done: finished ones, best first; their score is that over the length penalty.
-    at_RK: int32, states of the automaton of live hypotheses; 0 without one.
-    open_R: bool, searches in which a live hypothesis may still enter `done`.
-    n: int32 scalar, tokens of every live hypothesis.
-    history: X rows, the texts of live hypotheses; None if no rule needs it.
-  """
-
-  cache: Any
-  parent_RK: jax.Array
-  live: Hypotheses
-  done: Hypotheses
-  at_RK: jax.Array
-  open_R: jax.Array
-  n: jax.Array
-  history: History | None
-
-
-def _survivors(ends_RC: jax.Array, K: int) -> jax.Array:
-  """Returns numbers of the first K candidates that do not end (then of others)."""
-  return jnp.argsort(ends_RC, axis=1, stable=True)[:, :K]
-
-
-def _diverse_choice(
-  score_RKV: jax.Array,
-  open_R: jax.Array,
-  diversity: jax.Array,
-  M: int,
-  ends_V: jax.Array,
-) -> Candidates:
-  """Returns each group's best candidates, with a penalty on earlier groups' tokens.
-
-  Vijayakumar et al. 2016, algorithm 1, with Hamming diversity. Differs: Hugging Face's
-  group search carried the penalty on in the score.
-  """
-  R, K, V = score_RKV.shape
-  B = R // M
-  b = jnp.arange(B)[:, None]
-  score_BMKV, open_BM = score_RKV.reshape(B, M, K, V), open_R.reshape(B, M)
-  taken_BV = jnp.zeros((B, V))
-  groups = []
-  for group in range(M):
-    score_BKV = score_BMKV[:, group]
-    parent_BC, token_BC = best_tokens(score_BKV - diversity * taken_BV[:, None], 2 * K)
-    score_BC = score_BKV[b, parent_BC, token_BC]
-    groups.append(Candidates(score_BC, parent_BC, token_BC, jnp.zeros_like(token_BC)))
-    i_BK = _survivors(ends_V[token_BC], K)
-    counts_BK = jnp.isfinite(score_BC[b, i_BK]) & open_BM[:, group, None]
-    taken_BV = taken_BV.at[b, token_BC[b, i_BK]].add(counts_BK)
-  return jax.tree.map(lambda *x: jnp.stack(x, axis=1).reshape(R, 2 * K), *groups)
-
-
 def _add(
   state: Searching,
   logits_XV: jax.Array,
@@ -175,6 +121,7 @@ def _add(
   numbers: Numbers,
   automaton: Automaton | None,
   ends_V: jax.Array | None,
+  stops: Stops | None,
   *,
   M: int,
   rules: Rules,
@@ -188,20 +135,15 @@ def _add(
   X = len(logits_XV)
   row_RK = (jnp.arange(R * K) // (R * K // X)).reshape(R, K)
   logp_XV = jax.nn.log_softmax(logits_XV)
-  ruled_XV = adjust(logp_XV, state.history, rules, eot)
+  ruled_XV = adjust(logp_XV, state.history, rules, eot, ends_V)
   ruled_RKV = jnp.repeat(ruled_XV, R * K // X, axis=0).reshape(R, K, -1)
   score_RKV = state.live.score_RK[..., None] + ruled_RKV
 
   n = state.n + 1
-  several = ends_V is not None
-  ends_V = ends_V if several else jnp.arange(score_RKV.shape[-1]) == eot
-  if automaton is not None:
-    left_R = limit_R - n
-    new = constraints.choice(automaton, score_RKV, state.at_RK, left_R, eot)
-  elif M > 1:
-    new = _diverse_choice(score_RKV, state.open_R, numbers.diversity, M, ends_V)
-  else:
-    new = best_candidates(score_RKV, ends_V if several else None)
+  left_R, diversity, which = limit_R - n, numbers.diversity, {'M': M, 'eot': eot}
+  new, ends_RC, text_RC2 = candidates(
+    state, score_RKV, left_R, diversity, automaton, ends_V, stops, **which
+  )
   row_RC = jnp.take_along_axis(row_RK, new.parent_RC, axis=1)
   put = partial(jax.lax.dynamic_update_slice_in_dim, start_index=state.n, axis=2)
   grown = state.live.pick(new.parent_RC)
@@ -210,20 +152,15 @@ def _add(
     logp_RKG=put(grown.logp_RKG, logp_XV[row_RC, new.token_RC][..., None]),
     length_RK=grown.length_RK + 1,
     score_RK=new.score_RC,
+    text_RK2=text_RC2,
   )
 
-  ends_RC = ends_V[new.token_RC] | (n >= limit_R)[:, None]
-  i_RK = _survivors(ends_RC, K)
+  at_limit_R = n >= limit_R
+  ends_RC |= at_limit_R[:, None]
+  i_RK = survivors(ends_RC, K)
   lives_on = grown.replace(score_RK=jnp.where(ends_RC, -jnp.inf, new.score_RC))
   live = lives_on.pick(i_RK)
-
-  enters_RC = ends_RC & (jnp.arange(2 * K) < K) & state.open_R[:, None]
-  score_RC = jnp.where(enters_RC, new.score_RC / numbers.penalty(n), -jnp.inf)
-  entering = grown.replace(score_RK=score_RC)
-  both = jax.tree.map(
-    lambda x, y: jnp.concatenate((x, y), axis=1), state.done, entering
-  )
-  done = both.pick(jax.lax.top_k(both.score_RK, K)[1])
+  done = _finished(state, grown, ends_RC, numbers.penalty(n))
 
   full_R = jnp.isfinite(done.score_RK[:, -1])
   # log p only falls: the best that a live hypothesis can become depends on whether
@@ -248,6 +185,31 @@ def _add(
   )
 
 
+def _finished(
+  state: Searching, grown: Hypotheses, ends_RC: jax.Array, penalty: jax.Array
+) -> Hypotheses:
+  """Returns the K best finished hypotheses, those that end now among them.
+
+  Args:
+    grown: candidates, by log p.
+    penalty: what log p of those is divided by.
+  """
+  K = state.live.score_RK.shape[1]
+  place_RC = jnp.arange(ends_RC.shape[1])
+  if grown.text_RK2 is not None:  # those of a text that is there already don't count
+    place_RC = jnp.cumsum(jnp.isfinite(grown.score_RK), axis=1) - 1
+  enters_RC = ends_RC & (place_RC < K) & state.open_R[:, None]
+  score_RC = jnp.where(enters_RC, grown.score_RK / penalty, -jnp.inf)
+  both = jax.tree.map(
+    lambda x, y: jnp.concatenate((x, y), axis=1),
+    state.done,
+    grown.replace(score_RK=score_RC),
+  )
+  if grown.text_RK2 is not None:
+    both = both.replace(score_RK=distinct(both.score_RK, both.text_RK2))
+  return both.pick(jax.lax.top_k(both.score_RK, K)[1])
+
+
 def search(
   model: Model,
   ids_BP: jax.Array,
@@ -257,6 +219,8 @@ def search(
   automaton: Automaton | None = None,
   history: History | None = None,
   ends_V: jax.Array | None = None,
+  stops: Stops | None = None,
+  start_B: jax.Array | None = None,
   *,
   K: int,
   M: int = 1,
@@ -273,6 +237,8 @@ def search(
     automaton: what hypotheses must be made of; not together with groups.
     history: of the prompts, with room for G more; needed if any rule is on.
     ends_V: bool, tokens that end a hypothesis; None: end-of-text alone.
+    stops: texts that end a hypothesis; not together with an automaton.
+    start_B: int32, the state of `stops` after each prompt.
     G: tokens to make room for.
   """
   B, P = ids_BP.shape
@@ -283,19 +249,21 @@ def search(
     limit_R=limit_R,
     numbers=numbers,
     automaton=automaton,
+    ends_V=ends_V,
+    stops=stops,
     M=M,
     rules=rules,
     eot=eot,
   )
   logits_BV, cache = model.prefill(ids_BP, length_B, P + G * M * K)
-  add = partial(add, ends_V=ends_V)
-  none = Hypotheses.none(R, K, G)
+  none = Hypotheses.none(R, K, G, texts=stops is not None)
+  start_B = jnp.zeros(B, jnp.int32) if start_B is None else start_B
   state = Searching(
     cache=model.branch(cache, M * K),
     parent_RK=jnp.zeros((R, K), jnp.int32),
     live=none.replace(score_RK=none.score_RK.at[:, 0].set(0)),
     done=none,
-    at_RK=jnp.zeros((R, K), jnp.int32),
+    at_RK=jnp.repeat(start_B, M * K).reshape(R, K),
     open_R=jnp.repeat(length_B > 0, M),
     n=jnp.int32(0),
     history=history,
@@ -334,7 +302,9 @@ def generate(
   num_return: int = 1,
   rules: Rules = NO_RULES,
   constraint: Automaton | None = None,
-  ends: np.ndarray | None = None,
+  ends_V: np.ndarray | None = None,
+  stops: Stops | None = None,
+  starts: Sequence[int] = (),
   eot: int,
 ) -> list[list[Hypothesis]]:
   """Returns the best hypotheses of each prompt, best first, no two the same.
@@ -346,7 +316,10 @@ def generate(
     prompts: token ids, 1 .. T of them each.
     num_return: hypotheses of each prompt; there are fewer where fewer were found.
     constraint: of `constraints.one_of` or `constraints.including`.
-    ends: bool [V], tokens that end a hypothesis, end-of-text too; None: it alone.
+    ends_V: bool, tokens that end a hypothesis, `eot` among them; None: it alone.
+    stops: texts that end a hypothesis where they are complete. Then no two have the
+      same text: of those that would, the best is returned.
+    starts: the state of `stops` after each prompt.
 
   Raises:
     UserError: more hypotheses asked for than beams; no hypothesis obeys the rules.
@@ -364,7 +337,7 @@ def generate(
     offset=np.float32(_PENALTY_OFFSET[beams.penalty_form]),
     alpha=np.float32(beams.length_penalty),
     stopping=np.int32(_STOPPING[stopping]),
-    diversity=np.float32(beams.diversity),
+    diversity=np.float32(bounded(beams.diversity)),
   )
   results = []
   size = max(1, ROWS // beams.beams)
@@ -372,6 +345,8 @@ def generate(
     batch = prompts[at : at + size]
     arrays, G = prepare(batch, gpt.config.T, max_new_tokens, rules)
     *arrays, history = arrays
+    start_B = np.zeros(len(arrays[0]), np.int32)
+    start_B[: len(starts[at : at + size])] = starts[at : at + size]
     if constraint is not None:
       constraint.check(int(arrays[-1][: len(batch)].min()))
     done = _search(
@@ -380,7 +355,9 @@ def generate(
       numbers,
       constraint,
       history,
-      ends,
+      ends_V,
+      stops,
+      start_B,
       gpt=gpt,
       K=K,
       M=M,
@@ -408,5 +385,5 @@ def _merge(groups: list[list[Hypothesis]], n: int) -> list[Hypothesis]:
   ]
   unique = {}
   for _, _, one in sorted(ranked, key=lambda x: x[:2]):
-    unique.setdefault(tuple(one.ids), one)
+    unique.setdefault(one.text or tuple(one.ids), one)
   return sorted(list(unique.values())[:n], key=lambda one: -one.score)

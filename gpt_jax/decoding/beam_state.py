@@ -25,11 +25,13 @@ class Hypothesis(NamedTuple):
     ids: new tokens; a last end-of-text is one of them.
     token_logp: the model's own log p of each, before rules [nats].
     score: what hypotheses are ranked by.
+    text: a hash of its text, where stops are looked for; else None.
   """
 
   ids: list[int]
   token_logp: list[float]
   score: float
+  text: tuple[int, ...] | None = None
 
   @property
   def logp(self) -> float:
@@ -46,21 +48,28 @@ class Hypotheses:
     logp_RKG: float32, the model's own log p of each, before rules [nats].
     length_RK: int32, new tokens so far.
     score_RK: float32; -inf where there is no hypothesis.
+    text_RK2: uint32, hashes of the texts, where stops are looked for; else None.
   """
 
   ids_RKG: jax.Array
   logp_RKG: jax.Array
   length_RK: jax.Array
   score_RK: jax.Array
+  text_RK2: jax.Array | None = None
 
   @classmethod
-  def none(cls, R: int, K: int, G: int) -> 'Hypotheses':
-    """Returns K places with no hypothesis in them."""
+  def none(cls, R: int, K: int, G: int, texts: bool = False) -> 'Hypotheses':
+    """Returns K places with no hypothesis in them.
+
+    Args:
+      texts: whether to keep hashes of texts.
+    """
     return cls(
       ids_RKG=jnp.zeros((R, K, G), jnp.int32),
       logp_RKG=jnp.zeros((R, K, G)),
       length_RK=jnp.zeros((R, K), jnp.int32),
       score_RK=jnp.full((R, K), -jnp.inf),
+      text_RK2=jnp.zeros((R, K, 2), jnp.uint32) if texts else None,
     )
 
   def pick(self, i_RC: jax.Array) -> 'Hypotheses':
@@ -74,13 +83,41 @@ class Hypotheses:
 
   def listed(self, row: int) -> list[Hypothesis]:
     """Returns the hypotheses of a search in order, without empty places."""
+    texts = [None] * len(self.score_RK[row])
+    if self.text_RK2 is not None:
+      texts = [tuple(text) for text in self.text_RK2[row].tolist()]
+    each = self.ids_RKG, self.logp_RKG, self.length_RK, self.score_RK
     return [
-      Hypothesis(ids[:n].tolist(), logp[:n].tolist(), float(score))
-      for ids, logp, n, score in zip(
-        *(x[row] for x in jax.tree.leaves(self)), strict=True
-      )
+      Hypothesis(ids[:n].tolist(), logp[:n].tolist(), float(score), text)
+      for ids, logp, n, score, text in zip(*(x[row] for x in each), texts, strict=True)
       if np.isfinite(score)
     ]
+
+
+@flax.struct.dataclass
+class Searching:
+  """The state of a batch's searches.
+
+  Attributes:
+    cache: the model's, of M K beams a prompt, with all but the last token of each.
+    parent_RK: int32, the beam of its search that each live hypothesis continues.
+    live: hypotheses to be continued; their score is log p under the rules.
+    done: finished ones, best first; their score is that over the length penalty.
+    at_RK: int32, states of live hypotheses in the automaton of a constraint or of
+      stops; 0 without one.
+    open_R: bool, searches in which a live hypothesis may still enter `done`.
+    n: int32 scalar, tokens of every live hypothesis.
+    history: X rows, the texts of live hypotheses; None if no rule needs it.
+  """
+
+  cache: Any
+  parent_RK: jax.Array
+  live: Hypotheses
+  done: Hypotheses
+  at_RK: jax.Array
+  open_R: jax.Array
+  n: jax.Array
+  history: History | None
 
 
 class Candidates(NamedTuple):
@@ -130,27 +167,29 @@ def best_tokens(score_RKV: jax.Array, C: int) -> tuple[jax.Array, jax.Array]:
 
 
 def best_candidates(
-  score_RKV: jax.Array, ends_V: jax.Array | None = None
+  score_RKV: jax.Array, ends_RKV: jax.Array | None = None, several: int = 1
 ) -> Candidates:
-  """Returns 2 K candidates, best first.
+  """Returns 2 K candidates or more, best first.
 
-  They are the best of all; or, if several tokens end a hypothesis, the K best that end
+  They are the best of all; or, if several tokens end a hypothesis, the best that end
   and the K best that do not: the best of all might all end, and leave none to continue.
+  For the first K of all, and for the first K that do not end, it makes no difference.
 
   Args:
-    ends_V: bool, the tokens that end a hypothesis; None: one does.
+    ends_RKV: bool, the tokens that end a hypothesis, or [V]; None: one does.
+    several: of those that end this times K, since some may have one text.
   """
-  R, K, _ = score_RKV.shape
+  R, K, V = score_RKV.shape
   r = jnp.arange(R)[:, None]
-  if ends_V is None:
+  if ends_RKV is None:
     parent_RC, token_RC = best_tokens(score_RKV, 2 * K)
     score_RC = score_RKV[r, parent_RC, token_RC]
     return Candidates(score_RC, parent_RC, token_RC, jnp.zeros_like(token_RC))
   parts = []
-  for kind_V in (ends_V, ~ends_V):
-    of_kind_RKV = jnp.where(kind_V, score_RKV, -jnp.inf)
-    parent_RK, token_RK = best_tokens(of_kind_RKV, K)
-    parts.append((of_kind_RKV[r, parent_RK, token_RK], parent_RK, token_RK))
+  for kind_RKV, n in ((ends_RKV, several), (~ends_RKV, 1)):
+    of_kind_RKV = jnp.where(kind_RKV, score_RKV, -jnp.inf)
+    parent_Rn, token_Rn = best_tokens(of_kind_RKV, min(n, V) * K)
+    parts.append((of_kind_RKV[r, parent_Rn, token_Rn], parent_Rn, token_Rn))
   both = [jnp.concatenate(x, axis=1) for x in zip(*parts, strict=True)]
   order_RC = jnp.argsort(-both[0], axis=1)
   score_RC, parent_RC, token_RC = (

@@ -74,30 +74,37 @@ def _automaton(edges, default, may_end, need, bank) -> Automaton:
   )
 
 
-def _check(name: str, sequences: Sequence[Sequence[int]], vocab: int, eot: int) -> None:
+def _check(
+  name: str, sequences: Sequence[Sequence[int]], vocab: int, ends: Sequence[int]
+) -> None:
   wrong = []
   if not sequences:
     wrong.append(f'{name} is empty; give a sequence of token ids or more')
   for i, ids in enumerate(sequences):
     if not ids:
       wrong.append(f'{name}[{i}] is empty; leave it out')
-    elif eot in ids:
-      wrong.append(f'{name}[{i}] holds end-of-text ({eot}), which only ends a text')
+    elif end := set(ends) & set(ids):
+      wrong.append(
+        f'{name}[{i}] holds end-of-text ({min(end)}), which only ends a text'
+      )
     elif min(ids) < 0 or max(ids) >= vocab:
       wrong.append(f'{name}[{i}]={list(ids)} must be ids in 0 .. {vocab - 1}')
   if wrong:
     raise UserError('\n'.join(wrong))
 
 
-def one_of(sequences: Sequence[Sequence[int]], *, vocab: int, eot: int) -> Automaton:
+def one_of(
+  sequences: Sequence[Sequence[int]], *, vocab: int, ends: Sequence[int]
+) -> Automaton:
   """Returns the constraint to one of these sequences, followed by end-of-text.
 
   So a result is exactly one of them and end-of-text; log p counts both.
 
   Args:
     sequences: of token ids, without end-of-text.
+    ends: ids that end a text.
   """
-  _check('sequences', sequences, vocab, eot)
+  _check('sequences', sequences, vocab, ends)
   edges, need = {}, [_NEVER]
   for ids in sequences:
     path = [0]
@@ -117,7 +124,9 @@ def one_of(sequences: Sequence[Sequence[int]], *, vocab: int, eot: int) -> Autom
   )
 
 
-def including(phrases: Sequence[Sequence[int]], *, vocab: int, eot: int) -> Automaton:
+def including(
+  phrases: Sequence[Sequence[int]], *, vocab: int, ends: Sequence[int]
+) -> Automaton:
   """Returns the constraint that every phrase occurs among the new tokens.
 
   Each occurs as contiguous tokens, anywhere and in any order; they may overlap. Beams
@@ -127,8 +136,9 @@ def including(phrases: Sequence[Sequence[int]], *, vocab: int, eot: int) -> Auto
 
   Args:
     phrases: of token ids, without end-of-text; 8 at most.
+    ends: ids that end a text.
   """
-  _check('phrases', phrases, vocab, eot)
+  _check('phrases', phrases, vocab, ends)
   phrases = sorted({tuple(phrase) for phrase in phrases})
   if len(phrases) > _PHRASES:
     raise UserError(f'{len(phrases)} phrases are too many; give {_PHRASES} at most')
@@ -193,13 +203,16 @@ def _allow(
   score_RKV: jax.Array,
   at_RK: jax.Array,
   left_R: jax.Array,
-  eot: int,
+  ends_V: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
   """Returns the scores of tokens without an edge and of edges, -inf if not allowed.
+
+  Of several ends of a text each beam's likeliest is allowed: so no text comes twice.
 
   Args:
     at_RK: the beams' states.
     left_R: tokens that may follow the next one.
+    ends_V: bool, tokens that end a text.
 
   Returns:
     score_RKV, tokens without an edge; edge_RKE.
@@ -218,8 +231,11 @@ def _allow(
   rest_RKV = rest_RKV.at[..., automaton.token_E].min(
     jnp.where(is_edge_RKE, -jnp.inf, jnp.inf)
   )
-  ends_RK = jnp.where(automaton.may_end_Q[at_RK], score_RKV[..., eot], -jnp.inf)
-  return rest_RKV.at[..., eot].set(ends_RK), edge_RKE
+  end_RKV = jnp.where(ends_V, score_RKV, -jnp.inf)
+  best_RKV = jnp.arange(len(ends_V)) == end_RKV.argmax(axis=-1)[..., None]
+  may_RKV = best_RKV & automaton.may_end_Q[at_RK][..., None]
+  rest_RKV = jnp.where(ends_V, jnp.where(may_RKV, score_RKV, -jnp.inf), rest_RKV)
+  return rest_RKV, edge_RKE
 
 
 def share(
@@ -248,7 +264,7 @@ def choice(
   score_RKV: jax.Array,
   at_RK: jax.Array,
   left_R: jax.Array,
-  eot: int,
+  ends_V: jax.Array,
 ) -> Candidates:
   """Returns 2 K candidates that the automaton allows, shared among its banks.
 
@@ -256,13 +272,14 @@ def choice(
     score_RKV: log p under the rules of each beam and its next token.
     at_RK: the beams' states.
     left_R: tokens that may follow the next one.
+    ends_V: bool, tokens that end a text.
   """
   R, K, V = score_RKV.shape
   r, c = jnp.arange(R)[:, None], min(2 * K, V)
-  score_RKV, edge_RKE = _allow(automaton, score_RKV, at_RK, left_R, eot)
+  score_RKV, edge_RKE = _allow(automaton, score_RKV, at_RK, left_R, ends_V)
   score_RKc, token_RKc = top_k(score_RKV, c)
   at_RKc = jnp.where(
-    token_RKc == eot, at_RK[..., None], automaton.default_Q[at_RK, None]
+    ends_V[token_RKc], at_RK[..., None], automaton.default_Q[at_RK, None]
   )
   edges = automaton.token_E, automaton.to_E
   token_RKE, to_RKE = (jnp.broadcast_to(x, edge_RKE.shape) for x in edges)

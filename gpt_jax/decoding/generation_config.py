@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import numbers
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,7 +12,7 @@ from gpt_jax.decoding import constraints
 from gpt_jax.decoding.beam import Beams
 from gpt_jax.decoding.logit_rules import Rules
 from gpt_jax.decoding.selection import Sampling
-from gpt_jax.tokenizers import Tokenizer
+from gpt_jax.tokenizers import Tokenizer, encode_special
 
 METHODS = 'auto', 'greedy', 'sample', 'beam', 'stochastic', 'minimum_risk'
 Text = str | Sequence[int]  # a text or the ids of one
@@ -20,7 +21,7 @@ Text = str | Sequence[int]  # a text or the ids of one
 FLAGS = (
   ('method', 'string', 'auto, greedy, sample, beam, stochastic or minimum_risk'),
   ('max_new_tokens', 'integer', 'length of a continuation (128)'),
-  ('min_new_tokens', 'integer', 'no end-of-text before'),
+  ('min_new_tokens', 'integer', 'no end of the text before'),
   ('num_return', 'integer', 'continuations of each prompt (1)'),
   ('temperature', 'float', 'divides the logits (0.8); 0 is greedy'),
   ('top_k', 'integer', 'draw from the k most likely'),
@@ -35,7 +36,8 @@ FLAGS = (
   ('banned', 'multi_string', 'text that may not occur'),
   ('forced', 'string', 'text that a continuation begins with'),
   ('stop', 'multi_string', 'text that a continuation ends before'),
-  ('eos', 'integer', "id that ends a text, if not the tokenizer's"),
+  ('eos', 'multi_integer', "id that ends a text, in place of the model's own"),
+  ('special', 'bool', 'names such as <|endoftext|> in texts are these tokens'),
   ('truncate', 'bool', 'of a prompt longer than the context, read the end'),
   ('seed', 'multi_integer', 'another seed, other draws; one, or one for each prompt'),
   ('beams', 'integer', 'hypotheses to follow; several mean beam search'),
@@ -66,7 +68,10 @@ class GenerationConfig:
     num_return: continuations of each prompt, the best first where they are ranked;
       fewer where beam search finds fewer.
     seed: a number; or one for each prompt, whose draws then depend on nothing else.
-    eos: id that ends a text; None is the tokenizer's end-of-text.
+    eos: id that ends a text, or several; None: the tokenizer's end-of-text and the
+      model's own other ends. The last one of a text is no part of it.
+    special: in prompts and in texts of other settings but `stop`, the names of special
+      tokens (<|endoftext|>, added tokens) are these tokens; else they are plain text.
     truncate: of a prompt longer than the context the last T tokens are read; without
       it, such a prompt is an error.
     stop: a text or several: a continuation ends before the first of them. A hypothesis
@@ -85,7 +90,8 @@ class GenerationConfig:
   max_new_tokens: int = 128
   num_return: int = 1
   seed: int | Sequence[int] = 0
-  eos: int | None = None
+  eos: int | Sequence[int] | None = None
+  special: bool = False
   truncate: bool = False
   stop: str | Sequence[str] = ()
   banned: Sequence[Text] = ()
@@ -136,36 +142,64 @@ class GenerationConfig:
 
   def rules(self, tokenizer: Tokenizer) -> Rules:
     """Returns the rules on scores, in ids."""
-    banned = {_ids(text, tokenizer) for text in self.banned}
+    banned = {self._ids(text, tokenizer) for text in self.banned}
     for text in self.banned:
       if isinstance(text, str):
         with contextlib.suppress(UserError):  # of characters without the blank
-          banned.add(_ids(' ' + text, tokenizer))
-    forced = _ids(self.forced, tokenizer)
+          banned.add(self._ids(' ' + text, tokenizer))
+    forced = self._ids(self.forced, tokenizer)
     return Rules(tuple(sorted(banned)), forced, **_fields_of(self, Rules))
 
   def constraint(
-    self, tokenizer: Tokenizer, vocab: int
+    self, tokenizer: Tokenizer, vocab: int, ends: Sequence[int]
   ) -> constraints.Automaton | None:
     """Returns the constraint on hypotheses, if there is one."""
-    of = {'vocab': vocab, 'eot': self.end(tokenizer)}
+    of = {'vocab': vocab, 'ends': ends}
     if self.one_of:
-      return constraints.one_of([_ids(x, tokenizer) for x in self.one_of], **of)
+      return constraints.one_of([self._ids(x, tokenizer) for x in self.one_of], **of)
     if self.including:
-      return constraints.including([_ids(x, tokenizer) for x in self.including], **of)
+      phrases = [self._ids(x, tokenizer) for x in self.including]
+      return constraints.including(phrases, **of)
     return None
 
-  def end(self, tokenizer: Tokenizer) -> int:
-    """Returns the id that ends a text."""
-    return tokenizer.eot if self.eos is None else self.eos
+  def ends(
+    self, tokenizer: Tokenizer, others: Sequence[int], vocab: int
+  ) -> tuple[int, ...]:
+    """Returns the ids that end a text, the first for what has to be one.
+
+    Args:
+      others: the model's, besides the tokenizer's end-of-text.
+    """
+    if self.eos is None:
+      ends = tokenizer.eot, *others
+    else:
+      ends = [self.eos] if isinstance(self.eos, numbers.Integral) else self.eos
+    # A tokenizer of numbers may have an end that its model does not predict.
+    return tuple(dict.fromkeys(i for i in ends if 0 <= i < vocab)) or tuple(ends[:1])
+
+  def _ids(self, text: Text, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Returns the ids of a text, or the ids as they are."""
+    if not isinstance(text, str):
+      return tuple(map(int, text))
+    return tuple(
+      encode_special(tokenizer, text) if self.special else tokenizer.encode(text)
+    )
 
   def stops(self) -> tuple[str, ...]:
     """Returns the texts before which a continuation ends."""
     return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
-  def wrong(self, prompts: int, tokenizer: Tokenizer, vocab: int) -> list[str]:
-    """Returns what is wrong with the settings."""
-    wrong = []
+  def wrong(
+    self, prompts: int, tokenizer: Tokenizer, vocab: int, others: Sequence[int] = ()
+  ) -> list[str]:
+    """Returns what is wrong with the settings.
+
+    Args:
+      others: as in `ends`.
+    """
+    if wrong := self._wrong_kinds():
+      return wrong
+    ends = self.ends(tokenizer, others, vocab)
     if self.method not in METHODS:
       wrong.append(
         f'method={self.method!r} must be one of {", ".join(METHODS)}.'
@@ -179,30 +213,49 @@ class GenerationConfig:
         f'seed has {len(self.seed)} numbers for {prompts} prompts; give one, or one '
         'for each'
       )
-    if np.any(np.less(self.seed, 0)):
+    if min(np.ravel(np.array(self.seed, object)), default=0) < 0:
       wrong.append(f'seed={self.seed} must be at least 0')
-    if self.eos is not None and not 0 <= self.eos < vocab:
+    if self.eos is not None and not all(0 <= i < vocab for i in np.ravel(self.eos)):
       wrong.append(f'eos={self.eos} must be in 0 .. {vocab - 1}')
     if not all(self.stops()):
       wrong.append("stop='' would end every text at once; leave it out")
     for name in ('banned', 'forced'):
       texts = [self.forced] if name == 'forced' else self.banned
-      ids = {i for text in texts for i in _ids(text, tokenizer)}
+      ids = {i for text in texts for i in self._ids(text, tokenizer)}
       if ids and not 0 <= min(ids) <= max(ids) < vocab:
         wrong.append(f'{name} must be ids in 0 .. {vocab - 1}, not {sorted(ids)}')
     for make in (
       self.sampling,
       self.searching,
       lambda: self.rules(tokenizer),
-      lambda: self.constraint(tokenizer, vocab),
+      lambda: self.constraint(tokenizer, vocab, ends),
     ):
       try:
         make()
       except UserError as error:
         wrong.append(str(error))
-    return wrong + self._wrong_together(tokenizer)
+    return wrong + self._wrong_together(tokenizer, ends)
 
-  def _wrong_together(self, tokenizer: Tokenizer) -> list[str]:
+  def _wrong_kinds(self) -> list[str]:
+    """Returns which settings are not of their kind: numbers, texts, ids."""
+    wrong = []
+    for name, kind in ((f.name, f.type) for f in dataclasses.fields(self)):
+      value = getattr(self, name)
+      if kind is int and not isinstance(value, numbers.Integral):
+        wrong.append(f'{name}={value!r} must be a whole number')
+      elif kind is int and not abs(value) < 2**31:
+        wrong.append(f'{name}={value} must be less than {2**31:,}')
+      elif kind is float and not isinstance(value, numbers.Real):
+        wrong.append(f'{name}={value!r} must be a number')
+    for name, many in (('seed', self.seed), ('eos', self.eos)):
+      ids = [many] if isinstance(many, numbers.Integral | None) else [*many]
+      if not ids or not all(isinstance(i, numbers.Integral | None) for i in ids):
+        wrong.append(f'{name}={many!r} must be a whole number, or several')
+    if not all(isinstance(stop, str) for stop in self.stops()):
+      wrong.append(f'stop={self.stop!r} must be a text, or several')
+    return wrong
+
+  def _wrong_together(self, tokenizer: Tokenizer, ends: Sequence[int]) -> list[str]:
     """Returns which settings do not go together."""
     how = self.chosen()
     wrong = [
@@ -216,8 +269,8 @@ class GenerationConfig:
         f'min_new_tokens={self.min_new_tokens} must be at most max_new_tokens='
         f'{self.max_new_tokens}'
       )
-    forced = _ids(self.forced, tokenizer)
-    if len(forced) > self.max_new_tokens or self.end(tokenizer) in forced:
+    forced = self._ids(self.forced, tokenizer)
+    if len(forced) > self.max_new_tokens or set(ends) & set(forced):
       wrong.append(
         f'forced={self.forced!r} must be at most max_new_tokens={self.max_new_tokens} '
         'tokens, none of them end-of-text'
@@ -257,8 +310,3 @@ def _fields_of(settings: GenerationConfig, kind: type) -> dict:
   """Returns the settings that are fields of `kind` as they are."""
   kept = [name for name in _names(kind) if name not in ('forced', 'forbidden')]
   return {name: getattr(settings, name) for name in kept}
-
-
-def _ids(text: Text, tokenizer: Tokenizer) -> tuple[int, ...]:
-  """Returns the ids of a text, or the ids as they are."""
-  return tuple(tokenizer.encode(text) if isinstance(text, str) else map(int, text))

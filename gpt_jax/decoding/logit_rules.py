@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gpt_jax.config import UserError
+from gpt_jax.decoding.selection import bounded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Rules:
   Attributes:
     forbidden: sequences of ids that no new token may complete.
     forced: ids of the first new tokens, whatever other rules say.
-    min_new_tokens: no end-of-text before so many new tokens.
+    min_new_tokens: none of the ids that end a text before so many new tokens.
     no_repeat_ngram: no sequence of so many tokens occurs twice in prompt and new
       tokens; 0 is off.
     repetition_penalty: of each token of prompt and new tokens (CTRL); 1 is off.
@@ -49,8 +50,8 @@ class Rules:
         wrong.append(f'{name}={getattr(self, name)} must be at least 0 (0 is off)')
     if not 0 < self.repetition_penalty < math.inf:
       wrong.append(
-        f'repetition_penalty={self.repetition_penalty} must be above 0 (1 is off, more '
-        'makes repetition less likely)'
+        f'repetition_penalty={self.repetition_penalty} must be above 0 and finite (1 '
+        'is off, more makes repetition less likely)'
       )
     for name in ('presence_penalty', 'frequency_penalty'):
       if not math.isfinite(getattr(self, name)):
@@ -101,11 +102,17 @@ class History:
 
 
 def adjust(
-  scores_BV: jax.Array, history: History | None, rules: Rules, eot: int
+  scores_BV: jax.Array,
+  history: History | None,
+  rules: Rules,
+  eot: int,
+  ends_V: jax.Array | None = None,
 ) -> jax.Array:
   """Returns the scores of the next token under the rules; -inf is impossible.
 
-  `history` may be None if no rule is on.
+  Args:
+    history: may be None if no rule is on.
+    ends_V: bool, ids that end a text; None: `eot` alone.
   """
   original_BV = scores_BV
   if rules.forbidden:
@@ -114,13 +121,16 @@ def adjust(
     scores_BV = no_repeat(scores_BV, history, rules.no_repeat_ngram)
   if rules.min_new_tokens:
     early_B = history.length_B - history.prompt_B < rules.min_new_tokens
-    scores_BV = scores_BV.at[:, eot].add(jnp.where(early_B, -jnp.inf, 0))
+    if ends_V is None:
+      scores_BV = scores_BV.at[:, eot].add(jnp.where(early_B, -jnp.inf, 0))
+    else:
+      scores_BV = jnp.where(early_B[:, None] & ends_V, -jnp.inf, scores_BV)
   if rules.repetition_penalty != 1:
-    scores_BV = penalize_seen(scores_BV, history, rules.repetition_penalty)
+    scores_BV = penalize_seen(scores_BV, history, bounded(rules.repetition_penalty))
   if rules.presence_penalty or rules.frequency_penalty:
     counts_BV = history.counts(scores_BV.shape[-1], new_only=True)
-    scores_BV = scores_BV - rules.frequency_penalty * counts_BV
-    scores_BV = scores_BV - rules.presence_penalty * (counts_BV > 0)
+    scores_BV = scores_BV - bounded(rules.frequency_penalty) * counts_BV
+    scores_BV = scores_BV - bounded(rules.presence_penalty) * (counts_BV > 0)
   if rules.forced:
     scores_BV = force(scores_BV, original_BV, history, rules.forced)
   return scores_BV

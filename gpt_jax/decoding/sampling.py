@@ -70,9 +70,9 @@ class Decoding:
 
   Attributes:
     cache: the model's, with all tokens but the last one drawn.
-    ids_BG: int32, new tokens; end-of-text from the first end-of-text on.
+    ids_BG: int32, new tokens; end-of-text after the first that ends the text.
     logp_BG: float32, the model's own log p of each (before the rules) [nats]; 0 after
-      the first end-of-text.
+      the end.
     done_B: bool, rows that need no more tokens.
     key_B: each row's PRNG key; the token at n is drawn with its n-th fold.
     n: int32 scalar, tokens drawn a row.
@@ -89,11 +89,17 @@ class Decoding:
 
 
 def _add(
-  state: Decoding, logits_BV: jax.Array, *, sampling: Sampling, rules: Rules, eot: int
+  state: Decoding,
+  logits_BV: jax.Array,
+  ends_V: jax.Array | None,
+  *,
+  sampling: Sampling,
+  rules: Rules,
+  eot: int,
 ) -> Decoding:
   """Returns the state with one more token a row, drawn from the logits."""
   key_B = _fold(state.key_B, state.n)
-  scores_BV = adjust(logits_BV, state.history, rules, eot)
+  scores_BV = adjust(logits_BV, state.history, rules, eot, ends_V)
   ids_B = draw(scores_BV, key_B, sampling)
   if state.history is not None:
     # Where the rules leave no token at all, the text ends.
@@ -106,7 +112,7 @@ def _add(
   return state.replace(
     ids_BG=put(state.ids_BG, ids_B[:, None]),
     logp_BG=put(state.logp_BG, logp_B[:, None]),
-    done_B=state.done_B | (ids_B == eot),
+    done_B=state.done_B | (ids_B == eot if ends_V is None else ends_V[ids_B]),
     n=state.n + 1,
     history=state.history and state.history.add(ids_B),
   )
@@ -122,6 +128,7 @@ def begin(
   length_B: jax.Array,
   key_B: jax.Array,
   history: History | None = None,
+  ends_V: jax.Array | None = None,
   *,
   G: int,
   sampling: Sampling,
@@ -133,6 +140,7 @@ def begin(
   Args:
     length_B: tokens of each; a row of none is padding and done at once.
     history: of the prompts, with room for G more; needed if any rule is on.
+    ends_V: bool, ids that end a text, `eot` among them; None: it alone.
     G: tokens to make room for.
   """
   B, P = ids_BP.shape
@@ -146,12 +154,13 @@ def begin(
     n=jnp.int32(0),
     history=history,
   )
-  return _add(state, logits_BV, sampling=sampling, rules=rules, eot=eot)
+  return _add(state, logits_BV, ends_V, sampling=sampling, rules=rules, eot=eot)
 
 
 def advance(
   model: Model,
   state: Decoding,
+  ends_V: jax.Array | None = None,
   *,
   sampling: Sampling,
   rules: Rules = NO_RULES,
@@ -161,14 +170,14 @@ def advance(
   last_B = jax.lax.dynamic_index_in_dim(state.ids_BG, state.n - 1, 1, keepdims=False)
   logits_BV, cache = model.step(state.cache, last_B)
   state = state.replace(cache=cache)
-  return _add(state, logits_BV, sampling=sampling, rules=rules, eot=eot)
+  return _add(state, logits_BV, ends_V, sampling=sampling, rules=rules, eot=eot)
 
 
 @partial(jax.jit, static_argnames=('gpt', 'G', 'sampling', 'rules', 'eot'))
-def _begin(params, ids_BP, length_B, key_B2, drawn, history, *, gpt, **static):
+def _begin(params, ids_BP, length_B, key_B2, drawn, history, ends_V, *, gpt, **static):
   model = model_of(params, gpt)
   key_B = _fold(jax.random.wrap_key_data(key_B2, impl='threefry2x32'), drawn)
-  return begin(model, ids_BP, length_B, key_B, history, **static)
+  return begin(model, ids_BP, length_B, key_B, history, ends_V, **static)
 
 
 @partial(
@@ -176,12 +185,12 @@ def _begin(params, ids_BP, length_B, key_B2, drawn, history, *, gpt, **static):
   static_argnames=('gpt', 'sampling', 'rules', 'eot'),
   donate_argnames='state',
 )
-def _run(params, state, limit, *, gpt, **static):
+def _run(params, state, limit, ends_V, *, gpt, **static):
   """Returns the state with `limit` tokens a row, or all rows done."""
   model = model_of(params, gpt)
   return jax.lax.while_loop(
     lambda state: (state.n < limit) & ~state.done_B.all(),
-    lambda state: advance(model, state, **static),
+    lambda state: advance(model, state, ends_V, **static),
     state,
   )
 
@@ -248,6 +257,7 @@ def _first(
   new: int,
   max_new_tokens: int,
   rules: Rules,
+  ends_V: np.ndarray | None,
   **static,
 ) -> tuple[Decoding, int]:
   """Returns the state after one more token of each text, and the room for tokens.
@@ -266,29 +276,34 @@ def _first(
   G = room_after(longest, max_new_tokens, T)
   history = None
   if rules != NO_RULES:
-    # As wide as the whole text will be: later rounds share a program.
+    # As wide as the whole text will be, so that later rounds share a program; but one
+    # without a limit may end soon.
     prompt = max(map(len, texts)) - new
-    W = bucket(prompt) + bucket(max_new_tokens)
+    W = bucket(prompt) + bucket(min(max_new_tokens, max(new + G, 8 * T)))
     ids_BW, length_B = filled(texts, B, W)
     history = History(ids_BW, length_B, np.maximum(length_B - new, 0))
   ids_BP, length_B = padded(read, B)
   key_B2 = np.resize(key_B2, (B, 2))
   static |= {'gpt': gpt, 'rules': rules, 'G': G}
-  state = _begin(params, ids_BP, length_B, key_B2, new, history, **static)
+  state = _begin(params, ids_BP, length_B, key_B2, new, history, ends_V, **static)
   return state, min(max_new_tokens - new, T - longest + 1)
 
 
 class Continuation(NamedTuple):
-  """New tokens of a row, up to and with end-of-text, and log p of each [nats]."""
+  """New tokens of a row, up to and with one that ends it, and log p of each [nats]."""
 
   ids: list[int]
   logp: list[float]
 
 
-def _until_eot(ids: np.ndarray, logp: np.ndarray, eot: int) -> Continuation:
-  ends = np.flatnonzero(ids == eot)
-  n = ends[0] + 1 if len(ends) else len(ids)
+def _until_end(ids: np.ndarray, logp: np.ndarray, ends: set[int]) -> Continuation:
+  n = next((i + 1 for i, token in enumerate(ids.tolist()) if token in ends), len(ids))
   return Continuation(ids[:n].tolist(), logp[:n].tolist())
+
+
+def _ending(eot: int, ends_V: np.ndarray | None) -> set[int]:
+  """Returns the ids that end a text."""
+  return {eot} if ends_V is None else set(np.flatnonzero(ends_V).tolist())
 
 
 def _batches(prompts: Sequence[Sequence[int]], new: int, T: int) -> Iterator[list[int]]:
@@ -313,7 +328,8 @@ def generate(
   sampling: Sampling,
   rules: Rules = NO_RULES,
   eot: int,
-  stopped: Callable[[list[int]], bool] | None = None,
+  ends_V: np.ndarray | None = None,
+  stopped: Callable[[int, list[int]], bool] | None = None,
   row_params: dict | None = None,
 ) -> list[Continuation]:
   """Returns the continuation of each prompt.
@@ -324,29 +340,32 @@ def generate(
   Args:
     prompts: token ids, 1 .. T of them each.
     keys: of `keys_of`, one for each prompt.
-    max_new_tokens: fewer if end-of-text is drawn.
-    stopped: new tokens of a row -> whether they are enough; called every 16 tokens.
+    max_new_tokens: fewer if one that ends the text is drawn.
+    ends_V: bool, ids that end a text, `eot` among them; None: it alone.
+    stopped: number and new tokens of a row -> whether they are enough; called every 16
+      tokens.
     row_params: the parameters in the form that decodes one row fastest, or None.
   """
   static = {'gpt': gpt, 'sampling': sampling, 'rules': rules, 'eot': eot}
+  ends = _ending(eot, ends_V)
   results = [Continuation([], []) for _ in prompts]
   for rows in _batches(prompts, max_new_tokens, gpt.config.T):
     drawn = 0
     step_params = row_params if row_params and len(rows) == 1 else params
     while rows and drawn < max_new_tokens:
       texts = [[*prompts[i], *results[i].ids] for i in rows]
-      of = {'new': drawn, 'max_new_tokens': max_new_tokens}
+      of = {'new': drawn, 'max_new_tokens': max_new_tokens, 'ends_V': ends_V}
       state, room = _first(params, texts=texts, key_B2=keys[rows], **of, **static)
       live, n = dict(enumerate(rows)), 0
       while live and n < room:
         limit = room if stopped is None else min(room, n + _CHUNK)
-        state = _run(step_params, state, limit, **static)
+        state = _run(step_params, state, limit, ends_V, **static)
         ids_BG, logp_BG = np.asarray(state.ids_BG), np.asarray(state.logp_BG)
         for row, i in list(live.items()):
-          new = _until_eot(ids_BG[row, n:limit], logp_BG[row, n:limit], eot)
+          new = _until_end(ids_BG[row, n:limit], logp_BG[row, n:limit], ends)
           results[i].ids.extend(new.ids)
           results[i].logp.extend(new.logp)
-          if new.ids[-1] == eot or (stopped and stopped(results[i].ids)):
+          if new.ids[-1] in ends or (stopped and stopped(i, results[i].ids)):
             del live[row]
         n = limit
       drawn += n
@@ -364,18 +383,20 @@ def stream(
   sampling: Sampling,
   rules: Rules = NO_RULES,
   eot: int,
+  ends_V: np.ndarray | None = None,
   row_params: dict | None = None,
 ) -> Iterator[int]:
   """Yields the tokens of `generate` for one prompt, each as soon as it is drawn."""
   step_params = row_params or params
   static = {'gpt': gpt, 'sampling': sampling, 'rules': rules, 'eot': eot}
-  new = []
+  ends, new = _ending(eot, ends_V), []
   while len(new) < max_new_tokens:
-    of = {'new': len(new), 'max_new_tokens': max_new_tokens}
+    of = {'new': len(new), 'max_new_tokens': max_new_tokens, 'ends_V': ends_V}
     state, room = _first(params, texts=[[*prompt, *new]], key_B2=key, **of, **static)
     for n in range(1, room + 1):
-      state = _run(step_params, state, n, **static)  # the first token is there already
+      # The first token is there already.
+      state = _run(step_params, state, n, ends_V, **static)
       new.append(int(np.asarray(state.ids_BG)[0, n - 1]))
       yield new[-1]
-      if new[-1] == eot:
+      if new[-1] in ends:
         return

@@ -12,13 +12,21 @@ import jax.numpy as jnp
 
 from gpt_jax.config import UserError
 
+_COLD = 1e-3
+
+
+def bounded(number: float) -> float:
+  """Returns a factor for scores, held where float32 has room: -1e30, 1e-30 .. 1e30."""
+  return min(max(number, 1e-30 if number > 0 else -1e30), 1e30)
+
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
   """How the next token is drawn.
 
   Attributes:
-    temperature: divides the logits; 0 takes the most likely token (greedy).
+    temperature: divides the logits; 0 takes the most likely token (greedy). Counts as
+      1e-30 or 1e30 beyond these, where float32 ends.
     top_k: only the k most likely tokens, ties with the k-th kept; 0 means all.
     top_p: only the fewest most likely tokens whose mass reaches p; 1 means all.
     min_p: only tokens at least min_p times as likely as the most likely; 0 means all.
@@ -37,7 +45,10 @@ class Sampling:
   def __post_init__(self):
     wrong = []
     if not 0 <= self.temperature < math.inf:
-      wrong.append(f'temperature={self.temperature} must be at least 0 (0 is greedy)')
+      wrong.append(
+        f'temperature={self.temperature} must be at least 0 and finite (0 is greedy, '
+        'more is closer to even chances)'
+      )
     if not self.top_k >= 0:
       wrong.append(f'top_k={self.top_k} must be at least 0 (0 keeps all)')
     for name in ('top_p', 'typical_p'):
@@ -122,7 +133,10 @@ def _reach(value_BV: jax.Array, p_BV: jax.Array, mass: float) -> jax.Array:
 
 def shaped(logits_BV: jax.Array, sampling: Sampling) -> jax.Array:
   """Returns the logits whose softmax tokens are drawn from; temperature is not 0."""
-  logits_BV = logits_BV / sampling.temperature
+  if sampling.temperature < _COLD:
+    # Else the largest might become infinite, and no other be less.
+    logits_BV = logits_BV - logits_BV.max(axis=-1, keepdims=True)
+  logits_BV = logits_BV / bounded(sampling.temperature)
   if sampling.top_k:
     logits_BV = top_k(logits_BV, sampling.top_k)
   if sampling.top_p < 1:

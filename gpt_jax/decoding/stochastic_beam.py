@@ -29,6 +29,7 @@ from gpt_jax.decoding.beam_state import (
 )
 from gpt_jax.decoding.logit_rules import NO_RULES, History, Rules, adjust
 from gpt_jax.decoding.sampling import Model, model_of
+from gpt_jax.decoding.selection import bounded
 from gpt_jax.model.gpt import GPT
 
 
@@ -78,6 +79,7 @@ def _add(
   limit_B: jax.Array,
   key_B: jax.Array,
   temperature: jax.Array,
+  ends_V: jax.Array | None,
   *,
   rules: Rules,
   eot: int,
@@ -86,7 +88,7 @@ def _add(
   B, K = state.phi_BK.shape
   (X, V), n = logits_XV.shape, state.n + 1
   logp_XV = jax.nn.log_softmax(logits_XV)
-  ruled_XV = adjust(logp_XV, state.history, rules, eot)
+  ruled_XV = adjust(logp_XV, state.history, rules, eot, ends_V)
   drawn_XV = jax.nn.log_softmax(ruled_XV / temperature)
   # Where the rules leave no token at all, log_softmax is no number.
   drawn_XV = jnp.where(jnp.isneginf(ruled_XV), -jnp.inf, drawn_XV)
@@ -125,7 +127,7 @@ def _add(
     hypotheses=hypotheses,
     phi_BK=phi_BK,
     ended_BK=was_BK
-    | (token_BK == eot)
+    | (token_BK == eot if ends_V is None else ends_V[token_BK])
     | (n >= limit_B)[:, None]
     | jnp.isneginf(hypotheses.score_RK),
     n=n,
@@ -141,6 +143,7 @@ def search(
   history: History | None,
   key_B2: jax.Array,
   temperature: jax.Array,
+  ends_V: jax.Array | None = None,
   *,
   K: int,
   G: int,
@@ -155,6 +158,7 @@ def search(
     history: of the prompts, with room for G more; needed if any rule is on.
     key_B2: data of a PRNG key for each.
     temperature: divides log p, under the rules, of every token.
+    ends_V: bool, tokens that end a text; None: end-of-text alone.
     G: tokens to make room for.
   """
   B, P = ids_BP.shape
@@ -164,6 +168,7 @@ def search(
     limit_B=limit_B,
     key_B=key_B,
     temperature=temperature,
+    ends_V=ends_V,
     rules=rules,
     eot=eot,
   )
@@ -209,6 +214,7 @@ def generate(
   temperature: float = 1.0,
   rules: Rules = NO_RULES,
   eot: int,
+  ends_V: np.ndarray | None = None,
 ) -> list[list[Hypothesis]]:
   """Returns continuations of each prompt, drawn without replacement, in order.
 
@@ -221,6 +227,7 @@ def generate(
     keys: of `sampling.keys_of`, one for each prompt.
     beams: how many to draw; fewer if no more texts are possible.
     temperature: divides log p of every token.
+    ends_V: bool, ids that end a text, `eot` among them; None: it alone.
   """
   if not beams >= 1:
     raise UserError(f'beams={beams} must be at least 1')
@@ -235,8 +242,8 @@ def generate(
     batch = prompts[at : at + size]
     arrays, G = prepare(batch, gpt.config.T, max_new_tokens, rules)
     key_B2 = np.resize(keys[at : at + size], (len(arrays[0]), 2))
-    heat = np.float32(temperature)
-    drawn = _search(params, *arrays, key_B2, heat, G=G, **static)
+    heat = np.float32(bounded(temperature))
+    drawn = _search(params, *arrays, key_B2, heat, ends_V, G=G, **static)
     drawn = jax.tree.map(np.asarray, drawn)
     results += [drawn.listed(row) for row in range(len(batch))]
   return results

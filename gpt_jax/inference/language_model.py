@@ -1,10 +1,9 @@
 """A trained model with its tokenizer: logits, scores and generated text."""
 
-import bisect
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -12,12 +11,15 @@ import numpy as np
 
 from gpt_jax.config import UserError, nearest
 from gpt_jax.decoding import beam, reranking, sampling, stochastic_beam
+from gpt_jax.decoding import stops as stop_texts
 from gpt_jax.decoding.generation_config import GenerationConfig
 from gpt_jax.evaluation import introspection, likelihood
+from gpt_jax.inference.continued import Continued, before_stop, first_stop, stop_begun
 from gpt_jax.model.gpt import GPT, unembed
 from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.model.quantize import quantized, transposed
-from gpt_jax.tokenizers import Tokenizer
+from gpt_jax.tokenizers import Tokenizer, encode_special
+from gpt_jax.tokenizers.spelling import Spelling, spelling
 
 
 class Generation(NamedTuple):
@@ -25,12 +27,17 @@ class Generation(NamedTuple):
 
   Attributes:
     ids: new token ids; a last end-of-text is one of them.
-    text: of the new tokens. Where a stop ended it, the text before the stop; ids are
+    text: what they add to the prompt's text: that of prompt and new tokens together
+      without the prompt's. Where a stop ended it, the text before the stop; ids are
       those that lie wholly in it.
     token_logp: the model's log p of each new token, before any rule [nats].
-    score: ranks the continuations of a prompt: log p; for beams, log p over the length
-      penalty; for 'minimum_risk', the expected utility.
+    score: ranks the continuations of a prompt: log p; for 'minimum_risk', the expected
+      utility. For beams, log p under the rules over the length penalty, of all tokens
+      up to the one that ended it: also of those of a stop, as of end-of-text. Else a
+      text would be likelier the sooner a stop cuts it.
     number: of the prompt, from 0.
+    stop_logp: log p of each token after `ids` up to the one that completed the stop;
+      empty: no stop ended it.
   """
 
   prompt: list[int]
@@ -39,6 +46,7 @@ class Generation(NamedTuple):
   token_logp: list[float]
   score: float
   number: int
+  stop_logp: tuple[float, ...] = ()
 
   @property
   def logp(self) -> float:
@@ -79,9 +87,16 @@ class LanguageModel:
     """The architecture of the model."""
     return self.gpt.config
 
-  def prompt_ids(self, text: str) -> list[int]:
-    """Returns the ids of a prompt; the empty one is end-of-text, a new document."""
-    return self.tokenizer.encode(text) or [self.tokenizer.eot]
+  def prompt_ids(self, text: str, special: bool = False) -> list[int]:
+    """Returns the ids of a prompt; the empty one is end-of-text, a new document.
+
+    Args:
+      special: names of special tokens, such as <|endoftext|>, are these tokens.
+    """
+    ids = (
+      encode_special(self.tokenizer, text) if special else self.tokenizer.encode(text)
+    )
+    return ids or [self.tokenizer.eot]
 
   def logits(self, ids: Sequence[int] | np.ndarray) -> jax.Array:
     """Returns float32 logits of the next tokens.
@@ -140,7 +155,9 @@ class LanguageModel:
         a prompt longer than the context; all in one message.
     """
     prompts = [prompts] if isinstance(prompts, str) else prompts
-    return self.generate_ids([self.prompt_ids(p) for p in prompts], **settings)
+    special = bool(settings.get('special'))
+    ids = [self.prompt_ids(prompt, special) for prompt in prompts]
+    return self.generate_ids(ids, **settings)
 
   def generate_ids(
     self, prompts: Sequence[Sequence[int]], **settings
@@ -151,14 +168,22 @@ class LanguageModel:
     search = searches.get(how.chosen(), self._drawn)
     results, stops = [], how.stops()
     for number, candidates in enumerate(search(prompts, how)):
-      generations = []
+      prompt, generations = prompts[number], []
+      text_of = self._continued(prompt, how).text
       for ids, logp, value in candidates:
-        cut = _before_stop(ids, stops, self._decode)
-        n, text = cut or (len(ids), self._decode(ids))
+        cut = before_stop(ids, stops, text_of)
+        n, used, text = cut or (len(ids), len(ids), text_of(ids))
         value = sum(logp[:n]) if value is None else value
+        rest = tuple(logp[n:used])
         generations.append(
-          Generation(prompts[number], ids[:n], text, logp[:n], value, number)
+          Generation(prompt, ids[:n], text, logp[:n], value, number, rest)
         )
+      if stops and how.chosen() == 'beam':
+        # Bytes that are no character may differ, and have one text.
+        first = {}
+        for one in generations:
+          first.setdefault(one.text, one)
+        generations = list(first.values())
       if how.chosen() == 'minimum_risk':
         ranked = reranking.minimum_risk(
           generations, lambda a, b: reranking.unigram_f1(a.ids, b.ids)
@@ -172,60 +197,66 @@ class LanguageModel:
   ) -> list[list[tuple]]:
     """Returns ids, log p and no score of the draws of each prompt."""
     stops, n = how.stops(), how.draws()
+    rows = [prompt for prompt in prompts for _ in range(n)]
+    continued = [self._continued(prompt, how) for prompt in rows]
 
-    def stopped(ids):
-      return _before_stop(ids, stops, self._decode) is not None
+    def stopped(row, ids):
+      return first_stop(continued[row].text(ids), stops) is not None
 
     continuations = sampling.generate(
       self.params,
       self.gpt,
-      [prompt for prompt in prompts for _ in range(n)],
+      rows,
       sampling.keys_of(how.seed, len(prompts), n),
       sampling=how.sampling(),
       stopped=stopped if stops else None,
       row_params=self._row_params,
       **self._limits(how),
     )
-    rows = [(*one, None) for one in continuations]
-    return [rows[at : at + n] for at in range(0, len(rows), n)]
+    drawn = [(*one, None) for one in continuations]
+    return [drawn[at : at + n] for at in range(0, len(drawn), n)]
 
   def _beams(
     self, prompts: list[list[int]], how: GenerationConfig
   ) -> list[list[tuple]]:
-    """Returns the best hypotheses of each prompt."""
-    return beam.generate(
+    """Returns the best hypotheses of each prompt, without hashes of their texts."""
+    ends, stops, of_stops = self._ends(how), how.stops(), {}
+    if stops:
+      tails = [self._continued(prompt, how).tail for prompt in prompts]
+      of_stops = {
+        'stops': stop_texts.automaton(stops, self._spelling, self.config.V, ends),
+        'starts': [stop_texts.start(stops, self._spelling, tail) for tail in tails],
+      }
+    found = beam.generate(
       self.params,
       self.gpt,
       prompts,
       beams=how.searching(),
       num_return=how.num_return,
-      constraint=how.constraint(self.tokenizer, self.config.vocab),
-      ends=self._ends(how),
+      constraint=how.constraint(self.tokenizer, self.config.vocab, ends),
+      **of_stops,
       **self._limits(how),
     )
-
-  def _ends(self, how: GenerationConfig) -> np.ndarray | None:
-    """Returns bool [V], the tokens that hold a stop or end the text; None: no stops."""
-    stops = how.stops()
-    if not stops:
-      return None
-    ends = np.zeros(self.config.V, bool)
-    ends[how.end(self.tokenizer)] = True
-    for i, text in enumerate(self._texts):
-      ends[i] |= any(stop in text for stop in stops)
-    return ends
+    return [[one[:3] for one in rows] for rows in found]
 
   @functools.cached_property
-  def _texts(self) -> list[str]:
-    """The text of each entry of the vocabulary, alone."""
-    known = min(self.config.vocab, self.tokenizer.vocab)
-    return [self.tokenizer.decode([i]) for i in range(known)]
+  def _spelling(self) -> Spelling:
+    """What each entry of the vocabulary writes."""
+    return spelling(self.tokenizer)
+
+  def _ends(self, how: GenerationConfig) -> tuple[int, ...]:
+    """Returns the ids that end a text."""
+    return how.ends(self.tokenizer, self.ends, self.config.vocab)
+
+  def _continued(self, prompt: Sequence[int], how: GenerationConfig) -> Continued:
+    """Returns what new ids write after a prompt."""
+    return Continued.of(self.tokenizer, prompt, self._ends(how))
 
   def _stochastic(
     self, prompts: list[list[int]], how: GenerationConfig
   ) -> list[list[tuple]]:
     """Returns hypotheses of each prompt, drawn without replacement."""
-    return stochastic_beam.generate(
+    drawn = stochastic_beam.generate(
       self.params,
       self.gpt,
       prompts,
@@ -234,6 +265,7 @@ class LanguageModel:
       temperature=how.temperature,
       **self._limits(how),
     )
+    return [[one[:3] for one in rows] for rows in drawn]
 
   def stream(self, prompt: str, **settings) -> Iterator[str]:
     """Yields the text that `generate` would return, as soon as it is known.
@@ -247,13 +279,14 @@ class LanguageModel:
     Raises:
       UserError: as in `generate`.
     """
-    prompts, how = self._checked([self.prompt_ids(prompt)], settings)
+    ids = self.prompt_ids(prompt, bool(settings.get('special')))
+    prompts, how = self._checked([ids], settings)
     if how.num_return > 1 or how.chosen() not in ('greedy', 'sample'):
       raise UserError(
         'a stream is one continuation, drawn token by token; num_return='
         f'{how.num_return} and method={how.chosen()!r} need generate'
       )
-    stops, decode = how.stops(), self._decode
+    stops, text_of = how.stops(), self._continued(prompts[0], how).text
     new, shown, text = [], 0, ''
     (key,) = sampling.keys_of(how.seed, 1)
     for token in sampling.stream(
@@ -266,12 +299,12 @@ class LanguageModel:
       **self._limits(how),
     ):
       new.append(token)
-      cut = _before_stop(new, stops, decode)
-      text = cut[1] if cut else decode(new)
-      if cut:
+      text = text_of(new)
+      if found := first_stop(text, stops):
+        text = text[: found[0]]
         break
       ready = text.rstrip('\ufffd')
-      ready = ready[: len(ready) - _stop_begun(ready, stops)]
+      ready = ready[: len(ready) - stop_begun(ready, stops)]
       if len(ready) > shown:
         yield ready[shown:]
         shown = len(ready)
@@ -292,10 +325,12 @@ class LanguageModel:
 
   def _limits(self, how: GenerationConfig) -> dict:
     """Returns the arguments that every decoding method takes."""
+    ends = self._ends(how)
     return {
       'max_new_tokens': how.max_new_tokens,
       'rules': how.rules(self.tokenizer),
-      'eot': how.end(self.tokenizer),
+      'eot': ends[0],
+      'ends_V': np.isin(np.arange(self.config.V), ends) if len(ends) > 1 else None,
     }
 
   def _decode(self, ids: Sequence[int]) -> str:
@@ -314,7 +349,7 @@ class LanguageModel:
     ]
     how = GenerationConfig(**{k: v for k, v in settings.items() if k in names})
     T, vocab = self.config.T, self.config.vocab
-    wrong += how.wrong(len(prompts), self.tokenizer, vocab)
+    wrong += how.wrong(len(prompts), self.tokenizer, vocab, self.ends)
     if not len(prompts):
       wrong.append('there is no prompt; give one or more')
     prompts = [[int(i) for i in p] for p in prompts]
@@ -334,28 +369,6 @@ class LanguageModel:
     if wrong:
       raise UserError('\n'.join(wrong))
     return [prompt[-T:] for prompt in prompts], how
-
-
-def _before_stop(
-  ids: list[int], stops: tuple[str, ...], decode: Callable[[Sequence[int]], str]
-) -> tuple[int, str] | None:
-  """Returns how many ids lie wholly before the first stop and the text before it.
-
-  None: there is no stop in the text of the ids.
-  """
-  text = decode(ids)
-  starts = [at for at in map(text.find, stops) if at >= 0]
-  if not starts:
-    return None
-  ends = range(len(ids) + 1)
-  n = bisect.bisect(ends, min(starts), key=lambda end: len(decode(ids[:end]))) - 1
-  return n, text[: min(starts)]
-
-
-def _stop_begun(text: str, stops: tuple[str, ...]) -> int:
-  """Returns how many characters at the end of a text may be the beginning of a stop."""
-  begun = [n for stop in stops for n in range(len(stop)) if text.endswith(stop[:n])]
-  return max(begun, default=0)
 
 
 @functools.partial(jax.jit, static_argnames='gpt')
