@@ -104,10 +104,15 @@ class GPT1:
 
 
 def standardize(text: str) -> str:
-  """Returns a text as GPT-1's release writes it before it cuts words."""
+  """Returns a text as GPT-1's release writes it before it cuts words.
+
+  Backslashes stay where they are: the release lists them among the marks that it sets
+  apart, but in a pattern that is no raw string, so that its two characters for one
+  backslash are read as a plus sign.
+  """
   for old, new in ('—–―', '-'), ('…', '...'), ('´', "'"):
     text = re.sub(f'[{old}]', new, text)
-  text = re.sub(r'([-~!";?+,)(\\/*\[\]}{|_])\1*', r' \g<0> ', text)
+  text = re.sub(r'([-~!";?+,)(/*\[\]}{|_])\1*', r' \g<0> ', text)
   text = re.sub(r'\s*\n\s*', ' \n ', text)
   return re.sub(r'[^\S\n]+', ' ', text).strip()
 
