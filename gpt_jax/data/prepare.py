@@ -174,6 +174,8 @@ def _fill(
 
   text = split.look(data, skip)
   report(split.describe(data, text))
+  for line in text.lines:
+    report(line)
   if skipped:
     report(f'left out {skipped:,} line(s), the first: {first}')
   mark = _read_mark(stage, wanted, text, report)
@@ -199,7 +201,7 @@ def _fill(
       if not file.documents:
         raise UserError(
           f'no text is left {"to train on" if name == "train" else "to hold out"}: '
-          f'data.holdout={data.holdout} of {len(text.lengths)} document(s) by '
+          f'data.holdout={data.holdout} of {int((~text.dropped).sum())} document(s) by '
           f'{text.way}; change data.holdout, choose --config.data.split=position, or '
           'name the held-out text in data.valid'
         )
