@@ -113,7 +113,8 @@ def standardize(text: str) -> str:
   for old, new in ('—–―', '-'), ('…', '...'), ('´', "'"):
     text = re.sub(f'[{old}]', new, text)
   text = re.sub(r'([-~!";?+,)(/*\[\]}{|_])\1*', r' \g<0> ', text)
-  text = re.sub(r'\s*\n\s*', ' \n ', text)
+  # As \s*\n\s* would, which goes back over all of a long run of blanks at each of them.
+  text = re.sub(r'\s+', lambda run: ' \n ' if '\n' in run[0] else run[0], text)
   return re.sub(r'[^\S\n]+', ' ', text).strip()
 
 
