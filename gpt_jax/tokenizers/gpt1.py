@@ -11,7 +11,9 @@ from gpt_jax.config import UserError
 from gpt_jax.files import field
 from gpt_jax.tokenizers.bpe_files import Merges, check_bpe, read_bpe, write_bpe
 from gpt_jax.tokenizers.protocol import EOT, KIND, write_kind
-from gpt_jax.tokenizers.texts import encodable
+from gpt_jax.tokenizers.texts import encodable, with_short_words
+
+_LONG_WORDS = re.compile(r'\S{1001,}')  # addresses of web pages are shorter
 
 
 class GPT1:
@@ -22,7 +24,8 @@ class GPT1:
       spaCy; 'basic' as BERT does (no accents, every punctuation mark a word, line
       ends lost), which Hugging Face's OpenAIGPTTokenizer always does.
 
-  Differs: GPT-1 has no end-of-text token. `eot` is an id after its 40,478.
+  Differs: GPT-1 has no end-of-text token. `eot` is an id after its 40,478. The release
+  gives spaCy words of any length; here those of more than 1,000 characters are cut.
   """
 
   kind = 'gpt1'
@@ -77,7 +80,9 @@ class GPT1:
       return self._encoder.encode(text).ids
     import ftfy
 
-    words = [word.text for word in self._cut(standardize(ftfy.fix_text(text)))]
+    # spaCy takes time by the square of what stands between two blanks.
+    clean = with_short_words(standardize(ftfy.fix_text(text)), _LONG_WORDS)
+    words = [word.text for piece in clean for word in self._cut(piece)]
     # spaCy keeps the blank after a line end; the release reads the two as a line end.
     words = ['\n' if word == '\n ' else word.lower() for word in words]
     return self._encoder.encode(words, is_pretokenized=True).ids if words else []
