@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -126,6 +127,37 @@ def test_two_runs_are_told_and_drawn(folders, tmp_path):
   assert re.search(r'12 held-out documents, in pairs', tested)
   compare.plot(found, tmp_path / 'curves.png')
   assert (tmp_path / 'curves.png').read_bytes()[:4] == b'\x89PNG'
+
+
+def test_a_tokenizer_that_changes_text_is_not_compared_with_another(folders, tmp_path):
+  """What it did is read from run.json, and of older runs known by its kind."""
+  copy = tmp_path / 'c'
+  shutil.copytree(folders[1], copy)
+  about = json.loads((copy / 'run.json').read_text())
+  record = about['data']['fidelity']
+  assert record['changed'] == 0 and record['pieces'] == 12
+  record |= {'changed': 3, 'how': ['blanks', 'letter case']}
+  (copy / 'run.json').write_text(json.dumps(about))
+  found = compare.compare(folders[0], copy)
+  assert found.test is None
+  assert found.changed == (
+    'bits/byte of several tokenizers are compared only where each gives its text back; '
+    'c: its tokenizer changes blanks, letter case'
+  )
+  *_, reason, held, tested = compare.tables(found)
+  assert reason == found.changed and set(held.columns[3].cells) == {'-'}
+  assert tested == f'no paired test: {found.changed}'
+  with pytest.raises(
+    UserError, match='draws bits/byte, but .*changes blanks, letter c'
+  ):
+    compare.plot(found, tmp_path / 'curves.png')
+  # The same tokens of one tokenizer are as good as any.
+  assert compare.compare(copy, copy).test.count == 12
+  del about['data']['fidelity']
+  (copy / 'run.json').write_text(json.dumps(about))
+  assert compare.compare(folders[0], copy).changed == ''
+  (copy / 'tokenizer/kind.json').write_text('{"kind": "gpt1"}')
+  assert 'c: its tokenizer changes' in compare.changed_text([folders[0], copy])
 
 
 def test_equal_sizes_give_the_paired_t_test():

@@ -375,6 +375,11 @@ def test_detokenizers_can_be_inverted_whatever_the_text(tokens):
       ' He said , " It is 1 @,@ 000 m ( 3 @.@ 5 % ) . " Mr. B \'s well @-@ known dog ',
       'He said, "It is 1,000 m (3.5%)." Mr. B\'s well-known dog',
     ),
+    (
+      detokenize.WIKITEXT,
+      ' half @-@ <unk> thing , <unk> @-@ <unk> ( <unk> @.@ 5 ) , 4 @,@ <unk> . ',
+      'half-<unk> thing, <unk>-<unk> (<unk>.5), 4,<unk>.',
+    ),
     (detokenize.LM1B, "They didn 't go : it rained .", "They didn't go: it rained."),
     (
       detokenize.PTB,

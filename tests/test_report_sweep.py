@@ -93,6 +93,54 @@ def test_a_sweep_of_texts_has_curves_but_no_plot_by_numbers(sweep_of, tmp_path):
     sweep_report.write(tmp_path / 'nowhere', tmp_path / 'report')
 
 
+def of_tokenizers(sweep, tmp_path, changed=()):
+  """Writes runs of 5, 4 and 3 bits/byte whose nats/token rank them the other way.
+
+  Returns the report; the tokenizers of `changed`, by number, change text.
+  """
+  with run.opened(sweep, shared=False):
+    pass
+  for i, entry in enumerate(sweep.entries):
+    made_up(entry)
+    about = json.loads((entry.workdir / 'run.json').read_text())
+    record = {'unknown': 0, 'lost': 0, 'pieces': 2, 'bytes': 9}
+    record |= {'changed': int(i in changed), 'how': ['letter case'], 'first': []}
+    about['data'] = {'tokenizer': f'{i}', 'fidelity': record}
+    (entry.workdir / 'run.json').write_text(json.dumps(about))
+    line = {'step': 1200, 'valid_nll': 1.0 + i, 'valid_bpb': 5.0 - i}
+    (entry.workdir / 'metrics.jsonl').write_text(
+      json.dumps({'step': 1200, 'loss': 2.0, 'seconds': 1.0})
+      + '\n'
+      + json.dumps(line)
+      + '\n'
+    )
+  sweep_report.write(tmp_path / 'sweep', tmp_path / 'report')
+  return (tmp_path / 'report' / 'sweep.md').read_text()
+
+
+TOKENIZERS = "RUNS = grid({'data.vocab': [300, 400, 500]})"
+
+
+def test_runs_of_several_tokenizers_are_ranked_by_bits(sweep_of, tmp_path):
+  text = of_tokenizers(sweep_of(TOKENIZERS, tmp_path / 'sweep'), tmp_path)
+  assert [row[0] for row in rows(text) if len(row) == 5 and row[1] == '1'] == [
+    *('500', '400', '300')
+  ]
+  assert 'settings are ranked by bits/byte' in text
+  assert 'sweep_loss.png' in text
+
+
+def test_runs_of_several_tokenizers_are_not_ranked_where_one_changes_text(
+  sweep_of, tmp_path
+):
+  text = of_tokenizers(sweep_of(TOKENIZERS, tmp_path / 'sweep'), tmp_path, changed=[1])
+  assert [row[0] for row in rows(text) if len(row) == 4 and row[1] == '1'] == [
+    *('300', '400', '500')
+  ]
+  assert 'its tokenizer changes letter case), so that neither nats/token nor' in text
+  assert 'best [bits/byte]' not in text and 'sweep_loss.png' not in text
+
+
 # Extras
 
 

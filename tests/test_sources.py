@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt_jax.config import UserError
-from gpt_jax.data import formats, sources
+from gpt_jax.data import formats, pieces, sources
 
 
 def texts(source, **how):
@@ -94,8 +94,8 @@ def test_a_file_that_can_not_be_read_is_an_error_that_names_it(tmp_path):
 
 
 def test_parts_of_a_long_document_join_to_it_and_end_before_a_word():
-  text = 'The quick brown fox. ' * (5 * formats.PART // 21)
-  parts = list(formats.cut('name', [text[:1000], text[1000:]]))
+  text = 'The quick brown fox. ' * (5 * pieces.PART // 21)
+  parts = list(pieces.cut('name', [text[:1000], text[1000:]]))
   assert ''.join(part.text for part in parts) == text
   assert [part.first for part in parts] == [True] + [False] * (len(parts) - 1)
   assert len(parts) >= 4
@@ -103,9 +103,9 @@ def test_parts_of_a_long_document_join_to_it_and_end_before_a_word():
 
 
 def test_text_without_any_blank_is_cut_all_the_same():
-  parts = list(formats.cut('name', ['x' * (4 * formats.PART)]))
-  assert sum(len(part.text) for part in parts) == 4 * formats.PART
-  assert max(len(part.text) for part in parts) <= 2 * formats.PART
+  parts = list(pieces.cut('name', ['x' * (4 * pieces.PART)]))
+  assert sum(len(part.text) for part in parts) == 4 * pieces.PART
+  assert max(len(part.text) for part in parts) <= 2 * pieces.PART
 
 
 def test_python_docs_are_large_english_and_free_of_repeated_docstrings():

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from gpt_jax import tokenizers
 from gpt_jax.config import Data, UserError
-from gpt_jax.data import encode, formats, prepare, split, token_files
+from gpt_jax.data import encode, pieces, prepare, split, token_files
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 WORDS = 'the quick brown fox jumps over a lazy dog. It\'s 1 of "many" \u2019s naïve\n'
@@ -148,7 +148,7 @@ def test_every_document_is_trained_on_or_held_out(
 
 @pytest.mark.parametrize('kind', ['byte_bpe', 'chars', 'bytes', 'unigram', 'bpe'])
 def test_a_document_read_in_parts_has_the_ids_of_the_whole(tmp_path, kind):
-  text = english(5 * formats.PART // 2)
+  text = english(5 * pieces.PART // 2)
   data = Data(
     source=write(tmp_path / 'a', text), tokenizer=kind, vocab=300, holdout=0.01
   )

@@ -484,6 +484,14 @@ def test_gpt1_cleaning_follows_the_release():
   assert clean('a—b–c―d…e´f') == "a - b - c - d...e'f"
   assert clean('--!!x"(a),[b]*/') == '--  !! x " ( a ) ,  [ b ] * /'.replace('  ', ' ')
   assert clean(' a \n\n \t b\r\nc  d\t') == 'a \n b \n c d'
+  assert clean('a\\b++\\') == 'a\\b ++ \\'  # its pattern for these is no raw string
+
+
+def test_gpt1_leaves_a_backslash_within_its_word_as_the_release_does(shared_data):
+  pytest.importorskip('ftfy')
+  pytest.importorskip('spacy')
+  tokenizer = tokenizers.open_path(shared_data / 'vocab/gpt1', 'release')
+  assert tokenizer.encode('a\\b') == [8, 127, 259]
 
 
 def test_release_cleaning_without_its_packages_says_what_to_install(monkeypatch):

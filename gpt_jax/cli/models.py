@@ -71,6 +71,7 @@ _OF_BENCHMARKS = 'shots', 'seeds', 'limit', 'examples', 'stride'
 
 def evaluate(values) -> None:
   """Prints a model's loss on held-out text, or its scores on tasks."""
+  from gpt_jax.data.fidelity import warning
   from gpt_jax.runs import finetune_results
   from gpt_jax.runs.evaluate import baselines, held_out_metrics
   from gpt_jax.runs.workdir import keep_held_out, read_run
@@ -103,6 +104,8 @@ def evaluate(values) -> None:
   others = baselines(text or values.workdir) if values.baselines else {}
   for name, bits in ({'this GPT': scores['valid_bpb']} | others).items():
     print(f'  {bits:.4f} bits/byte  {name}')
+  if scores['lost']:
+    print(f'  {warning(scores["lost"])}')
   line = {
     'text': text and pathlib.Path(text).absolute().name,
     'int8': values.int8,

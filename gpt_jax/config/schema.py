@@ -83,6 +83,10 @@ class Data:
     errors: at invalid UTF-8, 'strict' stops; 'replace' reads U+FFFD instead.
     field: key of a JSON line, or column of a table, that holds the text.
     bad_lines: at a JSON line without that text, 'stop'; or 'skip' it, and count.
+    separator: text between the documents of a .txt, such as '<|endoftext|>'; empty: a
+      file is one document.
+    duplicates: 'keep' counts documents that are equal or nearly equal; 'drop' leaves
+      out all but the first, and training documents that data.valid has too.
     tokenizer: 'bpe' or 'unigram' (SentencePiece) or 'byte_bpe' (GPT-2's kind), trained
       on the training text; 'chars'; 'bytes'; or a path: a SentencePiece .model, a
       tokenizer.json, or a folder with GPT-1's or GPT-2's vocabulary.
@@ -106,6 +110,8 @@ class Data:
   errors: str = setting('strict', choices=('strict', 'replace'))
   field: str = 'text'
   bad_lines: str = setting('stop', choices=('stop', 'skip'))
+  separator: str = ''
+  duplicates: str = setting('keep', choices=('keep', 'drop'))
   tokenizer: str = 'bpe'
   vocab: int = setting(4096, low=1)
   sampling: float = setting(0.0, low=0, below=1)

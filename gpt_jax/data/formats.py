@@ -1,4 +1,4 @@
-"""Formats of text files: plain, JSON lines, Parquet, Hugging Face's; packed or not.
+"""Formats of text files: plain, JSON, JSON lines, Parquet; packed or not.
 
 What is read comes as *parts* of about 260,000 characters, so that a document larger
 than memory can be prepared.
@@ -13,27 +13,21 @@ import lzma
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from gpt_jax.config import UserError, nearest
+from gpt_jax.data.pieces import Part, cut, divided
 from gpt_jax.files import brief, lines, listed, parse_json
 from gpt_jax.tokenizers.texts import encodable
 
-PART = 1 << 18  # characters of a part, about: larger ones leave more holes in memory
 _BLOCK = 1 << 18  # bytes read at once
 _PACKED = 1 << 9  # bytes of Zstandard unpacked at once: they become 16 MB at most
 _LINES = '.jsonl', '.ndjson'
+_LARGEST = 1 << 30  # bytes of a JSON list, which is read whole
 _PLAIN = '.txt', *_LINES, '.tar'  # what may be packed
-
-
-class Part(NamedTuple):
-  """A piece of a document; `first` where a document begins."""
-
-  name: str
-  text: str
-  first: bool
 
 
 class How(NamedTuple):
@@ -44,16 +38,33 @@ class How(NamedTuple):
     field: the field or column that holds the text, where there are several.
     skip: called with each line that is no object with that field, which is then left
       out; None: such a line is an error.
+    separator: between the documents of a plain text; '': it is one document.
+    tell: called with a kind of `notices.KINDS` and the name of a file, which was left
+      out, or is not as `separator` expects.
   """
 
   errors: str = 'strict'
   field: str = 'text'
   skip: Callable[[str], None] | None = None
+  separator: str = ''
+  tell: Callable[[str, str], None] = lambda kind, name: None
 
 
 def is_text(name: str) -> bool:
   """Returns whether a file in a folder is text that can be read, by its name."""
   return name.lower().endswith(('.parquet', '.zip')) or _is_stream(name)
+
+
+def is_junk(name: str) -> bool:
+  """Returns whether an operating system made a file, beside those of the user.
+
+  Finder's and its archiver's (__MACOSX, ._NAME, .DS_Store), Explorer's (Thumbs.db,
+  desktop.ini).
+  """
+  *folders, own = name.replace('\\', '/').split('/')
+  if '__MACOSX' in folders or own.startswith('._'):
+    return True
+  return own.lower() in ('.ds_store', 'thumbs.db', 'desktop.ini')
 
 
 def _is_stream(name: str) -> bool:
@@ -118,6 +129,13 @@ def _stream(name: str, kind: str, stream: BinaryIO, how: How) -> Iterator[Part]:
     yield from _tar(name, stream, how)
   elif kind.endswith(_LINES):
     yield from _json_lines(name, stream, how)
+  elif kind.endswith('.json'):
+    begin = stream.peek(64)[:64].removeprefix(codecs.BOM_UTF8).lstrip()
+    read = _json_list if begin.startswith(b'[') else _json_lines
+    yield from read(name, stream, how)
+  elif how.separator:
+    texts, missed = _decode(stream, name, how.errors), partial(how.tell, 'whole', name)
+    yield from divided(name, texts, how.separator, missed)
   else:
     yield from cut(name, _decode(stream, name, how.errors))
 
@@ -173,7 +191,11 @@ def _tar(name: str, stream: BinaryIO, how: How) -> Iterator[Part]:
   has_text = False
   with tarfile.open(fileobj=stream, mode='r|') as archive:
     for member in archive:
-      if member.isfile() and _is_stream(member.name):
+      if not member.isfile() or not _is_stream(member.name):
+        continue
+      if is_junk(member.name):
+        how.tell('junk', f'{name}/{member.name}')
+      else:
         has_text = True
         inner = archive.extractfile(member)
         yield from _stream(f'{name}/{member.name}', _kind(member.name), inner, how)
@@ -191,7 +213,11 @@ def _zip(path: Path, how: How) -> Iterator[Part]:
   except NotImplementedError as e:  # of a version that is to come
     raise zipfile.BadZipFile(str(e)) from e
   with opened as archive:
-    members = [m for m in archive.infolist() if _is_stream(m.filename)]
+    texts = [m for m in archive.infolist() if _is_stream(m.filename)]
+    members = [m for m in texts if not is_junk(m.filename)]
+    for member in texts:
+      if is_junk(member.filename):
+        how.tell('junk', f'{path}/{member.filename}')
     if not members:
       raise UserError(f'{path}: holds no .txt or .jsonl file')
     for member in members:
@@ -233,36 +259,12 @@ def _not_utf8(name: str, line: int, start: int, e: UnicodeDecodeError) -> UserEr
   )
 
 
-def cut(name: str, texts: Iterable[str]) -> Iterator[Part]:
-  """Yields the parts of one document that arrives in pieces of any size."""
-  first, waiting, size = True, [], 0
-  for piece in texts:
-    waiting.append(piece)
-    size += len(piece)
-    if size >= 2 * PART:
-      text = ''.join(waiting)
-      while len(text) >= 2 * PART:
-        end = _cut_before(text, PART)
-        yield Part(name, text[:end], first)
-        first, text = False, text[end:]
-      waiting, size = [text], len(text)
-  if size:
-    yield Part(name, ''.join(waiting), first)
-
-
-def _cut_before(text: str, end: int) -> int:
-  """Returns the last place up to `end` where a space divides two words, or `end`."""
-  at = end
-  while (at := text.rfind(' ', end // 2, at)) > 0:
-    if text[at - 1].isalnum() and text[at + 1].isalnum():
-      return at
-  return end
+_MEND = 'mend it, or leave such lines out with --config.data.bad_lines=skip'
 
 
 def _json_lines(name: str, stream: BinaryIO, how: How) -> Iterator[Part]:
   """Yields the parts of the texts in a file of one JSON object a line."""
   start, read, skipped, problem = 0, 0, 0, ''
-  mend = 'mend it, or leave such lines out with --config.data.bad_lines=skip'
   for number, line in lines(stream, name):
     try:
       text = line.decode('utf-8', how.errors)
@@ -275,17 +277,42 @@ def _json_lines(name: str, stream: BinaryIO, how: How) -> Iterator[Part]:
     read += 1
     try:
       where = f'{name}: line {number}'
-      value = _field(parse_json(text, where, mend), how.field, where, mend)
+      value = _field(parse_json(text, where, _MEND), how.field, where, _MEND)
     except UserError as e:
       if how.skip is None:
         raise
-      problem = str(e).removesuffix(f'; {mend}')
+      problem = str(e).removesuffix(f'; {_MEND}')
       how.skip(problem)
       skipped += 1
       continue
     yield from cut(f'{name}:{number}', [encodable(value)])
   if read and read == skipped:
     raise UserError(f'{name}: every line was left out; the last: {problem}')
+
+
+def _json_list(name: str, stream: BinaryIO, how: How) -> Iterator[Part]:
+  """Yields the parts of the texts in a file that is one JSON list of objects."""
+  content = stream.read(_LARGEST + 1)
+  if len(content) > _LARGEST:
+    raise UserError(
+      f'{name}: more than {_LARGEST:,} bytes are too many for one JSON list; write it '
+      'as .jsonl, an object a line'
+    )
+  text = ''.join(_decode(io.BytesIO(content), name, how.errors))
+  rows = parse_json(text, name, 'give a list of objects, or an object a line')
+  problem, skipped = '', 0
+  for number, row in enumerate(rows, 1):
+    try:
+      value = _field(row, how.field, f'{name}: entry {number}', _MEND)
+    except UserError as e:
+      if how.skip is None:
+        raise
+      problem, skipped = str(e).removesuffix(f'; {_MEND}'), skipped + 1
+      how.skip(problem)
+      continue
+    yield from cut(f'{name}:{number}', [encodable(value)])
+  if rows and skipped == len(rows):
+    raise UserError(f'{name}: every entry was left out; the last: {problem}')
 
 
 def _field(row: Any, field: str, where: str, remedy: str) -> str:

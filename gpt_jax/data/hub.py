@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from gpt_jax.config import UserError
-from gpt_jax.data.formats import How, Part, check_column, cut, imported, text_of_cell
+from gpt_jax.data.formats import How, check_column, imported, text_of_cell
+from gpt_jax.data.pieces import Part, cut
 from gpt_jax.files import brief
 
 

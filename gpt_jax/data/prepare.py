@@ -14,6 +14,7 @@ import rich.progress
 from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
 from gpt_jax.data import encode, sources, split
+from gpt_jax.data.fidelity import Fidelity, checked, described
 from gpt_jax.data.token_files import FORMAT, Writer
 from gpt_jax.files import field, read_json, shown, sync, write_json
 from gpt_jax.paths import disk_error
@@ -174,6 +175,8 @@ def _fill(
 
   text = split.look(data, skip)
   report(split.describe(data, text))
+  for line in text.lines:
+    report(line)
   if skipped:
     report(f'left out {skipped:,} line(s), the first: {first}')
   mark = _read_mark(stage, wanted, text, report)
@@ -191,15 +194,18 @@ def _fill(
     name: Writer(stage / 'tokens' / name, tokenizer, mark['files'].get(name, {}))
     for name in ('train', 'valid')
   }
+  kept = {
+    name: Fidelity(tokenizer, text.bytes, mark['fidelity'].get(name)) for name in files
+  }
   with contextlib.ExitStack() as stack:
     for file in files.values():
       stack.callback(file.close)
-    _encode_all(data, text, stage, tokenizer, files, mark, report)
+    _encode_all(data, text, stage, tokenizer, files, kept, mark, report)
     for name, file in files.items():
       if not file.documents:
         raise UserError(
           f'no text is left {"to train on" if name == "train" else "to hold out"}: '
-          f'data.holdout={data.holdout} of {len(text.lengths)} document(s) by '
+          f'data.holdout={data.holdout} of {int((~text.dropped).sum())} document(s) by '
           f'{text.way}; change data.holdout, choose --config.data.split=position, or '
           'name the held-out text in data.valid'
         )
@@ -208,11 +214,13 @@ def _fill(
         'source': text.digests[name],
         'files': sources.checksums(data.valid if name == 'valid' else data.source),
         'recipe': wanted,
+        'fidelity': kept[name].record,
       }
       file.finish(about)
       report(
         f'{name}: {file.tokens:,} tokens, {file.documents:,} documents, '
-        f'{file.bytes / file.tokens:.2f} bytes/token'
+        f'{file.bytes / file.tokens:.2f} bytes/token, '
+        + described(kept[name].record, file.tokens)
       )
   for path in [*stage.rglob('*'), stage]:
     sync(path)
@@ -224,6 +232,7 @@ def _encode_all(
   stage: Path,
   tokenizer: tokenizers.Tokenizer,
   files: dict[str, Writer],
+  kept: dict[str, Fidelity],
   mark: dict,
   report: Callable[[str], None],
 ) -> None:
@@ -251,6 +260,7 @@ def _encode_all(
     ids_of = encode.encoded(jobs(), stage / 'tokenizer', processes, tokenizer)
     with contextlib.closing(ids_of):
       for (i, piece), ids in ids_of:
+        kept[piece.file].watch(piece.name, piece.text, ids, size())
         files[piece.file].add(ids, len(piece.text.encode()), piece.first)
         advance(size())
         if size() - marked >= _MARK_EVERY:
@@ -258,7 +268,8 @@ def _encode_all(
           done = {name: file.flush() for name, file in files.items()}
           for path in (stage / 'tokenizer').iterdir():
             sync(path)  # what a mark speaks of must be on the disk
-          now = mark | {'pieces': i + 1, 'files': done}
+          records = {name: each.record for name, each in kept.items()}
+          now = mark | {'pieces': i + 1, 'files': done, 'fidelity': records}
           write_json(stage / _MARK, now)
   if size() != text.bytes:
     raise UserError(f'data.source={data.source} changed while it was read; try again')
@@ -270,7 +281,7 @@ def _read_mark(
   """Returns how far a killed run got with the same text, else an empty mark."""
   path, again = stage / _MARK, 'it is not used, and all is encoded again'
   same = {'recipe': wanted, 'sources': text.digests, 'format': FORMAT}
-  none = same | {'pieces': 0, 'files': {}}
+  none = same | {'pieces': 0, 'files': {}, 'fidelity': {}}
   if not path.exists():
     return none
   try:
@@ -279,14 +290,16 @@ def _read_mark(
       return none
     pieces = field(mark, 'pieces', int, path, again)
     done = field(mark, 'files', dict, path, again)
+    records = field(mark, 'fidelity', dict, path, again)
     for name in ('train', 'valid'):
       counts = field(done, name, dict, path, again)
       for count in ('tokens', 'documents', 'bytes'):
         field(counts, count, int, f'{path}: {name}', again)
+      checked(field(records, name, dict, path, again), f'{path}: {name}', again)
   except UserError as e:
     report(str(e))
     return none
-  return same | {'pieces': pieces, 'files': done}
+  return same | {'pieces': pieces, 'files': done, 'fidelity': records}
 
 
 def _make_tokenizer(

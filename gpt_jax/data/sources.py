@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gpt_jax.config import UserError
-from gpt_jax.data.formats import How, Part, cut, is_text, read_file
+from gpt_jax.data.formats import How, is_junk, is_text, read_file
 from gpt_jax.data.hub import read_hub
+from gpt_jax.data.pieces import Part, cut
 from gpt_jax.tokenizers.texts import encodable
 
 _BLOCK = 1 << 20  # bytes read at once
@@ -68,6 +69,8 @@ def parts(
   errors: str = 'strict',
   field: str = 'text',
   skip: Callable[[str], None] | None = None,
+  separator: str = '',
+  tell: Callable[[str, str], None] = lambda kind, name: None,
 ) -> Iterator[Part]:
   """Yields the documents of a source in parts; empty documents are left out.
 
@@ -78,18 +81,23 @@ def parts(
     source: 'python:docs', or a comma-separated list of files, folders (the texts in
       them at any depth), globs, web addresses and hf:NAME (see `hub.read_hub`).
       Text is .txt, .jsonl and .parquet, packed as .gz, .bz2, .xz, .zst, .tar or .zip;
-      a file named by itself is read as plain text whatever else it is called.
+      a file named by itself is read as plain text whatever else it is called, but for
+      a .json, which is a list of objects or an object a line. Files that an operating
+      system put beside them are left out (`formats.is_junk`).
     sha256: of the file behind each web address, comma-separated, in their order.
     errors: 'strict' stops at invalid UTF-8, 'replace' reads U+FFFD in its place.
     field: of a JSON line or a column of a table that holds the text.
     skip: called with each line of a .jsonl that is no object with that field, which
       is then left out; None: such a line is an error.
+    separator: between the documents of a plain text (see `pieces.divided`); '': a
+      file is one document.
+    tell: called with what is left out or odd: a kind of `notices.KINDS`, and a name.
 
   Raises:
     UserError: a source matches no file, can't be read or fetched, is damaged, has
       another checksum, or is not what `errors`, `field` and `skip` allow.
   """
-  how = How(errors, field, skip)
+  how = How(errors, field, skip, separator, tell)
   checksums = [s.strip() for s in sha256.split(',') if s.strip()]
   for entry in split_list(source):
     if entry == 'python:docs':
@@ -105,7 +113,7 @@ def parts(
         )
       yield from read_file(fetch(entry, checksums.pop(0)), how)
     else:
-      for path in _matches(entry):
+      for path in _matches(entry, tell):
         yield from read_file(path, how)
 
 
@@ -130,8 +138,13 @@ def split_list(source: str) -> list[str]:
   return [entry.strip() for entry in source.split(',') if entry.strip()]
 
 
-def _matches(entry: str) -> list[Path]:
-  """Returns the files that a path, a folder or a glob stands for, sorted."""
+def _matches(
+  entry: str, tell: Callable[[str, str], None] = lambda kind, name: None
+) -> list[Path]:
+  """Returns the files that a path, a folder or a glob stands for, sorted.
+
+  `tell` is called with those of an operating system, which are left out.
+  """
   path = Path(entry).expanduser()
   if path.is_dir():
     files = [p for p in path.rglob('*') if p.is_file() and is_text(p.name)]
@@ -142,6 +155,10 @@ def _matches(entry: str) -> list[Path]:
     files = [Path(p) for p in glob.glob(str(path), recursive=True)]
     files = [p for p in files if p.is_file()]
     wanted = f'no file matches {entry}'
+  junk = {p for p in files if is_junk(str(p))}
+  for each in sorted(junk):
+    tell('junk', str(each))
+  files = [p for p in files if p not in junk]
   if not files:
     raise UserError(
       f'data.source: {wanted} (from {os.getcwd()}); give a .txt, .jsonl or '

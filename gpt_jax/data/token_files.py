@@ -7,7 +7,8 @@ A folder that gpt_jax/data/prepare.py filled holds
                        eot document eot document ..., so that n ids are n - 1 targets
                        and every token of every document is predicted once
   tokens/train.idx     where the documents' eot stand, little-endian uint64
-  tokens/train.json    the header: counts, checksums, and the recipe
+  tokens/train.json    the header: counts, checksums, the recipe, and whether the
+                       tokenizer gives the text back
   tokens/valid.*       the same for the held-out text
 """
 
@@ -16,11 +17,13 @@ import dataclasses
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from gpt_jax import tokenizers
 from gpt_jax.config import UserError
+from gpt_jax.data.fidelity import checked
 from gpt_jax.files import field, read_json, shown, write_json
 
 FORMAT = 1
@@ -40,6 +43,8 @@ class TokenFile:
     text: sha256 of the text of their source.
     files: sha256 of each local file of that source, by its path; of a folder that is
       older than this, none.
+    fidelity: what the tokenizer made of the text, `fidelity.Fidelity.record`; of a
+      folder that is older than this, {}.
   """
 
   ids: np.ndarray
@@ -50,6 +55,7 @@ class TokenFile:
   digest: str
   text: str
   files: dict[str, str]
+  fidelity: dict[str, Any]
 
 
 def open_tokens(prefix: str | Path) -> TokenFile:
@@ -64,14 +70,15 @@ def open_tokens(prefix: str | Path) -> TokenFile:
   try:
     if not header_path.exists():
       raise UserError(f'{header_path}: missing; {again}')
-    header = {'source': '', 'files': {}} | read_json(header_path, remedy=again)
+    header = {'source': '', 'files': {}, 'fidelity': {}}
+    header |= read_json(header_path, remedy=again)
     if header.get('format') != FORMAT:
       raise UserError(
         f'{header_path}: format={shown(header.get("format"))}, but this version reads '
         f'{FORMAT}; {again}'
       )
     kinds = {'documents': int, 'bytes': int, 'tokenizer': str, 'source': str}
-    kinds |= {'bin': dict, 'idx': dict, 'files': dict}
+    kinds |= {'bin': dict, 'idx': dict, 'files': dict, 'fidelity': dict}
     about = {
       name: field(header, name, kind, header_path, again)
       for name, kind in kinds.items()
@@ -89,6 +96,7 @@ def open_tokens(prefix: str | Path) -> TokenFile:
       about['bin']['sha256'],
       about['source'],
       about['files'],
+      checked(about['fidelity'], f'{header_path}: fidelity', again),
     )
   except OSError as e:
     reason = 'missing' if isinstance(e, FileNotFoundError) else e.strerror or e

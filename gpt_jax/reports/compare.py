@@ -2,6 +2,7 @@
 
 import math
 import pathlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import matplotlib.figure
@@ -11,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from gpt_jax import tokenizers
 from gpt_jax.config import UserError
 from gpt_jax.data.windows import rows_read, stages
 from gpt_jax.evaluation import likelihood, statistics
@@ -27,7 +29,13 @@ from gpt_jax.runs.reproduce import (
   parts,
 )
 from gpt_jax.runs.setup import prepared
-from gpt_jax.runs.workdir import best_line, read_about, read_run, seed_folders
+from gpt_jax.runs.workdir import (
+  best_line,
+  read_about,
+  read_run,
+  seed_folders,
+  text_lost,
+)
 from gpt_jax.tasks.labelled_table import Task, task_of
 from gpt_jax.training.metrics_log import read_metrics
 
@@ -83,6 +91,8 @@ class Comparison(NamedTuple):
     test: the paired test of their best checkpoints, None where it is not possible.
     unit: what is paired, or why nothing is.
     same_text: whether the held-out text is the same.
+    changed: why bits/byte of the two can't be compared, as a tokenizer changes text; ''
+      where they can.
     curves: of held-out loss; () of fine-tunings.
     task: of fine-tunings, else None.
     dev: of fine-tunings, the best of the task's first metric by seed.
@@ -94,6 +104,7 @@ class Comparison(NamedTuple):
   test: statistics.Paired | None
   unit: str
   same_text: bool = True
+  changed: str = ''
   curves: tuple[Curve, ...] = ()
   task: Task | None = None
   dev: tuple[dict[int, float], ...] = ()
@@ -131,14 +142,32 @@ def compare(first: str | pathlib.Path, second: str | pathlib.Path) -> Comparison
 def _trained(folders: tuple[pathlib.Path, pathlib.Path]) -> dict[str, Any]:
   """Returns the fields of the comparison of two runs of language modelling."""
   curves = curve(folders[0]), curve(folders[1])
-  losses = texts(*folders)
+  changed = changed_text(folders)
+  losses = changed or texts(*folders)
   paired = isinstance(losses, Texts)
   return {
     'curves': curves,
+    'changed': changed,
     'same_text': paired or losses != _OTHER_TEXT,
     'test': statistics.paired(*losses.bits, losses.bytes) if paired else None,
     'unit': losses.unit if paired else losses,
   }
+
+
+def changed_text(folders: Sequence[pathlib.Path]) -> str:
+  """Returns why runs can't be compared by bits/byte, '' where they can.
+
+  They can't where they have several tokenizers, one of which changes text.
+  """
+  made = {tokenizers.digest(folder / 'tokenizer') for folder in folders}
+  how = {folder.absolute().name: text_lost(folder) for folder in folders}
+  wrong = [f'{name}: {text}' for name, text in how.items() if text]
+  if len(made) < 2 or not wrong:
+    return ''
+  return (
+    'bits/byte of several tokenizers are compared only where each gives its text back; '
+    f'{"; ".join(wrong[:3])}'
+  )
 
 
 def _tuned(folders: tuple[pathlib.Path, pathlib.Path]) -> dict[str, Any]:
@@ -299,7 +328,9 @@ def _dev(runs: Comparison) -> list[Table]:
 def _losses(runs: Comparison) -> list[Table | str]:
   """Returns the held-out losses of two runs of language modelling."""
   output, (a, b) = [], map(escape, runs.names)
-  if not runs.same_text:
+  if runs.changed:
+    output.append(runs.changed)
+  elif not runs.same_text:
     output.append(f'{_OTHER_TEXT}: losses below are not comparable')
   held = Table('held-out loss', 'update', 'nats/token', 'bits/byte')
   for name, each in zip(runs.names, runs.curves, strict=True):
@@ -308,9 +339,11 @@ def _losses(runs: Comparison) -> list[Table | str]:
         f'{name}, {what}',
         f'{each.steps[i]}',
         f'{each.nll[i]:.4f}',
-        f'{each.bpb[i]:.4f}',
+        '-' if runs.changed else f'{each.bpb[i]:.4f}',
       )
   output.append(held)
+  if runs.changed:
+    return output
   equal = Table('at equal', '', a, b, 'second - first', title='bits/byte held out')
   for axis, (words, how) in AXES.items():
     for place, x, y in at_equal(runs.curves, axis):
@@ -338,8 +371,12 @@ def plot(runs: Comparison, target: str | pathlib.Path) -> None:
   """Writes a PNG with the held-out loss of two runs at equal tokens, FLOPs and time.
 
   Raises:
-    UserError: they are fine-tunings.
+    UserError: they are fine-tunings, or a tokenizer changes text.
   """
+  if runs.changed:
+    raise UserError(
+      f'--target={target} draws bits/byte, but {runs.changed}; leave it out'
+    )
   if runs.task:
     raise UserError(
       f'--target={target} draws held-out losses of language modelling; leave it out '

@@ -204,9 +204,12 @@ def _trained(workdirs: list[pathlib.Path]) -> list[Measured]:
   how, lines = (
     ('all held-out text', of_all) if all(of_all) else ('best while training', best)
   )
+  lossy = ' (of a text that its tokenizer changes)' * bool(
+    workdir.text_lost(workdirs[0])
+  )
   measured = [
     _mean(f'{unit}, {how}', [line[field] for line in lines])
-    for unit, field in (('bits/byte', 'valid_bpb'), ('nats/token', 'valid_nll'))
+    for unit, field in ((f'bits/byte{lossy}', 'valid_bpb'), ('nats/token', 'valid_nll'))
   ]
   for name, bits in lines[0].get('baselines', {}).items():  # of the same text
     measured.append(Measured(f'bits/byte, {name}', bits))

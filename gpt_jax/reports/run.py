@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from gpt_jax import config
 from gpt_jax.config import UserError, papers
+from gpt_jax.data.fidelity import warning
 from gpt_jax.reports import figures, markup, tasks
 from gpt_jax.reports.markup import bullets, code, fenced, heading, picture, plain, table
 from gpt_jax.runs import cost
@@ -23,6 +24,7 @@ from gpt_jax.runs.workdir import (
   seconds_of_training,
   seed_folders,
   sessions,
+  text_lost,
   updates_done,
 )
 from gpt_jax.tasks.labelled_table import task_of
@@ -128,6 +130,9 @@ def _held_out(workdir: pathlib.Path) -> list[str]:
   note += 'little too good.'
   if tokens:
     note += ' `launch.py eval --baselines` measures on all of it.'
+  changed = {line['lost']: True for line in read_held_out(workdir) if line['lost']}
+  changed |= {how: True for how in [text_lost(workdir)] if how}
+  note += ''.join(f' Note: {plain(warning(how))}.' for how in changed)
   return [
     heading('Held-out text'),
     note,

@@ -12,7 +12,15 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from gpt_jax.evaluation.statistics import spread
-from gpt_jax.reports.sweep_tables import SEED, SweptRun, settings, shown, unit_of
+from gpt_jax.reports.sweep_tables import (
+  SEED,
+  SweptRun,
+  not_ranked,
+  settings,
+  several_tokenizers,
+  shown,
+  unit_of,
+)
 from gpt_jax.sweep.plan import Sweep
 
 _STYLES = '-', '--', ':', '-.'
@@ -92,14 +100,18 @@ def _thinned(colours: dict) -> list[tuple]:
 def loss(sweep: Sweep, runs: Sequence[SweptRun]) -> Figure | None:
   """Returns a figure of the best loss against a field, or None if none is a number.
 
+  None too if the runs can't be ranked; of several tokenizers it shows bits/byte.
+
   That is the first field that holds numbers; another, where there is one, has a line
   for each value. Of the rest, the best setting is shown. Bars are 95 % intervals of
   the mean over seeds.
   """
   done = settings(runs)
   x = next((name for name in _fields(sweep) if _numbers(done, name)), None)
-  if x is None:
+  if x is None or not_ranked(runs):
     return None
+  judged = 'bits' if several_tokenizers(runs) else 'best'
+  unit = 'bits/byte' if judged == 'bits' else unit_of(sweep)
   kept = [each for each in runs if each.state == 'finished']
   line = next(
     (n for n in _fields(sweep) if n != x and 1 < len(_values(kept, n)) <= _SMALL), None
@@ -121,7 +133,7 @@ def loss(sweep: Sweep, runs: Sequence[SweptRun]) -> Figure | None:
     apart = min(0.025, 0.3 / (len(places) - 1) / len(lines))
     shift = (number - (len(lines) - 1) / 2) * apart
     at = [_moved(each.values[x], shift, places, logarithmic) for each in own]
-    over = [spread(each.best) for each in own]
+    over = [spread(getattr(each, judged)) for each in own]
     mean = [each['mean'] for each in over]
     axes.errorbar(
       at,
@@ -139,15 +151,16 @@ def loss(sweep: Sweep, runs: Sequence[SweptRun]) -> Figure | None:
       label=f'{line} = {shown(value)}',
     )
     for place, each in zip(at, own, strict=True):
-      dots += each.best
-      axes.plot([place] * len(each.best), each.best, '.', color='0.25', markersize=4)
+      values = getattr(each, judged)
+      dots += values
+      axes.plot([place] * len(values), values, '.', color='0.25', markersize=4)
   if logarithmic:
     axes.set_xscale('log')
   if len(places) <= _SMALL:
     axes.set_xticks(places, [shown(place) for place in places])
     axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
   _frame(axes, dots)
-  axes.set(xlabel=x, ylabel=f'best held-out loss [{unit_of(sweep)}]')
+  axes.set(xlabel=x, ylabel=f'best held-out loss [{unit}]')
   axes.grid(alpha=0.3)
   if line:
     figure.legend(loc='outside upper center', ncols=min(len(lines), 4), fontsize=9)

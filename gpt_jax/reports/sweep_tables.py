@@ -35,14 +35,14 @@ class Setting(NamedTuple):
     values: the other fields that the sweep varies.
     best: lowest held-out losses, one for each seed, in `unit_of` them.
     final: last held-out losses.
-    bits: bits/byte at `best`.
+    bits: bits/byte at `best`; None where they can't be compared.
     metric: of fine-tunings, the best of the task's metric on dev.
   """
 
   values: dict[str, Any]
   best: list[float]
   final: list[float]
-  bits: list[float]
+  bits: list[float | None]
   metric: list[float]
 
 
@@ -74,8 +74,35 @@ def collected(sweep: Sweep) -> list[SweptRun]:
   return runs
 
 
+def several_tokenizers(runs: Sequence[SweptRun]) -> bool:
+  """Returns whether finished runs have several, so that their tokens differ."""
+  done = [each.result.tokenizer for each in runs if each.state == 'finished']
+  return len(set(filter(None, done))) > 1
+
+
+def not_ranked(runs: Sequence[SweptRun]) -> str:
+  """Returns why finished runs can't be ranked, '' if they can.
+
+  They can't if they have several tokenizers, one of which changes text.
+  """
+  lossy = [r for r in runs if r.state == 'finished' and r.result.lost]
+  if not lossy or not several_tokenizers(runs):
+    return ''
+  first = lossy[0]
+  return (
+    'The runs have several tokenizers, of which some change the held-out text '
+    f'({plain(first.entry.name)}: {plain(first.result.lost)}), so that neither '
+    'nats/token nor bits/byte of them can be compared. Settings are in the order of '
+    'the sweep.'
+  )
+
+
 def settings(runs: Sequence[SweptRun]) -> list[Setting]:
-  """Returns the settings that have a finished run, the best mean first."""
+  """Returns the settings that have a finished run, the best mean first.
+
+  Of several tokenizers bits/byte say which is best; if one of them changes text,
+  nothing does, and the settings are in the order of the sweep (`not_ranked`).
+  """
   by_values: dict[tuple, Setting] = {}
   for each in runs:
     if each.state != 'finished':
@@ -84,9 +111,14 @@ def settings(runs: Sequence[SweptRun]) -> list[Setting]:
     own = by_values.setdefault(tuple(values.items()), Setting(values, [], [], [], []))
     own.best.append(each.result.best_nll)
     own.final.append(each.result.final_nll)
-    own.bits.append(each.result.best_bpb)
+    own.bits.append(None if not_ranked(runs) else each.result.best_bpb)
     own.metric.append(each.result.best_metric)
-  return sorted(by_values.values(), key=lambda own: spread(own.best)['mean'])
+  if not_ranked(runs):
+    return list(by_values.values())
+  judged = 'bits' if several_tokenizers(runs) else 'best'
+  return sorted(
+    by_values.values(), key=lambda own: spread(getattr(own, judged))['mean']
+  )
 
 
 def blocks(sweep: Sweep, runs: Sequence[SweptRun], drawn: set[str]) -> list[str]:
@@ -102,6 +134,7 @@ def blocks(sweep: Sweep, runs: Sequence[SweptRun], drawn: set[str]) -> list[str]
     "Student's t (of two seeds 12.7 standard errors to each side). Best is the "
     "lowest of a run's evaluations, so a little too good; final is the last one. "
     'Only finished runs count.',
+    *_of_tokenizers(runs),
     _settings(settings(runs), unit),
   ]
   for name, title, text in (
@@ -127,6 +160,18 @@ def blocks(sweep: Sweep, runs: Sequence[SweptRun], drawn: set[str]) -> list[str]
     heading('Runs'),
     _runs(runs, unit),
   ]
+
+
+def _of_tokenizers(runs: Sequence[SweptRun]) -> list[str]:
+  """Returns what is to be said where runs have several tokenizers."""
+  if why := not_ranked(runs):
+    return [why]
+  if several_tokenizers(runs):
+    return [
+      'The runs have several tokenizers: settings are ranked by bits/byte, and '
+      'nats/token are comparable only between runs of one tokenizer.'
+    ]
+  return []
 
 
 def shown(value: Any) -> str:
@@ -212,7 +257,7 @@ def _runs(runs: Sequence[SweptRun], unit: str) -> str:
       each.state,
       number(each.result.best_nll, '.4f'),
       number(each.result.final_nll, '.4f'),
-      number(each.result.best_bpb, '.4f'),
+      number(None if not_ranked(runs) else each.result.best_bpb, '.4f'),
       number(each.result.best_metric, '.4f'),
       f'{each.result.step}/{each.result.steps}',
       number(each.result.tokens or None, ','),

@@ -7,6 +7,7 @@ from typing import Any
 
 from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
+from gpt_jax.data import fidelity
 from gpt_jax.evaluation.baselines import kneser_ney_nll, xz_bits_per_byte
 from gpt_jax.model.gpt import GPT
 from gpt_jax.runs.load import load
@@ -26,7 +27,8 @@ def held_out_metrics(
 ) -> dict[str, Any]:
   """Returns the metrics of a workdir's model on all of its held-out text.
 
-  With them come the checkpoint's step, and text_sha256.
+  With them come the checkpoint's step, text_sha256, and `lost`: how the tokenizer
+  changes that text, '' if it does not.
 
   Args:
     checkpoint_step: 'best', 'latest' or a number of updates.
@@ -57,7 +59,8 @@ def held_out_metrics(
       f'{workdir}: the held-out loss of the checkpoint of update {model.step} is '
       f'{metrics["valid_nll"]}; choose another with --checkpoint'
     )
-  return {'step': model.step, 'text_sha256': data.valid.text, **metrics}
+  about = {'step': model.step, 'text_sha256': data.valid.text, 'lost': data.lost}
+  return {**about, **metrics}
 
 
 def baselines(
@@ -66,16 +69,20 @@ def baselines(
   """Returns bits per byte of the held-out text under models that are no GPT.
 
   A Kneser-Ney 5-gram over the same tokens, `xz -9` of the held-out text alone, and
-  `xz -9` of it after the training text.
+  `xz -9` of it after the training text; the latter two only of a tokenizer that does
+  not change text.
   """
   data = prepared(read_run(workdir), pathlib.Path(workdir), report)
   nll = kneser_ney_nll(data.train.ids, data.valid.ids, data.tokenizer.vocab)
+  bits = {'5-gram (Kneser-Ney, same tokens)': nll / math.log(2) / data.valid.bytes}
+  if data.lost:
+    report(f'no xz baselines: {fidelity.warning(data.lost)}')
+    return bits
   train, valid = (
     data.tokenizer.decode(file.ids.tolist()).encode()
     for file in (data.train, data.valid)
   )
-  return {
-    '5-gram (Kneser-Ney, same tokens)': nll / math.log(2) / data.valid.bytes,
+  return bits | {
     'xz -9 (held-out text alone)': xz_bits_per_byte(valid),
     'xz -9 (after the training text)': xz_bits_per_byte(valid, train),
   }

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
-from gpt_jax.data import prepare, token_files, windows
+from gpt_jax.data import fidelity, prepare, token_files, windows
 from gpt_jax.evaluation import likelihood
 from gpt_jax.inference import hugging_face
 from gpt_jax.inference.language_model import LanguageModel
@@ -37,7 +37,10 @@ class Prepared(NamedTuple):
   valid: token_files.TokenFile
 
   def digests(self) -> dict[str, Any]:
-    """Returns checksums of the tokens, the tokenizer, the text and its files."""
+    """Returns checksums of the tokens, the tokenizer, the text and its files.
+
+    With them comes what the tokenizer made of the held-out text.
+    """
     return {
       'train': self.train.digest,
       'valid': self.valid.digest,
@@ -45,7 +48,13 @@ class Prepared(NamedTuple):
       'text': self.train.text,
       'valid_text': self.valid.text,
       'files': self.train.files | self.valid.files,
+      'fidelity': self.valid.fidelity,
     }
+
+  @property
+  def lost(self) -> str:
+    """How the tokenizer changes the held-out text, '' if it does not."""
+    return fidelity.lost(self.valid.fidelity, self.tokenizer.kind)
 
 
 def prepared(
@@ -253,6 +262,8 @@ def ready(
         bytes_per_token=_bytes_per_token(data.train),
       )
     )
+    if data.lost:
+      report(fidelity.warning(data.lost))
     objective = LanguageModeling.of(run, GPT(cfg, layout.execution(run.model)))
     with sharding.first_process_first('opened'):
       checkpoints = checkpoint.Checkpoints(

@@ -16,10 +16,12 @@ import jax
 
 from gpt_jax import config
 from gpt_jax.config import UserError
+from gpt_jax.data import fidelity
 from gpt_jax.files import MEND, clear_temporaries, field, of_kind, read_json, write_json
 from gpt_jax.paths import expand_paths
 from gpt_jax.runs import provenance
 from gpt_jax.tasks.labelled_table import Task
+from gpt_jax.tokenizers.protocol import KIND
 from gpt_jax.training import manifest, saved
 from gpt_jax.training.metrics_log import read_metrics, seconds_trained
 
@@ -33,6 +35,7 @@ _HELD_OUT = {  # fields of a line of held_out.json
   'valid_ppl': float,
   'valid_bpb': float,
   'baselines': dict,
+  'lost': str,
 }
 TRAINING = 'training'  # in a seed's workdir: the states that its training resumes from
 
@@ -155,6 +158,18 @@ def read_about(workdir: str | pathlib.Path) -> dict[str, Any]:
   return about
 
 
+def text_lost(workdir: str | pathlib.Path) -> str:
+  """Returns how a run's tokenizer changes its held-out text, '' if it does not."""
+  path = pathlib.Path(workdir)
+  record = read_about(path).get('data', {}).get('fidelity', {})
+  of_kind(record, dict, path / 'run.json', name='fidelity')
+  fidelity.checked(record, f'{path / "run.json"}: fidelity', MEND)
+  if record or not (path / 'tokenizer' / KIND).exists():
+    return fidelity.lost(record, '')
+  kind = read_json(path / 'tokenizer' / KIND)
+  return fidelity.lost({}, field(kind, 'kind', str, path / 'tokenizer'))
+
+
 def sessions(workdir: str | pathlib.Path) -> list[dict[str, Any]]:
   """Returns the sessions that trained a workdir's run, in the order of time.
 
@@ -196,7 +211,8 @@ def keep_held_out(workdir: str | pathlib.Path, line: dict[str, Any]) -> None:
 
   Args:
     line: text (the workdir that holds it out; '': its own), text_sha256, step, int8,
-      valid_nll, valid_ppl, valid_bpb and baselines (bits/byte by name).
+      valid_nll, valid_ppl, valid_bpb, baselines (bits/byte by name) and lost (how the
+      tokenizer changes that text, '' if it does not).
   """
   same = lambda other: all(  # noqa: E731
     other[name] == line[name] for name in ('text', 'text_sha256', 'step', 'int8')
@@ -213,8 +229,9 @@ def read_held_out(workdir: str | pathlib.Path) -> list[dict[str, Any]]:
   path = pathlib.Path(workdir) / 'held_out.json'
   lines = read_json(path, list) if path.exists() else []
   for line in lines:
+    of_kind(line, dict, path).setdefault('lost', '')  # older ones say nothing of it
     for name, kind in _HELD_OUT.items():
-      field(of_kind(line, dict, path), name, kind, path)
+      field(line, name, kind, path)
   return lines
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from gpt_jax.config import UserError
 
+_OF_TOKENIZERS = {'data.tokenizer', 'data.vocab', 'data.cleaning'}
+
 
 @dataclasses.dataclass(frozen=True)
 class Space:
@@ -69,6 +71,13 @@ def search(
     raise UserError(f'search of {len(space)} fields, runs={runs}: each must be >= 1')
   if halving == 1 or halving < 0:
     raise UserError(f'search: halving={halving} must be 0 (off) or at least 2')
+  apart = sorted(_OF_TOKENIZERS & set(space))
+  if halving and apart:
+    raise UserError(
+      f'search: halving={halving} compares runs by nats/token, which of several '
+      f'{" and ".join(apart)} are of different tokens; use halving=0, or a sweep for '
+      'each tokenizer'
+    )
   return Search(dict(space), runs, seed, halving)
 
 

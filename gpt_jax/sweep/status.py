@@ -27,6 +27,7 @@ from gpt_jax.runs.workdir import (
   read_run,
   seconds_of_training,
   sessions,
+  text_lost,
   updates_done,
 )
 from gpt_jax.sweep.plan import Entry, Sweep
@@ -66,6 +67,8 @@ class Result:
     seconds: of training; what a kill undid is not in it.
     left: seconds to the end at the last speed.
     curve: (updates, held-out loss [nats/token]).
+    tokenizer: digest of the one that made its tokens, '' if that is not recorded.
+    lost: how that changes the held-out text, '' if it does not.
   """
 
   state: str
@@ -83,6 +86,8 @@ class Result:
   left: float | None = None
   commit: str = ''
   curve: tuple[tuple[int, float], ...] = ()
+  tokenizer: str = ''
+  lost: str = ''
 
 
 def steps_of(entry: Entry) -> int:
@@ -222,6 +227,8 @@ def result(entry: Entry) -> Result:
     left=_left(trained, steps),
     commit=environment.get('git', {}).get('commit', ''),
     curve=tuple((line['step'], line['valid_nll']) for line in held),
+    tokenizer=about.get('data', {}).get('tokenizer', ''),
+    lost='' if task else text_lost(entry.workdir),
   )
 
 

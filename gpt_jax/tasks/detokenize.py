@@ -138,6 +138,14 @@ class Detokenizer:
     return [*first, *chunk.split(), *reversed(last)]
 
 
+def _between(letter: str, mark: str) -> re.Pattern:
+  """Returns the pattern of a mark between two letters, or beside a rare word's <unk>.
+
+  WikiText's mark joins whatever word was there, the rare one too.
+  """
+  return re.compile(f'(?:(?<={letter})|(?<=<unk>)){mark}(?={letter}|<unk>)')
+
+
 _OPENS = {each: each for each in '("[$\u00a3'}
 _CLOSES = {each: each for each in '.,;:!?)]%"'}
 _MOSES = re.compile(r"'(?:s|t|re|ve|ll|d|m)")
@@ -148,9 +156,9 @@ WIKITEXT = Detokenizer(
   _CLOSES,
   _MOSES,
   (
-    ('@,@', ',', re.compile(r'(?<=\d),(?=\d)')),
-    ('@.@', '.', re.compile(r'(?<=\d)\.(?=\d)')),
-    ('@-@', '-', re.compile(r'(?<=\w)-(?=\w)')),
+    ('@,@', ',', _between(r'\d', ',')),
+    ('@.@', '.', _between(r'\d', r'\.')),
+    ('@-@', '-', _between(r'\w', '-')),
   ),
   edge=' ',
 )

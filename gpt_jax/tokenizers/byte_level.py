@@ -1,5 +1,6 @@
 """GPT-2's byte-level BPE: from its files, from a tokenizer.json, or trained."""
 
+import itertools
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -17,13 +18,19 @@ from gpt_jax.tokenizers.bpe_files import Merges, check_bpe, read_bpe, write_bpe
 from gpt_jax.tokenizers.engines import OPTIONS
 from gpt_jax.tokenizers.facts import Facts
 from gpt_jax.tokenizers.protocol import EOT, KIND, write_kind
-from gpt_jax.tokenizers.texts import encodable, even_sample
+from gpt_jax.tokenizers.texts import LONG, encodable, even_sample, with_short_words
 
 # GPT-2's words. Possessive (++) where giving back could not help: the same words as
 # with the released expression, found faster, also in long runs of blanks.
 GPT2_WORDS = (
   r"'(?:s|t|re|ve|m|ll|d)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++"
   r'|\s++$|\s+(?!\S)|\s'
+)
+_LONG_WORDS = regex.compile(
+  '|'.join(
+    rf'{kind}{{{LONG + 1},}}'
+    for kind in (r'\p{L}', r'\p{N}', r'[^\s\p{L}\p{N}]', r'\s')
+  )
 )
 _SAMPLE = 32 << 20  # characters that one is trained on, at most
 # Ends of text in vocabularies of others, by preference.
@@ -202,7 +209,8 @@ class ByteLevel:
       vocab_size=vocab - 1, initial_alphabet=splitter.alphabet(), show_progress=False
     )
     sample = even_sample(texts, _SAMPLE)
-    learner.train_from_iterator((encodable(text) for text in sample), trainer)
+    pieces = (with_short_words(encodable(text), _LONG_WORDS) for text in sample)
+    learner.train_from_iterator(itertools.chain.from_iterable(pieces), trainer)
     model = json.loads(learner.to_str())['model']
     most = len(model['vocab']) + 1
     if most < vocab:

@@ -12,7 +12,9 @@ from gpt_jax.files import field
 from gpt_jax.tokenizers.bpe_files import Merges, check_bpe, read_bpe, write_bpe
 from gpt_jax.tokenizers.facts import Facts
 from gpt_jax.tokenizers.protocol import EOT, KIND, write_kind
-from gpt_jax.tokenizers.texts import encodable
+from gpt_jax.tokenizers.texts import encodable, with_short_words
+
+_LONG_WORDS = re.compile(r'\S{1001,}')  # addresses of web pages are shorter
 
 
 class GPT1:
@@ -24,7 +26,8 @@ class GPT1:
       ends lost), which Hugging Face's OpenAIGPTTokenizer always does.
 
   Differs: GPT-1 has no end-of-text token. `eot` is an id after its 40,478, unless one
-  is given.
+  is given. The release gives spaCy words of any length; here those of more than 1,000
+  characters are cut.
   """
 
   kind = 'gpt1'
@@ -87,7 +90,9 @@ class GPT1:
       return self._encoder.encode(text).ids
     import ftfy
 
-    words = [word.text for word in self._cut(standardize(ftfy.fix_text(text)))]
+    # spaCy takes time by the square of what stands between two blanks.
+    clean = with_short_words(standardize(ftfy.fix_text(text)), _LONG_WORDS)
+    words = [word.text for piece in clean for word in self._cut(piece)]
     # spaCy keeps the blank after a line end; the release reads the two as a line end.
     words = ['\n' if word == '\n ' else word.lower() for word in words]
     return self._encoder.encode(words, is_pretokenized=True).ids if words else []
@@ -117,11 +122,17 @@ class GPT1:
 
 
 def standardize(text: str) -> str:
-  """Returns a text as GPT-1's release writes it before it cuts words."""
+  """Returns a text as GPT-1's release writes it before it cuts words.
+
+  Backslashes stay where they are: the release lists them among the marks that it sets
+  apart, but in a pattern that is no raw string, so that its two characters for one
+  backslash are read as a plus sign.
+  """
   for old, new in ('—–―', '-'), ('…', '...'), ('´', "'"):
     text = re.sub(f'[{old}]', new, text)
-  text = re.sub(r'([-~!";?+,)(\\/*\[\]}{|_])\1*', r' \g<0> ', text)
-  text = re.sub(r'\s*\n\s*', ' \n ', text)
+  text = re.sub(r'([-~!";?+,)(/*\[\]}{|_])\1*', r' \g<0> ', text)
+  # As \s*\n\s* would, which goes back over all of a long run of blanks at each of them.
+  text = re.sub(r'\s+', lambda run: ' \n ' if '\n' in run[0] else run[0], text)
   return re.sub(r'[^\S\n]+', ' ', text).strip()
 
 

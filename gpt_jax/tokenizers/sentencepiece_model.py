@@ -17,12 +17,19 @@ from gpt_jax.config import UserError
 from gpt_jax.files import brief
 from gpt_jax.tokenizers.facts import Facts
 from gpt_jax.tokenizers.protocol import EOT, write_kind
-from gpt_jax.tokenizers.texts import encodable, even_sample
+from gpt_jax.tokenizers.texts import (
+  LONG,
+  encodable,
+  even_sample,
+  is_repetitive,
+  with_short_words,
+)
 
 # SentencePiece's trainer keeps positions within a sentence in 16 bits, hence short
 # chunks; and its BPE takes about 60 bytes of memory for each character.
 _CHUNK = 8192
 _SAMPLE = 6 << 20
+_LONG_WORDS = re.compile(f'[^ ]{{{LONG + 1},}}| {{{LONG + 1},}}')
 _RUN = 2048  # characters that BPE encodes at once, about
 
 
@@ -224,7 +231,7 @@ class SentencePiece:
     model = io.BytesIO()
     try:
       sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(even_sample(_chunks(texts), _SAMPLE)),
+        sentence_iterator=_sentences(kind, even_sample(_chunks(texts), _SAMPLE)),
         model_writer=model,
         model_type=kind,
         vocab_size=vocab,
@@ -271,3 +278,17 @@ def _chunks(texts: Iterable[str]) -> Iterator[str]:
   for text in texts:
     for start in range(0, len(text), _CHUNK):
       yield encodable(text[start : start + _CHUNK])
+
+
+def _sentences(kind: str, chunks: Iterable[str]) -> Iterator[str]:
+  """Yields chunks as the trainer of a kind takes them in bounded time.
+
+  Unigram's looks at all that occurs twice, of any length: a word that is the same over
+  and over is cut. BPE's is given all as it is.
+  """
+  for chunk in chunks:
+    yield from (
+      with_short_words(chunk, _LONG_WORDS, is_repetitive)
+      if kind == 'unigram'
+      else [chunk]
+    )
