@@ -11,6 +11,7 @@ import re
 import jax
 import numpy as np
 import pytest
+from fakes import gpt2_of
 
 from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
@@ -298,19 +299,8 @@ def maker():
 
 def tiny_gpt2(make, seed):
   """The model of the goldens, with numbers for text."""
-  cfg = config.Model(L=make.L, D=make.D, N=make.N, T=make.T, activation='gelu_tanh')
-  cfg = GPTConfig.of(cfg, make.VOCAB)
-  params = {}
-  for name, array in make.weights(seed).items():
-    *rooms, leaf = name.split('/')
-    if name == 'wte':
-      array = np.pad(array, ((0, cfg.V - make.VOCAB), (0, 0)))
-    node = params
-    for room in rooms:
-      node = node.setdefault(room, {})
-    node[leaf] = array
   tokenizer = tokenizers.Characters(''.join(map(chr, range(59))))  # 59 and eot
-  return LanguageModel(params, GPT(cfg), tokenizer)
+  return gpt2_of(make.weights(seed), make.L, make.N, tokenizer)
 
 
 def assert_same_as_hugging_face(make, model, cases):
