@@ -114,6 +114,14 @@ def test_answers_longer_than_the_context_are_written(model):
   assert len(text) >= 70 > model.config.T
 
 
+def test_an_empty_context_is_end_of_text(model):
+  how = {'until': [], 'max_gen_toks': 9}
+  (text,), _ = answered(model, 'generate_until', ('', how))
+  eot = [model.tokenizer.eot]
+  (wanted,) = model.generate_ids([eot], max_new_tokens=9, method='greedy')
+  assert text == wanted.text
+
+
 def test_a_setting_that_we_do_not_know_is_refused(model):
   with pytest.raises(UserError, match='no setting num_beams'):
     answered(model, 'generate_until', ('a', {'until': [], 'num_beams': 2}))

@@ -119,6 +119,9 @@ def written(model: LanguageModel, requests: Sequence[Request], keep: Keep) -> li
   the model's context if the answer may outgrow that. Draws depend on the number of a
   request: the same one twice has two answers.
 
+  Differs: an empty context is end-of-text; lm-eval's own class ends in an error there,
+  or writes from padding where others are in the batch.
+
   Args:
     requests: a context, and `until`, `max_gen_toks`, `do_sample`, `temperature` or
       settings of `LanguageModel.generate`.

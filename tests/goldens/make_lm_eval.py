@@ -45,7 +45,9 @@ QUESTIONS = [
   },
   {'question': 'Children walk', 'options': ['over', 'home'], 'right': 1},
 ]
-DOCUMENTS = [{'text': line} for line in TEXT.split('\n')] + [{'text': TEXT}]
+# No empty context to write from: alone it is an error in lm-eval, in a batch padding.
+LINES = [line for line in TEXT.split('\n') if ' ' in line]
+DOCUMENTS = [{'text': text} for text in [*LINES, TEXT]]
 BEFORE, LAST = "{{text.split(' ')[:-1]|join(' ')}}", "{{' '+text.split(' ')[-1]}}"
 TASKS = {
   'choices': {
