@@ -1,9 +1,17 @@
-"""Models for tests of decoding, made of two functions."""
+"""Models for tests: made of two functions, or of a golden's weights."""
+
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from gpt_jax import config
 from gpt_jax.decoding.sampling import Model
+from gpt_jax.inference.language_model import LanguageModel
+from gpt_jax.model.gpt import GPT
+from gpt_jax.model.gpt_config import GPTConfig
+from gpt_jax.tokenizers import Tokenizer
 
 
 def model_by_rows(prefill, step) -> Model:
@@ -20,3 +28,22 @@ def model_by_rows(prefill, step) -> Model:
     return logits_XV.reshape(B, K, -1), cache
 
   return Model(prefill, step, branch, step_beams)
+
+
+def gpt2_of(
+  weights: Mapping[str, np.ndarray], L: int, N: int, tokenizer: Tokenizer
+) -> LanguageModel:
+  """Returns the GPT-2 of parameters by their names in model/gpt.py, joined by '/'."""
+  (T, D), vocab = weights['wpe'].shape, len(weights['wte'])
+  sizes = config.Model(L=L, D=D, N=N, T=T, activation='gelu_tanh')
+  cfg = GPTConfig.of(sizes, vocab)
+  params = {}
+  for name, array in weights.items():
+    *rooms, leaf = name.split('/')
+    if name == 'wte':
+      array = np.pad(array, ((0, cfg.V - vocab), (0, 0)))
+    node = params
+    for room in rooms:
+      node = node.setdefault(room, {})
+    node[leaf] = array
+  return LanguageModel(params, GPT(cfg), tokenizer)

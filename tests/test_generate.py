@@ -6,10 +6,12 @@ import itertools
 import json
 import logging
 import pathlib
+import re
 
 import jax
 import numpy as np
 import pytest
+from fakes import gpt2_of
 
 from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
@@ -234,24 +236,33 @@ def test_everything_wrong_is_told_at_once(model):
 
 
 @pytest.mark.parametrize(
-  'settings',
+  ('settings', 'message'),
   [
-    {'min_new_tokens': 9, 'max_new_tokens': 8},
-    {'forced': [1, 2, 3], 'max_new_tokens': 2},
-    {'forced': [256]},
-    {'beams': 2, 'num_return': 3},
-    {'beams': 2, 'top_k': 3},
-    {'one_of': ['a'], 'stop': 'x'},
-    {'beams': 3, 'groups': 2},
-    {'one_of': ['a'], 'including': ['b']},
-    {'method': 'minimum_risk', 'num_return': 17},
-    {'seed': -1},
-    {'method': 'greedy', 'beams': 2},
-    {'banned': ['']},
+    (
+      {'min_new_tokens': 9, 'max_new_tokens': 8},
+      'min_new_tokens=9 must be at most max_new_tokens=8',
+    ),
+    (
+      {'forced': [1, 2, 3], 'max_new_tokens': 2},
+      'forced=[1, 2, 3] must be at most max_new_tokens=2 tokens',
+    ),
+    ({'forced': [256]}, 'forced=[256] must be at most max_new_tokens=128 tokens, none'),
+    ({'beams': 2, 'num_return': 3}, 'num_return=3 must be at most beams=2'),
+    ({'beams': 2, 'top_k': 3}, "top_k=3 has no effect on method='beam'"),
+    ({'one_of': ['a'], 'stop': 'x'}, "stop='x' has no effect under a constraint"),
+    ({'beams': 3, 'groups': 2}, 'groups=2 must divide beams=3'),
+    ({'one_of': ['a'], 'including': ['b']}, 'one_of and including do not go together'),
+    (
+      {'method': 'minimum_risk', 'num_return': 17},
+      'num_return=17 must be at most candidates=16',
+    ),
+    ({'seed': -1}, 'seed=-1 must be at least 0'),
+    ({'method': 'greedy', 'beams': 2}, "beams=2 has no effect on method='greedy'"),
+    ({'banned': ['']}, 'a forbidden sequence is empty; leave it out'),
   ],
 )
-def test_settings_that_do_not_go_together_are_refused(model, settings):
-  with pytest.raises(UserError):
+def test_settings_that_do_not_go_together_are_refused(model, settings, message):
+  with pytest.raises(UserError, match=f'^{re.escape(message)}[^\n]*$'):
     model.generate('a', **settings)
 
 
@@ -289,19 +300,8 @@ def maker():
 
 def tiny_gpt2(make, seed):
   """The model of the goldens, with numbers for text."""
-  cfg = config.Model(L=make.L, D=make.D, N=make.N, T=make.T, activation='gelu_tanh')
-  cfg = GPTConfig.of(cfg, make.VOCAB)
-  params = {}
-  for name, array in make.weights(seed).items():
-    *rooms, leaf = name.split('/')
-    if name == 'wte':
-      array = np.pad(array, ((0, cfg.V - make.VOCAB), (0, 0)))
-    node = params
-    for room in rooms:
-      node = node.setdefault(room, {})
-    node[leaf] = array
   tokenizer = tokenizers.Characters(''.join(map(chr, range(59))))  # 59 and eot
-  return LanguageModel(params, GPT(cfg), tokenizer)
+  return gpt2_of(make.weights(seed), make.L, make.N, tokenizer)
 
 
 def assert_same_as_hugging_face(make, model, cases):

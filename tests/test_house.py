@@ -29,6 +29,8 @@ WITHOUT_JAX = [
   'evaluation.baselines',
   'sweep.plan',
 ]
+# Exceptions whose words are for users.
+REFUSALS = 'UserError', 'Diverged', 'Damaged'
 MODULES = sorted((ROOT / 'gpt_jax').rglob('*.py'))
 
 
@@ -287,3 +289,23 @@ def test_the_call_of_a_layer_says_its_shapes(path):
   for name, function in defined(path, ast.FunctionDef).items():
     if name.endswith('.__call__'):
       assert '[' in (ast.get_docstring(function) or ''), name
+
+
+def test_an_expected_refusal_is_expected_by_its_words():
+  bare = []
+  for path in sorted((ROOT / 'tests').glob('*.py')):
+    tree = ast.parse(path.read_text(encoding='utf-8'))
+    kept = {
+      item.context_expr
+      for node in ast.walk(tree)
+      if isinstance(node, ast.With)
+      for item in node.items
+      if item.optional_vars is not None  # its text is compared
+    }
+    for node in ast.walk(tree):
+      if isinstance(node, ast.Call) and ast.unparse(node.func) == 'pytest.raises':
+        ours = ast.unparse(node.args[0]).rpartition('.')[2] in REFUSALS
+        told = any(keyword.arg == 'match' for keyword in node.keywords)
+        if ours and not told and node not in kept:
+          bare.append(f'{path.name}:{node.lineno}')
+  assert not bare, f'pytest.raises takes any message here; give match=: {bare}'

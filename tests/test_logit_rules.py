@@ -105,4 +105,14 @@ def test_rules_that_are_off_leave_no_operation_in_a_program():
 def test_all_rules_out_of_range_are_named_at_once():
   with pytest.raises(UserError) as raised:
     Rules(((),), (), -1, -1, 0, float('inf'), float('nan'))
-  assert len(str(raised.value).splitlines()) == 6
+  said = [
+    line.partition(';')[0].partition(' (')[0] for line in str(raised.value).splitlines()
+  ]
+  assert said == [
+    'a forbidden sequence is empty',
+    'min_new_tokens=-1 must be at least 0',
+    'no_repeat_ngram=-1 must be at least 0',
+    'repetition_penalty=0 must be above 0',
+    'presence_penalty=inf must be finite',
+    'frequency_penalty=nan must be finite',
+  ]

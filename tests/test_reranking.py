@@ -54,9 +54,16 @@ def test_samples_count_as_often_as_they_were_drawn_and_any_utility_will_do():
   assert minimum_risk(samples, closeness)[2] == (10.0, -16 / 3)
 
 
-@pytest.mark.parametrize('weights', [[1.0], [0.0, 0.0], [-1.0, 2.0]])
-def test_weights_that_are_no_probabilities_are_refused(weights):
-  with pytest.raises(UserError, match='weights'):
+@pytest.mark.parametrize(
+  ('weights', 'message'),
+  [
+    ([1.0], '1 weights for 2 candidates'),
+    ([0.0, 0.0], r'weights=\[0.0, 0.0\] must be at least 0, and not all 0'),
+    ([-1.0, 2.0], r'weights=\[-1.0, 2.0\] must be at least 0'),
+  ],
+)
+def test_weights_that_are_no_probabilities_are_refused(weights, message):
+  with pytest.raises(UserError, match=message):
     minimum_risk([(1,), (2,)], weights=weights)
 
 

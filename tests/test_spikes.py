@@ -217,17 +217,25 @@ def test_the_state_before_a_poisoned_update_is_computed_again(tmp_path):
   jax.tree.map(np.testing.assert_array_equal, state.params, wanted.params)
 
 
-def test_parameters_that_are_not_finite_are_not_saved(tmp_path):
+def test_parameters_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
   run = make_run(devices=1, model_L=1)
   run.steps, run.eval_every, run.sample_tokens = 4, 2, 0
   kept = checkpoint.Checkpoints(tmp_path / 'checkpoints')
   program = program_of(run)
+  update = program.update
+
+  def spoilt(state, batches):
+    state, metrics = update(state, batches)
+    if int(state.step) == 2:  # its loss and gradient were finite: only a save can see
+      wpe = state.params['wpe'].at[-1, 0].set(np.inf)
+      state = state.replace(params=state.params | {'wpe': wpe})
+    return state, metrics
+
+  monkeypatch.setattr(program, 'update', spoilt)
   trained = training(
     run, program, kept, tmp_path, ragged_batch, lambda state, step: [{'valid_nll': 1.0}]
   )
-  params = trained.state.params
-  params['wte'] = params['wte'].at[VOCAB - 1, 0].set(np.inf)  # a token of no batch
-  with pytest.raises(loop.Diverged):
+  with pytest.raises(loop.Diverged, match='^wpe is not finite after update 2;'):
     loop.train(trained)
   kept.close()
   assert kept.steps() == []

@@ -378,8 +378,12 @@ def test_damaged_tokenizer_files_are_errors_that_name_them(
 
 
 def test_a_missing_tokenizer_is_an_error(tmp_path):
-  for reader in (tokenizers.open_path, tokenizers.open_model, tokenizers.load):
-    with pytest.raises(UserError, match='nowhere'):
+  for reader, message in (
+    (tokenizers.open_path, 'holds no tokenizer; give one of'),
+    (tokenizers.open_model, 'can not be read: No such file'),
+    (tokenizers.load, 'holds no tokenizer: there is no kind.json in it'),
+  ):
+    with pytest.raises(UserError, match=f'nowhere: {message}'):
       reader(tmp_path / 'nowhere')
 
 

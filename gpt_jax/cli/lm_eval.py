@@ -14,9 +14,9 @@ Python, importing this module is enough:
 An extra: nothing else of gpt_jax imports it or needs lm-eval. PyTorch is not needed.
 """
 
-import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 try:  # before what takes long
   import lm_eval.models  # noqa: F401  or lm-eval would know no model but ours
@@ -26,20 +26,14 @@ except ModuleNotFoundError as error:
     sys.exit(f'error: {missing}')
   raise ModuleNotFoundError(missing, name=error.name) from error
 
-import numpy as np
-from lm_eval import utils
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 from tqdm import tqdm
 
 from gpt_jax.cli.messages import shown
-from gpt_jax.evaluation import likelihood
-from gpt_jax.inference import task_model
+from gpt_jax.inference import lm_eval_requests
 from gpt_jax.runs.load import load
-
-# Names that tasks have for the most tokens of an answer; of several the first counts.
-_LIMITS = 'max_gen_toks', 'max_new_tokens', 'max_tokens', 'max_completion_tokens'
 
 
 @register_model('gpt_jax')
@@ -51,7 +45,7 @@ class GPTJax(TemplateLM):
     max_gen_toks: most tokens of an answer, unless the task says.
   """
 
-  max_gen_toks = 256
+  max_gen_toks = lm_eval_requests.MOST_TOKENS
 
   def __init__(
     self,
@@ -100,22 +94,21 @@ class GPTJax(TemplateLM):
   def _encode_pair(
     self, context: str, continuation: str
   ) -> tuple[list[int], list[int]]:
-    """Returns the ids of both: those of the whole text, cut where the context's end.
+    """Returns the ids of both, as in `lm_eval_requests.encode_pair`."""
+    return lm_eval_requests.encode_pair(self._model.tokenizer, context, continuation)
 
-    As in lm-eval, blanks at the end of a context belong to the continuation. If the
-    whole's ids do not begin with the context's, the cut loses or repeats text. That is
-    rare with GPT-1's and GPT-2's words and left so, so that scores compare; with pieces
-    that span words it is common, and the two are encoded apart. So are they if the cut
-    leaves nothing, which lm-eval can't score.
+  def loglikelihood(
+    self, requests: list[Instance], disable_tqdm: bool = False
+  ) -> list[tuple[float, bool]]:
+    """Returns (log p [nats], whether greedy decoding would give it) of continuations.
+
+    Raises:
+      UserError: a continuation is empty or longer than the context of the model.
     """
-    bare = context.rstrip()
-    continuation = context[len(bare) :] + continuation
-    before, whole = self.tok_encode(bare), self.tok_encode(bare + continuation)
-    after = whole[len(before) :]
-    by_words = self._model.tokenizer.kind in ('byte_bpe', 'gpt1')
-    if not after or (whole[: len(before)] != before and not by_words):
-      after = self.tok_encode(continuation)
-    return before or [self.eot_token_id], after
+    with tqdm(
+      total=len(requests), desc='gpt_jax: scoring', disable=disable_tqdm
+    ) as bar:
+      return lm_eval_requests.likelihoods(self._model, requests, self._keep(bar))
 
   def _loglikelihood_tokens(
     self,
@@ -123,23 +116,12 @@ class GPTJax(TemplateLM):
     disable_tqdm: bool = False,
     **kwargs,
   ) -> list[tuple[float, bool]]:
-    """Returns (log p [nats], whether greedy decoding would give it) of continuations.
-
-    Args:
-      requests: texts (None: not to be cached), ids of context and of continuation.
-
-    Raises:
-      UserError: a continuation is empty or longer than the context of the model.
-    """
-    del kwargs
+    """Returns what `loglikelihood` does, of (texts, ids before, ids)."""
+    del disable_tqdm, kwargs
     results = [(0.0, False)] * len(requests)
     pairs = [(before, after) for _, before, after in requests]
-    scores = likelihood.scores(self._model.params, self._model.gpt, pairs)
-    bar = {'total': len(pairs), 'desc': 'gpt_jax: scoring', 'disable': disable_tqdm}
-    for i, scored in tqdm(scores, **bar):
-      results[i] = sum(scored.logp), all(scored.best)
-      if requests[i][0] is not None:
-        self.cache_hook.add_partial('loglikelihood', requests[i][0], results[i])
+    for i, scored in lm_eval_requests.token_likelihoods(self._model, pairs):
+      results[i] = scored
     return results
 
   def loglikelihood_rolling(
@@ -150,84 +132,33 @@ class GPTJax(TemplateLM):
     The windows are lm-eval's: every token is predicted once, the first after
     end-of-text, and the last window is full.
     """
-    windows, owner = [], []
-    for number, request in enumerate(requests):
-      for window in utils.get_rolling_token_windows(
-        self.tok_encode(request.args[0]), self.prefix_token_id, self.max_length, 1
-      ):
-        windows.append((None, *utils.make_disjoint_window(window)))
-        owner.append(number)
-    totals = [0.0] * len(requests)
-    scores = self._loglikelihood_tokens(windows, disable_tqdm)
-    for number, (logp, _) in zip(owner, scores, strict=True):
-      totals[number] += logp
-    for request, total in zip(requests, totals, strict=True):
-      self.cache_hook.add_partial('loglikelihood_rolling', request.args, total)
-    return totals
+    with tqdm(
+      total=len(requests), desc='gpt_jax: scoring', disable=disable_tqdm
+    ) as bar:
+      keep = self._keep(bar)
+      return lm_eval_requests.rolling_likelihoods(self._model, requests, keep)
 
   def generate_until(
     self, requests: list[Instance], disable_tqdm: bool = False
   ) -> list[str]:
-    """Returns what the model writes after contexts, up to the first stop.
-
-    A context is cut at its beginning to leave room for the longest answer, or to half
-    of the model's context if the answer may outgrow that. Draws depend on the number of
-    a request: the same one twice has two answers.
-
-    Args:
-      requests: a context, and `until`, `max_gen_toks`, `do_sample`, `temperature` or
-        settings of `LanguageModel.generate`.
+    """Returns what the model writes, as in `lm_eval_requests.written`.
 
     Raises:
       UserError: a setting is unknown or out of its range.
     """
-    texts = [''] * len(requests)
-    bar = tqdm(total=len(requests), desc='gpt_jax: writing', disable=disable_tqdm)
-    with bar:
-      for numbers, asked in _alike(requests):
-        how = self._settings(asked)
-        seed, room = how.pop('seed', 0), self._room(how['max_new_tokens'])
-        seeds = [np.random.SeedSequence((seed, i)).generate_state(1) for i in numbers]
-        for at, text in task_model.written(
-          self._model,
-          [requests[i].args[0] for i in numbers],
-          room=room,
-          seeds=[int(state[0]) for state in seeds],
-          **how,
-        ):
-          i = numbers[at]
-          texts[i] = text
-          self.cache_hook.add_partial('generate_until', requests[i].args, text)
-          bar.update()
-    return texts
+    with tqdm(
+      total=len(requests), desc='gpt_jax: writing', disable=disable_tqdm
+    ) as bar:
+      return lm_eval_requests.written(self._model, requests, self._keep(bar))
 
-  def _settings(self, asked: dict) -> dict:
-    """Returns a task's settings as those of `generate`; greedy unless it says."""
-    how = {name: value for name, value in asked.items() if value is not None}
-    until = how.pop('until', [])
-    stops = [until] if isinstance(until, str) else until
-    limits = [how.pop(name) for name in _LIMITS if name in how]
-    temperature = how.pop('temperature', None)
-    drawn = how.pop('do_sample', bool(temperature))
-    return how | {
-      'stop': [stop for stop in stops if stop],
-      'max_new_tokens': int([*limits, self.max_gen_toks][0]),
-      'temperature': (1.0 if temperature is None else temperature) if drawn else 0,
-    }
+  def _keep(self, bar: tqdm) -> Callable[[str, Any, Any], None]:
+    """Returns a function that keeps an answer in lm-eval's cache and moves a bar."""
 
-  def _room(self, max_new_tokens: int) -> int:
-    """Returns how many tokens of a context are read."""
-    T = self.max_length
-    return max(1, T - max_new_tokens if max_new_tokens < T else T // 2)
+    def keep(kind: str, args: Any, answer: Any) -> None:
+      self.cache_hook.add_partial(kind, args, answer)
+      bar.update()
 
-
-def _alike(requests: Sequence[Instance]) -> Iterator[tuple[list[int], dict]]:
-  """Yields the numbers of requests with equal settings, and the settings."""
-  groups: dict[str, list[int]] = {}
-  for i, request in enumerate(requests):
-    groups.setdefault(json.dumps(request.args[1], sort_keys=True), []).append(i)
-  for numbers in groups.values():
-    yield numbers, requests[numbers[0]].args[1]
+    return keep
 
 
 def main() -> None:

@@ -23,10 +23,10 @@ RULES = [
 ]
 
 
-def weights(seed: int) -> dict[str, np.ndarray]:
+def weights(seed: int, vocab: int = VOCAB) -> dict[str, np.ndarray]:
   """Returns the parameters by the names of `model/gpt.py`, layers joined by '/'."""
   draw = np.random.RandomState(seed).standard_normal
-  made = {'wte': draw((VOCAB, D)) * 0.3, 'wpe': draw((T, D)) * 0.3}
+  made = {'wte': draw((vocab, D)) * 0.3, 'wpe': draw((T, D)) * 0.3}
   norms, linears = ['ln_f'], {}
   for h in (f'h_{i}' for i in range(L)):
     norms += [f'{h}/ln_1', f'{h}/ln_2']
@@ -41,22 +41,22 @@ def weights(seed: int) -> dict[str, np.ndarray]:
   return {name: array.astype(np.float32) for name, array in made.items()}
 
 
-def hugging_face(seed: int):
-  """Returns Hugging Face's GPT-2 with the weights."""
+def hugging_face(ours: dict[str, np.ndarray], eos: int = EOS):
+  """Returns Hugging Face's GPT-2 with weights as those of `weights`."""
   import torch
   import transformers
 
   config = transformers.GPT2Config(
-    vocab_size=VOCAB,
+    vocab_size=len(ours['wte']),
     n_positions=T,
     n_embd=D,
     n_layer=L,
     n_head=N,
-    bos_token_id=EOS,
-    eos_token_id=EOS,
-    pad_token_id=EOS,
+    bos_token_id=eos,
+    eos_token_id=eos,
+    pad_token_id=eos,
   )
-  model, ours = transformers.GPT2LMHeadModel(config).eval(), weights(seed)
+  model = transformers.GPT2LMHeadModel(config).eval()
   theirs = {'wte.weight': ours['wte'], 'wpe.weight': ours['wpe']}
   for part, to in (('scale', 'weight'), ('bias', 'bias')):
     theirs[f'ln_f.{to}'] = ours[f'ln_f/{part}']
@@ -95,7 +95,7 @@ def generate(model, prompt: list[int], rules: dict) -> dict:
 
 def cases(seed: int) -> list[dict]:
   """Returns what Hugging Face makes of every prompt under all rules."""
-  model = hugging_face(seed)
+  model = hugging_face(weights(seed))
   return [
     {'prompt': prompt, 'rules': rules} | generate(model, prompt, rules)
     for rules in RULES

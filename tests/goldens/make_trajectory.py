@@ -136,5 +136,7 @@ if __name__ == '__main__':
   for case in trajectory.SMALL:
     made[case.paper] = losses(case)
     made[f'{case.paper}, all decay'] = losses(case, decay_all=True)
+  for case in trajectory.WIDE:
+    made[f'{case.paper}, wide'] = losses(case)
   path = pathlib.Path(__file__).with_name('trajectory.json')
   path.write_text(json.dumps(made, indent=1) + '\n')
