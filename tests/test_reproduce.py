@@ -15,7 +15,7 @@ from gpt_jax import config
 from gpt_jax.config import UserError
 from gpt_jax.runs import provenance, reproduce, train, workdir
 from gpt_jax.runs.load import load
-from gpt_jax.training import checkpoint, metrics_log
+from gpt_jax.training import checkpoint, checksums, metrics_log
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -164,6 +164,38 @@ def test_what_was_changed_in_a_record_is_found(copied):
   assert 'update 20: 1 of 20 tensors, the first is wpe' in said
   assert 'at update 20 the values of wpe' in said and 'up to 0 apart' in said
   assert 'nothing that is known' in said
+
+
+@pytest.mark.parametrize(
+  ('field', 'words'),
+  [('rest', "the optimizer's state"), ('losses', 'losses logged before')],
+)
+def test_another_optimizer_s_state_or_other_losses_are_found(copied, field, words):
+  path = copied[1] / 'fingerprints.jsonl'
+  lines = [json.loads(line) for line in path.read_text().splitlines()]
+  lines[1][field] = '0' * 16
+  path.write_text(''.join(json.dumps(line) + '\n' for line in lines))
+  same, said = reproduced(*copied)
+  assert not same
+  assert f'that of update 20: its tensors are the same, not {words}' in said
+
+
+def test_other_weights_of_init_from_are_named(first, place, tmp_path):
+  run = tiny(place / 'text', steps=2, eval_every=2, init_from=str(first))
+  run.optim.warmup = 1
+  train.train(run, tmp_path / 'run', report=say_nothing)
+  recorded = json.loads((tmp_path / 'run/run.json').read_text())['data']['source']
+  assert recorded == checksums.digest(load(first).params)
+  shutil.copytree(tmp_path / 'run', tmp_path / 'again')
+  same, said = reproduced(tmp_path / 'run', tmp_path / 'again')
+  assert same and 'init_from' not in said
+
+  def change(about):
+    about['data']['source'] = '0' * 64
+
+  alter(tmp_path / 'run', change)
+  _, said = reproduced(tmp_path / 'run', tmp_path / 'again')
+  assert 'differs: weights of init_from: changed (sha256 000000000000 there' in said
 
 
 def test_another_seed_and_changed_data_are_named_with_what_differs_first(

@@ -144,6 +144,13 @@ def test_a_run_records_every_due_step_once(undisturbed):
     )
   losses = [line['loss'] for line in lines if 'loss' in line]
   assert losses[-1] < 0.8 * losses[0]
+  for line in lines:
+    if 'loss' in line:
+      # 1e-2 after 5 updates, then a cosine down to 1e-3 with update 60.
+      share = 0.5 * (1 + np.cos(np.pi * max(line['step'] - 5, 0) / 55))
+      rate = min(1, line['step'] / 5) * (1e-3 + 9e-3 * share)
+      assert line['lr'] == pytest.approx(rate, rel=1e-4)
+      assert 0.01 < line['grad_norm'] < 100
 
 
 def test_a_run_killed_at_random_moments_ends_bitwise_the_same(place, undisturbed):
