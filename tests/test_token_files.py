@@ -159,7 +159,7 @@ def test_a_tokenizer_learns_from_the_training_text_alone(tmp_path, kind):
       },
     ),
   ):
-    data = Data(tokenizer=kind, vocab=300, **data)
+    data = Data(tokenizer=kind, vocab=295, **data)
     _, _, held_out, tokenizer = prepared(tmp_path / folder, data)
     assert text_of(held_out, tokenizer) == [valid]
     # Pieces of it would have been learnt, as it is full of them.
