@@ -349,6 +349,16 @@ def test_dropout_of_the_embedding_matrices_reaches_look_up_and_output(ids):
   np.testing.assert_allclose(found[..., :11], wanted[..., :11], **CLOSE)
 
 
+def test_layer_norm_adds_1e_5_to_the_variance():
+  x = np.random.default_rng(0).normal(size=(5, 16)).astype(np.float32) * 1e-3
+  for how in ('written', 'plain'):
+    norm = layers.LayerNorm(True, 'float32', how)
+    found = norm.apply({'params': {'scale': np.ones(16), 'bias': np.zeros(16)}}, x)
+    y = x - x.mean(-1, keepdims=True)
+    wanted = y / np.sqrt((y**2).mean(-1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
+
+
 def test_bfloat16_computes_close_to_float32(params, ids):
   half = Execution(dtype='bfloat16')
   wanted, found = forward(params, ids)[0], forward(params, ids, how=half)[0]

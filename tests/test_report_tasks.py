@@ -384,3 +384,12 @@ def test_the_verb_writes_it_without_jax(tmp_path):
   assert run.stdout.splitlines() == [
     f'wrote {tmp_path / "report" / name}' for name in ('report.md', 'report.html')
   ]
+
+
+def test_bands_are_one_deviation_wide(tmp_path):
+  for seed, value in enumerate((0.30, 0.32, 0.34)):
+    save(tmp_path / 'a', 'hellaswag', 4, seed, metrics=accuracy(value))
+  shown = task_results.choose(task_results.read([tmp_path / 'a'])).shown
+  (seeds,) = shown.values()
+  over = task_results.summary(seeds, 'accuracy', 'per_token')
+  assert over == pytest.approx((0.32, 0.30, 0.34, 0.02, 3))

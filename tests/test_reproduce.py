@@ -1,5 +1,6 @@
 """Runs trained again from their run.json: the same to the bit, or what differs."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -111,6 +112,20 @@ def test_fingerprints_follow_the_losses(first):
     written.close()
   found = metrics_log.read_checksums(folder)
   assert found == [{'step': 20, 'losses': lines[1]['losses'], **sums}]
+
+
+def test_other_losses_have_another_hash(tmp_path):
+  def hashed(*losses, cut=0):
+    with contextlib.closing(metrics_log.MetricsLog(tmp_path, cut)) as log:
+      for step, loss in losses:
+        log.write(step, {'loss': loss, 'lr': 0.5})
+      log.write_checksums(9, {'rest': 'x', 'params': {}})
+    return metrics_log.read_checksums(tmp_path)[-1]['losses']
+
+  first = hashed((1, 2.0), (2, 1.5))
+  assert hashed((2, 1.5000001), cut=1) != first
+  assert hashed((2, 1.5), cut=1) == first  # that of update 1 stayed
+  assert hashed((1, 2.0), (3, 1.5)) != first
 
 
 def test_a_killed_reproduction_goes_on_and_is_the_same(place, first, monkeypatch):

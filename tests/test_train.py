@@ -404,3 +404,16 @@ def test_the_loaded_model_refuses_what_does_not_fit(model, place):
     gpt_jax.load(place / 'undisturbed', 999)
   with pytest.raises(UserError, match='no workdir'):
     gpt_jax.load(place)
+
+
+def test_the_best_checkpoint_is_that_of_the_lowest_held_out_loss(place, tmp_path):
+  run = config.Run(steps=6, batch=4, eval_every=2, sample_tokens=0, devices=1)
+  run.data = config.Data(str(place / 'text'), tokenizer='chars', holdout=0.2)
+  run.model = config.Model(L=1, D=16, N=2, T=16)
+  run.optim = config.Optim(lr=1.0, warmup=0, schedule='constant')
+  train_run(run, tmp_path / 'run', report=lambda text: None)
+  held = [line for line in metrics_of(tmp_path / 'run') if 'valid_nll' in line]
+  lowest = min(held, key=lambda line: line['valid_nll'])
+  assert len(held) == 3 and lowest != held[-1]  # the rate is far too high
+  assert gpt_jax.load(tmp_path / 'run').step == lowest['step']
+  assert gpt_jax.load(tmp_path / 'run', 'latest').step == 6
