@@ -2,6 +2,7 @@
 
 import collections
 import itertools
+import json
 import lzma
 import math
 import pathlib
@@ -11,8 +12,10 @@ import sys
 import numpy as np
 import pytest
 
+from gpt_jax import config
 from gpt_jax.config import UserError
 from gpt_jax.evaluation import baselines
+from gpt_jax.runs import evaluate
 
 # float64 sums in another order: errors near 1e-15, far below this.
 TOLERANCE = 1e-9
@@ -181,3 +184,35 @@ def test_the_module_imports_without_jax():
   program = 'import sys, gpt_jax.evaluation.baselines; sys.exit("jax" in sys.modules)'
   root = pathlib.Path(__file__).parents[1]
   subprocess.run([sys.executable, '-c', program], cwd=root, check=True)
+
+
+def test_the_baselines_of_a_workdir_are_bits_of_a_byte_of_its_held_out_text(tmp_path):
+  words = 'né à côté de la forêt, où l’été dure'.split()
+  draw = np.random.default_rng(0)
+  train, valid = (' '.join(draw.choice(words, n)) for n in (900, 300))
+  for name, content in (('train', train), ('valid', valid)):
+    (tmp_path / f'{name}.txt').write_text(content, encoding='utf-8')
+  run = config.Run()
+  run.data = config.Data(
+    source=str(tmp_path / 'train.txt'),
+    valid=str(tmp_path / 'valid.txt'),
+    tokenizer='chars',
+  )
+  (tmp_path / 'run.json').write_text(json.dumps({'config': config.flat(run)}))
+  found = evaluate.baselines(tmp_path, report=lambda text: None)
+  size = len(valid.encode())
+  assert size > len(valid)
+  known = {c: i for i, c in enumerate(sorted(set(train + valid)))}
+  end = len(known)  # each text is a document behind an end-of-text
+  ids = [[end, *(known[c] for c in each)] for each in (train, valid)]
+  nll = baselines.kneser_ney_nll(*ids, end + 1)
+  alone, after = (
+    len(lzma.compress(t.encode(), preset=9)) * 8 for t in (valid, train + valid)
+  )
+  before = len(lzma.compress(train.encode(), preset=9)) * 8
+  assert found == {
+    '5-gram (Kneser-Ney, same tokens)': pytest.approx(nll / math.log(2) / size),
+    'xz -9 (held-out text alone)': pytest.approx(alone / size),
+    'xz -9 (after the training text)': pytest.approx((after - before) / size),
+  }
+  assert len(set(found.values())) == 3

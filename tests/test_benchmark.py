@@ -262,7 +262,7 @@ def test_an_interrupted_benchmark_resumes(data, tmp_path):
 
 
 def test_perplexity_counts_every_token_once_and_divides_by_units(tmp_path):
-  page = ' = Tea = \n \n He said , " It \'s 5 @.@ 5 degrees . " \n'
+  page = ' = Tea = \n \n He said , " It \'s 5 @.@ 5 degrés . " \n'
   (tmp_path / 'wiki.test.tokens').write_text(page + page.replace('Tea', 'Milk'))
   benchmark = only('wikitext2', tmp_path)
   assert len(benchmark.documents) == 2
@@ -286,6 +286,15 @@ def test_perplexity_counts_every_token_once_and_divides_by_units(tmp_path):
     size = sum(document.bytes for document in benchmark.documents)
     found = results['bits_per_byte']['windows']['value']
     assert found == pytest.approx(0.5 * len(text) / math.log(2) / size)
+    characters = sum(document.characters for document in benchmark.documents)
+    assert words < characters < size and len(text) < size
+    found = results['bits_per_character']['windows']['value']
+    assert found == pytest.approx(0.5 * len(text) / math.log(2) / characters)
+    found = results['token_perplexity']['windows']['value']
+    assert found == pytest.approx(math.exp(0.5))
+    lines = sum(document.lines for document in benchmark.documents)
+    found = results['word_and_line_perplexity']['windows']['value']
+    assert found == pytest.approx(math.exp(0.5 * len(text) / (words + lines)))
     if stride:
       assert all(len(ids) <= 4 for _, ids in seen)
       assert any(len(context) == 16 for context, _ in seen)

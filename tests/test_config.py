@@ -265,3 +265,87 @@ def test_fields_are_told_by_role_and_section():
   assert config.fields_with('length', of='') == ('steps',)
   assert config.fields_with('length', of='model') == ()
   assert 'exams.data' in config.fields_with('place')
+
+
+def test_some_text_is_trained_on_and_some_held_out():
+  for share in (0.0, 1.0):
+    run = config.Run(data=config.Data(holdout=share))
+    assert f'data.holdout={share} must be in (0, 1)' in problems(run)
+    run.data.valid = 'FOLDER'
+    config.check(run)
+
+
+def test_rules_of_different_kinds_are_told_together():
+  run = config.Run(data=config.Data(holdout=1.0, tokenizer='chars', sampling=0.5))
+  text = problems(run)
+  assert 'data.holdout=1.0' in text and 'data.sampling=0.5 must be 0' in text
+
+
+def test_a_fine_tuning_has_one_warm_up():
+  run = papers.gpt1_finetuning('sst2')
+  run.init_from, run.task.data, run.steps = 'W', 'F', 10
+  config.check(run)
+  run.optim.warmup = 5
+  assert 'optim.warmup=5 must be 0 with a task: task.warmup' in problems(run)
+
+
+def test_the_identity_of_a_run_is_that_of_its_numbers():
+  own = config.identity(config.Run())
+  for name, value in (('seed', 1), ('optim.lr', 2e-3), ('model.D', 64)):
+    assert config.identity(changed(name, value)) != own, name
+  for name, value in (('steps', 7), ('devices', 2), ('model.remat', 'block')):
+    assert config.identity(changed(name, value)) == own, name
+
+
+# A run's record and identity leave out what is at its default: another default would
+# make other runs of them.
+DEFAULTS = {
+  'seed': 0,
+  'batch': 16,
+  'model.L': 4,
+  'model.D': 128,
+  'model.N': 4,
+  'model.T': 128,
+  'model.norm': 'pre',
+  'model.activation': 'gelu_tanh',
+  'model.attention': 'dense',
+  'model.band': 256,
+  'model.attention_scale': True,
+  'model.tied': True,
+  'model.bias': True,
+  'model.qkv_bias': True,
+  'model.scaled_init': True,
+  'model.dropout': 0.0,
+  'model.dropout_wte': False,
+  'model.dtype': 'float32',
+  'optim.name': 'adamw',
+  'optim.lr': 1e-3,
+  'optim.final_lr': 1e-4,
+  'optim.schedule': 'cosine',
+  'optim.warmup': 100,
+  'optim.cooldown': 0,
+  'optim.muon_momentum': 0.95,
+  'optim.beta1': 0.9,
+  'optim.beta2': 0.95,
+  'optim.eps': 1e-8,
+  'optim.weight_decay': 0.1,
+  'optim.clip': 1.0,
+  'optim.ema': 0.0,
+  'optim.guard': 'off',
+  'optim.guard_sigmas': 6.0,
+  'task.epochs': 3,
+  'task.warmup': 0.002,
+  'task.aux': 0.5,
+  'task.dropout': 0.1,
+  'task.rank': 8,
+  'task.alpha': 16.0,
+  'data.holdout': 0.1,
+  'data.split': 'auto',
+  'data.sampling': 0.0,
+  'data.windows': 'epochs',
+}
+
+
+def test_defaults_are_those_that_runs_were_recorded_with():
+  found = config.flat(config.Run())
+  assert {name: found[name] for name in DEFAULTS} == DEFAULTS

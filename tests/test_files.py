@@ -64,3 +64,35 @@ def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path):
   (tmp_path / f'.tokenizer.{ended.pid}.tmp/inner').mkdir(parents=True)
   files.clear_temporaries(tmp_path)
   assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
+
+
+def test_a_file_that_can_not_be_written_stays_as_it_was(tmp_path):
+  path = tmp_path / 'a.txt'
+  files.write_whole(path, 'before')
+  with pytest.raises(UnicodeEncodeError):
+    files.write_whole(path, 'after \ud800')
+  assert path.read_text() == 'before'
+  assert [p.name for p in tmp_path.iterdir()] == ['a.txt']
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path):
+  (tmp_path / 'a').write_bytes(b'\xef\xbb\xbf{"a": 1}')
+  assert files.read_text(tmp_path / 'a') == '{"a": 1}'
+  assert files.read_json(tmp_path / 'a') == {'a': 1}
+
+
+@pytest.mark.parametrize(
+  ('kind', 'good', 'bad'),
+  [
+    (int, [0, -3, 2**63 - 1], [True, 1.0, '1', 2**63, None]),
+    (float, [1, 1.5, -2e300], [True, math.inf, math.nan, '1', 10**400]),
+    (bool, [True, False], [0, 1, 'true']),
+    (str, ['', 'a'], [1, None, ['a']]),
+  ],
+)
+def test_values_of_json_are_of_their_kind(kind, good, bad):
+  for value in good:
+    assert files.of_kind(value, kind, 'f') is value
+  for value in bad:
+    with pytest.raises(UserError, match='^f is damaged'):
+      files.of_kind(value, kind, 'f')

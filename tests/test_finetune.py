@@ -1,5 +1,6 @@
 """Fine-tuned workdirs, from a pre-trained one to predictions."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -23,6 +24,7 @@ from gpt_jax.runs import (
   finetune_job,
   finetune_results,
   import_export,
+  load,
   reproduce,
 )
 from gpt_jax.runs.train import train as train_run
@@ -474,3 +476,29 @@ def test_a_seed_s_workdir_is_not_trained(place, finished):
 def test_an_exported_model_says_what_is_left_out(place, finished, tmp_path):
   said = import_export.export_model(finished[0], 'best', tmp_path / 'out')
   assert 'left out: the head for sst2' in said and 'the ids 257, 258 and 259' in said
+
+
+def test_the_best_epoch_is_kept_where_a_later_one_is_worse(place, tmp_path):
+  job = finetune_job.read_job(make(place), print)
+  right = np.eye(2, dtype=np.float32)[job.labels.astype(int)]
+  half = np.where(np.arange(len(right))[:, None] < 10, right, 1 - right)
+  seed = finetune._Seed(job, tmp_path / 'seed_0', 0, print)
+  with contextlib.closing(seed):
+    for step, answers in ((5, half), (10, right), (15, half)):
+      scores = seed.judged(step, 3 * answers, lambda step=step: {'x': np.ones(step)})
+      assert scores['accuracy'] == answers[right > 0].mean()
+      logp = np.log(np.exp([0, 3]) / (1 + np.exp(3)))
+      wanted = -np.where(answers[right > 0] > 0, logp[1], logp[0]).mean()
+      assert scores['dev_nll'] == pytest.approx(wanted, rel=1e-5)
+    assert seed.models.best() == 10
+  table = np.loadtxt(tmp_path / 'seed_0/dev_predictions.tsv', skiprows=1)
+  np.testing.assert_array_equal(table[:, 0], job.labels)
+
+
+def test_the_best_seed_is_opened(tmp_path):
+  for seed, value in ((0, 0.5), (1, 0.75), (2, 0.75), (10, 0.25)):
+    folder = tmp_path / f'seed_{seed}'
+    folder.mkdir()
+    line = json.dumps({'step': 5, 'dev_nll': 1.0, 'accuracy': value})
+    (folder / 'metrics.jsonl').write_text(f'{line}\n')
+  assert load._best_seed(tmp_path, TASKS['sst2']) == tmp_path / 'seed_1'

@@ -204,3 +204,13 @@ def test_what_cannot_be_scored_is_refused(lengths):
   pairs = pairs_of([(2, 2), lengths])
   with pytest.raises(UserError, match=f'context of {lengths[0]} .* of {lengths[1]} '):
     likelihood.score_continuations(params(), GPT(SHAPE), pairs)
+
+
+def test_metrics_of_held_out_text_are_those_of_its_nats():
+  found = likelihood.held_out_metrics(6.0, 4, bytes_per_token=3.0)
+  assert found == {
+    'valid_nll': 1.5,
+    'valid_ppl': pytest.approx(np.exp(1.5)),
+    'valid_bpb': pytest.approx(1.5 / np.log(2) / 3),
+  }
+  assert likelihood.held_out_metrics(1e6, 1, 1.0)['valid_ppl'] < np.inf

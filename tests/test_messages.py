@@ -303,3 +303,21 @@ runpy.run_module('gpt_jax.harness', run_name='__main__')
   )
   line = 'error: lm_eval is not installed; install it: pip install lm_eval\n'
   assert (done.returncode, done.stderr) == (1, line)
+
+
+def test_a_word_that_is_no_flag_is_refused():
+  assert said('eval', '--workdir=w', 'tasks') == (
+    "error: 'tasks' is not a flag; write --name=value"
+  )
+
+
+def test_two_runs_are_compared_and_no_other_number(trained):
+  for number in (1, 3):
+    text = said('compare', *['--workdir=w'] * number)
+    assert f'{number} --workdir cannot be compared; give two' in text
+
+
+def test_a_sweep_is_reported_alone(trained):
+  (trained / 'w/sweep.json').write_text('{}')
+  text = said('report', '--workdir=w', '--workdir=other', '--target=report')
+  assert text == 'error: --workdir=w is a sweep; report it alone'

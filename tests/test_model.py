@@ -274,6 +274,65 @@ def test_remat_and_scan_give_the_gradients_of_keeping_everything(name, ways, ids
     np.testing.assert_allclose(a, b, **CLOSE)
 
 
+def test_dropout_is_in_every_place_and_drawn_anew_in_each(ids):
+  cfg = GPTConfig.of(config.Model(L=2, D=32, N=2, T=4, norm='post'), vocab=11)
+  rows, rate = 512, 0.25
+  drop = layers.Dropout(
+    jax.random.split(jax.random.key(0), rows), jnp.float32(rate), jax.random.key(1)
+  )
+  params = enlarged(initial(cfg, 0))
+  one = np.full((rows, 1), 3, np.int32)  # a single token: its one weight is a head's
+
+  @jax.jit
+  def inside(params):
+    (x, _), seen = GPT(cfg).apply(
+      {'params': params}, one, drop=drop, capture_intermediates=True, mutable=True
+    )
+    return x, seen['intermediates']
+
+  _, seen = inside(params)
+  masks = {}
+  for layer in ('h_0', 'h_1'):
+    attn = np.asarray(seen[layer]['attn']['__call__'][0][0])[:, 0]
+    mlp = np.asarray(seen[layer]['mlp']['__call__'][0])[:, 0]
+    masks[layer, 'attn'], masks[layer, 'mlp'] = attn == 0, mlp == 0
+  # The residual branches: 16,384 entries, a standard deviation of 0.003.
+  for name, mask in masks.items():
+    assert mask.mean() == pytest.approx(rate, abs=0.02), name
+  names = list(masks)
+  for i, a in enumerate(names):
+    for b in names[i + 1 :]:  # independent draws agree so often
+      agree = (masks[a] == masks[b]).mean()
+      assert agree == pytest.approx(rate**2 + (1 - rate) ** 2, abs=0.02), (a, b)
+
+  # The embeddings.
+  bare = dataclasses.replace(cfg, L=0, attention=())
+  x = np.asarray(
+    jax.jit(lambda p: GPT(bare).apply({'params': p}, one, drop=drop)[0])(params)
+  )[:, 0]
+  kept = params['wte'][3] + params['wpe'][0]
+  assert (x == 0).mean() == pytest.approx(rate, abs=0.02)
+  np.testing.assert_allclose(x, np.where(x == 0, 0, kept / (1 - rate)), rtol=1e-4)
+  assert len(np.unique(x == 0, axis=0)) > 500
+
+  # The weights of attention, dense and banded: with v = 1 and T equal keys, a sum of
+  # the weights that are left.
+  T = 64
+  k = jnp.zeros((rows, 2, T, 8))
+  for band in (T, 16):
+    seen = min(band, T)
+    y = attention.attend_text(k, k, k + 1, band=band, kernel='plain', drop=drop)[
+      :, :, -1
+    ]
+    left = np.asarray(y) * (1 - rate)
+    assert left.mean() == pytest.approx(1 - rate, abs=0.02)
+    assert left[:, :, 0].std() == pytest.approx(
+      np.sqrt(rate * (1 - rate) / seen), rel=0.1
+    )
+    heads = left[:, :, 0]
+    assert abs(np.corrcoef(heads[:, 0], heads[:, 1])[0, 1]) < 0.2
+
+
 def test_dropout_of_the_embedding_matrices_reaches_look_up_and_output(ids):
   cfg, params = variant('GPT-1')
   cfg = dataclasses.replace(cfg, L=0, attention=(), dropout_wte=True)
@@ -288,6 +347,16 @@ def test_dropout_of_the_embedding_matrices_reaches_look_up_and_output(ids):
   wanted = (wte[ids] + wpe[:12]) @ wte.T
   found, _ = forward(params, ids, cfg, drop=drop)
   np.testing.assert_allclose(found[..., :11], wanted[..., :11], **CLOSE)
+
+
+def test_layer_norm_adds_1e_5_to_the_variance():
+  x = np.random.default_rng(0).normal(size=(5, 16)).astype(np.float32) * 1e-3
+  for how in ('written', 'plain'):
+    norm = layers.LayerNorm(True, 'float32', how)
+    found = norm.apply({'params': {'scale': np.ones(16), 'bias': np.zeros(16)}}, x)
+    y = x - x.mean(-1, keepdims=True)
+    wanted = y / np.sqrt((y**2).mean(-1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
 
 
 def test_bfloat16_computes_close_to_float32(params, ids):

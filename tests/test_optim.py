@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from gpt_jax import config
+from gpt_jax.model import lora
 from gpt_jax.model.gpt import init_params
 from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.training import optim
@@ -28,8 +29,8 @@ def test_warm_up_is_linear_and_reaches_the_highest_rate(schedule):
   found = rates(schedule, warmup=10, cooldown=20)
   np.testing.assert_allclose(found[9], 1, rtol=1e-6)
   assert found.argmax() <= 10 and found[0] > 0
-  if schedule != 'cosine' and schedule != 'linear':
-    np.testing.assert_allclose(found[:10], np.arange(1, 11) / 10, rtol=1e-5)
+  np.testing.assert_allclose(found[:10], np.arange(1, 11) / 10, rtol=1e-5)
+  assert found.max() <= 1 + 1e-6
 
 
 def test_schedules_end_where_they_should():
@@ -66,6 +67,30 @@ KERNELS = {f'h_0/attn/{n}/kernel' for n in 'qkvo'} | {
 
 def test_exactly_matrices_and_embeddings_decay():
   assert names(optim.decays(params()), True) == KERNELS | {'wte', 'wpe'}
+
+
+def test_an_output_matrix_decays_and_low_rank_changes_do_not():
+  cfg = GPTConfig.of(config.Model(L=1, D=8, N=2, T=4, tied=False), vocab=5)
+  untied = jax.eval_shape(lambda: init_params(cfg, 0))
+  assert names(optim.decays(untied), True) == KERNELS | {'wte', 'wpe', 'lm_head'}
+  changes = lora.init(params(), 2, jax.random.key(0))
+  clf = {'kernel': np.ones((8, 2)), 'bias': np.zeros(2)}
+  tree = {'special': {'wte': np.ones((3, 8))}, 'clf': clf, 'lora': changes}
+  assert names(optim.decays(tree), True) == {'special/wte', 'clf/kernel'}
+  assert names(optim.muon_or_adam(tree), 'muon') == {'clf/kernel'}
+
+
+def test_the_warm_up_of_a_fine_tuning_is_a_share_of_its_updates():
+  run = config.Run(steps=400, task=config.Task(name='sst2', warmup=0.05))
+  run.optim.warmup = 0
+  hp = optim.Hyper.of(run)
+  assert float(hp.warmup) == 20
+  assert float(optim.learning_rate(jnp.int32(9), hp, 'constant')) == pytest.approx(
+    run.optim.lr / 2
+  )
+  run.task.name = ''
+  run.optim.warmup = 7
+  assert float(optim.Hyper.of(run).warmup) == 7
 
 
 def test_muon_takes_exactly_the_kernels():
@@ -176,7 +201,8 @@ def test_the_numbers_of_an_optimizer_are_traced(name):
 def muon_update(grads, **fields):
   """Returns the update of the last of `grads`, by which each parameter changes."""
   run = config.Run(steps=100)
-  run.optim = config.Optim(name='muon', schedule='constant', warmup=0, clip=0, **fields)
+  still = {'name': 'muon', 'schedule': 'constant', 'warmup': 0, 'clip': 0}
+  run.optim = config.Optim(**still | fields)
   hp, p = optim.Hyper.of(run), params()
   state = optim.transformation(run.optim, hp, jnp.int32(0)).init(p)
   for step, g in enumerate(grads):
@@ -199,3 +225,33 @@ def test_without_momentum_an_update_of_muon_knows_no_gradient_before():
 
   np.testing.assert_allclose(kernel(both, 0.0), kernel(new, 0.0), rtol=1e-5)
   assert np.abs(kernel(both, 0.95) - kernel(new, 0.95)).max() > 1e-4
+
+
+def test_muon_s_updates_are_orthogonal_and_as_large_as_adam_s():
+  # As near to 1 as five turns of Newton and Schulz bring a singular value.
+  grads, lr = gradients(1), 0.1
+  update = muon_update([grads], lr=lr, weight_decay=0.0, muon_momentum=0.0)
+  for name, shape in (('up', (8, 32)), ('down', (32, 8))):
+    kernel = np.asarray(update['h_0']['mlp'][name]['kernel'])
+    assert kernel.shape == shape
+    singular = np.linalg.svd(kernel, compute_uv=False) / (lr * 0.2 * np.sqrt(32))
+    assert singular.min() > 0.6 and singular.max() < 1.3
+    gradient = grads['h_0']['mlp'][name]['kernel']
+    assert np.vdot(kernel, gradient) < 0
+
+
+def test_what_muon_leaves_is_adamw_s():
+  grads = [gradients(0), gradients(1)]
+  fields = {'weight_decay': 0.3, 'beta1': 0.8, 'beta2': 0.9, 'eps': 1e-3}
+  found, wanted = (
+    muon_update(grads, name=name, **fields) for name in ('muon', 'adamw')
+  )
+  for name in ('wte', 'wpe'):
+    np.testing.assert_allclose(found[name], wanted[name], rtol=1e-5)
+  for name in ('q', 'o'):
+    found_bias = found['h_0']['attn'][name]['bias']
+    np.testing.assert_allclose(
+      found_bias, wanted['h_0']['attn'][name]['bias'], rtol=1e-5
+    )
+  kernels = (each['h_0']['attn']['q']['kernel'] for each in (found, wanted))
+  assert not np.allclose(*kernels)

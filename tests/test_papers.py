@@ -75,3 +75,33 @@ def test_gpt3_alternates_unless_told_otherwise():
 def test_an_unknown_size_is_an_error_that_names_the_sizes():
   with pytest.raises(UserError, match='must be one of 124M, 355M'):
     papers.gpt2('124m')
+
+
+# Table 2.1 of GPT-3 (Brown et al. 2020), d_head; GPT-2's released heads are all of 64.
+HEADS = {'Large': 96, 'XL': 128, '2.7B': 80, '6.7B': 128, '13B': 128, '175B': 128}
+
+
+@pytest.mark.parametrize('family, size', COUNTS)
+def test_heads_are_as_wide_as_the_papers_say(family, size):
+  model = published(family, size)
+  wide = model.D // model.N
+  assert wide == HEADS.get(size, 64)
+
+
+def test_gpt1_and_dialogpt_have_dropout_and_gpt2_has_none():
+  rates = [m.dropout for m in (papers.gpt1(), papers.dialogpt(), papers.gpt2())]
+  assert rates == [0.1, 0.1, 0.0]
+  assert papers.gpt1().dropout_wte and not papers.dialogpt().dropout_wte
+
+
+def test_fine_tuning_has_the_numbers_of_gpt1_s_paper():
+  run = papers.gpt1_finetuning('rte')
+  # Radford et al. 2018, section 4.1, "Fine-tuning details".
+  assert (run.optim.lr, run.batch, run.task.epochs) == (6.25e-5, 32, 3)
+  assert (run.optim.schedule, run.optim.final_lr) == ('linear', 0.0)
+  assert (run.task.warmup, run.task.aux, run.task.dropout) == (0.002, 0.5, 0.1)
+  assert run.optim.clip == 1.0  # the release's
+  assert papers.gpt1_finetuning('rte', 'no_aux').task.aux == 0
+  assert papers.gpt1_finetuning('rte', 'no_pretraining').task.transfer == 'none'
+  assert papers.gpt1_finetuning('rte', 'layers=3').task.transfer == '3'
+  assert papers.gpt1_finetuning('rte', 'frozen').task.train == 'frozen'

@@ -292,6 +292,17 @@ def test_curves_are_drawn_of_what_there_is(tmp_path):
   grey = task_curves.against_size(shown).axes[1].lines[0]
   assert list(grey.get_ydata())[::7] == [33.7, 78.9]
   assert list(grey.get_xdata())[::7] == [125e6, 175e9]
+  panel = task_curves.against_size(shown).axes[1]
+  for place, container in enumerate(panel.containers):  # K = 0, 1, 4, side by side
+    sizes = [size * 1.12 ** (place - 1) for size in (1e6, 1e7)]
+    assert list(container[0].get_xdata()) == pytest.approx(sizes)
+    assert list(container[0].get_ydata()) == pytest.approx([31.0] * 2)
+    for ends in container[2][0].get_segments():
+      assert list(ends[:, 1]) == pytest.approx([28, 34])
+  assert len(panel.containers) == 3
+  for axes in (by_shots.axes[1], panel):
+    (chance,) = (line for line in axes.lines if line.get_label() == 'chance')
+    assert set(chance.get_ydata()) == {25.0}
 
 
 def test_a_plot_with_nothing_to_show_is_not_written_nor_an_old_one_kept(tmp_path):
@@ -373,3 +384,12 @@ def test_the_verb_writes_it_without_jax(tmp_path):
   assert run.stdout.splitlines() == [
     f'wrote {tmp_path / "report" / name}' for name in ('report.md', 'report.html')
   ]
+
+
+def test_bands_are_one_deviation_wide(tmp_path):
+  for seed, value in enumerate((0.30, 0.32, 0.34)):
+    save(tmp_path / 'a', 'hellaswag', 4, seed, metrics=accuracy(value))
+  shown = task_results.choose(task_results.read([tmp_path / 'a'])).shown
+  (seeds,) = shown.values()
+  over = task_results.summary(seeds, 'accuracy', 'per_token')
+  assert over == pytest.approx((0.32, 0.30, 0.34, 0.02, 3))

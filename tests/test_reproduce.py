@@ -1,5 +1,6 @@
 """Runs trained again from their run.json: the same to the bit, or what differs."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -15,7 +16,7 @@ from gpt_jax import config
 from gpt_jax.config import UserError
 from gpt_jax.runs import provenance, reproduce, train, workdir
 from gpt_jax.runs.load import load
-from gpt_jax.training import checkpoint, metrics_log
+from gpt_jax.training import checkpoint, checksums, metrics_log
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -113,6 +114,20 @@ def test_fingerprints_follow_the_losses(first):
   assert found == [{'step': 20, 'losses': lines[1]['losses'], **sums}]
 
 
+def test_other_losses_have_another_hash(tmp_path):
+  def hashed(*losses, cut=0):
+    with contextlib.closing(metrics_log.MetricsLog(tmp_path, cut)) as log:
+      for step, loss in losses:
+        log.write(step, {'loss': loss, 'lr': 0.5})
+      log.write_checksums(9, {'rest': 'x', 'params': {}})
+    return metrics_log.read_checksums(tmp_path)[-1]['losses']
+
+  first = hashed((1, 2.0), (2, 1.5))
+  assert hashed((2, 1.5000001), cut=1) != first
+  assert hashed((2, 1.5), cut=1) == first  # that of update 1 stayed
+  assert hashed((1, 2.0), (3, 1.5)) != first
+
+
 def test_a_killed_reproduction_goes_on_and_is_the_same(place, first, monkeypatch):
   again, real = place / 'again', checkpoint.Checkpoints.save
 
@@ -164,6 +179,38 @@ def test_what_was_changed_in_a_record_is_found(copied):
   assert 'update 20: 1 of 20 tensors, the first is wpe' in said
   assert 'at update 20 the values of wpe' in said and 'up to 0 apart' in said
   assert 'nothing that is known' in said
+
+
+@pytest.mark.parametrize(
+  ('field', 'words'),
+  [('rest', "the optimizer's state"), ('losses', 'losses logged before')],
+)
+def test_another_optimizer_s_state_or_other_losses_are_found(copied, field, words):
+  path = copied[1] / 'fingerprints.jsonl'
+  lines = [json.loads(line) for line in path.read_text().splitlines()]
+  lines[1][field] = '0' * 16
+  path.write_text(''.join(json.dumps(line) + '\n' for line in lines))
+  same, said = reproduced(*copied)
+  assert not same
+  assert f'that of update 20: its tensors are the same, not {words}' in said
+
+
+def test_other_weights_of_init_from_are_named(first, place, tmp_path):
+  run = tiny(place / 'text', steps=2, eval_every=2, init_from=str(first))
+  run.optim.warmup = 1
+  train.train(run, tmp_path / 'run', report=say_nothing)
+  recorded = json.loads((tmp_path / 'run/run.json').read_text())['data']['source']
+  assert recorded == checksums.digest(load(first).params)
+  shutil.copytree(tmp_path / 'run', tmp_path / 'again')
+  same, said = reproduced(tmp_path / 'run', tmp_path / 'again')
+  assert same and 'init_from' not in said
+
+  def change(about):
+    about['data']['source'] = '0' * 64
+
+  alter(tmp_path / 'run', change)
+  _, said = reproduced(tmp_path / 'run', tmp_path / 'again')
+  assert 'differs: weights of init_from: changed (sha256 000000000000 there' in said
 
 
 def test_another_seed_and_changed_data_are_named_with_what_differs_first(

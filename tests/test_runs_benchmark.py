@@ -4,19 +4,24 @@ import dataclasses
 import json
 import math
 import shutil
+import zlib
 
+import jax
 import numpy as np
 import prompt_files
 import pytest
 from scripts import launch
 
 import gpt_jax
-from gpt_jax import config
+from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
 from gpt_jax.evaluation import likelihood
 from gpt_jax.evaluation.benchmark import Benchmark, plan, run_benchmark
 from gpt_jax.evaluation.scoring_rules import Request
+from gpt_jax.inference.language_model import LanguageModel
 from gpt_jax.inference.task_model import task_model
+from gpt_jax.model.gpt import GPT, init_params
+from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.runs import benchmark, train
 from gpt_jax.tasks import prompted_files
 from gpt_jax.tasks.prompted import TASKS
@@ -277,3 +282,86 @@ def test_what_can_not_be_kept_is_printed_first(run, data, tmp_path):
     'folder is needed; choose another path\n'
   )
   assert (workdir / 'eval').is_file()
+
+
+def test_a_result_is_named_by_all_that_it_depends_on(run, data, found):
+  known = {path.name for path in (run / 'eval').glob('wikitext2*.json')}
+  (one,) = quiet(run, plan(['wikitext2'], data, stride=16))
+  names = {path.name for path in (run / 'eval').glob('wikitext2*.json')}
+  assert one['stride'] == 16 and len(known) == 1 and len(names) == 2
+
+
+@pytest.mark.parametrize(
+  ('every', 'due'), [(0, [12]), (4, [4, 8, 12]), (6, [6, 12]), (10, [10, 12])]
+)
+def test_benchmarks_are_due_every_so_many_updates_and_at_the_end(every, due):
+  asked = config.Run(steps=12, eval_every=2)
+  asked.exams = config.Exams(tasks='piqa', every=every)
+  steps = range(2, 13, 2)  # those that are evaluated
+  assert [step for step in steps if train._examines(asked, step)] == due
+  asked.exams.tasks = ''
+  assert not any(train._examines(asked, step) for step in steps)
+
+
+def test_a_text_is_as_likely_as_its_windows(run):
+  model = gpt_jax.load(run)
+  adapter, text = task_model(model), 'Q: What is 1'
+  start = adapter.encode('')
+  assert start == [model.tokenizer.eot]
+  whole = -model.score('', text).logp
+  assert whole > 0
+  ids = adapter.encode(text)
+  (pair,) = adapter.window([(start, ids)])
+  assert pair == (0, pytest.approx(whole, rel=1e-4))
+  parts = dict(adapter.window([(start, ids[:5]), ([*start, *ids[:5]], ids[5:])]))
+  assert sum(parts.values()) == pytest.approx(whole, rel=1e-4)
+
+
+@pytest.fixture(scope='module')
+def untrained():
+  """A model of random bytes, which writes something else at every setting."""
+  tokenizer = tokenizers.Bytes()
+  cfg = GPTConfig.of(config.Model(L=1, D=16, N=2, T=48), tokenizer.vocab)
+  keys = iter(jax.random.split(jax.random.key(2), 100))
+  params = jax.tree.map(
+    lambda p: p + 0.4 * jax.random.normal(next(keys), p.shape), init_params(cfg, 0)
+  )
+  return LanguageModel(params, GPT(cfg), tokenizer)
+
+
+def test_answers_are_written_with_the_papers_settings(untrained):
+  seen = []
+
+  class Watched(LanguageModel):
+    def generate_ids(self, prompts, **settings):
+      seen.append(settings)
+      return super().generate_ids(prompts, **settings)
+
+  prompts, stop = ['the', 'a cat', 'Q: 1?', 'and then', 'zz'], ('e', '\x1c')
+  model = Watched(untrained.params, untrained.gpt, untrained.tokenizer)
+  found = {}
+  for name in ('two_digit_addition', 'cnn_dm'):
+    task = dataclasses.replace(TASKS[name], limit=12, stop=stop)
+    found[name] = dict(task_model(model).write(task, prompts))
+  beams, drawn = seen
+  seeds = [zlib.crc32(prompt.encode()) for prompt in prompts]
+  for settings in seen:
+    assert settings.pop('seed') == [seeds[i] for i in (3, 2, 1, 0, 4)]  # longest first
+    assert settings.pop('stop') == stop and settings.pop('max_new_tokens') == 12
+  # GPT-3, section 2.4, and GPT-2, section 3.6. A text hardly ever depends on a penalty.
+  assert beams == {'beams': 4, 'length_penalty': 0.6, 'penalty_form': 'gnmt'}
+  assert drawn == {'top_k': 2}
+  for name, how in (('two_digit_addition', beams), ('cnn_dm', drawn)):
+    how |= {'seed': seeds, 'stop': stop, 'max_new_tokens': 12}
+    rows = untrained.generate(prompts, **how)
+    assert found[name] == {row.number: row.text for row in rows}
+
+
+def test_a_template_ends_its_answer(run, tmp_path):
+  whole = gpt_jax.load(run).generate('A step', max_new_tokens=24, temperature=0)[0].text
+  stop = whole[9:12]
+  (tmp_path / 'asked.txt').write_text(f'A {{what}}{{answer}}{stop}')
+  flags = '--template=asked.txt', '--fields=what=step', '--max_new_tokens=24'
+  done = launch(tmp_path, 'sample', f'--workdir={run}', *flags, '--temperature=0')
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.rstrip('\n') == f'A step{whole[: whole.index(stop)]}'

@@ -78,3 +78,18 @@ def test_wilson_s_limits_are_where_a_test_of_the_share_just_rejects():
 def test_wilson_of_an_impossible_count_is_an_error(right, count):
   with pytest.raises(UserError, match='must be from 0 to count'):
     statistics.wilson(right, count)
+
+
+def test_a_spread_is_that_of_a_sample_by_student_s_t():
+  values = [0.3, 0.5, 0.4, 0.9]
+  over = statistics.spread(values)
+  mean, std = np.mean(values), np.sqrt(np.sum((values - np.mean(values)) ** 2) / 3)
+  half = 3.182446305284263 * std / 2  # t of 3 degrees of freedom, 0.975
+  assert over == {
+    'mean': pytest.approx(mean),
+    'median': pytest.approx(0.45),
+    'std': pytest.approx(std),
+    'low': pytest.approx(mean - half),
+    'high': pytest.approx(mean + half),
+  }
+  assert set(statistics.spread([0.7]).values()) == {0.7, 0.0}

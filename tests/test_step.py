@@ -117,3 +117,25 @@ def test_training_on_one_batch_learns_it(name, lr):
   run.optim = config.Optim(name=name, lr=lr, schedule='constant', warmup=0)
   losses = trained(run, 60, lambda _: ragged_batch())[1]
   assert losses[-1] < 1.0
+
+
+def test_the_norm_is_that_of_the_gradient_before_clipping_and_the_rate_its_own():
+  run = make_run(devices=1, model_dropout=0.0)
+  run.optim.schedule, run.optim.warmup, run.steps = 'linear', 2, 12
+  run.optim.final_lr = 0.1
+  cfg = GPTConfig.of(run.model, 11)
+  found = []
+  for clip in (0.0, 1e-2):
+    run.optim.clip = clip
+    _, _, update = updater(run)
+    state = initial(run, cfg).replace(step=np.int32(6))
+    before = jax.device_get(state.params)
+    after, metrics = update(state, ragged_batch())
+    moved = jax.tree.map(lambda a, b: np.asarray(a) - b, after.params, before)
+    length = np.sqrt(sum((leaf**2).sum() for leaf in jax.tree.leaves(moved)))
+    found.append((float(metrics['grad_norm']), length))
+    # Update 7 of 12, of which 2 warm up: half of the way from 0.5 to 0.1.
+    assert float(metrics['lr']) == pytest.approx(0.3, rel=1e-6)
+  (norm, moved), (same, clipped) = found
+  assert norm == same == pytest.approx(moved / 0.3, rel=1e-4)
+  assert clipped == pytest.approx(1e-2 * 0.3, rel=1e-3)

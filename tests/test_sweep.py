@@ -464,3 +464,16 @@ def test_seconds_add_up_over_processes_and_unfinished_runs_say_so(sweep_of, tmp_
   assert [row['state'] for row in rows] == ['finished', 'unreadable', 'failed']
   assert [row['best_nats_per_token'] for row in rows] == ['1.0', '', '']
   assert rows[0]['flops'] == str(found.flops) and rows[0]['commit'] == 'abc'
+
+
+def test_seconds_to_the_end_are_those_of_the_updates_left():
+  line = {'step': 40, 'input_ms': 1, 'compute_ms': 200, 'other_ms': 49}
+  assert status._left([{'step': 20}, line], 100) == pytest.approx(60 * 0.25)
+  assert status._left([line], 30) == 0
+  assert status._left([], 100) is None
+
+
+def test_a_message_is_not_tried_again_and_a_crash_is():
+  assert pool._hopeless('lines\nerror: the loss of update 3 is nan\n')
+  assert not pool._hopeless('Killed\n')
+  assert not pool._hopeless('Traceback (most recent call last)\nerror: x\n')

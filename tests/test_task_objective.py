@@ -16,7 +16,7 @@ from gpt_jax.tasks import inputs as task_inputs
 from gpt_jax.tasks.labelled import Example
 from gpt_jax.tasks.labelled_table import TASKS
 from gpt_jax.training import optim, transfer
-from gpt_jax.training.objective import LabelledTask, lm_targets
+from gpt_jax.training.objective import LabelledTask, dropout, lm_targets
 from gpt_jax.training.step import init_state, train_step
 
 VOCAB = 40
@@ -264,3 +264,66 @@ def test_new_tokens_and_the_head_are_drawn_from_n_0_0_02():
     assert abs(np.mean(rows)) < 0.001
   other = transfer.init(run, big, task, {'wte': None}, 1)
   assert not np.allclose(other['special']['wte'], trained['special']['wte'])
+
+
+@pytest.mark.parametrize('aux', [0.25, 0.0])
+def test_an_update_follows_the_gradient_of_both_losses(aux):
+  run, (trained, fixed) = made('mnli', aux=aux, warmup=0.0)
+  run.optim.name, run.optim.clip = 'sgd', 0.0
+  _, batch = batch_of('mnli')
+  batch = batch.replace(w_B=np.array([1, 1, 1, 0], 'f'))
+  both = objective_of(made('mnli', aux=1.0)[0], 'mnli').losses
+
+  def minimised(tree):
+    nll, lm = both(tree, batch)
+    return (nll + aux * lm) / 3
+
+  value, gradient = jax.jit(jax.value_and_grad(minimised))(trained)
+  new, (loss,) = updated(run, (trained, fixed), 'mnli', batch, updates=1)
+  jax.tree.map(
+    lambda p, g, q: np.testing.assert_allclose(q, p - 1e-2 * g, atol=1e-7),
+    trained,
+    gradient,
+    new,
+  )
+  nll, lm = both(trained, batch)
+  total, parts = objective_of(run, 'mnli').sums(
+    trained, fixed, batch, optim.Hyper.of(run), jnp.int32(0)
+  )
+  assert float(total) / 3 == pytest.approx(float(value), rel=1e-6)
+  assert loss == pytest.approx(float(nll) / 3, rel=1e-6)
+  assert float(parts['lm_loss']) == pytest.approx(float(lm) if aux else 0, rel=1e-6)
+
+
+def test_dropout_before_the_head_has_a_rate_and_a_draw_of_its_own():
+  task, batch = batch_of('sst2')
+  D = 2000
+  clf = {'kernel': jnp.ones((D, 2)).at[D // 2 :, 0].set(0), 'bias': jnp.zeros(2)}
+  hp = optim.Hyper.of(made('sst2', dropout=0.25)[0])
+  draw = dropout(hp, jnp.int32(0), batch.row_B).replace(rate=hp.clf_dropout)
+  found = task_logits(clf, jnp.ones((4, 24, D)), batch, task, draw)
+  # Of 2000 ones 1500 +- 20 are left, each 4 / 3; no two examples lose the same.
+  np.testing.assert_allclose(found[:, 1], D, rtol=0.05)
+  assert len(set(map(tuple, found.tolist()))) == 4 and D not in found[:, 1]
+  seen = set()
+  for rate, seed, step in ((0.0, 0, 0), (0.5, 0, 0), (0.25, 0, 0), (0.5, 1, 0)):
+    run, (trained, fixed) = made('sst2', dropout=rate, aux=0.0)
+    run.seed, hp = seed, optim.Hyper.of(dataclasses.replace(run, seed=seed))
+    sums = objective_of(run, 'sst2').sums
+    seen.add(float(sums(trained, fixed, batch, hp, jnp.int32(step))[0]))
+  assert len(seen) == 4
+
+
+def test_a_low_rank_change_is_scaled_by_alpha_over_rank():
+  run, (trained, fixed) = made('mnli', train='lora', rank=4, alpha=6.0)
+  draw = np.random.default_rng(0).normal
+  lora = jax.tree.map(lambda x: jnp.float32(draw(size=x.shape)), trained['lora'])
+  large = transfer.grown(SHAPE)
+  merged = transfer.merged({**trained, **fixed, 'lora': lora}, run.task, large)
+  for name, own in (('q', ('attn', 'q')), ('down', ('mlp', 'down'))):
+    kernel = fixed['gpt']['h_1'][own[0]][own[1]]['kernel']
+    change = lora['h_1'][own[0]][own[1]]
+    assert change['a'].shape[1] == 4
+    wanted = kernel + 6 / 4 * np.asarray(change['a']) @ np.asarray(change['b'])
+    found = merged['gpt']['h_1'][own[0]][own[1]]['kernel']
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5, err_msg=name)

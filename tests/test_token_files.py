@@ -146,6 +146,27 @@ def test_every_document_is_trained_on_or_held_out(
   )
 
 
+@pytest.mark.parametrize('kind', ['byte_bpe', 'unigram', 'bpe', 'chars'])
+def test_a_tokenizer_learns_from_the_training_text_alone(tmp_path, kind):
+  train, valid = english(3000), 'zqzq zqzq ' * 300
+  for folder, data in (
+    ('split', {'source': write(tmp_path / 'a', *[train] * 9, valid), 'holdout': 0.1}),
+    (
+      'given',
+      {
+        'source': write(tmp_path / 'b', train),
+        'valid': write(tmp_path / 'c', valid),
+      },
+    ),
+  ):
+    data = Data(tokenizer=kind, vocab=295, **data)
+    _, _, held_out, tokenizer = prepared(tmp_path / folder, data)
+    assert text_of(held_out, tokenizer) == [valid]
+    # Pieces of it would have been learnt, as it is full of them.
+    assert len(tokenizer.encode('zqzq')) >= 4, folder
+    # Characters can not read it by parts: they are those of all text.
+
+
 @pytest.mark.parametrize('kind', ['byte_bpe', 'chars', 'bytes', 'unigram', 'bpe'])
 def test_a_document_read_in_parts_has_the_ids_of_the_whole(tmp_path, kind):
   text = english(5 * pieces.PART // 2)

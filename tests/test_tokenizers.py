@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from gpt_jax import tokenizers
 from gpt_jax.config import UserError
 from gpt_jax.tokenizers import byte_level, gpt1, sentencepiece_model
+from gpt_jax.tokenizers.bpe_files import read_bpe
 from gpt_jax.tokenizers.texts import even_sample
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -513,3 +514,21 @@ def test_special_tokens_by_name(trained):
   assert tokenizers.encode_special(tokenizer, text) == expected
   assert tokenizer.eot not in tokenizer.encode(text)
   assert tokenizers.encode_special(tokenizer, '') == []
+
+
+def test_a_merge_of_number_signs_is_no_comment(tmp_path):
+  (tmp_path / 'vocab.json').write_text('{"#": 0, "##": 1}')
+  (tmp_path / 'merges.txt').write_text('#version: 0.2\n# #\n')
+  _, merges = read_bpe(tmp_path / 'vocab.json', tmp_path / 'merges.txt')
+  assert merges == [('#', '#')]
+
+
+def test_the_digest_knows_which_file_holds_what(tmp_path):
+  digests = set()
+  for names in (('a', 'b'), ('a', 'c'), ('b', 'a')):
+    folder = tmp_path / ''.join(names)
+    folder.mkdir()
+    for name, content in zip(names, ('x', 'y'), strict=True):
+      (folder / name).write_text(content)
+    digests.add(tokenizers.digest(folder))
+  assert len(digests) == 3

@@ -144,6 +144,13 @@ def test_a_run_records_every_due_step_once(undisturbed):
     )
   losses = [line['loss'] for line in lines if 'loss' in line]
   assert losses[-1] < 0.8 * losses[0]
+  for line in lines:
+    if 'loss' in line:
+      # 1e-2 after 5 updates, then a cosine down to 1e-3 with update 60.
+      share = 0.5 * (1 + np.cos(np.pi * max(line['step'] - 5, 0) / 55))
+      rate = min(1, line['step'] / 5) * (1e-3 + 9e-3 * share)
+      assert line['lr'] == pytest.approx(rate, rel=1e-4)
+      assert 0.01 < line['grad_norm'] < 100
 
 
 def test_a_run_killed_at_random_moments_ends_bitwise_the_same(place, undisturbed):
@@ -397,3 +404,16 @@ def test_the_loaded_model_refuses_what_does_not_fit(model, place):
     gpt_jax.load(place / 'undisturbed', 999)
   with pytest.raises(UserError, match='no workdir'):
     gpt_jax.load(place)
+
+
+def test_the_best_checkpoint_is_that_of_the_lowest_held_out_loss(place, tmp_path):
+  run = config.Run(steps=6, batch=4, eval_every=2, sample_tokens=0, devices=1)
+  run.data = config.Data(str(place / 'text'), tokenizer='chars', holdout=0.2)
+  run.model = config.Model(L=1, D=16, N=2, T=16)
+  run.optim = config.Optim(lr=1.0, warmup=0, schedule='constant')
+  train_run(run, tmp_path / 'run', report=lambda text: None)
+  held = [line for line in metrics_of(tmp_path / 'run') if 'valid_nll' in line]
+  lowest = min(held, key=lambda line: line['valid_nll'])
+  assert len(held) == 3 and lowest != held[-1]  # the rate is far too high
+  assert gpt_jax.load(tmp_path / 'run').step == lowest['step']
+  assert gpt_jax.load(tmp_path / 'run', 'latest').step == 6

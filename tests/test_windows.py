@@ -47,6 +47,15 @@ def test_an_epoch_visits_every_window_once_with_new_cuts_and_order():
   assert len({min(starts) for starts in epochs}) > 1
 
 
+def test_seeds_order_their_windows_each_in_its_way():
+  def order(seed):
+    make_one = make(rows=1, seed=seed)
+    starts = np.array([int(make_one(i).ids_BT[0, 0]) for i in range(11)])
+    return ((starts - starts.min()) // 8).tolist()
+
+  assert len({tuple(order(seed)) for seed in range(5)}) == 5
+
+
 def test_random_windows_reach_both_ends():
   starts = np.concatenate([make('random')(s).ids_BT[:, 0] for s in range(400)]) - 1000
   assert starts.min() == 0 and starts.max() == len(IDS) - 9
