@@ -41,7 +41,7 @@ SIZE = len(vocabulary())  # ids before the end of text
 def put(folder: pathlib.Path, **files) -> None:
   """Writes values as JSON files, texts as they are; `__` in a name is a dot."""
   for name, value in files.items():
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = value if isinstance(value, str) else json.dumps(value)
     name = name.replace('__', '.') if '__' in name else f'{name}.json'
     (folder / name).write_text(text, encoding='utf-8')
 
