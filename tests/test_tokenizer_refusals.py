@@ -90,6 +90,7 @@ def test_what_the_model_has_no_row_for_is_no_id_of_the_tokenizer(tmp_path):
 
 NOTES = {
   'gpt1_added': "text is cleaned as transformers does, not as GPT-1's release",
+  'bos_passed_over': 'add_bos_token of tokenizer_config.json is passed over for the p',
   'bos_added': 'transformers puts <s> before each text and <|endoftext|> after each',
   'bos_of_file': 'transformers puts <s> before each text; encode leaves that to',
   'added_json': '<|user|>, <|im_end|> are no special tokens: they are found in every',
@@ -125,10 +126,20 @@ def test_templates_are_written_as_they_were(tmp_path):
   assert about['chat_template'] == 'old'
 
 
+def test_text_without_an_entry_of_its_own_is_known(tmp_path):
+  ours = opened(tmp_path, 'metaspace')
+  assert ours.unknown == {0, *(ours.encode('\0')[-1] + byte for byte in range(256))}
+  ours = opened(tmp_path, 'unigram')
+  assert ours.unknown == {0} < set(ours.encode('the \0'))
+  assert opened(tmp_path, 'word_level').unknown == {0}
+  assert opened(tmp_path, 'added_json').unknown == set()
+
+
 def test_the_kind_is_our_own_where_that_has_all(tmp_path):
   kinds = {name: opened(tmp_path, name).kind for name in tokenizer_folders.FOLDERS}
   ours = {name for name, kind in kinds.items() if kind != 'tokenizer_json'}
-  assert ours == {'plain', 'released', 'neo', 'pad_is_eos', 'templates', 'gpt1'}
+  usual = {'plain', 'released', 'neo', 'pad_is_eos', 'templates', 'gpt1'}
+  assert ours == usual | {'bos_passed_over'}
 
 
 def whole(folder, change, **config):

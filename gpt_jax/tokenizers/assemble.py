@@ -60,14 +60,16 @@ def pipeline(said: Folder) -> tuple[tokenizers.Tokenizer, Facts, int]:
   if whole is None or encoder.post_processor is None:
     _frame(said, encoder, named)
   idle = set(of_class.values())
-  idle -= {str(each) for n, each in named.items() if n in said.settings | said.mapped}
+  spoken = said.settings | said.mapped
+  idle -= {str(each) for name, each in named.items() if name in spoken}
   idle -= set(map(str, extra))
   ids = [encoder.token_to_id(text) for text in new if text not in idle]
   size = max([size, *(number + 1 for number in ids if number is not None)])
   before, after = engines.frame(encoder)
   names = {name: str(token) for name, token in named.items()}
-  if encoder.padding:
-    names.setdefault('pad_token', encoder.padding['pad_token'])
+  # GPT-2's class has none by itself, also where a tokenizer.json pads.
+  if encoder.padding and said.kind != 'GPT2Tokenizer' and 'pad_token' not in spoken:
+    names['pad_token'] = encoder.padding['pad_token']
   facts = Facts(
     names,
     tuple(map(str, extra)),

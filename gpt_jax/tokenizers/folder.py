@@ -208,13 +208,11 @@ def special(
     about['extra_special_tokens'] = about.get('additional_special_tokens')
   extra = about['extra_special_tokens'] or []
   others = extra if isinstance(extra, dict) else {}
-  known = {token.content: token for token in added.values()}
   found: Named = {}
   for name, value in (of_class | about | others).items():
     texts = isinstance(value, (str, dict, AddedToken)) and name.endswith('_token')
     if value is not None and (name in NAMED or name in others or texts):
-      value = _named(value, f'{where}: {name}')
-      found[name] = known.get(str(value), value)
+      found[name] = _named(value, f'{where}: {name}')
   order = [n for n in (*NAMED, *found) if n in found]
   found = {n: found[n] for n in order}
   extra = [] if isinstance(extra, dict) else of_kind(extra, list, where)

@@ -133,6 +133,12 @@ def _end(
 def _notes(found: FromFolder, facts: Facts, eot: int | None) -> list[str]:
   """Returns what to say of a tokenizer that has been opened."""
   notes = []
+  for flag, ids in (('add_bos_token', facts.before), ('add_eos_token', facts.after)):
+    if facts.settings.get(flag) and not ids:
+      notes.append(
+        f'{flag} of tokenizer_config.json is passed over for the post_processor of '
+        'tokenizer.json, as transformers does'
+      )
   if facts.before or facts.after:
     around = ' and '.join(
       f'{listed(found.pieces(ids))} {where} each text'
