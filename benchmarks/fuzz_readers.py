@@ -215,6 +215,8 @@ def _tokenizers(folder: pathlib.Path) -> Iterable[Reader]:
     opened = tokenizers.open_path(there / path, 'basic')
     ids = opened.encode('The 3 words of them' if opened.kind != 'numbers' else '1 2')
     opened.decode(ids)
+    if opened.kind == 'tokenizer_json':
+      opened.decode(opened.encode_special('the <|user|> <|endoftext|>'))
     return opened.pieces(ids)
 
   gpt1 = {'<unk>': 0, 'a</w>': 1, 'a': 2, 'b</w>': 3, 'b': 4, 'ab</w>': 5, 'the</w>': 6}

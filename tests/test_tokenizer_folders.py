@@ -85,6 +85,10 @@ def test_what_is_written_is_opened_again(case, tmp_path):
   again = tokenizers.open_path(tmp_path, 'basic')
   assert (again.kind, again.vocab, again.eot) == (ours.kind, ours.vocab, ours.eot)
   check_ids(golden, again)
+  if ours.facts:
+    ends = dict.fromkeys(('bos_token', 'eos_token'), EOT) if ours.kind == 'gpt1' else {}
+    assert again.facts.named == ours.facts.named | ends
+    assert again.facts.extra == ours.facts.extra
 
 
 def test_facts_are_those_of_transformers(case):

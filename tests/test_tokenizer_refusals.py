@@ -67,6 +67,12 @@ def test_gpt1_may_end_with_an_entry(tmp_path):
     opened(tmp_path / 'again', 'gpt1', eot=99)
 
 
+def test_tokens_added_to_gpt1_leave_its_cleaning_to_transformers(tmp_path):
+  tokenizer_folders.write('gpt1_added', tmp_path / 'a')
+  with pytest.raises(UserError, match='cleaning=release is for those alone'):
+    tokenizers.open_path(tmp_path / 'a', 'release')
+
+
 @pytest.mark.parametrize('name', ['plain', 'added_json', 'metaspace'])
 def test_an_end_outside_the_vocabulary_is_refused(tmp_path, name):
   with pytest.raises(UserError, match='the id 50256 of end-of-text must be in 0'):
@@ -83,6 +89,8 @@ def test_what_the_model_has_no_row_for_is_no_id_of_the_tokenizer(tmp_path):
 
 
 NOTES = {
+  'gpt1_added': "text is cleaned as transformers does, not as GPT-1's release",
+  'bos_passed_over': 'add_bos_token of tokenizer_config.json is passed over for the p',
   'bos_added': 'transformers puts <s> before each text and <|endoftext|> after each',
   'bos_of_file': 'transformers puts <s> before each text; encode leaves that to',
   'added_json': '<|user|>, <|im_end|> are no special tokens: they are found in every',
@@ -118,10 +126,20 @@ def test_templates_are_written_as_they_were(tmp_path):
   assert about['chat_template'] == 'old'
 
 
+def test_text_without_an_entry_of_its_own_is_known(tmp_path):
+  ours = opened(tmp_path, 'metaspace')
+  assert ours.unknown == {0, *(ours.encode('\0')[-1] + byte for byte in range(256))}
+  ours = opened(tmp_path, 'unigram')
+  assert ours.unknown == {0} < set(ours.encode('the \0'))
+  assert opened(tmp_path, 'word_level').unknown == {0}
+  assert opened(tmp_path, 'added_json').unknown == set()
+
+
 def test_the_kind_is_our_own_where_that_has_all(tmp_path):
   kinds = {name: opened(tmp_path, name).kind for name in tokenizer_folders.FOLDERS}
   ours = {name for name, kind in kinds.items() if kind != 'tokenizer_json'}
-  assert ours == {'plain', 'released', 'neo', 'pad_is_eos', 'templates', 'gpt1'}
+  usual = {'plain', 'released', 'neo', 'pad_is_eos', 'templates', 'gpt1'}
+  assert ours == usual | {'bos_passed_over'}
 
 
 def whole(folder, change, **config):
@@ -160,6 +178,7 @@ GENERIC = {'tokenizer_class': 'PreTrainedTokenizerFast'}
       {'special_tokens_map': {'eos_token': token('a') | {'odd': True}}},
       'has odd=True, which is none of single_word',
     ),
+    ({'tokenizer_config': {'eos_token': '\ud800'}}, 'half of a surrogate pair'),
     ({'tokenizer_config': {'eos_token': None}}, 'has no entry <|endoftext|>'),
   ],
 )
@@ -229,8 +248,15 @@ def test_files_of_two_tokenizers_are_refused(tmp_path):
   tokenizer_folders.write('released', tmp_path / 'a')
   vocab = tokenizer_folders.vocabulary('<|other|>', EOT)
   put(tmp_path / 'a', vocab=vocab)
-  with pytest.raises(UserError, match=r"differ, first in the entry \('<|other|>'"):
+  with pytest.raises(UserError, match=r"differ, first in the entry '<\|(other|endof)"):
     tokenizers.open_path(tmp_path / 'a')
+
+
+def test_a_saved_tokenizer_that_is_damaged_is_an_error(tmp_path):
+  opened(tmp_path, 'flags').save(tmp_path / 'saved')
+  (tmp_path / 'saved/tokenizer.json').write_text('3')
+  with pytest.raises(UserError, match='tokenizer.json is damaged: 3 instead of an obj'):
+    tokenizers.load(tmp_path / 'saved')
 
 
 def test_text_without_an_id_is_an_error_with_the_text(tmp_path):

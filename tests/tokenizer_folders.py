@@ -41,7 +41,7 @@ SIZE = len(vocabulary())  # ids before the end of text
 def put(folder: pathlib.Path, **files) -> None:
   """Writes values as JSON files, texts as they are; `__` in a name is a dot."""
   for name, value in files.items():
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = value if isinstance(value, str) else json.dumps(value)
     name = name.replace('__', '.') if '__' in name else f'{name}.json'
     (folder / name).write_text(text, encoding='utf-8')
 
@@ -100,12 +100,19 @@ def pad_is_eos(folder):
 
 
 def added_json(folder):
-  pair(folder, added_tokens=CHAT)
+  """Ids decide the order, not the file."""
+  pair(folder, added_tokens=dict(reversed(CHAT.items())))
 
 
 def added_special(folder):
   names = {'additional_special_tokens': list(CHAT), 'eos_token': '<|im_end|>'}
   pair(folder, added_tokens=CHAT, special_tokens_map=names)
+
+
+def added_extra_twice(folder):
+  """Those of tokenizer_config.json count."""
+  pair(folder, tokenizer_config={'additional_special_tokens': ['<|user|>']})
+  put(folder, special_tokens_map={'additional_special_tokens': ['<|im_end|>']})
 
 
 def added_named_twice(folder):
@@ -187,6 +194,28 @@ def prefix_file(folder):
 def bos_added(folder):
   about = {'add_bos_token': True, 'add_eos_token': True, 'bos_token': '<s>'}
   pair(folder, EOT, '<s>', tokenizer_config=about)
+
+
+def eos_added(folder):
+  pair(folder, tokenizer_config={'add_eos_token': True})
+
+
+def bos_passed_over(folder):
+  """With a tokenizer.json that says nothing of it."""
+  pair(folder, tokenizer_config={'add_bos_token': True})
+  put(folder, tokenizer__json=gpt2().to_str())
+
+
+def class_with_frame(folder):
+  """What GPT-2's class takes of tokenizer.json besides the vocabulary."""
+  made = gpt2()
+  made.enable_truncation(3)
+  made.enable_padding(length=20, pad_id=SIZE, pad_token=EOT)
+  made.post_processor = processors.TemplateProcessing(
+    single=f'{EOT} $A', pair=f'{EOT} $A $B', special_tokens=[(EOT, SIZE)]
+  )
+  pair(folder, tokenizer_config={'tokenizer_class': 'GPT2TokenizerFast'})
+  put(folder, tokenizer__json=made.to_str())
 
 
 def bos_of_file(folder):
@@ -290,7 +319,7 @@ def unigram(folder):
   made.pre_tokenizer = pre_tokenizers.Metaspace()
   made.decoder = decoders.Metaspace()
   made.add_special_tokens(['</s>'])
-  whole(folder, made, eos_token='</s>', clean_up_tokenization_spaces=True)
+  whole(folder, made, eos_token='</s>')
 
 
 def word_level(folder):
@@ -333,7 +362,7 @@ def gpt1(folder):
 
 def gpt1_added(folder):
   size = len(GPT1)
-  added = {'<|user|>': size, '<|im_end|>': size + 1}
+  added = {'<|user|>': size, '<|im_end|>': size + 1, 'NOT': size + 2}
   names = {'eos_token': '<|im_end|>', 'unk_token': '<unk>'}
   gpt1_files(folder, added_tokens=added, special_tokens_map=names)
 
@@ -341,12 +370,12 @@ def gpt1_added(folder):
 FOLDERS = {
   each.__name__: each
   for each in (
-    *(plain, released, neo, pad_is_eos, added_json, added_special, added_named_twice),
-    *(added_decoder, added_inside, named_only, typed, version4, own_names),
-    *(model_specific, prefix_class),
-    *(prefix_over_file, prefix_file, bos_added, bos_of_file, flags, normalized),
-    *(unspecial_eot, nfc, digits, split, merges_ignored, cut_off, metaspace, unigram),
-    *(word_level, templates, template_files, gpt1, gpt1_added),
+    *(plain, released, neo, pad_is_eos, added_json, added_special, added_extra_twice),
+    *(added_named_twice, added_decoder, added_inside, named_only, typed, version4),
+    *(own_names, model_specific, prefix_class, prefix_over_file, prefix_file),
+    *(bos_added, eos_added, bos_passed_over, class_with_frame, bos_of_file, flags),
+    *(normalized, unspecial_eot, nfc, digits, split, merges_ignored, cut_off),
+    *(metaspace, unigram, word_level, templates, template_files, gpt1, gpt1_added),
   )
 }
 

@@ -42,7 +42,8 @@ def pipeline(said: Folder) -> tuple[tokenizers.Tokenizer, Facts, int]:
     kind, unknown = said.kind or class_of(vocab), str(named.get('unk_token', '<unk>'))
     needed = BYTE_CHARACTERS.values() if kind == 'GPT2Tokenizer' else (unknown,)
     check_bpe(vocab, merges, needed, str(said.path))
-    encoder = engines.of_class(kind, vocab, merges, _prefix(said), unknown)
+    with engines.said(f'{said.path}: its vocabulary can not be used'):
+      encoder = engines.of_class(kind, vocab, merges, _prefix(said), unknown)
     if whole is not None:
       _compare(said, encoder)
       shell = engines.shell(whole, where)
@@ -59,13 +60,16 @@ def pipeline(said: Folder) -> tuple[tokenizers.Tokenizer, Facts, int]:
   if whole is None or encoder.post_processor is None:
     _frame(said, encoder, named)
   idle = set(of_class.values())
-  idle -= {str(each) for n, each in named.items() if n in said.settings | said.mapped}
+  spoken = said.settings | said.mapped
+  idle -= {str(each) for name, each in named.items() if name in spoken}
   idle -= set(map(str, extra))
-  size = max([size, *(encoder.token_to_id(t) + 1 for t in new if t not in idle)])
+  ids = [encoder.token_to_id(text) for text in new if text not in idle]
+  size = max([size, *(number + 1 for number in ids if number is not None)])
   before, after = engines.frame(encoder)
   names = {name: str(token) for name, token in named.items()}
-  if encoder.padding:
-    names.setdefault('pad_token', encoder.padding['pad_token'])
+  # GPT-2's class has none by itself, also where a tokenizer.json pads.
+  if encoder.padding and said.kind != 'GPT2Tokenizer' and 'pad_token' not in spoken:
+    names['pad_token'] = encoder.padding['pad_token']
   facts = Facts(
     names,
     tuple(map(str, extra)),
@@ -90,7 +94,7 @@ def _check_same(said: Folder, others: dict[str, int], pairs: Merges) -> None:
     for each in (vocab if isinstance(vocab, dict) else {}, others)
   )
   if ours != theirs or merges != pairs:
-    apart = sorted(ours.items() ^ theirs.items(), key=str)
+    apart = [entry for entry in ours | theirs if ours.get(entry) != theirs.get(entry)]
     what = f'the entry {shown(apart[0])}' if apart else 'the merges'
     raise UserError(
       f'{said.path}: tokenizer.json and vocab.json with merges.txt differ, first in '

@@ -59,9 +59,9 @@ class Facts:
       ends: `bos_token` and `eos_token`, for a folder that named no end of text.
     """
     about = {'model_max_length': context, 'clean_up_tokenization_spaces': False}
+    # A tokenizer.json that pads would name one.
+    about |= {'pad_token': None} if self.named else {}
     about |= {n: v for n, v in self.settings.items() if n not in _ELSEWHERE}
-    # Fields that are null mean other than none to some classes, and nothing to this.
-    about = {n: v for n, v in about.items() if n not in NAMED}
     loose = {n: t for n, t in self.named.items() if not n.endswith('_token')}
     named = {n: t for n, t in self.named.items() if n not in loose}
     about |= (ends if 'eos_token' not in named else {}) | named

@@ -120,7 +120,8 @@ def read_folder(path: Path) -> Folder:
         'tokenizer as a tokenizer.json of its own, without this field'
       )
   for token, number in read['added_tokens'].items():
-    of_kind(number, int, path / 'added_tokens.json', name=shown(token))
+    file = path / 'added_tokens.json'
+    of_kind(number, int, file, name=shown(_proper(token, file)))
   templates = {}
   files = [path / 'chat_template.jinja']
   files += sorted((path / 'additional_chat_templates').glob('*.jinja'))
@@ -152,7 +153,7 @@ def token_of(about: Any, where: Path | str, special: bool | None = None) -> Adde
   about = {**of_kind(about, dict, where)}
   for name in ('id', '__type'):
     about.pop(name, None)
-  text = field(about, 'content', str, where)
+  text = _proper(field(about, 'content', str, where), where)
   flags = {n: v for n, v in about.items() if n != 'content'}
   for name, value in flags.items():
     if name not in _FLAGS:
@@ -207,22 +208,33 @@ def special(
     about['extra_special_tokens'] = about.get('additional_special_tokens')
   extra = about['extra_special_tokens'] or []
   others = extra if isinstance(extra, dict) else {}
-  known = {token.content: token for token in added.values()}
   found: Named = {}
   for name, value in (of_class | about | others).items():
     texts = isinstance(value, (str, dict, AddedToken)) and name.endswith('_token')
     if value is not None and (name in NAMED or name in others or texts):
-      value = _named(value, f'{where}: {name}')
-      found[name] = known.get(str(value), value)
+      found[name] = _named(value, f'{where}: {name}')
   order = [n for n in (*NAMED, *found) if n in found]
   found = {n: found[n] for n in order}
   extra = [] if isinstance(extra, dict) else of_kind(extra, list, where)
   return added, found, [_named(each, where) for each in extra]
 
 
+def _proper(text: str, where: Path | str) -> str:
+  """Returns the text of a token, which must be one that a text can have."""
+  try:
+    text.encode()
+  except UnicodeEncodeError:
+    raise UserError(
+      f'{where}: the token {ascii(text[:80])} has half of a surrogate pair; correct it'
+    ) from None
+  return text
+
+
 def _named(value: Any, where: Path | str) -> AddedToken | str:
   """Returns a token that a file names by its text or describes."""
-  if isinstance(value, (str, AddedToken)):
+  if isinstance(value, str):
+    return _proper(value, where)
+  if isinstance(value, AddedToken):
     return value
   return token_of(of_kind(value, dict, where), where)
 

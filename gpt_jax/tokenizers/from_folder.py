@@ -50,9 +50,16 @@ def opened(said: Folder, cleaning: str, eot: int | None) -> FromFolder:
     found = None
     if not framed and all(i == end and _is_plain(t) for i, t in added.items()):
       found = byte_level.of_json(about, encoder.id_to_token(end), name)
+    if _cleans(about) and cleaning == 'release':
+      raise UserError(
+        f'{name}: has other tokens than those of GPT-1, and cleaning=release is for '
+        'those alone; use --config.data.cleaning=basic, as transformers does'
+      )
     found = found or TokenizerJson(encoder.to_str(), end, vocab, facts, name)
   given = said.settings or said.mapped or said.templates or said.kind
   if given or framed or said.notes:
+    if _cleans(about) and found.kind == 'tokenizer_json':
+      said.notes.append("text is cleaned as transformers does, not as GPT-1's release")
     notes = tuple(said.notes + _notes(found, facts, eot))
     found.facts = dataclasses.replace(facts, notes=notes)
   return found
@@ -61,6 +68,11 @@ def opened(said: Folder, cleaning: str, eot: int | None) -> FromFolder:
 def _is_plain(token: tokenizers.AddedToken) -> bool:
   """Returns whether a special token is found wherever its text is, and only that."""
   return token.special and not (token.lstrip or token.rstrip or token.single_word)
+
+
+def _cleans(about: dict[str, Any]) -> bool:
+  """Returns whether a tokenizer.json is of GPT-1's kind, with whatever else."""
+  return about['model'].get('end_of_word_suffix') == '</w>'
 
 
 def _of_gpt1(about: dict[str, Any]) -> tuple[dict[str, int], Merges] | None:
@@ -121,6 +133,12 @@ def _end(
 def _notes(found: FromFolder, facts: Facts, eot: int | None) -> list[str]:
   """Returns what to say of a tokenizer that has been opened."""
   notes = []
+  for flag, ids in (('add_bos_token', facts.before), ('add_eos_token', facts.after)):
+    if facts.settings.get(flag) and not ids:
+      notes.append(
+        f'{flag} of tokenizer_config.json is passed over for the post_processor of '
+        'tokenizer.json, as transformers does'
+      )
   if facts.before or facts.after:
     around = ' and '.join(
       f'{listed(found.pieces(ids))} {where} each text'

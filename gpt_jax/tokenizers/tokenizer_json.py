@@ -8,7 +8,7 @@ import numpy as np
 import tokenizers
 
 from gpt_jax.config import UserError
-from gpt_jax.files import field, parse_json, read_text, shown
+from gpt_jax.files import field, of_kind, parse_json, read_text, shown
 from gpt_jax.tokenizers import byte_level, engines
 from gpt_jax.tokenizers.bpe_files import MOST
 from gpt_jax.tokenizers.facts import Facts
@@ -66,7 +66,7 @@ class TokenizerJson:
       )
     self.eot, self.vocab, self.facts = eot, vocab, facts
     self.whole, self._name = whole, name
-    about = parse_json(whole, name)
+    about = of_kind(parse_json(whole, name), dict, name)
     engines.check(about, name)
     for token in about.get('added_tokens') or []:
       token['special'] = token.get('special', False) or token['id'] == eot
