@@ -153,8 +153,13 @@ def ends(facts: Facts, vocab: int) -> tuple[int, ...]:
 
 def _is_default(facts: Facts, end: Any, vocab: int) -> bool:
   """Returns whether an end is only transformers' default, and is not predicted."""
-  default = _DEFAULT_END.get(facts.config.get('model_type'))
-  return type(end) is int and end == default and end >= vocab
+  return type(end) is int and end == _default(facts.config) and end >= vocab
+
+
+def _default(about: dict) -> int | None:
+  """Returns the eos_token_id of a config.json that does not say it."""
+  family = about.get('model_type')
+  return _DEFAULT_END.get(family) if isinstance(family, str) else None
 
 
 def _said_ends(facts: Facts) -> tuple[str, Any]:
@@ -167,7 +172,7 @@ def _said_ends(facts: Facts) -> tuple[str, Any]:
 def _config_end(facts: Facts) -> Any:
   """Returns config.json's eos_token_id; a default that is not predicted is none."""
   about = facts.config
-  default = _DEFAULT_END.get(about.get('model_type'))
+  default = _default(about)
   vocab = about.get('vocab_size')
   known = type(vocab) is int and default is not None and default < vocab
   return about.get('eos_token_id', default if known else None)
