@@ -34,7 +34,7 @@ from gpt_jax.tasks import labelled, prompted_files, templates
 from gpt_jax.tasks.labelled_table import TASKS as LABELLED
 from gpt_jax.tasks.prompted import TASKS, TEXTS
 from gpt_jax.training import manifest, metrics_log, saved
-from gpt_jax.weights import convert
+from gpt_jax.weights import convert, facts
 
 _TEXT = 'Two of them went home.\nThe third, a "quoted" one, stayed.\n\nÜber 3.5.\n' * 3
 _GOLDENS = ROOT / 'tests/goldens'
@@ -292,6 +292,26 @@ def _weights(folder: pathlib.Path) -> Iterable[Reader]:
     np.save(out, part)
     release[f'params_{i}.npy'] = out.getvalue()
   yield Reader('weights/gpt1 release', release, read)
+  said = {
+    'config.json': json.loads((_GOLDENS / 'hugging_face/gpt2/config.json').read_text()),
+    'generation_config.json': {'eos_token_id': [3, 0], 'temperature': 0.7},
+    'tokenizer_config.json': {'eos_token': {'content': '<|endoftext|>'}},
+    'special_tokens_map.json': {'eos_token': '<|endoftext|>'},
+    'chat_template.jinja': '{{ messages }}',
+  }
+
+  def of_facts(found: facts.Facts, there: pathlib.Path) -> None:
+    facts.all_ends(found, tokenizers.Numbers(61, 3), 61)
+    facts.notes(found, tokenizers.Numbers(61, 3), there)
+    facts.to_write(found, 5, 61, True)
+
+  made = {n: v.encode() if isinstance(v, str) else _encoded(v) for n, v in said.items()}
+  yield Reader('weights/facts', made, lambda there: of_facts(facts.read(there), there))
+  yield Reader(
+    'weights/kept facts',
+    {'hugging_face.json': _encoded({'files': said, 'ignored': ['x']})},
+    lambda there: of_facts(facts.kept(there), there),
+  )
   yield Reader(
     'weights/end of text',
     {'config.json': _encoded({'eos_token_id': 3})},

@@ -131,14 +131,16 @@ def ends(facts: Facts, vocab: int) -> tuple[int, ...]:
 
   generation_config.json says them, or where there is none config.json.
 
+  Left out are what the model does not predict: `vocab` itself, and the default of
+  transformers' classes, which files have that nobody set.
+
   Raises:
-    UserError: one is no whole number in 0 .. vocab; `vocab` itself is one that the
-      model does not predict, and is left out.
+    UserError: another is no whole number in 0 .. vocab.
   """
   name, value = _said_ends(facts)
   found = []
   for end in _listed(value):
-    if end is None or isinstance(end, bool):
+    if end is None or isinstance(end, bool) or _is_default(facts, end, vocab):
       continue
     if type(end) is not int or not 0 <= end <= vocab:
       raise UserError(
@@ -147,6 +149,17 @@ def ends(facts: Facts, vocab: int) -> tuple[int, ...]:
       )
     found += [end] if end < vocab and end not in found else []
   return tuple(found)
+
+
+def _is_default(facts: Facts, end: Any, vocab: int) -> bool:
+  """Returns whether an end is only transformers' default, and is not predicted."""
+  return type(end) is int and end == _default(facts.config) and end >= vocab
+
+
+def _default(about: dict) -> int | None:
+  """Returns the eos_token_id of a config.json that does not say it."""
+  family = about.get('model_type')
+  return _DEFAULT_END.get(family) if isinstance(family, str) else None
 
 
 def _said_ends(facts: Facts) -> tuple[str, Any]:
@@ -159,7 +172,7 @@ def _said_ends(facts: Facts) -> tuple[str, Any]:
 def _config_end(facts: Facts) -> Any:
   """Returns config.json's eos_token_id; a default that is not predicted is none."""
   about = facts.config
-  default = _DEFAULT_END.get(about.get('model_type'))
+  default = _default(about)
   vocab = about.get('vocab_size')
   known = type(vocab) is int and default is not None and default < vocab
   return about.get('eos_token_id', default if known else None)
@@ -241,6 +254,12 @@ def _notes_on_ends(facts: Facts, tokenizer: Tokenizer, vocab: int) -> list[str]:
       said.append(
         f'eos_token_id is {shown(value)} in {_CONFIG} and {shown(counts)} in '
         f'{_GENERATION}, which counts, as in transformers'
+      )
+  for end in _listed(_said_ends(facts)[1]):
+    if _is_default(facts, end, vocab):
+      said.append(
+        f'eos_token_id={end}, the default of transformers, is not in the vocabulary: '
+        'it ends nothing'
       )
   special = special_tokens(tokenizer)
   for name in _end_names(facts):
