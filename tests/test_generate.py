@@ -305,15 +305,18 @@ def tiny_gpt2(make, seed):
 
 
 def assert_same_as_hugging_face(make, model, cases):
-  names = {'no_repeat_ngram_size': 'no_repeat_ngram', 'bad_words_ids': 'banned'}
+  names = {
+    'no_repeat_ngram_size': 'no_repeat_ngram',
+    'bad_words_ids': 'banned',
+    'eos_token_id': 'eos',
+  }
   for rules, group in itertools.groupby(cases, lambda case: case['rules']):
     group = list(group)
     made = model.generate_ids(
       [case['prompt'] for case in group],
-      eos=make.EOS,
       max_new_tokens=30,
       method='greedy',
-      **{names.get(k, k): v for k, v in rules.items()},
+      **{'eos': make.EOS} | {names.get(k, k): v for k, v in rules.items()},
     )
     for row, case in zip(made, group, strict=True):
       assert row.ids == case['ids'], case
