@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import io
 import itertools
 import json
 import logging
@@ -10,6 +11,7 @@ import pathlib
 import jax
 import numpy as np
 import pytest
+import sentencepiece
 
 from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
@@ -183,6 +185,150 @@ def test_another_end_of_text(model):
   assert ended.ids == free.ids[: free.ids.index(eos) + 1]
   later = model.generate('the', eos=eos, min_new_tokens=30, **settings)[0]
   assert len(later.ids) == 30 and eos not in later.ids[:29]
+
+
+@pytest.mark.parametrize('method', ['greedy', 'sample', 'beam', 'stochastic'])
+def test_any_of_several_ends_ends_a_text_and_writes_nothing(model, method):
+  several = {'beam': {'beams': 3}, 'stochastic': {'beams': 3}}.get(method, {})
+  settings = {'max_new_tokens': 12, 'method': method, 'seed': 2, **several}
+  free = model.generate('the', eos=256, min_new_tokens=12, **settings)[0]
+  ends = free.ids[3], free.ids[5]
+  two = dataclasses.replace(model, ends=ends)
+  made = two.generate(PROMPTS, num_return=3 if several else 1, **settings)
+  assert any(one.ids[-1] in ends for one in made)
+  for one in made:
+    assert not {*ends, 256} & {*one.ids[:-1]}
+    written = one.ids[:-1] if one.ids[-1] in (*ends, 256) else one.ids
+    assert one.text == bytes(written).decode(errors='replace')
+  # A setting takes the place of them all.
+  assert model.generate(PROMPTS, eos=[256, *ends], **settings) == [
+    one for i, one in enumerate(made) if not several or i % 3 == 0
+  ]
+  (alone,) = two.generate('the', eos=256, min_new_tokens=12, **settings)
+  assert alone == free
+  (late,) = two.generate('the', min_new_tokens=12, **settings)
+  assert len(late.ids) == 12 and not {*ends, 256} & {*late.ids[:-1]}
+  if not several:
+    assert ''.join(two.stream('the', **settings)) == made[0].text
+
+
+def test_a_constraint_ends_each_text_by_its_likeliest_end(model):
+  two = dataclasses.replace(model, ends=(7, 9))
+  settings = {'one_of': ['yes', 'no'], 'beams': 4}
+  found = two.generate('the', num_return=4, **settings)
+  assert sorted(texts(found)) == ['no', 'yes']
+  by_end = [model.generate('the', eos=end, **settings) for end in (256, 7, 9)]
+  for one in found:
+    same = [o for rows in by_end for o in rows if o.text == one.text]
+    assert not same or one.logp >= max(o.logp for o in same) - 1e-4
+  with pytest.raises(UserError, match='holds end-of-text .7.'):
+    two.generate('the', one_of=[[1, 7]])
+  with pytest.raises(UserError, match='none of them end-of-text'):
+    two.generate('the', forced=[1, 9])
+
+
+def words():
+  """GPT-1's BPE of a few words; blanks stand between words, none before the first."""
+  texts = ['the', 'function', 'returns', 's', 'none', '.']
+  entries = sorted({c for text in texts for c in text})
+  entries += [f'{c}</w>' for c in entries]
+  merges = []
+  for text in texts:
+    parts = [*text[:-1], f'{text[-1]}</w>']
+    while len(parts) > 1:
+      merges.append((parts[0], parts[1]))
+      parts[:2] = [parts[0] + parts[1]]
+  entries += [a + b for a, b in dict.fromkeys(merges)]
+  vocab = {entry: i for i, entry in enumerate([*dict.fromkeys(entries), '<unk>'])}
+  pairs = list(dict.fromkeys(merges))
+  return tokenizers.GPT1(vocab, pairs, cleaning='basic')
+
+
+def pieces():
+  """A SentencePiece model that puts a blank before the first word."""
+  model = io.BytesIO()
+  sentencepiece.SentencePieceTrainer.train(
+    sentence_iterator=iter(['the function returns none', 's of the function'] * 9),
+    model_writer=model,
+    model_type='unigram',
+    vocab_size=40,
+    hard_vocab_limit=False,
+    minloglevel=2,
+  )
+  return tokenizers.SentencePiece(model.getvalue())
+
+
+def always(tokenizer, ids):
+  """A model that writes these ids in turn, whatever stood before."""
+  cfg = GPTConfig.of(config.Model(L=1, D=16, N=2, T=32), tokenizer.vocab)
+  like = jax.eval_shape(lambda: init_params(cfg, 0))
+  params = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), like)
+  return LanguageModel(params, GPT(cfg), tokenizer), {'forced': ids}
+
+
+@pytest.mark.parametrize('make', [words, pieces])
+@pytest.mark.parametrize('new', ['s s s', 'returns none', 'the s'])
+def test_prompt_and_text_together_read_right(make, new):
+  tokenizer = make()
+  ids = tokenizer.encode(new)
+  model, settings = always(tokenizer, ids)
+  settings |= {'max_new_tokens': len(ids), 'method': 'greedy'}
+  for prompt in ('the function returns', 'the'):
+    one = model.generate(prompt, **settings)[0]
+    assert one.text == f' {new}' and one.ids == ids
+    assert ''.join(model.stream(prompt, **settings)) == f' {new}'
+    # The blank is a part of what stops are looked for in.
+    stop = f' {new.split()[1]}'
+    before = f' {new}'[: f' {new}'.index(stop)]
+    for how in ({}, {'method': 'beam', 'beams': 2}):
+      cut = model.generate(prompt, stop=stop, **settings | how)[0]
+      assert cut.text == before and tokenizer.decode(cut.ids) == before.strip()
+    assert ''.join(model.stream(prompt, stop=stop, **settings)) == cut.text
+  # A new document, by an empty prompt or in one: nothing stands before its first word.
+  assert model.generate('', **settings)[0].text == new
+  turns = 'the function<|endoftext|>'
+  one = model.generate(turns, special=True, **settings)[0]
+  assert one.text == new and one.prompt[-1] == tokenizer.eot
+
+
+def test_new_ids_complete_the_characters_of_a_prompt(model):
+  settings = {'max_new_tokens': 3, 'method': 'greedy', 'forced': [0xAF, 0xD1, 0x8F]}
+  assert model.generate_ids([[97, 0xD0]], **settings)[0].text == 'Яя'
+  cut = model.generate_ids([[97, 0xD0]], stop='я', **settings)[0]
+  assert (cut.text, cut.ids, len(cut.stop_logp)) == ('Я', [0xAF], 2)
+  assert model.generate_ids([[97, 0xD0, 98]], **settings)[0].text == '\ufffdя'
+  long = [0xD0] * 20  # none of them a character
+  assert model.generate_ids([long], **settings)[0].text == 'Яя'
+
+
+def test_the_stop_that_is_complete_first_counts(model):
+  settings = {'max_new_tokens': 5, 'method': 'greedy', 'forced': b'abcde'}
+  for stop, text in (
+    (['abcd', 'bc'], 'a'),
+    (['bcd', 'cd', 'd'], 'a'),
+    (['abcdef', 'e'], 'abcd'),
+    (['x', 'abc'], ''),
+  ):
+    for how in ({}, {'method': 'beam', 'beams': 3}):
+      (one,) = model.generate('the', stop=stop, **settings | how)
+      assert one.text == text and bytes(one.ids) == text.encode()
+    assert ''.join(model.stream('the', stop=stop, **settings)) == text
+
+
+def test_names_of_special_tokens_are_tokens_only_where_asked(model):
+  text = 'hi<|endoftext|>you'
+  plain, named = (
+    model.generate(text, special=special, max_new_tokens=1, truncate=True)[0].prompt
+    for special in (False, True)
+  )
+  assert bytes(plain) == text.encode()
+  assert named == [*b'hi', 256, *b'you'] == model.prompt_ids(text, special=True)
+  banned = {'method': 'greedy', 'max_new_tokens': 4, 'banned': ['<|endoftext|>']}
+  (one,) = model.generate('a', special=True, eos=5, **banned)
+  assert 256 not in one.ids
+  streamed = model.stream(text, special=True, max_new_tokens=5, seed=1)
+  whole = model.generate(text, special=True, max_new_tokens=5, seed=1)
+  assert ''.join(streamed) == whole[0].text
 
 
 def test_a_long_prompt_is_an_error_or_read_from_its_end(model):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from gpt_jax.config import UserError, nearest
-from gpt_jax.decoding import constraints
+from gpt_jax.decoding import constraints, stops
 from gpt_jax.decoding.beam import Beams
 from gpt_jax.decoding.logit_rules import Rules
 from gpt_jax.decoding.selection import Sampling
@@ -74,9 +74,12 @@ class GenerationConfig:
       tokens (<|endoftext|>, added tokens) are these tokens; else they are plain text.
     truncate: of a prompt longer than the context the last T tokens are read; without
       it, such a prompt is an error.
-    stop: a text or several: a continuation ends before the first of them. A hypothesis
-      of beam search ends with the first token that holds one of them; a stop that only
-      several tokens make up is cut off once the search is over.
+    stop: a text or several, looked for in what is written after the prompt: a
+      continuation ends before the first that is complete (of several at one place,
+      before the longest). A hypothesis of beam search ends with the token that
+      completes a stop, and its score counts the tokens up to that one. Then results
+      differ in their texts; of hypotheses with one text the best counts. 'stochastic'
+      takes none: it draws without replacement among tokens, not among cut texts.
     banned: texts and sequences of ids that do not occur. A text is banned as the
       tokens that it is encoded to, by itself and after a blank.
     forced: the beginning of every continuation, a text or ids.
@@ -219,6 +222,11 @@ class GenerationConfig:
       wrong.append(f'eos={self.eos} must be in 0 .. {vocab - 1}')
     if not all(self.stops()):
       wrong.append("stop='' would end every text at once; leave it out")
+    size = sum(len(stop.encode(errors='surrogatepass')) for stop in self.stops())
+    if size > stops.MOST and self.chosen() == 'beam':
+      wrong.append(
+        f'stop is of {size:,} bytes; give beam search {stops.MOST:,} at most'
+      )
     for name in ('banned', 'forced'):
       texts = [self.forced] if name == 'forced' else self.banned
       ids = {i for text in texts for i in self._ids(text, tokenizer)}
