@@ -401,6 +401,119 @@ def test_settings_that_do_not_go_together_are_refused(model, settings):
     model.generate('a', **settings)
 
 
+NAN, INF = float('nan'), float('inf')
+REFUSED = [
+  *(('temperature', x) for x in (-1.0, INF, NAN, '1', None)),
+  *(('top_p', x) for x in (0.0, -1.0, 1.5, NAN)),
+  *(('typical_p', x) for x in (0.0, 1.5, NAN)),
+  *(('min_p', x) for x in (-0.1, 1.1, NAN)),
+  *(('top_k', x) for x in (-1, 2.5, 2**31)),
+  *(('repetition_penalty', x) for x in (0.0, -1.0, INF, NAN)),
+  *(('presence_penalty', x) for x in (INF, NAN)),
+  *(('frequency_penalty', x) for x in (-INF, NAN)),
+  *(('no_repeat_ngram', x) for x in (-1, 1.0)),
+  *(('max_new_tokens', x) for x in (0, -1, 1.5, '9', 2**31, 2**80)),
+  *(('min_new_tokens', x) for x in (-1, 129, 2**80)),
+  *(('num_return', x) for x in (0, 2**31)),
+  *(('seed', x) for x in (-1, 1.5, 'x', [], [1, 2], [-1])),
+  *(('eos', x) for x in (-1, 257, [], [1, 257], 1.5, 'x')),
+  *(('stop', x) for x in ('', ['a', ''], 5, [5])),
+  *((name, ['']) for name in ('one_of', 'including', 'banned')),
+  *(('length_penalty', x) for x in (1e3, -1e3, 8.1, INF, NAN)),
+  *(('diversity', x) for x in (-1.0, INF, NAN)),
+  *(('groups', x) for x in (0, -1, 3)),
+  *(('early_stopping', x) for x in ('sometimes', 2)),
+  *(('beams', x) for x in (0, -1, 2.0)),
+]
+NAMES = {'one_of': 'sequences', 'including': 'phrases', 'banned': 'forbidden'}
+OF_BEAMS = 'length_penalty', 'diversity', 'groups', 'early_stopping'
+
+
+@pytest.mark.parametrize(('name', 'value'), REFUSED)
+def test_a_setting_beyond_its_range_is_refused_by_name(model, name, value):
+  with pytest.raises(UserError, match=NAMES.get(name, name)):
+    model.generate('a', **{name: value}, **({'beams': 2} if name in OF_BEAMS else {}))
+
+
+@pytest.mark.parametrize(
+  ('settings', 'limit'),
+  [
+    *(({'temperature': x}, 'greedy') for x in (1e-30, 1e-300, 5e-324)),
+    ({'top_p': 1e-9}, 'greedy'),
+    ({'top_p': 5e-324, 'temperature': 1e30}, 'greedy'),
+    ({'min_p': 1}, 'greedy'),
+    ({'top_k': 1}, 'greedy'),
+    ({'temperature': 1e30}, 'even'),
+    ({'temperature': 1e300, 'banned': ['e']}, 'even'),
+    ({'top_k': 2**31 - 1}, 'plain'),
+    ({'top_p': 1}, 'plain'),
+    ({'min_p': 1e-300}, 'plain'),
+    ({'no_repeat_ngram': 2**31 - 1}, 'plain'),
+    ({'forced': '', 'stop': [], 'banned': []}, 'plain'),
+    ({'typical_p': 1e-9}, 'one'),
+    ({'presence_penalty': 1e300}, 'new'),
+    ({'frequency_penalty': 1e30, 'temperature': 1e-30}, 'new'),
+    ({'no_repeat_ngram': 1}, 'new'),
+    ({'presence_penalty': -1e300}, 'old'),
+    ({'frequency_penalty': -1e300}, 'old'),
+    ({'min_new_tokens': 12}, 'long'),
+  ],
+)
+def test_a_setting_at_its_limit_gives_the_limit(model, settings, limit):
+  fixed = {'max_new_tokens': 12, 'eos': [1, 256]}
+  if limit == 'even':
+    made = model.generate('the', num_return=64, **settings, **fixed | {'eos': 256})
+    # Of 64 even draws from 257, 57 are different; all are numbers, none banned.
+    assert len({one.ids[0] for one in made}) > 45
+    assert all(np.isfinite(one.logp) for one in made)
+    assert 'banned' not in settings or not any(101 in one.ids for one in made)
+    return
+  first, other = (model.generate('the', seed=n, **settings, **fixed)[0] for n in (1, 2))
+  assert np.isfinite(first.token_logp).all()
+  if limit == 'greedy':
+    assert first == other == model.generate('the', method='greedy', **fixed)[0]
+  elif limit == 'plain':
+    assert first == model.generate('the', seed=1, **fixed)[0] != other
+  elif limit == 'one':
+    assert first == other
+  elif limit == 'long':
+    assert len(first.ids) == len(other.ids) == 12
+  elif limit == 'new':
+    assert len({*first.ids}) == len(first.ids)
+  else:
+    assert len({*first.ids}) == 1
+
+
+def test_limits_of_lengths_seeds_and_beams(model):
+  drawn = [
+    model.generate('the', max_new_tokens=9, seed=seed)[0].ids
+    for seed in (2**32 - 1, 2**32, 2**63, 2**200, [2**64])
+  ]
+  assert len(set(map(tuple, drawn))) == len(drawn)
+  free = model.generate('the', max_new_tokens=9, method='greedy')[0]
+  for rules in ({}, {'min_new_tokens': 2}):
+    end = {'eos': free.ids[8], 'method': 'greedy', **rules}
+    wanted = model.generate('the', max_new_tokens=9, **end)
+    assert model.generate('the', max_new_tokens=2**31 - 1, **end) == wanted
+  (long,) = model.generate('the', beams=2, max_new_tokens=2**31 - 1, eos=[256, 1])
+  assert len(long.ids) <= 30  # where the context is full
+  many = model.generate('the', beams=300, num_return=300, max_new_tokens=2)
+  assert len({tuple(one.ids) for one in many}) == 300
+  for alpha in (8, -8):
+    some = {'beams': 3, 'num_return': 3, 'max_new_tokens': 25, 'length_penalty': alpha}
+    scores = [one.score for one in model.generate('the', **some)]
+    assert scores == sorted(scores, reverse=True) and np.isfinite(scores).all()
+    assert len(set(scores)) == 3 and 0 not in scores
+  apart = {'beams': 4, 'groups': 4, 'num_return': 4, 'max_new_tokens': 1}
+  found = model.generate('the', diversity=1e300, **apart)
+  assert len({one.ids[0] for one in found}) == 4
+  cold = {'method': 'stochastic', 'beams': 2, 'max_new_tokens': 5, 'eos': 1}
+  best = model.generate('the', method='greedy', max_new_tokens=5, eos=1)[0].ids
+  for heat in (1e-30, 5e-324):
+    assert model.generate('the', temperature=heat, **cold)[0].ids == best
+  assert model.generate('the', temperature=1e300, **cold)[0].ids != best
+
+
 def test_prompts_of_one_bucket_compile_once_and_a_second_call_nothing(model, caplog):
   def compiled(prompts, **settings):
     caplog.clear()
