@@ -432,6 +432,7 @@ def assert_parity(params, case, wanted):
   """
   case = dict(case)
   K = case.pop('num_beams')
+  ends = case.pop('eos_token_id', [GOLDEN['EOT']])
   rules = Rules(
     no_repeat_ngram=case.pop('no_repeat_ngram_size', 0),
     repetition_penalty=case.pop('repetition_penalty', 1.0),
@@ -446,7 +447,8 @@ def assert_parity(params, case, wanted):
     beams=beams,
     num_return=K,
     rules=rules,
-    eot=GOLDEN['EOT'],
+    eot=ends[0],
+    ends_V=np.isin(np.arange(GPT2.V), ends) if len(ends) > 1 else None,
   )
   for rows, wanted_rows in zip(found, wanted, strict=True):
     assert [x.ids for x in rows] == [ids for ids, _ in wanted_rows]

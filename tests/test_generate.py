@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import io
 import itertools
 import json
 import logging
@@ -11,6 +12,7 @@ import re
 import jax
 import numpy as np
 import pytest
+import sentencepiece
 from fakes import gpt2_of
 
 from gpt_jax import config, tokenizers
@@ -187,6 +189,150 @@ def test_another_end_of_text(model):
   assert len(later.ids) == 30 and eos not in later.ids[:29]
 
 
+@pytest.mark.parametrize('method', ['greedy', 'sample', 'beam', 'stochastic'])
+def test_any_of_several_ends_ends_a_text_and_writes_nothing(model, method):
+  several = {'beam': {'beams': 3}, 'stochastic': {'beams': 3}}.get(method, {})
+  settings = {'max_new_tokens': 12, 'method': method, 'seed': 2, **several}
+  free = model.generate('the', eos=256, min_new_tokens=12, **settings)[0]
+  ends = free.ids[3], free.ids[5]
+  two = dataclasses.replace(model, ends=ends)
+  made = two.generate(PROMPTS, num_return=3 if several else 1, **settings)
+  assert any(one.ids[-1] in ends for one in made)
+  for one in made:
+    assert not {*ends, 256} & {*one.ids[:-1]}
+    written = one.ids[:-1] if one.ids[-1] in (*ends, 256) else one.ids
+    assert one.text == bytes(written).decode(errors='replace')
+  # A setting takes the place of them all.
+  assert model.generate(PROMPTS, eos=[256, *ends], **settings) == [
+    one for i, one in enumerate(made) if not several or i % 3 == 0
+  ]
+  (alone,) = two.generate('the', eos=256, min_new_tokens=12, **settings)
+  assert alone == free
+  (late,) = two.generate('the', min_new_tokens=12, **settings)
+  assert len(late.ids) == 12 and not {*ends, 256} & {*late.ids[:-1]}
+  if not several:
+    assert ''.join(two.stream('the', **settings)) == made[0].text
+
+
+def test_a_constraint_ends_each_text_by_its_likeliest_end(model):
+  two = dataclasses.replace(model, ends=(7, 9))
+  settings = {'one_of': ['yes', 'no'], 'beams': 4}
+  found = two.generate('the', num_return=4, **settings)
+  assert sorted(texts(found)) == ['no', 'yes']
+  by_end = [model.generate('the', eos=end, **settings) for end in (256, 7, 9)]
+  for one in found:
+    same = [o for rows in by_end for o in rows if o.text == one.text]
+    assert not same or one.logp >= max(o.logp for o in same) - 1e-4
+  with pytest.raises(UserError, match='holds end-of-text .7.'):
+    two.generate('the', one_of=[[1, 7]])
+  with pytest.raises(UserError, match='none of them end-of-text'):
+    two.generate('the', forced=[1, 9])
+
+
+def words():
+  """GPT-1's BPE of a few words; blanks stand between words, none before the first."""
+  texts = ['the', 'function', 'returns', 's', 'none', '.']
+  entries = sorted({c for text in texts for c in text})
+  entries += [f'{c}</w>' for c in entries]
+  merges = []
+  for text in texts:
+    parts = [*text[:-1], f'{text[-1]}</w>']
+    while len(parts) > 1:
+      merges.append((parts[0], parts[1]))
+      parts[:2] = [parts[0] + parts[1]]
+  entries += [a + b for a, b in dict.fromkeys(merges)]
+  vocab = {entry: i for i, entry in enumerate([*dict.fromkeys(entries), '<unk>'])}
+  pairs = list(dict.fromkeys(merges))
+  return tokenizers.GPT1(vocab, pairs, cleaning='basic')
+
+
+def pieces():
+  """A SentencePiece model that puts a blank before the first word."""
+  model = io.BytesIO()
+  sentencepiece.SentencePieceTrainer.train(
+    sentence_iterator=iter(['the function returns none', 's of the function'] * 9),
+    model_writer=model,
+    model_type='unigram',
+    vocab_size=40,
+    hard_vocab_limit=False,
+    minloglevel=2,
+  )
+  return tokenizers.SentencePiece(model.getvalue())
+
+
+def always(tokenizer, ids):
+  """A model that writes these ids in turn, whatever stood before."""
+  cfg = GPTConfig.of(config.Model(L=1, D=16, N=2, T=32), tokenizer.vocab)
+  like = jax.eval_shape(lambda: init_params(cfg, 0))
+  params = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), like)
+  return LanguageModel(params, GPT(cfg), tokenizer), {'forced': ids}
+
+
+@pytest.mark.parametrize('make', [words, pieces])
+@pytest.mark.parametrize('new', ['s s s', 'returns none', 'the s'])
+def test_prompt_and_text_together_read_right(make, new):
+  tokenizer = make()
+  ids = tokenizer.encode(new)
+  model, settings = always(tokenizer, ids)
+  settings |= {'max_new_tokens': len(ids), 'method': 'greedy'}
+  for prompt in ('the function returns', 'the'):
+    one = model.generate(prompt, **settings)[0]
+    assert one.text == f' {new}' and one.ids == ids
+    assert ''.join(model.stream(prompt, **settings)) == f' {new}'
+    # The blank is a part of what stops are looked for in.
+    stop = f' {new.split()[1]}'
+    before = f' {new}'[: f' {new}'.index(stop)]
+    for how in ({}, {'method': 'beam', 'beams': 2}):
+      cut = model.generate(prompt, stop=stop, **settings | how)[0]
+      assert cut.text == before and tokenizer.decode(cut.ids) == before.strip()
+    assert ''.join(model.stream(prompt, stop=stop, **settings)) == cut.text
+  # A new document, by an empty prompt or in one: nothing stands before its first word.
+  assert model.generate('', **settings)[0].text == new
+  turns = 'the function<|endoftext|>'
+  one = model.generate(turns, special=True, **settings)[0]
+  assert one.text == new and one.prompt[-1] == tokenizer.eot
+
+
+def test_new_ids_complete_the_characters_of_a_prompt(model):
+  settings = {'max_new_tokens': 3, 'method': 'greedy', 'forced': [0xAF, 0xD1, 0x8F]}
+  assert model.generate_ids([[97, 0xD0]], **settings)[0].text == 'Яя'
+  cut = model.generate_ids([[97, 0xD0]], stop='я', **settings)[0]
+  assert (cut.text, cut.ids, len(cut.stop_logp)) == ('Я', [0xAF], 2)
+  assert model.generate_ids([[97, 0xD0, 98]], **settings)[0].text == '\ufffdя'
+  long = [0xD0] * 20  # none of them a character
+  assert model.generate_ids([long], **settings)[0].text == 'Яя'
+
+
+def test_the_stop_that_is_complete_first_counts(model):
+  settings = {'max_new_tokens': 5, 'method': 'greedy', 'forced': b'abcde'}
+  for stop, text in (
+    (['abcd', 'bc'], 'a'),
+    (['bcd', 'cd', 'd'], 'a'),
+    (['abcdef', 'e'], 'abcd'),
+    (['x', 'abc'], ''),
+  ):
+    for how in ({}, {'method': 'beam', 'beams': 3}):
+      (one,) = model.generate('the', stop=stop, **settings | how)
+      assert one.text == text and bytes(one.ids) == text.encode()
+    assert ''.join(model.stream('the', stop=stop, **settings)) == text
+
+
+def test_names_of_special_tokens_are_tokens_only_where_asked(model):
+  text = 'hi<|endoftext|>you'
+  plain, named = (
+    model.generate(text, special=special, max_new_tokens=1, truncate=True)[0].prompt
+    for special in (False, True)
+  )
+  assert bytes(plain) == text.encode()
+  assert named == [*b'hi', 256, *b'you'] == model.prompt_ids(text, special=True)
+  banned = {'method': 'greedy', 'max_new_tokens': 4, 'banned': ['<|endoftext|>']}
+  (one,) = model.generate('a', special=True, eos=5, **banned)
+  assert 256 not in one.ids
+  streamed = model.stream(text, special=True, max_new_tokens=5, seed=1)
+  whole = model.generate(text, special=True, max_new_tokens=5, seed=1)
+  assert ''.join(streamed) == whole[0].text
+
+
 def test_a_long_prompt_is_an_error_or_read_from_its_end(model):
   with pytest.raises(UserError, match='prompt of 40 tokens does not fit.*is 32.*trunc'):
     model.generate('a' * 40)
@@ -266,6 +412,119 @@ def test_settings_that_do_not_go_together_are_refused(model, settings, message):
     model.generate('a', **settings)
 
 
+NAN, INF = float('nan'), float('inf')
+REFUSED = [
+  *(('temperature', x) for x in (-1.0, INF, NAN, '1', None)),
+  *(('top_p', x) for x in (0.0, -1.0, 1.5, NAN)),
+  *(('typical_p', x) for x in (0.0, 1.5, NAN)),
+  *(('min_p', x) for x in (-0.1, 1.1, NAN)),
+  *(('top_k', x) for x in (-1, 2.5, 2**31)),
+  *(('repetition_penalty', x) for x in (0.0, -1.0, INF, NAN)),
+  *(('presence_penalty', x) for x in (INF, NAN)),
+  *(('frequency_penalty', x) for x in (-INF, NAN)),
+  *(('no_repeat_ngram', x) for x in (-1, 1.0)),
+  *(('max_new_tokens', x) for x in (0, -1, 1.5, '9', 2**31, 2**80)),
+  *(('min_new_tokens', x) for x in (-1, 129, 2**80)),
+  *(('num_return', x) for x in (0, 2**31)),
+  *(('seed', x) for x in (-1, 1.5, 'x', [], [1, 2], [-1])),
+  *(('eos', x) for x in (-1, 257, [], [1, 257], 1.5, 'x')),
+  *(('stop', x) for x in ('', ['a', ''], 5, [5])),
+  *((name, ['']) for name in ('one_of', 'including', 'banned')),
+  *(('length_penalty', x) for x in (1e3, -1e3, 8.1, INF, NAN)),
+  *(('diversity', x) for x in (-1.0, INF, NAN)),
+  *(('groups', x) for x in (0, -1, 3)),
+  *(('early_stopping', x) for x in ('sometimes', 2)),
+  *(('beams', x) for x in (0, -1, 2.0)),
+]
+NAMES = {'one_of': 'sequences', 'including': 'phrases', 'banned': 'forbidden'}
+OF_BEAMS = 'length_penalty', 'diversity', 'groups', 'early_stopping'
+
+
+@pytest.mark.parametrize(('name', 'value'), REFUSED)
+def test_a_setting_beyond_its_range_is_refused_by_name(model, name, value):
+  with pytest.raises(UserError, match=NAMES.get(name, name)):
+    model.generate('a', **{name: value}, **({'beams': 2} if name in OF_BEAMS else {}))
+
+
+@pytest.mark.parametrize(
+  ('settings', 'limit'),
+  [
+    *(({'temperature': x}, 'greedy') for x in (1e-30, 1e-300, 5e-324)),
+    ({'top_p': 1e-9}, 'greedy'),
+    ({'top_p': 5e-324, 'temperature': 1e30}, 'greedy'),
+    ({'min_p': 1}, 'greedy'),
+    ({'top_k': 1}, 'greedy'),
+    ({'temperature': 1e30}, 'even'),
+    ({'temperature': 1e300, 'banned': ['e']}, 'even'),
+    ({'top_k': 2**31 - 1}, 'plain'),
+    ({'top_p': 1}, 'plain'),
+    ({'min_p': 1e-300}, 'plain'),
+    ({'no_repeat_ngram': 2**31 - 1}, 'plain'),
+    ({'forced': '', 'stop': [], 'banned': []}, 'plain'),
+    ({'typical_p': 1e-9}, 'one'),
+    ({'presence_penalty': 1e300}, 'new'),
+    ({'frequency_penalty': 1e30, 'temperature': 1e-30}, 'new'),
+    ({'no_repeat_ngram': 1}, 'new'),
+    ({'presence_penalty': -1e300}, 'old'),
+    ({'frequency_penalty': -1e300}, 'old'),
+    ({'min_new_tokens': 12}, 'long'),
+  ],
+)
+def test_a_setting_at_its_limit_gives_the_limit(model, settings, limit):
+  fixed = {'max_new_tokens': 12, 'eos': [1, 256]}
+  if limit == 'even':
+    made = model.generate('the', num_return=64, **settings, **fixed | {'eos': 256})
+    # Of 64 even draws from 257, 57 are different; all are numbers, none banned.
+    assert len({one.ids[0] for one in made}) > 45
+    assert all(np.isfinite(one.logp) for one in made)
+    assert 'banned' not in settings or not any(101 in one.ids for one in made)
+    return
+  first, other = (model.generate('the', seed=n, **settings, **fixed)[0] for n in (1, 2))
+  assert np.isfinite(first.token_logp).all()
+  if limit == 'greedy':
+    assert first == other == model.generate('the', method='greedy', **fixed)[0]
+  elif limit == 'plain':
+    assert first == model.generate('the', seed=1, **fixed)[0] != other
+  elif limit == 'one':
+    assert first == other
+  elif limit == 'long':
+    assert len(first.ids) == len(other.ids) == 12
+  elif limit == 'new':
+    assert len({*first.ids}) == len(first.ids)
+  else:
+    assert len({*first.ids}) == 1
+
+
+def test_limits_of_lengths_seeds_and_beams(model):
+  drawn = [
+    model.generate('the', max_new_tokens=9, seed=seed)[0].ids
+    for seed in (2**32 - 1, 2**32, 2**63, 2**200, [2**64])
+  ]
+  assert len(set(map(tuple, drawn))) == len(drawn)
+  free = model.generate('the', max_new_tokens=9, method='greedy')[0]
+  for rules in ({}, {'min_new_tokens': 2}):
+    end = {'eos': free.ids[8], 'method': 'greedy', **rules}
+    wanted = model.generate('the', max_new_tokens=9, **end)
+    assert model.generate('the', max_new_tokens=2**31 - 1, **end) == wanted
+  (long,) = model.generate('the', beams=2, max_new_tokens=2**31 - 1, eos=[256, 1])
+  assert len(long.ids) <= 30  # where the context is full
+  many = model.generate('the', beams=300, num_return=300, max_new_tokens=2)
+  assert len({tuple(one.ids) for one in many}) == 300
+  for alpha in (8, -8):
+    some = {'beams': 3, 'num_return': 3, 'max_new_tokens': 25, 'length_penalty': alpha}
+    scores = [one.score for one in model.generate('the', **some)]
+    assert scores == sorted(scores, reverse=True) and np.isfinite(scores).all()
+    assert len(set(scores)) == 3 and 0 not in scores
+  apart = {'beams': 4, 'groups': 4, 'num_return': 4, 'max_new_tokens': 1}
+  found = model.generate('the', diversity=1e300, **apart)
+  assert len({one.ids[0] for one in found}) == 4
+  cold = {'method': 'stochastic', 'beams': 2, 'max_new_tokens': 5, 'eos': 1}
+  best = model.generate('the', method='greedy', max_new_tokens=5, eos=1)[0].ids
+  for heat in (1e-30, 5e-324):
+    assert model.generate('the', temperature=heat, **cold)[0].ids == best
+  assert model.generate('the', temperature=1e300, **cold)[0].ids != best
+
+
 def test_prompts_of_one_bucket_compile_once_and_a_second_call_nothing(model, caplog):
   def compiled(prompts, **settings):
     caplog.clear()
@@ -305,15 +564,18 @@ def tiny_gpt2(make, seed):
 
 
 def assert_same_as_hugging_face(make, model, cases):
-  names = {'no_repeat_ngram_size': 'no_repeat_ngram', 'bad_words_ids': 'banned'}
+  names = {
+    'no_repeat_ngram_size': 'no_repeat_ngram',
+    'bad_words_ids': 'banned',
+    'eos_token_id': 'eos',
+  }
   for rules, group in itertools.groupby(cases, lambda case: case['rules']):
     group = list(group)
     made = model.generate_ids(
       [case['prompt'] for case in group],
-      eos=make.EOS,
       max_new_tokens=30,
       method='greedy',
-      **{names.get(k, k): v for k, v in rules.items()},
+      **{'eos': make.EOS} | {names.get(k, k): v for k, v in rules.items()},
     )
     for row, case in zip(made, group, strict=True):
       assert row.ids == case['ids'], case

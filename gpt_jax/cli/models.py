@@ -1,6 +1,7 @@
 """Verbs that use a model: eval, sample, explain; and tokenize."""
 
 import pathlib
+import sys
 
 from absl import flags
 
@@ -201,6 +202,8 @@ def sample(values) -> None:
     raise UserError('--stream shows one continuation of one prompt; leave it out')
   model = load(values.workdir, values.checkpoint)
   model = model.int8() if values.int8 else model
+  if not settings.get('special'):
+    _say_special(model.tokenizer, prompts)
   if values.stream:
     print(prompts[0], end='', flush=True)
     for text in model.stream(prompts[0], **settings):
@@ -215,6 +218,19 @@ def sample(values) -> None:
         f'{generation.perplexity:.1f}'
       )
     print(prompts[generation.number] + generation.text)
+
+
+def _say_special(tokenizer, prompts: list[str]) -> None:
+  """Says which prompts hold names of special tokens, which are plain text here."""
+  from gpt_jax.tokenizers import special_tokens
+
+  names = [name for name in special_tokens(tokenizer) if name in ''.join(prompts)]
+  if names:
+    print(
+      f'notice: {", ".join(names)} in a prompt is read as plain text; --special makes '
+      'it the token of this name',
+      file=sys.stderr,
+    )
 
 
 def _template(values):

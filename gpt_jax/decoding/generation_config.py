@@ -3,12 +3,13 @@
 import contextlib
 import dataclasses
 import numbers
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
 from gpt_jax.config import UserError, nearest
-from gpt_jax.decoding import constraints
+from gpt_jax.decoding import constraints, stops
 from gpt_jax.decoding.beam import Beams
 from gpt_jax.decoding.logit_rules import Rules
 from gpt_jax.decoding.selection import Sampling
@@ -74,9 +75,12 @@ class GenerationConfig:
       tokens (<|endoftext|>, added tokens) are these tokens; else they are plain text.
     truncate: of a prompt longer than the context the last T tokens are read; without
       it, such a prompt is an error.
-    stop: a text or several: a continuation ends before the first of them. A hypothesis
-      of beam search ends with the first token that holds one of them; a stop that only
-      several tokens make up is cut off once the search is over.
+    stop: a text or several, looked for in what is written after the prompt: a
+      continuation ends before the first that is complete (of several at one place,
+      before the longest). A hypothesis of beam search ends with the token that
+      completes a stop, and its score counts the tokens up to that one. Then results
+      differ in their texts; of hypotheses with one text the best counts. 'stochastic'
+      takes none: it draws without replacement among tokens, not among cut texts.
     banned: texts and sequences of ids that do not occur. A text is banned as the
       tokens that it is encoded to, by itself and after a blank.
     forced: the beginning of every continuation, a text or ids.
@@ -170,10 +174,7 @@ class GenerationConfig:
     Args:
       others: the model's, besides the tokenizer's end-of-text.
     """
-    if self.eos is None:
-      ends = tokenizer.eot, *others
-    else:
-      ends = [self.eos] if isinstance(self.eos, numbers.Integral) else self.eos
+    ends = [tokenizer.eot, *others] if self.eos is None else _each(self.eos)
     # A tokenizer of numbers may have an end that its model does not predict.
     return tuple(dict.fromkeys(i for i in ends if 0 <= i < vocab)) or tuple(ends[:1])
 
@@ -187,7 +188,7 @@ class GenerationConfig:
 
   def stops(self) -> tuple[str, ...]:
     """Returns the texts before which a continuation ends."""
-    return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+    return tuple(_each(self.stop))
 
   def wrong(
     self, prompts: int, tokenizer: Tokenizer, vocab: int, others: Sequence[int] = ()
@@ -213,12 +214,17 @@ class GenerationConfig:
         f'seed has {len(self.seed)} numbers for {prompts} prompts; give one, or one '
         'for each'
       )
-    if min(np.ravel(np.array(self.seed, object)), default=0) < 0:
+    if min(_each(self.seed)) < 0:
       wrong.append(f'seed={self.seed} must be at least 0')
-    if self.eos is not None and not all(0 <= i < vocab for i in np.ravel(self.eos)):
+    if self.eos is not None and not all(0 <= i < vocab for i in _each(self.eos)):
       wrong.append(f'eos={self.eos} must be in 0 .. {vocab - 1}')
     if not all(self.stops()):
       wrong.append("stop='' would end every text at once; leave it out")
+    size = sum(len(stop.encode(errors='surrogatepass')) for stop in self.stops())
+    if size > stops.MOST and self.chosen() == 'beam':
+      wrong.append(
+        f'stop is of {size:,} bytes; give beam search {stops.MOST:,} at most'
+      )
     for name in ('banned', 'forced'):
       texts = [self.forced] if name == 'forced' else self.banned
       ids = {i for text in texts for i in self._ids(text, tokenizer)}
@@ -248,8 +254,8 @@ class GenerationConfig:
       elif kind is float and not isinstance(value, numbers.Real):
         wrong.append(f'{name}={value!r} must be a number')
     for name, many in (('seed', self.seed), ('eos', self.eos)):
-      ids = [many] if isinstance(many, numbers.Integral | None) else [*many]
-      if not ids or not all(isinstance(i, numbers.Integral | None) for i in ids):
+      ids = [0] if name == 'eos' and many is None else _each(many)
+      if not ids or not all(isinstance(i, numbers.Integral) for i in ids):
         wrong.append(f'{name}={many!r} must be a whole number, or several')
     if not all(isinstance(stop, str) for stop in self.stops()):
       wrong.append(f'stop={self.stop!r} must be a text, or several')
@@ -300,6 +306,12 @@ def _without_effect(how: str) -> list[str]:
     beams.remove('beams')
     return [*sampling, *beams, 'stop', 'candidates']
   return beams if how == 'minimum_risk' else [*beams, 'candidates']
+
+
+def _each(value: Any) -> list:
+  """Returns the values of a setting that may be one or several."""
+  several = isinstance(value, Iterable) and not isinstance(value, str)
+  return [*value] if several else [value]
 
 
 def _names(kind: type) -> list[str]:

@@ -77,7 +77,7 @@ def distinct(score_RC: jax.Array, text_RC2: jax.Array) -> jax.Array:
 
 def _nodes(stops: Sequence[str]) -> list[bytes]:
   """Returns the beginnings of stops, shorter ones first; the first is empty."""
-  whole = [stop.encode() for stop in stops]
+  whole = [stop.encode(errors='surrogatepass') for stop in stops]
   return sorted({stop[:n] for stop in whole for n in range(len(stop) + 1)}, key=len)
 
 
@@ -103,7 +103,7 @@ def _read(nodes: list[bytes], stops: Sequence[str]) -> tuple[np.ndarray, np.ndar
   Of several stops that end there the longest counts; 0: none does.
   """
   number = {node: i for i, node in enumerate(nodes)}
-  ending = {stop.encode() for stop in stops}
+  ending = {stop.encode(errors='surrogatepass') for stop in stops}
   after_DB = np.zeros((len(nodes), 256), np.int16)
   length_D, falls = np.zeros(len(nodes), int), [0] * len(nodes)
   for here, node in enumerate(nodes):  # what it falls back to is shorter, and done

@@ -37,6 +37,17 @@ CASES += [
     {'min_new_tokens': 3, 'repetition_penalty': 1.2, 'early_stopping': True},
   )
 ]
+# Several ids end a text; of these 44 and 37 are likely.
+CASES += [
+  {'num_beams': beams, 'eos_token_id': ends, **how}
+  for beams in (1, 4)
+  for ends in ([EOT, 44], [37, EOT, 44])
+  for how in ({}, {'min_new_tokens': 5})
+]
+CASES += [
+  {'num_beams': 4, 'eos_token_id': [EOT, 44, 10], 'length_penalty': 0.0, **how}
+  for how in ({'early_stopping': True}, {'early_stopping': 'never'})
+]
 
 
 def weights() -> dict[str, np.ndarray]:
@@ -88,13 +99,14 @@ def hugging_face():
     return [one(case, prompt) for prompt in PROMPTS]
 
   def one(case, prompt):
+    case = {'eos_token_id': EOT, **case}
+    ends = np.ravel(case['eos_token_id']).tolist()
     ids = torch.tensor([prompt])
     found = model.generate(
       ids,
       attention_mask=torch.ones_like(ids),
       max_new_tokens=NEW,
       do_sample=False,
-      eos_token_id=EOT,
       pad_token_id=EOT,
       num_return_sequences=case['num_beams'],
       return_dict_in_generate=True,
@@ -102,7 +114,8 @@ def hugging_face():
       **case,
     )
     rows = found.sequences[:, len(prompt) :].tolist()
-    rows = [row[: row.index(EOT) + 1] if EOT in row else row for row in rows]
+    first = [next((i + 1 for i, x in enumerate(row) if x in ends), NEW) for row in rows]
+    rows = [row[:n] for row, n in zip(rows, first, strict=True)]
     if case['num_beams'] == 1:  # greedy, which has no score
       return [[rows[0], None]]
     return [

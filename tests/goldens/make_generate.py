@@ -20,6 +20,8 @@ RULES = [
   {'repetition_penalty': 1.3},
   {'repetition_penalty': 0.8, 'no_repeat_ngram_size': 3, 'min_new_tokens': 25},
   {'bad_words_ids': [[20], [51, 51], [5, 6, 5, 51]], 'min_new_tokens': 25},
+  {'eos_token_id': [44, 28]},
+  {'eos_token_id': [28, 20, 51], 'min_new_tokens': 12},
 ]
 
 
