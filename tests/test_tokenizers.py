@@ -509,3 +509,78 @@ def test_special_tokens_by_name(trained):
   assert tokenizers.encode_special(tokenizer, text) == expected
   assert tokenizer.eot not in tokenizer.encode(text)
   assert tokenizers.encode_special(tokenizer, '') == []
+
+
+# --- Characters of others
+
+
+SHAKESPEARE = "\n !$&',-.3:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+
+@pytest.mark.parametrize('form', ['list', 'object', 'turned'])
+def test_characters_of_others_have_no_end_of_text_of_their_own(tmp_path, form):
+  """As nanoGPT has them: 65, of which none ends a text."""
+  order = SHAKESPEARE[::-1] if form == 'turned' else SHAKESPEARE
+  ids = {character: i for i, character in enumerate(order)}
+  shuffled = dict(sorted(ids.items(), key=lambda item: hash_of(item[0])))
+  (tmp_path / 'chars.json').write_text(
+    json.dumps(list(order) if form == 'list' else shuffled)
+  )
+  opened = tokenizers.open_path(tmp_path / 'chars.json')
+  assert (opened.kind, opened.vocab, opened.eot) == ('chars', 65, 65)
+  text = 'To be, or not:\nBE!'
+  assert opened.encode(text) == [ids[character] for character in text]
+  assert opened.decode([65, *opened.encode(text)]) == text
+  opened.save(tmp_path / 'saved')
+  again = tokenizers.load(tmp_path / 'saved')
+  assert (again.vocab, again.eot, again.encode(text)) == (65, 65, opened.encode(text))
+  assert tokenizers.start_of_text(again) == ids['\n']
+  with pytest.raises(UserError, match="character 'é'"):
+    opened.encode('é')
+
+
+def test_a_document_begins_after_its_end_of_text_if_there_is_one():
+  start = tokenizers.start_of_text
+  assert start(tokenizers.Characters('ab\n')) == 3
+  assert start(tokenizers.Characters('ab\n', end=False)) == 2
+  assert start(tokenizers.Characters('ab', end=False)) == 0
+  assert start(tokenizers.Numbers(7, 7)) == 7 and start(tokenizers.Bytes()) == 256
+
+
+def hash_of(character):
+  return hashlib.sha256(character.encode()).hexdigest()
+
+
+def test_characters_of_others_may_have_an_end_of_text(tmp_path):
+  (tmp_path / 'chars.json').write_text(json.dumps(['b', 'a', '<|endoftext|>']))
+  opened = tokenizers.open_path(tmp_path / 'chars.json')
+  assert (opened.vocab, opened.eot, opened.encode('ab')) == (3, 2, [1, 0])
+  opened.save(tmp_path / 'saved')
+  assert tokenizers.load(tmp_path / 'saved').encode('ab') == [1, 0]
+
+
+def test_folders_of_older_versions_are_what_they_were(tmp_path):
+  trained = tokenizers.train('chars', ['bca'], 0)
+  trained.save(tmp_path)
+  kept = json.loads((tmp_path / 'kind.json').read_text())
+  assert kept == {'kind': 'chars', 'characters': 'abc'}
+  assert (trained.vocab, trained.eot) == (4, 3)
+  (tmp_path / 'kind.json').write_text('{"kind": "chars", "characters": "cab"}')
+  assert tokenizers.load(tmp_path).encode('abc') == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+  ('name', 'content', 'wanted'),
+  [
+    ('c.json', '{"a": 0, "b": 2}', 'the ids of its 2 characters must be 0 .. 1'),
+    ('c.json', '["a", "b", "a"]', '1 of its characters are there twice'),
+    ('c.json', '["a", "<|endoftext|>", "b"]', 'c.json is damaged: list instead of'),
+    ('c.json', '{"ab": 0}', "lacks 'model'"),
+    ('c.json', '["a"', 'not JSON'),
+    ('meta.pkl', '', "is a pickle, which runs code, .*'stoi'"),
+  ],
+)
+def test_other_lists_of_characters_are_refused(tmp_path, name, content, wanted):
+  (tmp_path / name).write_text(content)
+  with pytest.raises(UserError, match=wanted):
+    tokenizers.open_path(tmp_path / name)

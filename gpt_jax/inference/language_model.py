@@ -17,7 +17,7 @@ from gpt_jax.evaluation import introspection, likelihood
 from gpt_jax.model.gpt import GPT, unembed
 from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.model.quantize import quantized, transposed
-from gpt_jax.tokenizers import Tokenizer
+from gpt_jax.tokenizers import Tokenizer, start_of_text
 
 
 class Generation(NamedTuple):
@@ -79,7 +79,7 @@ class LanguageModel:
 
   def prompt_ids(self, text: str) -> list[int]:
     """Returns the ids of a prompt; the empty one is end-of-text, a new document."""
-    return self.tokenizer.encode(text) or [self.tokenizer.eot]
+    return self.tokenizer.encode(text) or [start_of_text(self.tokenizer)]
 
   def logits(self, ids: Sequence[int] | np.ndarray) -> jax.Array:
     """Returns float32 logits of the next tokens.
@@ -122,7 +122,7 @@ class LanguageModel:
     Raises:
       UserError: the text is empty, or longer than the context less one.
     """
-    ids = [self.tokenizer.eot, *self.tokenizer.encode(text)]
+    ids = [start_of_text(self.tokenizer), *self.tokenizer.encode(text)]
     pieces = ['', *(self._decode([i]) for i in ids[1:])]
     return introspection.explained(self.params, self.gpt, ids, pieces)
 

@@ -144,7 +144,8 @@ def _pipeline(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
     every = tokenizers.Regex(r'[\s\S]')
     pipeline.pre_tokenizer = pre_tokenizers.Split(every, 'isolated')
     pipeline.decoder = decoders.Fuse()
-  pipeline.add_special_tokens(tokenizer.pieces([tokenizer.eot]))
+  if tokenizer.eot < tokenizer.vocab:
+    pipeline.add_special_tokens(tokenizer.pieces([tokenizer.eot]))
   return pipeline
 
 

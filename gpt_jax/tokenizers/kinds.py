@@ -7,7 +7,12 @@ from gpt_jax.config import TRAINED, UserError
 from gpt_jax.files import field, read_json, shown
 from gpt_jax.tokenizers.bpe_files import read_bpe
 from gpt_jax.tokenizers.byte_level import ByteLevel
-from gpt_jax.tokenizers.characters import Bytes, Characters, Numbers
+from gpt_jax.tokenizers.characters import (
+  Bytes,
+  Characters,
+  Numbers,
+  read_characters,
+)
 from gpt_jax.tokenizers.gpt1 import GPT1
 from gpt_jax.tokenizers.protocol import KIND, Tokenizer
 from gpt_jax.tokenizers.sentencepiece_model import SentencePiece
@@ -28,7 +33,7 @@ def train(kind: str, texts: Iterable[str], vocab: int) -> Tokenizer:
   if kind == 'bytes':
     return Bytes()
   if kind == 'chars':
-    return Characters(''.join(set().union(*map(set, texts))))
+    return Characters(''.join(sorted(set().union(*map(set, texts)))))
   if kind == 'byte_bpe':
     return ByteLevel.train(texts, vocab)
   if kind in ('bpe', 'unigram'):
@@ -68,13 +73,16 @@ def open_path(path: str | Path, cleaning: str = 'auto') -> Tokenizer:
   Args:
     path: a folder of `save`, or a workdir that has one; a folder with the vocabulary
       and merges of GPT-1 or GPT-2 as released or as in Hugging Face's; a
-      tokenizer.json; a SentencePiece .model.
+      tokenizer.json; a SentencePiece .model; a .json of characters
+      (`characters.read_characters`).
     cleaning: as in `gpt1.GPT1`.
 
   Raises:
     UserError: there is none, or it is damaged or of an unknown kind.
   """
   path = Path(path).expanduser()
+  if path.is_file() and (characters := read_characters(path)):
+    return characters
   if path.is_file():
     return ByteLevel.open_json(path) if path.suffix == '.json' else open_model(path)
   for folder in (path, path / 'tokenizer'):
@@ -115,7 +123,7 @@ def load(folder: str | Path) -> Tokenizer:
   if kind == 'gpt1':
     return GPT1.load(folder, about)
   if kind == 'chars':
-    return Characters(field(about, 'characters', str, path), str(path))
+    return Characters.load(folder, about)
   if kind == 'bytes':
     return Bytes()
   if kind == 'numbers':

@@ -9,6 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
+from gpt_jax.config import UserError
+
 EOT = '<|endoftext|>'
 KIND = 'kind.json'  # beside the files of every saved tokenizer
 
@@ -45,6 +47,21 @@ class Tokenizer(Protocol):
 
   def save(self, folder: Path) -> None:
     """Writes the tokenizer into a folder, for `load`."""
+
+
+def start_of_text(tokenizer: Tokenizer) -> int:
+  """Returns the id after which a document begins: `eot`, or a line end.
+
+  The latter of characters without an end of text (of which none is a line end, the
+  first), which a model of them knows as well as any other. Of other tokenizers whose
+  `eot` is no entry it is that all the same.
+  """
+  if tokenizer.eot < tokenizer.vocab or tokenizer.kind != 'chars':
+    return tokenizer.eot
+  try:
+    return tokenizer.encode('\n')[0]
+  except UserError:
+    return 0
 
 
 def special_tokens(tokenizer: Tokenizer) -> dict[str, int]:
