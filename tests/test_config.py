@@ -265,3 +265,15 @@ def test_fields_are_told_by_role_and_section():
   assert config.fields_with('length', of='') == ('steps',)
   assert config.fields_with('length', of='model') == ()
   assert 'exams.data' in config.fields_with('place')
+
+
+def test_a_whole_number_of_any_size_is_right_or_breaks_a_rule():
+  odd = -(2**63), -1, 2**31, 2**32 - 1, 2**32, 2**63 - 1, 2**63, 10**30
+  whole = [n for n, value in config.flat(config.Run()).items() if type(value) is int]
+  assert 'seed' in whole and 'data.vocab' in whole and len(whole) > 30
+  for name in whole:
+    for value in odd:
+      try:
+        config.check(config.from_flat({name: value}))
+      except UserError as error:
+        assert name.rpartition('.')[2] in str(error), (name, value)

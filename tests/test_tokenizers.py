@@ -3,19 +3,21 @@
 import hashlib
 import json
 import pathlib
+import re
 import subprocess
 import sys
 import tarfile
 
 import numpy as np
 import pytest
+import regex
 import tokenizers as their_tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt_jax import tokenizers
 from gpt_jax.config import UserError
-from gpt_jax.tokenizers import byte_level, gpt1, sentencepiece_model
+from gpt_jax.tokenizers import byte_level, gpt1, sentencepiece_model, texts
 from gpt_jax.tokenizers.texts import even_sample
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -584,3 +586,70 @@ def test_other_lists_of_characters_are_refused(tmp_path, name, content, wanted):
   (tmp_path / name).write_text(content)
   with pytest.raises(UserError, match=wanted):
     tokenizers.open_path(tmp_path / name)
+
+
+# --- Words of any length
+
+
+BLOWN_UP = ['a', 'ab', '-', ' ', '\n', '7', '日', '🙂', "'", 'a.']
+
+
+@pytest.mark.parametrize('unit', BLOWN_UP)
+def test_trainers_are_given_no_long_word(unit):
+  text = f'Before it {unit * 3000} and after'
+  pieces = list(texts.with_short_words(text, byte_level._LONG_WORDS))
+  assert ''.join(pieces) == text
+  words = [w for p in pieces for w in regex.findall(byte_level.GPT2_WORDS, p)]
+  assert max(map(len, words)) <= 257  # with the blank before it
+  sentences = list(sentencepiece_model._sentences('unigram', [text]))
+  assert ''.join(sentences) == text
+  longest = max(
+    len(run) for each in sentences for run in regex.findall('[^ ]+| +', each)
+  )
+  assert longest <= 256
+  assert list(sentencepiece_model._sentences('bpe', [text])) == [text]
+
+
+def test_texts_of_people_are_given_whole(shared_data):
+  for name in ('tinyshakespeare.txt', 'wikitext-2/valid.txt'):
+    text = (shared_data / 'text' / name).read_text(encoding='utf-8')
+    assert list(texts.with_short_words(text, byte_level._LONG_WORDS)) == [text]
+    assert list(sentencepiece_model._sentences('unigram', [text])) == [text]
+  # Without blanks, as Chinese is written, but not the same over and over.
+  prose = text.replace(' ', '')[:8192]
+  assert list(sentencepiece_model._sentences('unigram', [prose])) == [prose]
+  word = 'a' * 256
+  assert list(texts.with_short_words(word, byte_level._LONG_WORDS)) == [word]
+
+
+@pytest.mark.parametrize('kind', ['byte_bpe', 'bpe', 'unigram'])
+def test_a_run_of_equal_characters_is_learnt_from_and_comes_back(kind):
+  run = 'a' * 100_000
+  prose = (pathlib.Path(byte_level.__file__)).read_text()
+  trained = tokenizers.train(kind, [prose, run], 500)
+  assert max(len(piece) for piece in trained.pieces(range(trained.vocab))) <= 256
+  for text in (run, prose + run):
+    assert trained.decode(trained.encode(text)) == text
+
+
+@given(st.text(st.sampled_from(' \n\t\r\x0b\u00a0\u2028ab'), max_size=30))
+def test_blanks_and_line_ends_are_what_the_release_s_expression_makes_of_them(text):
+  wanted = re.sub(r'\s*\n\s*', ' \n ', text)
+  assert gpt1.standardize(text) == re.sub(r'[^\S\n]+', ' ', wanted).strip()
+
+
+def test_many_blanks_are_read_in_passing():
+  # By the release's own expression they take half a minute.
+  assert gpt1.standardize('a' + ' ' * 150_000 + 'b') == 'a b'
+
+
+def test_words_that_spacy_gets_are_bounded(shared_data, monkeypatch):
+  pytest.importorskip('ftfy')
+  pytest.importorskip('spacy')
+  tokenizer = tokenizers.open_path(shared_data / 'vocab/gpt1', 'release')
+  cut, given = tokenizer._cut, []
+  monkeypatch.setattr(tokenizer, '_cut', lambda text: given.append(text) or cut(text))
+  address = 'https' + '.x' * 300
+  tokenizer.encode(f'see {address} now {"x" * 3000} end')
+  assert ''.join(given) == f'see {address} now {"x" * 3000} end'
+  assert max(len(word) for each in given for word in each.split()) == len(address)
