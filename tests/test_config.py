@@ -349,3 +349,15 @@ DEFAULTS = {
 def test_defaults_are_those_that_runs_were_recorded_with():
   found = config.flat(config.Run())
   assert {name: found[name] for name in DEFAULTS} == DEFAULTS
+
+
+def test_a_whole_number_of_any_size_is_right_or_breaks_a_rule():
+  odd = -(2**63), -1, 2**31, 2**32 - 1, 2**32, 2**63 - 1, 2**63, 10**30
+  whole = [n for n, value in config.flat(config.Run()).items() if type(value) is int]
+  assert 'seed' in whole and 'data.vocab' in whole and len(whole) > 30
+  for name in whole:
+    for value in odd:
+      try:
+        config.check(config.from_flat({name: value}))
+      except UserError as error:
+        assert name.rpartition('.')[2] in str(error), (name, value)

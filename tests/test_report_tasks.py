@@ -231,6 +231,21 @@ def test_models_that_were_asked_otherwise_and_subsets_are_pointed_out(tmp_path):
   assert 'measured on dev, where the papers report test: arc_easy (a)' in text
 
 
+def test_texts_by_a_tokenizer_that_changes_them_are_pointed_out(tmp_path):
+  bits = {'bits_per_byte': {'windows': score(1.2)}}
+  text = {'form': 'text', 'rule': 'windows', 'examples': None, 'metrics': bits}
+  save(tmp_path / 'a', 'enwik8', **text)
+  save(tmp_path / 'b', 'enwik8', **text, tokenizer='gpt1')
+  save(tmp_path / 'b', 'hellaswag', tokenizer='gpt1')
+  notes = [
+    line for line in written(tmp_path, 'a', 'b').splitlines() if 'tokenizers' in line
+  ]
+  assert notes == [
+    '- not comparable with other tokenizers, as its tokenizer changes letter case and '
+    'blanks: enwik8 (b)'
+  ]
+
+
 def test_models_of_one_name_are_told_apart(tmp_path):
   save(tmp_path / 'x/a', 'hellaswag')
   save(tmp_path / 'y/a', 'hellaswag', 0, 0, 'd', parameters_sha256='1')

@@ -3,19 +3,21 @@
 import hashlib
 import json
 import pathlib
+import re
 import subprocess
 import sys
 import tarfile
 
 import numpy as np
 import pytest
+import regex
 import tokenizers as their_tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt_jax import tokenizers
 from gpt_jax.config import UserError
-from gpt_jax.tokenizers import byte_level, gpt1, sentencepiece_model
+from gpt_jax.tokenizers import byte_level, gpt1, sentencepiece_model, texts
 from gpt_jax.tokenizers.bpe_files import read_bpe
 from gpt_jax.tokenizers.texts import even_sample
 
@@ -532,3 +534,145 @@ def test_the_digest_knows_which_file_holds_what(tmp_path):
       (folder / name).write_text(content)
     digests.add(tokenizers.digest(folder))
   assert len(digests) == 3
+
+
+# --- Characters of others
+
+
+SHAKESPEARE = "\n !$&',-.3:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+
+@pytest.mark.parametrize('form', ['list', 'object', 'turned'])
+def test_characters_of_others_have_no_end_of_text_of_their_own(tmp_path, form):
+  """As nanoGPT has them: 65, of which none ends a text."""
+  order = SHAKESPEARE[::-1] if form == 'turned' else SHAKESPEARE
+  ids = {character: i for i, character in enumerate(order)}
+  shuffled = dict(sorted(ids.items(), key=lambda item: hash_of(item[0])))
+  (tmp_path / 'chars.json').write_text(
+    json.dumps(list(order) if form == 'list' else shuffled)
+  )
+  opened = tokenizers.open_path(tmp_path / 'chars.json')
+  assert (opened.kind, opened.vocab, opened.eot) == ('chars', 65, 65)
+  text = 'To be, or not:\nBE!'
+  assert opened.encode(text) == [ids[character] for character in text]
+  assert opened.decode([65, *opened.encode(text)]) == text
+  opened.save(tmp_path / 'saved')
+  again = tokenizers.load(tmp_path / 'saved')
+  assert (again.vocab, again.eot, again.encode(text)) == (65, 65, opened.encode(text))
+  assert tokenizers.start_of_text(again) == ids['\n']
+  with pytest.raises(UserError, match="character 'é'"):
+    opened.encode('é')
+
+
+def test_a_document_begins_after_its_end_of_text_if_there_is_one():
+  start = tokenizers.start_of_text
+  assert start(tokenizers.Characters('ab\n')) == 3
+  assert start(tokenizers.Characters('ab\n', end=False)) == 2
+  assert start(tokenizers.Characters('ab', end=False)) == 0
+  assert start(tokenizers.Numbers(7, 7)) == 7 and start(tokenizers.Bytes()) == 256
+
+
+def hash_of(character):
+  return hashlib.sha256(character.encode()).hexdigest()
+
+
+def test_characters_of_others_may_have_an_end_of_text(tmp_path):
+  (tmp_path / 'chars.json').write_text(json.dumps(['b', 'a', '<|endoftext|>']))
+  opened = tokenizers.open_path(tmp_path / 'chars.json')
+  assert (opened.vocab, opened.eot, opened.encode('ab')) == (3, 2, [1, 0])
+  opened.save(tmp_path / 'saved')
+  assert tokenizers.load(tmp_path / 'saved').encode('ab') == [1, 0]
+
+
+def test_folders_of_older_versions_are_what_they_were(tmp_path):
+  trained = tokenizers.train('chars', ['bca'], 0)
+  trained.save(tmp_path)
+  kept = json.loads((tmp_path / 'kind.json').read_text())
+  assert kept == {'kind': 'chars', 'characters': 'abc'}
+  assert (trained.vocab, trained.eot) == (4, 3)
+  (tmp_path / 'kind.json').write_text('{"kind": "chars", "characters": "cab"}')
+  assert tokenizers.load(tmp_path).encode('abc') == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+  ('name', 'content', 'wanted'),
+  [
+    ('c.json', '{"a": 0, "b": 2}', 'the ids of its 2 characters must be 0 .. 1'),
+    ('c.json', '["a", "b", "a"]', '1 of its characters are there twice'),
+    ('c.json', '["a", "<|endoftext|>", "b"]', 'c.json is damaged: list instead of'),
+    ('c.json', '{"ab": 0}', "lacks 'model'"),
+    ('c.json', '["a"', 'not JSON'),
+    ('meta.pkl', '', "is a pickle, which runs code, .*'stoi'"),
+  ],
+)
+def test_other_lists_of_characters_are_refused(tmp_path, name, content, wanted):
+  (tmp_path / name).write_text(content)
+  with pytest.raises(UserError, match=wanted):
+    tokenizers.open_path(tmp_path / name)
+
+
+# --- Words of any length
+
+
+BLOWN_UP = ['a', 'ab', '-', ' ', '\n', '7', '日', '🙂', "'", 'a.']
+
+
+@pytest.mark.parametrize('unit', BLOWN_UP)
+def test_trainers_are_given_no_long_word(unit):
+  text = f'Before it {unit * 3000} and after'
+  pieces = list(texts.with_short_words(text, byte_level._LONG_WORDS))
+  assert ''.join(pieces) == text
+  words = [w for p in pieces for w in regex.findall(byte_level.GPT2_WORDS, p)]
+  assert max(map(len, words)) <= 257  # with the blank before it
+  sentences = list(sentencepiece_model._sentences('unigram', [text]))
+  assert ''.join(sentences) == text
+  longest = max(
+    len(run) for each in sentences for run in regex.findall('[^ ]+| +', each)
+  )
+  assert longest <= 256
+  assert list(sentencepiece_model._sentences('bpe', [text])) == [text]
+
+
+def test_texts_of_people_are_given_whole(shared_data):
+  for name in ('tinyshakespeare.txt', 'wikitext-2/valid.txt'):
+    text = (shared_data / 'text' / name).read_text(encoding='utf-8')
+    assert list(texts.with_short_words(text, byte_level._LONG_WORDS)) == [text]
+    assert list(sentencepiece_model._sentences('unigram', [text])) == [text]
+  # Without blanks, as Chinese is written, but not the same over and over.
+  prose = text.replace(' ', '')[:8192]
+  assert list(sentencepiece_model._sentences('unigram', [prose])) == [prose]
+  word = 'a' * 256
+  assert list(texts.with_short_words(word, byte_level._LONG_WORDS)) == [word]
+
+
+@pytest.mark.parametrize('kind', ['byte_bpe', 'bpe', 'unigram'])
+def test_a_run_of_equal_characters_is_learnt_from_and_comes_back(kind):
+  run = 'a' * 100_000
+  prose = (pathlib.Path(byte_level.__file__)).read_text()
+  trained = tokenizers.train(kind, [prose, run], 500)
+  assert max(len(piece) for piece in trained.pieces(range(trained.vocab))) <= 256
+  for text in (run, prose + run):
+    assert trained.decode(trained.encode(text)) == text
+
+
+@given(st.text(st.sampled_from(' \n\t\r\x0b\u00a0\u2028ab'), max_size=30))
+def test_blanks_and_line_ends_are_what_the_release_s_expression_makes_of_them(text):
+  wanted = re.sub(r'\s*\n\s*', ' \n ', text)
+  assert gpt1.standardize(text) == re.sub(r'[^\S\n]+', ' ', wanted).strip()
+
+
+def test_many_blanks_are_read_in_passing():
+  # By the release's own expression they take half a minute.
+  assert gpt1.standardize('a' + ' ' * 150_000 + 'b') == 'a b'
+
+
+def test_words_that_spacy_gets_are_bounded(shared_data, monkeypatch):
+  pytest.importorskip('ftfy')
+  pytest.importorskip('spacy')
+  tokenizer = tokenizers.open_path(shared_data / 'vocab/gpt1', 'release')
+  cut, given = tokenizer._cut, []
+  monkeypatch.setattr(tokenizer, '_cut', lambda text: given.append(text) or cut(text))
+  address = 'https' + '.x' * 300
+  tokenizer.encode(f'see {address} now {"x" * 3000} end')
+  assert ''.join(given) == f'see {address} now {"x" * 3000} end'
+  assert max(len(word) for each in given for word in each.split()) == len(address)

@@ -149,14 +149,13 @@ def lost(record: dict[str, Any], kind: str) -> str:
   """Returns how a tokenizer changes the text of a token file, '' if it does not.
 
   Args:
-    record: of the file; {} if an older version prepared it.
+    record: of the file; {} if an older version prepared it, or if it is not known.
     kind: of the tokenizer.
   """
   if not record:
     return {
       'gpt1': 'its tokenizer changes letter case and blanks',
-      'sentencepiece': 'an older version prepared it, which did not look whether its '
-      'tokenizer changes text',
+      'sentencepiece': 'whether its tokenizer gives text back is not known',
     }.get(kind, '')
   if record['changed']:
     return f'its tokenizer changes {", ".join(record["how"])}'
@@ -165,7 +164,4 @@ def lost(record: dict[str, Any], kind: str) -> str:
 
 def warning(how: str) -> str:
   """Returns what bits/byte are worth where `lost` is not ''."""
-  return (
-    f'bits/byte count text that changed ({how}), and are not comparable with those of '
-    'other tokenizers'
-  )
+  return f'bits/byte are not comparable with those of other tokenizers: {how}'

@@ -5,8 +5,10 @@ A folder that gpt_jax/data/prepare.py filled holds
   tokenizer/           see gpt_jax/tokenizers
   tokens/train.bin     ids, little-endian uint16 (uint32 where vocab exceeds 65536):
                        eot document eot document ..., so that n ids are n - 1 targets
-                       and every token of every document is predicted once
-  tokens/train.idx     where the documents' eot stand, little-endian uint64
+                       and every token of every document is predicted once; of a
+                       tokenizer whose eot is no entry: document document ...
+  tokens/train.idx     where the documents' eot stand, little-endian uint64; without
+                       eot, where they begin
   tokens/train.json    the header: counts, checksums, the recipe, and whether the
                        tokenizer gives the text back
   tokens/valid.*       the same for the held-out text
@@ -36,7 +38,8 @@ class TokenFile:
 
   Attributes:
     ids: [tokens] memory-mapped, uint16 or uint32.
-    starts: [documents] positions in `ids` of each document's eot, uint64.
+    starts: [documents] positions in `ids` of each document's eot, uint64; where
+      documents have none, of their first tokens.
     bytes: of the text in UTF-8; eot counts nothing.
     tokenizer: digest of the tokenizer that made the ids.
     digest: sha256 of `ids`.
@@ -144,7 +147,8 @@ class Writer:
       done.get(name, 0) for name in ('tokens', 'documents', 'bytes')
     )
     self._path = path
-    self._eot = np.uint32(tokenizer.eot)
+    has_end = tokenizer.eot < tokenizer.vocab
+    self._eot = np.uint32(tokenizer.eot) if has_end else None
     ids = np.dtype('<u2' if tokenizer.vocab <= 1 << 16 else '<u4')
     self._dtypes = {'bin': ids, 'idx': np.dtype('<u8')}
     self._sums, self._files = {}, {}
@@ -164,12 +168,16 @@ class Writer:
     return self.tokens if suffix == 'bin' else self.documents
 
   def add(self, ids: np.ndarray, size: int, first: bool) -> None:
-    """Appends ids of `size` bytes of text, after eot where a document begins."""
+    """Appends ids of `size` bytes of text, after eot where a document begins.
+
+    There is no eot of a tokenizer whose eot is no entry: no model predicts it.
+    """
     if first:
       self._write('idx', np.array([self.tokens]))
-      self._write('bin', np.array([self._eot]))
       self.documents += 1
-      self.tokens += 1
+      if self._eot is not None:
+        self._write('bin', np.array([self._eot]))
+        self.tokens += 1
     self._write('bin', ids)
     self.tokens += len(ids)
     self.bytes += size

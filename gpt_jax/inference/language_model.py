@@ -18,7 +18,7 @@ from gpt_jax.inference.continued import Continued, before_stop, first_stop, stop
 from gpt_jax.model.gpt import GPT, unembed
 from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.model.quantize import quantized, transposed
-from gpt_jax.tokenizers import Tokenizer, encode_special
+from gpt_jax.tokenizers import Tokenizer, encode_special, start_of_text
 from gpt_jax.tokenizers.spelling import Spelling, spelling
 
 
@@ -96,7 +96,7 @@ class LanguageModel:
     ids = (
       encode_special(self.tokenizer, text) if special else self.tokenizer.encode(text)
     )
-    return ids or [self.tokenizer.eot]
+    return ids or [start_of_text(self.tokenizer)]
 
   def logits(self, ids: Sequence[int] | np.ndarray) -> jax.Array:
     """Returns float32 logits of the next tokens.
@@ -139,7 +139,7 @@ class LanguageModel:
     Raises:
       UserError: the text is empty, or longer than the context less one.
     """
-    ids = [self.tokenizer.eot, *self.tokenizer.encode(text)]
+    ids = [start_of_text(self.tokenizer), *self.tokenizer.encode(text)]
     pieces = ['', *(self._decode([i]) for i in ids[1:])]
     return introspection.explained(self.params, self.gpt, ids, pieces)
 

@@ -279,11 +279,12 @@ def texts(first: pathlib.Path, second: pathlib.Path) -> Texts | str:
     nll = likelihood.held_out_token_nll(model.params, model.gpt, ids, run.eval_batch)
     # A document's end-of-text stands before the next one.
     begin = each.valid.starts if by_document else np.arange(0, len(nll), T)
-    bits.append(np.add.reduceat(nll, begin.astype(np.int64)) / math.log(2))
+    begin = np.minimum(begin.astype(np.int64), len(nll) - 1)
+    bits.append(np.add.reduceat(nll, begin) / math.log(2))
   if by_document:
     ends = [*a.starts[1:], len(a.ids)]
     documents = [
-      data[0].tokenizer.decode(a.ids[int(start) + 1 : int(end)].tolist())
+      data[0].tokenizer.decode(a.ids[int(start) : int(end)].tolist())
       for start, end in zip(a.starts, ends, strict=True)
     ]
     size = np.array([len(text.encode()) for text in documents])

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable
 
+from gpt_jax.data.fidelity import lost
 from gpt_jax.reports.markup import bullets, code, heading, picture, plain, table
 from gpt_jax.reports.task_results import (
   Choice,
@@ -177,6 +178,10 @@ def _incomparable(shown: Shown) -> Iterable[str]:
       splits = {seed.split for seed in own}
       if known and splits - {known.split}:
         what = f'measured on {_list(splits)}, where the papers report {known.split}'
+        notes[what][task].append(name)
+      changed = {lost({}, seed.tokenizer) for seed in own if task in TEXTS} - {''}
+      if changed:
+        what = f'not comparable with other tokenizers, as {_list(changed)}'
         notes[what][task].append(name)
   for what, by_task in notes.items():
     of_tasks = (f'{task} ({", ".join(own)})' for task, own in by_task.items())

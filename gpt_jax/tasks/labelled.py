@@ -45,8 +45,9 @@ def read(
 
   Args:
     task_name: one of `TASKS`.
-    data: a folder with the files of the official distribution; or the split's file,
-      under any name; or hf:NAME, hf:NAME:CONFIG or hf:FOLDER, a Hugging Face data set
+    data: a folder with the files of the official distribution, or of the hub's data
+      set as JSON lines (train.jsonl, validation.jsonl); or the split's file, under any
+      name; or hf:NAME, hf:NAME:CONFIG or hf:FOLDER, a Hugging Face data set
       with the columns of `Task.hub` (see `readers.hub`).
     split: 'train', 'dev' or 'test'; 'dev_mismatched' and 'test_mismatched' of mnli;
       'dev_middle', 'dev_high', 'test_middle' and 'test_high' of race's files. Story
@@ -159,14 +160,18 @@ def _check_owner(task: Task, release: Release, path: Path, split: str) -> None:
   that task needs all of our columns and more.
   """
   ours = set(release.columns(split)) if _fits(task, release, path, split) else set()
-  for other in TASKS.values():
-    for another in other.releases if other is not task else ():
-      more = set(another.columns(split)) > ours
-      if more and _fits(other, another, path, split):
-        raise UserError(
-          f'{path}: this is a file of {other.name}, not of {task}; give its own, '
-          f'or the task {other.name}'
-        )
+  owners = [
+    (other.name, set(another.columns(split)))
+    for other in TASKS.values()
+    for another in (other.releases if other is not task else ())
+    if set(another.columns(split)) > ours and _fits(other, another, path, split)
+  ]
+  names = [n for n, own in owners if not any(more > own for _, more in owners)]
+  if names:
+    raise UserError(
+      f'{path}: this is a file of {" or ".join(names)}, not of {task}; give its own, '
+      f'or the task {" or ".join(names)}'
+    )
 
 
 def _fits(task: Task, release: Release, path: Path, split: str) -> bool:
@@ -182,18 +187,27 @@ def _fits(task: Task, release: Release, path: Path, split: str) -> bool:
 def _rows(release: Release, path: Path, split: str) -> Iterator[Row]:
   """Yields the rows of a file, which have the columns of the release."""
   options = (release.names, release.extra) if release.names else ()
+  if release.form == 'exported':
+    options = release.label, release.labels
   for row in readers.FORMS[release.form](path, *options):
+    row = _without_mark(release, row, split)
     readers.need(row, release.columns(split))
     yield row
+
+
+def _without_mark(release: Release, row: Row, split: str) -> Row:
+  """Returns a row without what stands in the place of a label in a test split."""
+  marked = release.no_label and row.get(release.label) == release.no_label
+  if marked and split.startswith('test'):
+    del row[release.label]
+  return row
 
 
 def _hub_rows(task: Task, release: Release, source: str, split: str) -> Iterator[Row]:
   """Yields the rows of a data set, which have the columns of the release."""
   (name,), label, wanted = release.files[split], release.label, f'one as {release.home}'
-  no_label = release.no_label if split.startswith('test') else ''
   for row in readers.hub(source, name, label, release.labels or task.labels, wanted):
-    if no_label and row.get(label) == no_label:
-      del row[label]
+    row = _without_mark(release, row, split)
     readers.need(row, release.columns(split), wanted)
     yield row
 

@@ -24,7 +24,8 @@ class Release:
   """How one distribution of a task is written.
 
   Attributes:
-    form: one of `readers.FORMS`, or 'hub', which `readers.hub` reads.
+    form: one of `readers.FORMS`, or 'hub', which `readers.hub` reads; 'exported' is
+      what its data set is as JSON lines.
     files: by split, names in the task's folder; the first that exists is read. Of the
       hub: what it calls the split.
     label: its column; '' where the test file has none.
@@ -281,8 +282,23 @@ _BINARY = '0', '1'
 _ENTAILS = 'entailment', 'not_entailment'
 _NLI = 'entailment', 'neutral', 'contradiction'
 _RIGHT = ('accuracy',)
+
+
+def _exported(task: Task) -> Task:
+  """Returns a task that is also read from its data set of the hub as JSON lines."""
+  if task.hub is None:
+    return task
+  files = {
+    split: tuple(dict.fromkeys(f'{each}.jsonl' for each in (*names, split)))
+    for split, names in task.hub.files.items()
+  }
+  labels = task.hub.labels or task.labels
+  lines = dataclasses.replace(task.hub, form='exported', files=files, labels=labels)
+  return dataclasses.replace(task, releases=(*task.releases, lines))
+
+
 TASKS = {
-  str(task): task
+  str(task): _exported(task)
   for task in (
     Task('sst2', 'classification', _BINARY, _RIGHT, (_SST2,), _SST2_HUB),
     Task(

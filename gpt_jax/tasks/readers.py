@@ -8,7 +8,7 @@ RACE).
 import csv
 import gzip
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -213,20 +213,43 @@ def hub(
     )
   for number, row in enumerate(hub_rows(source, table)):
     row |= {'where': f'{source}: {split}: row {number}', 'line': str(number)}
-    value = row.get(label)
-    if isinstance(value, float):
-      row[label] = str(np.float32(value))
-    elif isinstance(value, int):
-      row[label] = names[value] if 0 <= value < len(names) else str(value)
-    if 'options' in row:
-      row |= _lettered(row['where'], row['options'])
-    yield row
+    yield _as_in_files(row, label, names)
+
+
+def exported(path: Path, label: str, classes: tuple[str, ...]) -> Iterator[Row]:
+  """Yields the rows of a data set of the hub that was written as JSON lines.
+
+  They are as `hub` has them. Where labels are whole numbers, the file does not name the
+  classes: they are counted as the data set has them.
+
+  Args:
+    classes: their names in its order; numerals stand for themselves.
+
+  Raises:
+    UserError: as `json_lines`.
+  """
+  names = () if all(map(str.isdigit, classes)) else classes
+  for row in json_lines(path):
+    yield _as_in_files(row, label, names)
+
+
+def _as_in_files(row: Row, label: str, names: Sequence[str]) -> Row:
+  """Returns a row of the hub with its label as text, and options as columns."""
+  value = row.get(label)
+  if isinstance(value, float):
+    row[label] = str(np.float32(value))
+  elif isinstance(value, int):
+    row[label] = names[value] if 0 <= value < len(names) else str(value)
+  if 'options' in row:
+    row |= _lettered(row['where'], row['options'])
+  return row
 
 
 FORMS: dict[str, Callable[..., Iterator[Row]]] = {
   'tsv': tsv,
   'csv': comma_separated,
   'jsonl': json_lines,
+  'exported': exported,
   'race': race,
   'mctest': mctest,
 }

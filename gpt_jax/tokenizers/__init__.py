@@ -15,6 +15,7 @@ from gpt_jax.tokenizers.protocol import (
   digest,
   encode_special,
   special_tokens,
+  start_of_text,
   text_of,
 )
 from gpt_jax.tokenizers.sentencepiece_model import SentencePiece
@@ -34,6 +35,7 @@ __all__ = [
   'open_model',
   'open_path',
   'special_tokens',
+  'start_of_text',
   'text_of',
   'train',
 ]

@@ -6,22 +6,30 @@ from pathlib import Path
 import numpy as np
 
 from gpt_jax.config import UserError
-from gpt_jax.files import MEND
-from gpt_jax.tokenizers.protocol import EOT, write_kind
+from gpt_jax.files import MEND, field, parse_json, read_text
+from gpt_jax.tokenizers.bpe_files import MOST
+from gpt_jax.tokenizers.protocol import EOT, KIND, write_kind
 from gpt_jax.tokenizers.texts import encodable
 
 
 class Characters:
-  """One id for each character of a known set, in the order of their code points."""
+  """One id for each character of a known set.
+
+  Attributes:
+    eot: the id after theirs. Of a vocabulary that has an end of text of its own, as
+      those trained here have, it is the last entry. Else it is no entry: a model
+      neither predicts it nor was trained on it, and token files have none.
+  """
 
   kind = 'chars'
   unknown: frozenset[int] = frozenset()
 
-  def __init__(self, characters: str, name: str = 'characters'):
-    """Takes the characters, in any order.
+  def __init__(self, characters: str, name: str = 'characters', *, end: bool = True):
+    """Takes the characters in the order of their ids.
 
     Args:
       name: of the file, for errors.
+      end: whether the vocabulary has an end of text after them.
 
     Raises:
       UserError: one is there twice.
@@ -31,17 +39,19 @@ class Characters:
         f'{name} is damaged: {len(characters) - len(set(characters))} of its '
         f'characters are there twice; {MEND}'
       )
-    self._characters = ''.join(sorted(characters))
-    self._points = _code_points(self._characters)
+    self._characters, self._end = characters, end
+    points = _code_points(characters)
+    self._ids = np.argsort(points)
+    self._points = points[self._ids]
     self.eot = len(characters)
-    self.vocab = len(characters) + 1
+    self.vocab = len(characters) + end
 
   def encode_array(self, text: str) -> np.ndarray:
     """Returns the ids of a text; raises UserError if a character is not in the set."""
     points = _code_points(text)
-    ids = np.searchsorted(self._points, points)
-    ids[ids == self.eot] = 0
-    known = self._points[ids] == points if self.eot else np.zeros(len(points), bool)
+    places = np.searchsorted(self._points, points)
+    places[places == self.eot] = 0
+    known = self._points[places] == points if self.eot else np.zeros(len(points), bool)
     wrong = np.flatnonzero(~known)
     if len(wrong):
       at = int(wrong[0])
@@ -50,7 +60,7 @@ class Characters:
         f'the {self.eot} that this tokenizer knows; leave it out, or train with '
         '--config.data.tokenizer=bpe or bytes'
       )
-    return ids.astype(np.uint32)
+    return self._ids[places].astype(np.uint32)
 
   def encode(self, text: str) -> list[int]:
     return self.encode_array(text).tolist()
@@ -62,7 +72,57 @@ class Characters:
     return [EOT if i == self.eot else self._characters[i] for i in ids]
 
   def save(self, folder: Path) -> None:
-    write_kind(folder, {'kind': self.kind, 'characters': self._characters})
+    """Writes kind.json."""
+    about = {'kind': self.kind, 'characters': self._characters}
+    # As files of older versions are, which sorted what they read.
+    usual = self._end and self._characters == ''.join(sorted(self._characters))
+    write_kind(folder, about if usual else about | {'end': self._end})
+
+  @classmethod
+  def load(cls, folder: Path, about: dict) -> 'Characters':
+    """Returns what `save` wrote."""
+    path = folder / KIND
+    characters = field(about, 'characters', str, path)
+    if 'end' not in about:
+      return cls(''.join(sorted(characters)), str(path))
+    return cls(characters, str(path), end=field(about, 'end', bool, path))
+
+
+def read_characters(path: Path) -> Characters | None:
+  """Returns the characters that others list in a .json, None where it lists no such.
+
+  That is a list in the order of ids, or an object of ids by entry; each entry is one
+  character, but the last may be <|endoftext|>.
+
+  Raises:
+    UserError: it can't be read, or ids are not 0 .. n - 1; or it is a pickle.
+  """
+  if path.suffix in ('.pkl', '.pickle'):
+    raise UserError(
+      f'{path}: is a pickle, which runs code, so it is not opened; write the ids by '
+      "character in it (of nanoGPT: 'stoi') as JSON, with json.dump, and give that"
+    )
+  if path.suffix != '.json':
+    return None
+  value = parse_json(read_text(path, most=MOST), str(path))
+  entries = list(value)
+  end = entries[-1:] == [EOT]
+  if not entries or not all(isinstance(e, str) for e in entries):
+    return None
+  if isinstance(value, dict):
+    if not all(type(i) is int for i in value.values()):
+      return None
+    entries.sort(key=value.get)
+    end = entries[-1:] == [EOT]
+  letters = entries[: len(entries) - end]
+  if any(len(each) != 1 for each in letters):
+    return None
+  if isinstance(value, dict) and sorted(value.values()) != [*range(len(value))]:
+    raise UserError(
+      f'{path}: the ids of its {len(value)} characters must be 0 .. {len(value) - 1}, '
+      'each once'
+    )
+  return Characters(''.join(letters), str(path), end=end)
 
 
 def _code_points(text: str) -> np.ndarray:

@@ -151,7 +151,8 @@ def _pipeline(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
     every = tokenizers.Regex(r'[\s\S]')
     pipeline.pre_tokenizer = pre_tokenizers.Split(every, 'isolated')
     pipeline.decoder = decoders.Fuse()
-  if not isinstance(tokenizer, GPT1) or _has_own_end(tokenizer):
+  own_end = not isinstance(tokenizer, GPT1) or _has_own_end(tokenizer)
+  if own_end and tokenizer.eot < tokenizer.vocab:
     pipeline.add_special_tokens(tokenizer.pieces([tokenizer.eot]))
   return pipeline
 

@@ -9,7 +9,12 @@ from gpt_jax.tokenizers import from_folder
 from gpt_jax.tokenizers.assemble import class_of
 from gpt_jax.tokenizers.bpe_files import MOST, read_bpe
 from gpt_jax.tokenizers.byte_level import ByteLevel
-from gpt_jax.tokenizers.characters import Bytes, Characters, Numbers
+from gpt_jax.tokenizers.characters import (
+  Bytes,
+  Characters,
+  Numbers,
+  read_characters,
+)
 from gpt_jax.tokenizers.facts import Facts, read_facts
 from gpt_jax.tokenizers.folder import Folder, read_folder
 from gpt_jax.tokenizers.gpt1 import GPT1
@@ -33,7 +38,7 @@ def train(kind: str, texts: Iterable[str], vocab: int) -> Tokenizer:
   if kind == 'bytes':
     return Bytes()
   if kind == 'chars':
-    return Characters(''.join(set().union(*map(set, texts))))
+    return Characters(''.join(sorted(set().union(*map(set, texts)))))
   if kind == 'byte_bpe':
     return ByteLevel.train(texts, vocab)
   if kind in ('bpe', 'unigram'):
@@ -77,7 +82,7 @@ def open_path(
     path: a folder of `save`, or a workdir that has one; a folder with the vocabulary
       and merges of GPT-1 or GPT-2 as released; a folder of Hugging Face's, of which
       all is read that is about the tokenizer; a tokenizer.json alone; a SentencePiece
-      .model.
+      .model; a .json of characters (`characters.read_characters`).
     cleaning: as in `gpt1.GPT1`.
     eot: id that ends a text, as a model's config.json has it; None: what the tokenizer
       says. Not for a folder of `save`, which has its own.
@@ -87,6 +92,8 @@ def open_path(
       supported.
   """
   path = Path(path).expanduser()
+  if path.is_file() and (characters := read_characters(path)):
+    return characters
   if path.is_file():
     if path.suffix == '.json':
       return from_folder.opened(Folder(path, read_json(path, most=MOST)), cleaning, eot)
@@ -151,7 +158,7 @@ def load(folder: str | Path) -> Tokenizer:
   if kind == 'tokenizer_json':
     return TokenizerJson.load(folder, about, facts)
   if kind == 'chars':
-    return Characters(field(about, 'characters', str, path), str(path))
+    return Characters.load(folder, about)
   if kind == 'bytes':
     return Bytes()
   if kind == 'numbers':

@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from gpt_jax.config import UserError
 from gpt_jax.tokenizers.facts import Facts
 
 EOT = '<|endoftext|>'
@@ -58,6 +59,21 @@ class FindsSpecial(Protocol):
 
   def encode_special(self, text: str) -> list[int]:
     """Returns the ids of a text in which special tokens are named."""
+
+
+def start_of_text(tokenizer: Tokenizer) -> int:
+  """Returns the id after which a document begins: `eot`, or a line end.
+
+  The latter of characters without an end of text (of which none is a line end, the
+  first), which a model of them knows as well as any other. Of other tokenizers whose
+  `eot` is no entry it is that all the same.
+  """
+  if tokenizer.eot < tokenizer.vocab or tokenizer.kind != 'chars':
+    return tokenizer.eot
+  try:
+    return tokenizer.encode('\n')[0]
+  except UserError:
+    return 0
 
 
 def special_tokens(tokenizer: Tokenizer) -> dict[str, int]:
