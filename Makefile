@@ -42,10 +42,13 @@ test: .venv/installed-dev
 layouts: .venv/installed-dev
 	GPT_JAX_ALL_LAYOUTS=1 .venv/bin/python -m pytest -q -n 2 tests/test_sharding.py
 
-# What CI holds as goldens, live against PyTorch and transformers.
+# What CI holds as goldens, live against PyTorch, transformers and lm-eval; and three
+# models that transformers' Trainer makes first, in some minutes, unless they are there.
 parity: .venv/installed-dev
 	.venv/bin/pip install -q -r benchmarks/requirements.txt -c benchmarks/requirements.lock
-	.venv/bin/python -m pytest -q -rs tests/test_parity.py tests/test_trajectory.py \
+	.venv/bin/python -m benchmarks.train_with_transformers
+	.venv/bin/python -m pytest -q -rs tests/test_parity.py tests/test_trained_imports.py \
+	  tests/test_trajectory.py \
 	  tests/test_logit_rules.py tests/test_selection.py tests/test_generate.py \
 	  tests/test_beam.py tests/test_hugging_face_tokenizers.py tests/test_lm_eval.py \
 	  tests/test_folders.py

@@ -32,6 +32,7 @@ import pytest
 from gpt_jax import tokenizers
 from gpt_jax.data import sources
 
+pytest_plugins = ['skips']
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # The files that take longest, longest first: begun last, one of them would keep a
 # worker busy while the others wait. `--no-loadscope-reorder` has xdist keep this order.

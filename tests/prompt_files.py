@@ -3,8 +3,8 @@
 Where appendix G of GPT-3's paper shows a question of a task, it is the first one here.
 Schemas: the tasks' own releases, as `PromptedTask.home` names them.
 
-`python -m tests.prompt_files` writes goldens/prompts.json; compare it with the paper
-before you commit it.
+`python -m tests.prompt_files` writes goldens/prompts.json. What the papers print is in
+paper_prompts.py, by hand, and test_paper_prompts.py compares the two.
 """
 
 import gzip
@@ -55,7 +55,12 @@ _HELLASWAG = _rows(
     'cake pops in a kitchen.',
     'they',
     '',
-    ['bake them, then frost and decorate.', 'taste them.', 'put it.', 'come out.'],
+    [
+      'bake them, then frost and decorate.',
+      'taste them as they place them on plates.',
+      'put the frosting on the cake as they pan it.',
+      'come out and begin decorating the cake as well.',
+    ],
     0,
   ),
   (
@@ -398,18 +403,42 @@ def _race(article: str, *questions: tuple) -> str:
   )
 
 
+_MIDDLE = _race(
+  'Mrs. Smith is an unusual teacher.',
+  (
+    'We can learn from the passage that we should _ .',
+    ['throw away the hatred inside', 'b', 'c', 'd'],
+    'A',
+  ),
+  (
+    'Mrs. Smith asked her students to write _ on the potatoes.',
+    ['names', 'numbers', 'time', 'places'],
+    'A',
+  ),
+)
+_HIGH = _race(
+  'Informal conversation is an important part of any business relationship.',
+  (
+    'Which is typically a friendly topic in most places according to the author?',
+    ['Sports.', 'b', 'c', 'd'],
+    'A',
+  ),
+  (
+    'The author considers politics and religion _ .',
+    [
+      'cheerful topics',
+      'taboo',
+      'rude topics',
+      'topics that can never be talked about',
+    ],
+    'B',
+  ),
+)
+
+
 def _level(level: str) -> dict[str, str]:
-  four = ['names', 'numbers', 'time', 'places']
   return {
-    f'RACE/test/{level}/1.txt': _race(
-      'Mrs. Smith is an unusual teacher.',
-      (
-        'We can learn from the passage that we should _ .',
-        ['throw away the hatred inside', 'b', 'c', 'd'],
-        'A',
-      ),
-      ('Mrs. Smith asked her students to write _ on the potatoes.', four, 'A'),
-    ),
+    f'RACE/test/{level}/1.txt': _MIDDLE if level == 'middle' else _HIGH,
     f'RACE/train/{level}/2.txt': _race(
       'Ann is ten.', ('How old is Ann?', ['9', '10', '11', '12'], 'B')
     ),
@@ -612,11 +641,10 @@ _KEINESFALLS = (
 _NO_CASE = 'In no case may they be used for commercial purposes.'
 
 
-def _wmt(language: str, other: tuple[str, str, str]) -> dict[str, str]:
-  english = 'The house is old.', 'The dog sleeps.'
+def _wmt(language: str, first: str, other: tuple[str, str, str]) -> dict[str, str]:
+  english = first, 'The house is old.', 'The dog sleeps.'
   rows = [
-    {'translation': {'en': a, language: b}}
-    for a, b in zip((_NO_CASE, *english), other, strict=True)
+    {'translation': {'en': a, language: b}} for a, b in zip(english, other, strict=True)
   ]
   return _same('train.jsonl', 'test.jsonl', rows)
 
@@ -635,16 +663,17 @@ _SYNTHETIC = {
   'random_insertion_in_word': [('\nr e!c.i p r o.c a/l =', ' reciprocal')],
   'reversed_words': [('\ntaefed =', ' defeat')],
 }
-for _digits, _a, _b in (
-  ('three', 509, 488),
-  ('four', 6209, 3365),
-  ('five', 40649, 78746),
-  ('six', 893470, 970472),
+for _digits, _sum, _difference in (
+  ('three', (556, 497), (509, 488)),
+  ('four', (9923, 617), (6209, 3365)),
+  ('five', (65360, 16204), (40649, 78746)),
+  ('six', (893470, 970472), (893470, 970472)),
 ):
-  for _kind, _word, _value in (
-    ('addition', 'plus', _a + _b),
-    ('subtraction', 'minus', _a - _b),
+  for _kind, _word, (_a, _b) in (
+    ('addition', 'plus', _sum),
+    ('subtraction', 'minus', _difference),
   ):
+    _value = _a + _b if _word == 'plus' else _a - _b
     _SYNTHETIC[f'{_digits}_digit_{_kind}'] = [
       (f'\n\nQ: What is {_a} {_word} {_b}?\n\nA:', f' {_value}')
     ]
@@ -795,11 +824,25 @@ def files() -> dict[str, str]:
       ),
     },
     'wmt14_fr_en': _wmt(
-      'fr', ('En aucun cas.', 'La maison est vieille.', 'Le chien dort.')
+      'fr',
+      'males were in more advanced instars than females.',
+      (
+        'les larves mâles étaient à des stades plus avancés que les larves femelles.',
+        'La maison est vieille.',
+        'Le chien dort.',
+      ),
     ),
-    'wmt16_de_en': _wmt('de', (_KEINESFALLS, 'Das Haus ist alt.', 'Der Hund schläft.')),
+    'wmt16_de_en': _wmt(
+      'de', _NO_CASE, (_KEINESFALLS, 'Das Haus ist alt.', 'Der Hund schläft.')
+    ),
     'wmt16_ro_en': _wmt(
-      'ro', ('În niciun caz.', 'Casa este veche.', 'Câinele doarme.')
+      'ro',
+      'the democratic reforms are at a standstill.',
+      (
+        'reformele democratice au ajuns într-un punct mort.',
+        'Casa este veche.',
+        'Câinele doarme.',
+      ),
     ),
     'cnn_dm': _same(
       'train.jsonl',

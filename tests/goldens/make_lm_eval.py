@@ -91,7 +91,9 @@ MORE = {
   'loglikelihood': [
     ('', 'The ferry'),
     ('The ferry ', 'leaves'),
-    ('The ferry lea', 'ves the harbour'),  # the whole's pieces are not the context's
+    # The whole's pieces are not the context's.
+    ('The f', 'erry leaves the harbour'),
+    ('The captain kn', 'ows the weather'),
     (TEXT, ' and so on'),  # longer than the context of the model
   ],
   'loglikelihood_rolling': [('',), ('a',)],

@@ -1,7 +1,8 @@
 """Children's Book Test (Hill et al. 2016): which word is missing in sentence 21?
 
-GPT-2 compares P(word) P(rest of the sentence | word) on the validation set, the text
-de-tokenized.
+GPT-2 (section 3.2) compares P(word) P(rest of the sentence | word) on the validation
+set, the text de-tokenized. Its prompt is not published: here the 20 sentences and the
+beginning of the 21st, joined by blanks.
 """
 
 from collections.abc import Iterator

@@ -1,6 +1,7 @@
 """CNN and Daily Mail (Hermann et al. 2015; Nallapati et al. 2016): what GPT-2 sums up.
 
 100 tokens after TL;DR:, drawn from the best 2, of which the first 3 sentences count.
+GPT-2 (section 3.6) does not say what parts article and TL;DR:; here a line end does.
 """
 
 from collections.abc import Iterator

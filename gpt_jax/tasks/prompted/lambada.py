@@ -1,6 +1,7 @@
 """LAMBADA (Paperno et al. 2016): the last word of a passage.
 
-Without examples the model goes on with the passage, with examples it fills in a blank.
+Without examples the model goes on with the passage, with examples it fills in a blank
+of five underscores (GPT-3, figure G.21; transcriptions count four to six).
 Which tokens of the word count, and whether stop words do, is a matter of scoring:
 OpenAI scored the last token, others the whole word.
 """

@@ -1,6 +1,7 @@
 """SQuAD 2.0 (Rajpurkar et al. 2018): a span of a passage, or no answer at all.
 
-The passage's questions before come first, with their answers. GPT-3 does not say what
+The passage's questions before come first, with their answers. Underscores of titles are
+blanks; transcriptions of GPT-3's figure G.28 disagree in that. GPT-3 does not say what
 it wrote for those without one; 'unanswerable' is the word of EleutherAI's harness. An
 empty answer is right there too.
 """
