@@ -394,7 +394,7 @@ def main() -> int:
   add = parser.add_argument
   add('--draw', type=int, default=0, help='so many, drawn by date; 0: all')
   add('--date', default=f'{datetime.datetime.now(datetime.UTC):%Y-%m-%d}')
-  add('--only', default='', help='faults whose ROOM/NAME has this text')
+  add('--only', default='', help='faults whose ROOM/NAME has one of these: A,B')
   add('--workers', type=int, default=2, help='faults at a time')
   add('--seconds', type=float, default=120, help='for the named test of a fault')
   add('--survivors', type=float, default=300, help='seconds for tests of its room')
@@ -402,7 +402,8 @@ def main() -> int:
   args = parser.parse_args()
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
   begin, faults = time.monotonic(), read()
-  faults = [fault for fault in faults if args.only in str(fault)]
+  texts = args.only.split(',')
+  faults = [fault for fault in faults if any(text in str(fault) for text in texts)]
   broken = [f'{fault}: {why}' for fault in faults if (why := wrong(fault))]
   if broken:
     print('\n'.join(broken))
