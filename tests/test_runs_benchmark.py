@@ -365,3 +365,21 @@ def test_a_template_ends_its_answer(run, tmp_path):
   done = launch(tmp_path, 'sample', f'--workdir={run}', *flags, '--temperature=0')
   assert done.returncode == 0, done.stderr
   assert done.stdout.rstrip('\n') == f'A step{whole[: whole.index(stop)]}'
+
+
+def test_benchmarks_in_training_give_the_first_metric_by_the_papers_rule(
+  data, monkeypatch
+):
+  asked = config.Exams(tasks='hellaswag,lambada', data=str(data), shots='0', limit=2)
+
+  def made_up_results(benchmark, model):
+    rules = {'another': {'value': 0.1}, benchmark.rule: {'value': 0.3}}
+    return {'accuracy': rules, 'other': {benchmark.rule: {'value': 0.9}}}, 0
+
+  monkeypatch.setattr(benchmark, 'run_benchmark', made_up_results)
+  monkeypatch.setattr(benchmark, 'task_model', lambda model: model)
+  assert benchmark.during(asked)(None) == {
+    'hellaswag_0shot_accuracy': 0.3,
+    'lambada_0shot_accuracy': 0.3,
+  }
+  assert benchmark.during(config.Exams())(None) == {}
