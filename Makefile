@@ -7,7 +7,7 @@ RUN = runs/quickstart
 # Large memory pages, where glibc has them: about 10 % more tokens a second on a CPU.
 export GLIBC_TUNABLES = glibc.malloc.hugetlb=1
 
-.PHONY: quickstart tutorial test layouts parity lint lock audit
+.PHONY: quickstart tutorial test mutants layouts parity lint lock audit
 
 .venv/installed: requirements.lock
 	$(PYTHON) -m venv .venv
@@ -37,6 +37,11 @@ tutorial: .venv/installed
 
 test: .venv/installed-dev
 	.venv/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+
+# Faults planted in a copy of the tree, one by one: which does no test catch? 20 drawn by
+# date: FLAGS=--draw=20; those of a room: FLAGS=--only=training/
+mutants: .venv/installed-dev
+	.venv/bin/python -m benchmarks.mutants $(FLAGS)
 
 # Every layout with every way to compute a step, where CI takes each pair once.
 layouts: .venv/installed-dev

@@ -1,6 +1,6 @@
 """Plants faults in a copy of the tree, one by one, and says which no test catches.
 
-  python benchmarks/mutants.py [--draw=20] [--date=2026-11-30] [--only=TEXT]
+  python -m benchmarks.mutants [--draw=20] [--date=2026-11-30] [--only=TEXT]
 
 A file of tests/faults/ has the faults of a room: each replaces a text that occurs once
 in a file, and names the test that should fail. First all named tests must pass without
@@ -8,8 +8,13 @@ a fault; then each fault meets its test. What survives that meets the other test
 room: one that they catch is told, and its entry should name that test. A fault with a
 `reason` is known to survive: it is counted as missed, and not drawn.
 
-It exits with 1 if a fault does not apply, a named test is not there, is skipped or does
-not pass without faults, or more than 3 % are missed.
+A test that fails by an assertion, or by an exception of the code it runs, catches a
+fault. One that runs too long does not; and a fault by which a module can't be imported,
+or a name is not there, is none that anybody would have committed: its patch is to be
+mended.
+
+It exits with 1 if a patch does not apply or is to be mended, a named test is not there,
+is skipped or does not pass without faults, or more than 3 % are missed.
 """
 
 import argparse
@@ -32,10 +37,15 @@ import tomllib
 import xml.etree.ElementTree
 from typing import NamedTuple
 
+from gpt_jax.cli.messages import shown
+from gpt_jax.config import UserError
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FAULTS = ROOT / 'tests/faults'
 MOST_MISSED = 0.03
 _KINDS = {'AssertionError': 'assertion', 'Failed': 'assertion'}  # pytest.raises: Failed
+_SURVIVED = 'passed', 'skipped', 'timeout'
+_UNREAL = 'import', 'NameError', 'SyntaxError', 'UnboundLocalError', 'IndentationError'
 
 
 class Fault(NamedTuple):
@@ -65,8 +75,8 @@ class Outcome(NamedTuple):
   """What tests said of a fault.
 
   Attributes:
-    kind: 'passed', or how they failed: 'assertion', another exception's name, 'import'
-      (they could not be collected) or 'timeout'.
+    kind: 'passed', 'skipped', or how they failed: 'assertion', another exception's
+      name, 'import' (they could not be collected), 'crash' or 'timeout'.
     where: the test that failed, or ''.
   """
 
@@ -79,7 +89,7 @@ def read(folder: pathlib.Path = FAULTS) -> list[Fault]:
   """Returns all faults, by room.
 
   Raises:
-    ValueError: one has a field too many or lacks one, or a name occurs twice.
+    UserError: one has a field too many or lacks one, or a name occurs twice.
   """
   faults = []
   for path in sorted(folder.glob('*.toml')):
@@ -89,10 +99,12 @@ def read(folder: pathlib.Path = FAULTS) -> list[Fault]:
       try:
         faults.append(Fault(path.stem, **entry))
       except TypeError as error:
-        raise ValueError(f'{path.name}: {entry.get("name")}: {error}') from error
+        raise UserError(
+          f'{path}: {entry.get("name")}: {error}; mend the entry'
+        ) from error
   twice = [n for n, k in collections.Counter(map(str, faults)).items() if k > 1]
   if twice:
-    raise ValueError(f'names that occur twice: {", ".join(twice)}')
+    raise UserError(f'{folder}: names that occur twice: {", ".join(twice)}; rename one')
   return faults
 
 
@@ -164,7 +176,7 @@ class Tree:
 
   def __init__(self, place: pathlib.Path, compiled: pathlib.Path):
     """Makes the copy; programs that tests compile are kept in `compiled`."""
-    self.place, self._writes = place, 0
+    self.place, self._writes, self.process = place, 0, None
     copied(place)
     self._environment = os.environ | {
       'JAX_COMPILATION_CACHE_DIR': str(compiled),
@@ -188,7 +200,7 @@ class Tree:
     command = [sys.executable, '-m', 'pytest', '-q', '-x', '--tb=line', '-p']
     command += ['no:cacheprovider', '--hypothesis-seed=0', f'--junitxml={report}']
     begin = time.monotonic()
-    process = subprocess.Popen(
+    process = self.process = subprocess.Popen(
       [*command, *options, *tests],
       cwd=self.place,
       env=self._environment,
@@ -218,8 +230,10 @@ class Tree:
       self.write(fault.file, text)
 
 
-def _end(process: subprocess.Popen) -> None:
+def _end(process: subprocess.Popen | None) -> None:
   """Ends a process and what it started."""
+  if process is None:
+    return
   with contextlib.suppress(ProcessLookupError):
     os.killpg(process.pid, signal.SIGKILL)
   process.wait()
@@ -237,8 +251,10 @@ def _of_report(report: pathlib.Path, seconds: float) -> Outcome:
       kind = 'assertion' if first == 'assert' else _KINDS.get(first, first or 'failed')
       return Outcome(kind, name, seconds)
     if error is not None:
-      collected = 'collection' in (error.get('message') or '')
-      return Outcome('import' if collected else 'setup', name, seconds)
+      said = error.get('message') or ''
+      where = re.search(r'failed on \w+ with "([\w.]+)', said)
+      raised = where[1].rpartition('.')[2] if where else 'import'
+      return Outcome(_KINDS.get(raised, raised), name, seconds)
   if not cases or all(case.find('skipped') is not None for case in cases):
     return Outcome('skipped', '', seconds)
   return Outcome('passed', '', seconds)
@@ -252,20 +268,26 @@ class Verdicts:
     self.caught: dict[Fault, Outcome] = {}
     self.elsewhere: dict[Fault, Outcome] = {}  # by another test than the named one
     self.missed: list[Fault] = []
+    self.unreal: dict[Fault, Outcome] = {}
 
   def add(self, fault: Fault, outcome: Outcome, named: bool) -> None:
     with self.lock:
-      if outcome.kind in ('passed', 'skipped'):
+      if outcome.kind in _SURVIVED:
         self.missed.append(fault)
+      elif outcome.kind in _UNREAL:
+        self.unreal[fault] = outcome
       elif named:
         self.caught[fault] = outcome
       else:
         self.elsewhere[fault] = outcome
-      done = len(self.caught) + len(self.elsewhere) + len(self.missed)
-      word = 'MISSED' if fault in self.missed else f'caught ({outcome.kind})'
-      other = '' if named or fault in self.missed else f' only by {outcome.where}'
+      results = self.caught, self.elsewhere, self.missed, self.unreal
+      word = f'caught ({outcome.kind})'
+      word = f'{word} only by {outcome.where}' if fault in self.elsewhere else word
+      word = f'MISSED ({outcome.kind})' if fault in self.missed else word
+      word = f'TO BE MENDED ({outcome.kind})' if fault in self.unreal else word
       print(
-        f'{done}/{self.number}  {fault}: {word}{other}, {outcome.seconds:.0f} s',
+        f'{sum(map(len, results))}/{self.number}  {fault}: {word}, '
+        f'{outcome.seconds:.0f} s',
         flush=True,
       )
 
@@ -275,28 +297,33 @@ def work(
 ) -> Verdicts:
   """Returns what tests say of each fault, a worker for each tree."""
   verdicts, left = Verdicts(len(faults)), queue.SimpleQueue()
+  stopped = threading.Event()
   for fault in faults:
     left.put(fault)
 
   def turn(tree: Tree) -> None:
-    while True:
+    while not stopped.is_set():
       try:
         fault = left.get_nowait()
       except queue.Empty:
         return
       outcome, named = tree.try_out(fault, [fault.test], seconds), True
-      if outcome.kind in ('passed', 'skipped') and survivors:
-        tests, named = room_tests(fault), False
-        outcome = tree.try_out(fault, tests, survivors)
-        if outcome.kind == 'timeout':  # so far nothing failed
-          outcome = outcome._replace(kind='passed')
-      verdicts.add(fault, outcome, named)
+      if outcome.kind in _SURVIVED and survivors and not stopped.is_set():
+        outcome, named = tree.try_out(fault, room_tests(fault), survivors), False
+      if not stopped.is_set():
+        verdicts.add(fault, outcome, named)
 
   threads = [threading.Thread(target=turn, args=(tree,)) for tree in trees]
   for thread in threads:
     thread.start()
-  for thread in threads:
-    thread.join()
+  try:
+    for thread in threads:
+      thread.join()
+  except BaseException:  # Ctrl-C: leave no tests behind
+    stopped.set()
+    for tree in trees:
+      _end(tree.process)
+    raise
   return verdicts
 
 
@@ -336,16 +363,22 @@ def table(faults: list[Fault], verdicts: Verdicts) -> str:
   for room in dict.fromkeys(fault.room for fault in faults):
     own = [fault for fault in faults if fault.room == room]
     missed = sum(fault in verdicts.missed for fault in own)
-    lines.append(f'{room:12} {len(own) - missed:6}  {missed:6}')
+    caught = sum(
+      fault in verdicts.caught or fault in verdicts.elsewhere for fault in own
+    )
+    lines.append(f'{room:12} {caught:6}  {missed:6}')
   missed = len(verdicts.missed)
   share = 100 * missed / max(1, len(faults))
-  lines.append(f'{"all":12} {len(faults) - missed:6}  {missed:6} ({share:.1f} %)')
+  caught = len(verdicts.caught) + len(verdicts.elsewhere)
+  lines.append(f'{"all":12} {caught:6}  {missed:6} ({share:.1f} %)')
   kinds = collections.Counter(
     each.kind for each in [*verdicts.caught.values(), *verdicts.elsewhere.values()]
   )
   lines.append('by ' + ', '.join(f'{kind} {n}' for kind, n in kinds.most_common()))
   for fault in verdicts.missed:
     lines.append(f'missed: {fault} ({fault.reason or f"not by {fault.test}"})')
+  for fault, outcome in verdicts.unreal.items():
+    lines.append(f'to be mended: {fault}: {outcome.kind} in {outcome.where}')
   for fault, outcome in verdicts.elsewhere.items():
     lines.append(f'not by its test: {fault}: by {outcome.where}, not by {fault.test}')
   for fault in faults:
@@ -361,14 +394,16 @@ def main() -> int:
   add = parser.add_argument
   add('--draw', type=int, default=0, help='so many, drawn by date; 0: all')
   add('--date', default=f'{datetime.datetime.now(datetime.UTC):%Y-%m-%d}')
-  add('--only', default='', help='faults whose ROOM/NAME has this text')
+  add('--only', default='', help='faults whose ROOM/NAME has one of these: A,B')
   add('--workers', type=int, default=2, help='faults at a time')
   add('--seconds', type=float, default=120, help='for the named test of a fault')
   add('--survivors', type=float, default=300, help='seconds for tests of its room')
   add('--unchecked', action='store_true', help='named tests are known to pass')
   args = parser.parse_args()
+  signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
   begin, faults = time.monotonic(), read()
-  faults = [fault for fault in faults if args.only in str(fault)]
+  texts = args.only.split(',')
+  faults = [fault for fault in faults if any(text in str(fault) for text in texts)]
   broken = [f'{fault}: {why}' for fault in faults if (why := wrong(fault))]
   if broken:
     print('\n'.join(broken))
@@ -388,8 +423,9 @@ def main() -> int:
     verdicts = work(trees, faults, args.seconds, args.survivors)
   print(table(faults, verdicts))
   print(f'{(time.monotonic() - begin) / 60:.1f} minutes')
-  return int(len(verdicts.missed) > MOST_MISSED * len(faults))
+  return int(len(verdicts.missed) > MOST_MISSED * len(faults) or bool(verdicts.unreal))
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  with shown():
+    sys.exit(main())

@@ -124,6 +124,9 @@ def test_two_runs_are_told_and_drawn(folders, tmp_path):
   *_, tested = compare.tables(found)
   bits, size = found.test.difference, found.test.count
   assert size == 12 and f'b - a = {bits:+.4f} bits/byte' in tested
+  losses = compare.texts(*folders)
+  second_less_first = (losses.bits[1] - losses.bits[0]).sum() / losses.bytes.sum()
+  assert bits == pytest.approx(second_less_first) and abs(bits) > 1e-3
   assert re.search(r'12 held-out documents, in pairs', tested)
   compare.plot(found, tmp_path / 'curves.png')
   assert (tmp_path / 'curves.png').read_bytes()[:4] == b'\x89PNG'

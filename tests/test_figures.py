@@ -7,8 +7,10 @@ import pytest
 import sweep_files
 from sweep_files import made_up
 
+from gpt_jax import config
 from gpt_jax.evaluation import statistics
 from gpt_jax.reports import compare, figures, sweep_figures, sweep_tables
+from gpt_jax.reports import run as run_report
 from gpt_jax.reports.figures import Transfer
 from gpt_jax.sweep import run
 
@@ -71,6 +73,26 @@ def test_curves_of_a_task_are_of_its_dev_loss(tmp_path):
   assert data(dev) == [[5, 10], [0.75, 0.5]]
   assert axes.texts[0].get_text() == '0.500\n0.875 accuracy'
   assert axes.get_ylabel() == 'loss of the task [nats/example]'
+
+
+def test_a_fine_tuning_has_a_curve_for_each_seed(tmp_path):
+  for seed, values in ((0, [0.5, 0.75]), (1, [0.625, 0.5])):
+    (tmp_path / f'seed_{seed}').mkdir()
+    lines_of(
+      tmp_path / f'seed_{seed}',
+      [
+        {'step': 5, 'loss': 2.0},
+        *({'step': 5 * i, 'dev_nll': 1.0, 'accuracy': v} for i, v in enumerate(values)),
+      ],
+    )
+  run = config.Run(task=config.Task(name='sst2'))
+  (axes,) = run_report._dev_curves(tmp_path, run).axes
+  assert [data(line) for line in axes.lines] == [
+    [[0, 5], [0.5, 0.75]],
+    [[0, 5], [0.625, 0.5]],
+  ]
+  assert [line.get_label() for line in axes.lines] == ['seed 0', 'seed 1']
+  assert axes.get_ylabel() == 'accuracy on dev'
 
 
 def test_zero_shot_scores_lie_between_chance_and_reference(saved):

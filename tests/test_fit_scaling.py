@@ -1,5 +1,6 @@
 """experiments/sweeps/fit_scaling.py: a law is found again, and predicts."""
 
+import matplotlib.figure
 import numpy as np
 import pytest
 from scripts import opened
@@ -87,8 +88,26 @@ def test_too_few_different_runs_are_refused():
     scaling.check(3 * points(0)[:7])
 
 
-def test_the_plot_is_drawn(tmp_path):
+def test_the_plot_is_drawn(tmp_path, monkeypatch):
   seen = points(0.004)
   unseen = [scaling.Point(6.4e6, 1e8, 4e15, 1.4)]
   scaling.plot(seen, TRUE, unseen, str(tmp_path / 'law.png'))
   assert (tmp_path / 'law.png').stat().st_size > 5000
+  drawn = []
+  monkeypatch.setattr(
+    matplotlib.figure.Figure, 'savefig', lambda figure, *_, **__: drawn.append(figure)
+  )
+  scaling.plot(seen, TRUE, unseen, 'law.png')
+  (axes,) = drawn[0].axes
+  dots = [line for line in axes.lines if line.get_marker() == 'o']
+  (star,) = (x for x in axes.lines if x.get_marker() == '*' and len(x.get_xdata()))
+  laws = [line for line in axes.lines if line.get_linestyle() == '-']
+  for line, N in zip(dots, (2e4, 1e5, 4e5, 1.6e6), strict=False):
+    own = [p for p in seen if p.N == N]
+    assert list(line.get_xdata()) == [p.C for p in own]
+    assert list(line.get_ydata()) == [p.L for p in own]
+  assert (star.get_xdata(), star.get_ydata()) == ([4e15], [1.4])
+  assert laws[-1].get_label() == '6,400,000 parameters (not in the fit)'
+  for line, N in zip(laws, (2e4, 1e5, 4e5, 1.6e6), strict=False):
+    tokens = np.array(line.get_xdata()) / (6 * N)
+    np.testing.assert_allclose(line.get_ydata(), TRUE.loss(N, tokens))

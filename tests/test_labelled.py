@@ -450,3 +450,15 @@ def test_story_cloze_needs_more_stories_than_are_held_out(tmp_path):
   examples = labelled.read('storycloze', path, 'test')
   assert len(examples) == 374
   assert examples[0] == (('A, a. b c d',), ('e', 'f'), 1, 'x')
+
+
+def test_the_split_of_story_cloze_is_the_permutation_of_the_release_s_seed():
+  (release,) = labelled_table.TASKS['storycloze'].releases
+  # datasets.py of openai/finetune-transformer-lm: 374 of the 1,871 stories.
+  assert release.held_out == (374, 3535999445)
+  order = np.random.RandomState(3535999445).permutation(1871).tolist()
+  stories = list(range(1871))
+  dev, train = (
+    labelled._part(stories, 'f', split, *release.held_out) for split in ('dev', 'train')
+  )
+  assert dev == order[:374] and train == order[374:]

@@ -217,6 +217,14 @@ def test_lambada_loses_no_letter_of_its_passages(shared_data):
     assert q.context == f'{q.zero_shot} _____. ->'
 
 
+def test_more_blanks_before_the_last_word_belong_to_it(tmp_path):
+  path = tmp_path / 'lambada_test.jsonl'
+  path.write_text('{"text": "She sat  there"}\n{"text": "It is so "}\n')
+  one, two = prompted_files.read(TASKS['lambada'], path)
+  assert (one.zero_shot, one.answers) == ('She sat', ('  there',))
+  assert (two.zero_shot, two.answers) == ('It is', (' so',))
+
+
 def test_exports_of_the_hub_are_read_like_the_authors_files(data, tmp_path):
   flat = {
     'arc_easy': {

@@ -234,3 +234,8 @@ def test_a_run_of_any_name_has_its_report(tmp_path):
   workdir = made_up(tmp_path / 'a<b>&`c`*d*', LINES)
   _, page = written(workdir, tmp_path)
   assert '<h1>Run a&lt;b&gt;&amp;`c`*d*</h1>' in page and '<b>' not in page
+
+
+def test_no_mark_of_a_user_s_text_is_markdown_or_html():
+  assert plain('<b>*x*</b> [a](b) `c`') == r'\<b\>\*x\*\</b\> \[a\](b) \`c\`'
+  assert plain('# a_b _c_\n\\ &') == r'\# a_b \_c\_ \\ \&'

@@ -196,6 +196,15 @@ def test_a_search_draws_the_same_distinct_points_within_its_space():
     uniform(2, 1)
 
 
+def test_rates_are_drawn_evenly_by_their_logarithm():
+  pytest.importorskip('optuna')
+  space = {'optim.lr': log_uniform(1e-5, 1e-1), 'optim.clip': uniform(0.0, 10.0)}
+  points = list(optuna_search.points(search(space, runs=100)))
+  low = sum(each['optim.lr'] < 1e-3 for each in points)
+  assert 35 <= low <= 65  # half of the decades; evenly drawn it would be one
+  assert 35 <= sum(each['optim.clip'] < 5 for each in points) <= 65
+
+
 def test_halving_stops_the_worse_runs_at_rungs_and_remembers_it(sweep_of, tmp_path):
   pytest.importorskip('optuna')
   text = "SEARCH = search({'optim.lr': log_uniform(1e-4, 1e-1)}, runs=4, halving=2)"

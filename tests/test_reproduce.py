@@ -128,6 +128,18 @@ def test_other_losses_have_another_hash(tmp_path):
   assert hashed((1, 2.0), (3, 1.5)) != first
 
 
+def test_each_part_of_the_data_that_changed_is_named():
+  there = dict.fromkeys(reproduce._WORDS, 'a' * 64)
+  assert reproduce.data_changes(there, dict(there)) == []
+  for name, words in reproduce._WORDS.items():
+    assert reproduce.data_changes(there, there | {name: 'b' * 64}) == [
+      f'{words}: changed (sha256 aaaaaaaaaaaa there, bbbbbbbbbbbb here)'
+    ]
+    assert (
+      reproduce.data_changes(there, {k: v for k, v in there.items() if k != name}) == []
+    )
+
+
 def test_a_killed_reproduction_goes_on_and_is_the_same(place, first, monkeypatch):
   again, real = place / 'again', checkpoint.Checkpoints.save
 

@@ -536,6 +536,25 @@ def test_the_digest_knows_which_file_holds_what(tmp_path):
   assert len(digests) == 3
 
 
+def test_words_are_cut_as_by_the_byte_level_splitter_of_tokenizers():
+  text = "I'll say it's 12345 things, 3½  or  more...\n\n\t x=1;--\r\n"
+  text += " don't 日本42 \u2028 é "
+  splitter = their_tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+  wanted = [text[a:b] for _, (a, b) in splitter.pre_tokenize_str(text)]
+  assert regex.findall(byte_level.GPT2_WORDS, text) == wanted
+  assert ' 12345' in wanted
+
+
+def test_gpt1_reads_words_in_lower_case():
+  pytest.importorskip('ftfy')
+  pytest.importorskip('spacy')
+  vocab = {'<unk>': 0, 'a': 1, 'b': 2, 'a</w>': 3, 'b</w>': 4, 'ab</w>': 5}
+  for cleaning in ('release', 'basic'):
+    made = gpt1.GPT1(vocab, [('a', 'b</w>')], cleaning=cleaning)
+    assert made.encode('Ab A b') == made.encode('ab a b') == [5, 3, 4]
+    assert made.decode([5, made.eot, 3, 4]) == 'ab a b'
+
+
 # --- Characters of others
 
 
