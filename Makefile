@@ -47,7 +47,8 @@ parity: .venv/installed-dev
 	.venv/bin/pip install -q -r benchmarks/requirements.txt -c benchmarks/requirements.lock
 	.venv/bin/python -m pytest -q -rs tests/test_parity.py tests/test_trajectory.py \
 	  tests/test_logit_rules.py tests/test_selection.py tests/test_generate.py \
-	  tests/test_beam.py tests/test_hugging_face_tokenizers.py tests/test_lm_eval.py
+	  tests/test_beam.py tests/test_hugging_face_tokenizers.py tests/test_lm_eval.py \
+	  tests/test_tokenizer_folders.py
 
 lint: .venv/installed-dev
 	.venv/bin/ruff check .
