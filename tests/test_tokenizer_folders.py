@@ -81,13 +81,8 @@ def test_transformers_finds_in_a_written_folder_what_it_found_before(case, tmp_p
 
 
 PARTS = 'the hello <|user|> <|im_end|> <mask> NOT not nOt <s> </s> <unk> [PAD] words'
-PARTS = [
-  *PARTS.split(),
-  *" \n\u2581\u00a0\u200d12éﬁ日👍ÅİAb<|'.,",
-  '  ',
-  "n't",
-  'e\u0301',
-]
+PARTS = [*PARTS.split(), *" \n\u2581\u00a0\u200d12éﬁ日👍ÅİA<|'.,"]
+PARTS += ['  ', "n't", 'e\u0301']
 
 
 def test_any_text_has_the_ids_of_transformers(case):
