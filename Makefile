@@ -56,7 +56,7 @@ parity: .venv/installed-dev
 	  tests/test_trajectory.py \
 	  tests/test_logit_rules.py tests/test_selection.py tests/test_generate.py \
 	  tests/test_beam.py tests/test_hugging_face_tokenizers.py tests/test_lm_eval.py \
-	  tests/test_folders.py
+	  tests/test_folders.py tests/test_tokenizer_folders.py
 
 lint: .venv/installed-dev
 	.venv/bin/ruff check .

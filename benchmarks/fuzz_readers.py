@@ -244,6 +244,7 @@ def _tokenizers(folder: pathlib.Path) -> Iterable[Reader]:
   split = {'type': 'Split', 'pattern': {'Regex': r'\p{L}+|[^\p{L}]+'}}
   split |= {'behavior': 'Isolated', 'invert': False}
   last = {'type': 'ByteLevel', 'add_prefix_space': False, 'use_regex': False}
+  last['trim_offsets'] = True  # without which `tokenizers` reads none
   own['pre_tokenizer'] = {'type': 'Sequence', 'pretokenizers': [split, last]}
   yield Reader('tokenizer/own words', {'tokenizer.json': _encoded(own)}, read)
   for name in ('version4', 'template_files', 'flags', 'unigram', 'word_level', 'gpt1'):

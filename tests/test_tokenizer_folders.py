@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import random
 
 import pytest
 import tokenizer_folders
@@ -77,6 +78,27 @@ def test_transformers_finds_in_a_written_folder_what_it_found_before(case, tmp_p
     for row, text in zip(wanted['rows'], TEXTS, strict=True):
       row |= found['rows'][TEXTS.index(text)] if EOT in text else {}
   assert found == wanted
+
+
+PARTS = 'the hello <|user|> <|im_end|> <mask> NOT not nOt <s> </s> <unk> [PAD] words'
+PARTS = [*PARTS.split(), *" \n\u2581\u00a0\u200d12éﬁ日👍ÅİA<|'.,"]
+PARTS += ['  ', "n't", 'e\u0301']
+
+
+def test_any_text_has_the_ids_of_transformers(case):
+  transformers = pytest.importorskip('transformers')
+  _, folder, ours = case
+  read = transformers.AutoTokenizer.from_pretrained(folder)
+  how, draw = {'add_special_tokens': False}, random.Random(0)
+  for _ in range(60):
+    text = ''.join(draw.choices(PARTS, k=draw.randrange(12)))
+    split = read(text, split_special_tokens=True, **how)['input_ids']
+    assert ours.encode(text) == split, text
+    whole = read(text, split_special_tokens=False, **how)['input_ids']
+    assert tokenizers.encode_special(ours, text) == whole, text
+    ids = [i for i in draw.choices(range(ours.vocab), k=8) if i != ours.eot]
+    if ours.kind != 'gpt1':
+      assert ours.decode(ids) == read.decode(ids, skip_special_tokens=True)
 
 
 def test_what_is_written_is_opened_again(case, tmp_path):

@@ -287,3 +287,12 @@ def test_a_sentencepiece_folder_keeps_what_it_says(tmp_path, trained):
   put(tmp_path, added_tokens={'<|user|>': ours.vocab})
   with pytest.raises(UserError, match=r"'<\|user\|>' with the id \d+ is no such piece"):
     tokenizers.open_path(tmp_path)
+
+
+def test_how_a_file_cuts_and_pads_is_kept(tmp_path):
+  for name in ('cut_off', 'class_with_frame'):
+    ours = opened(tmp_path, name)
+    assert len(ours.encode('the model returns')) > 3
+    about = json.loads(ours.whole)
+    assert about['truncation']['max_length'] == 3
+    assert about['padding']['strategy'] == {'Fixed': 20}

@@ -115,6 +115,11 @@ def added_extra_twice(folder):
   put(folder, special_tokens_map={'additional_special_tokens': ['<|im_end|>']})
 
 
+def extra_described(folder):
+  described = {'content': '<|im_end|>', 'lstrip': True}
+  pair(folder, special_tokens_map={'extra_special_tokens': [described, '<|user|>']})
+
+
 def added_named_twice(folder):
   """special_tokens_map.json counts where the two differ."""
   pair(folder, added_tokens=CHAT, special_tokens_map={'eos_token': '<|im_end|>'})
@@ -367,17 +372,15 @@ def gpt1_added(folder):
   gpt1_files(folder, added_tokens=added, special_tokens_map=names)
 
 
-FOLDERS = {
-  each.__name__: each
-  for each in (
-    *(plain, released, neo, pad_is_eos, added_json, added_special, added_extra_twice),
-    *(added_named_twice, added_decoder, added_inside, named_only, typed, version4),
-    *(own_names, model_specific, prefix_class, prefix_over_file, prefix_file),
-    *(bos_added, eos_added, bos_passed_over, class_with_frame, bos_of_file, flags),
-    *(normalized, unspecial_eot, nfc, digits, split, merges_ignored, cut_off),
-    *(metaspace, unigram, word_level, templates, template_files, gpt1, gpt1_added),
-  )
-}
+NAMES = """
+  plain released neo pad_is_eos added_json added_special added_extra_twice
+  extra_described added_named_twice added_decoder added_inside named_only typed
+  version4 own_names model_specific prefix_class prefix_over_file prefix_file
+  bos_added eos_added bos_passed_over class_with_frame bos_of_file flags
+  normalized unspecial_eot nfc digits split merges_ignored cut_off metaspace
+  unigram word_level templates template_files gpt1 gpt1_added
+"""
+FOLDERS = {name: globals()[name] for name in NAMES.split()}
 
 
 def write(name: str, folder: pathlib.Path) -> pathlib.Path:

@@ -19,6 +19,7 @@ from gpt_jax.tokenizers.protocol import (
   text_of,
 )
 from gpt_jax.tokenizers.sentencepiece_model import SentencePiece
+from gpt_jax.tokenizers.tokenizer_json import TokenizerJson
 
 __all__ = [
   'GPT1',
@@ -29,6 +30,7 @@ __all__ = [
   'Numbers',
   'SentencePiece',
   'Tokenizer',
+  'TokenizerJson',
   'digest',
   'encode_special',
   'load',
