@@ -1,5 +1,9 @@
 """Selection: each step against its definition in numpy, and draws against both."""
 
+import json
+import pathlib
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +14,9 @@ from gpt_jax.config import UserError
 from gpt_jax.decoding import selection
 from gpt_jax.decoding.logit_rules import NO_RULES, adjust
 from gpt_jax.decoding.selection import Sampling
+
+sys.path.append(str(pathlib.Path(__file__).resolve().parent / 'goldens'))
+import make_selection
 
 # Quantiles of chi-squared at 0.9999, by degrees of freedom: one test in 10,000 fails by
 # chance, and seeds are fixed.
@@ -103,20 +110,24 @@ def test_sets_to_draw_from_in_a_large_vocabulary(sampling):
     assert kept(row) == kept(naive_shaped(logits, sampling))
 
 
+def assert_those_of_hugging_face(kept_by_case):
+  for (name, _, number), rows in zip(make_selection.CASES, kept_by_case, strict=True):
+    logits_BV = jnp.array(make_selection.logits())
+    left = selection.shaped(logits_BV, Sampling(**{name: number}))
+    found = [np.flatnonzero(np.isfinite(row)).tolist() for row in left]
+    assert found == rows, (name, number)
+    np.testing.assert_array_equal(jnp.where(jnp.isfinite(left), logits_BV, left), left)
+
+
+def test_sets_to_draw_from_are_those_of_hugging_face():
+  golden = json.loads(make_selection.PATH.read_text('utf-8'))
+  assert_those_of_hugging_face(golden['kept'])
+
+
 def test_sets_to_draw_from_are_those_of_the_installed_hugging_face():
-  torch = pytest.importorskip('torch', reason='needs torch')
-  theirs = pytest.importorskip(
-    'transformers.generation.logits_process', reason='needs transformers'
-  )
-  logits_BV = np.random.RandomState(1).standard_normal((8, 2000)).astype(np.float32) * 3
-  for sampling, warper in (
-    (Sampling(top_k=40), theirs.TopKLogitsWarper(40)),
-    (Sampling(top_p=0.9), theirs.TopPLogitsWarper(0.9)),
-    (Sampling(min_p=0.02), theirs.MinPLogitsWarper(0.02)),
-    (Sampling(typical_p=0.9), theirs.TypicalLogitsWarper(0.9)),
-  ):
-    wanted = warper(None, torch.tensor(logits_BV)).numpy()
-    np.testing.assert_allclose(selection.shaped(jnp.array(logits_BV), sampling), wanted)
+  for package in ('torch', 'transformers'):
+    pytest.importorskip(package, reason=f'needs {package}')
+  assert_those_of_hugging_face(make_selection.kept())
 
 
 TEXT, PROMPT = [1, 1, 3, 4, 1, 1], 4

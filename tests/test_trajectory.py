@@ -26,8 +26,9 @@ GOLDEN = json.loads(
 # Of every loss [nats/token]: rounding, amplified by the updates since.
 # 2e-6 of the small models, 3e-4 of the wide ones were measured.
 SAME = 1e-3
-# Of 100, as a wide update takes a third of a second in a test.
-WIDE_UPDATES = 25
+# Of 100, as a wide update takes a third of a second in a test. 4e-5 was measured of
+# them, and 5e-4 with twice the weight decay.
+WIDE_UPDATES, WIDE_SAME = 25, 2e-4
 
 
 def run_of(case, **changes):
@@ -127,7 +128,7 @@ def test_the_loss_is_pytorchs_at_the_papers_width(case):
   """The first updates: past the warm-up, and into the decay of the rate."""
   wanted = GOLDEN[f'{case.paper}, wide'][:WIDE_UPDATES]
   found = losses(case, WIDE_UPDATES)
-  assert furthest(found, wanted) < SAME
+  assert furthest(found, wanted) < WIDE_SAME
   assert found[-5:].mean() < found[0] - 1
 
 
