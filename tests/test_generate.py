@@ -13,9 +13,11 @@ import jax
 import numpy as np
 import pytest
 import sentencepiece
+from absl import flags
 from fakes import gpt2_of
 
 from gpt_jax import config, tokenizers
+from gpt_jax.cli import models
 from gpt_jax.config import UserError
 from gpt_jax.decoding import sampling
 from gpt_jax.decoding.generation_config import FLAGS, GenerationConfig
@@ -23,6 +25,7 @@ from gpt_jax.inference.continued import before_stop
 from gpt_jax.inference.language_model import LanguageModel
 from gpt_jax.model.gpt import GPT, init_params
 from gpt_jax.model.gpt_config import GPTConfig
+from gpt_jax.runs import load
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 GOLDENS = ROOT / 'tests/goldens'
@@ -120,6 +123,29 @@ def test_the_least_risky_sample_is_most_like_the_others(model):
 def test_the_flags_of_sample_are_the_settings():
   names = [field.name for field in dataclasses.fields(GenerationConfig)]
   assert sorted(name for name, *_ in FLAGS) == sorted(names)
+
+
+def test_flags_give_several_ends_and_special_tokens(model, monkeypatch, capsys):
+  def sampled(*args):
+    values = flags.FlagValues()
+    models.sample_flags(values)
+    values(['sample', '--workdir=W', '--max_new_tokens=9', '--method=greedy', *args])
+    models.sample(values)
+    return capsys.readouterr()
+
+  monkeypatch.setattr(load, 'load', lambda *args: model)
+  text = 'hi<|endoftext|>'
+  ids = model.generate(text, special=True, max_new_tokens=9, method='greedy')[0].ids
+  (one,) = model.generate_ids(
+    [[*b'hi', 256]], max_new_tokens=9, method='greedy', eos=[ids[4], ids[6]]
+  )
+  ends = f'--eos={ids[4]}', f'--eos={ids[6]}'
+  said = sampled(f'--prompt={text}', '--special', *ends)
+  assert said.out == f'{text}{one.text}\n' and not said.err
+  assert (
+    '<|endoftext|> in a prompt is read as plain text' in sampled(f'--prompt={text}').err
+  )
+  assert not sampled('--prompt=hi').err
 
 
 def test_a_prompt_with_its_own_seed_does_not_depend_on_its_mates(model):

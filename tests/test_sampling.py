@@ -166,3 +166,14 @@ def test_end_of_text_ends_a_row_and_is_its_last_token(params):
     ids = row.ids
     wanted = ids[: ids.index(eot) + 1] if eot in ids else ids
     assert ended.ids == wanted and len(ended.logp) == len(wanted)
+
+
+def test_no_token_is_drawn_once_all_rows_have_ended(params):
+  (free,) = generate(params, PROMPTS[:1], 12, eot=-1)
+  ends = np.isin(np.arange(SHAPE.V), [EOT, free.ids[4]])
+  ids, length = sampling.padded(PROMPTS[:1], 1)
+  static = {'gpt': GPT(SHAPE), 'sampling': GREEDY, 'rules': NO_RULES, 'eot': EOT}
+  arrays = ids, length, sampling.keys_of(0, 1), 0, None, ends
+  state = sampling._begin(params, *arrays, G=16, **static)
+  state = sampling._run(params, state, 12, ends, **static)
+  assert state.n == free.ids.index(free.ids[4]) + 1

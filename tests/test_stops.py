@@ -13,6 +13,7 @@ import pytest
 import sentencepiece
 
 from gpt_jax import config, tokenizers
+from gpt_jax.decoding import stops
 from gpt_jax.inference.continued import Continued, first_stop
 from gpt_jax.inference.language_model import LanguageModel
 from gpt_jax.model.gpt import GPT, init_params, unembed
@@ -230,3 +231,42 @@ def test_the_end_of_a_prompt_tells_what_is_written_after_it(name):
     before, whole = tokenizer.decode(prompt), tokenizer.decode(prompt + new)
     wanted = whole[len(os.path.commonprefix([before, whole])) :]
     assert continued.text(new) == wanted
+
+
+def test_tokens_that_end_one_text_do_not_crowd_out_another():
+  pieces = Pieces('\n', '\n\n', '\na', '\nb', 'a', 'b')
+  model = model_of(pieces)
+  params = jax.tree.map(np.zeros_like, model.params)
+  # Whatever stands before, the logits are these: four ways to end are likeliest.
+  params['ln_f']['bias'][0] = 1
+  params['wte'][: pieces.vocab, 0] = 2, 2, 2, 2, 1, 0.9, -9
+  model = LanguageModel(params, model.gpt, pieces)
+  settings = {'beams': 3, 'num_return': 3, 'max_new_tokens': 2, 'length_penalty': 0}
+  found = model.generate_ids([[4]], stop='\n', **settings)
+  assert [one.text for one in found] == ['', 'a', 'b']
+  p = np.exp([2, 2, 2, 2, 1, 0.9, -9])
+  logp = np.log(p / p.sum())
+  wanted = [logp[0], logp[4] + logp[0], logp[5] + logp[0]]
+  np.testing.assert_allclose([one.score for one in found], wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize('make', [lambda: PIECES, gpt1])
+@pytest.mark.parametrize('stop', [['b'], ['ba', 'aab'], ['abab', 'b\n', 'a a'], [' b']])
+def test_hashes_are_equal_where_texts_are(make, stop):
+  tokenizer = make()
+  each = dict(ended(model_of(tokenizer), [0], stop))
+  spelled, ends = spelling(tokenizer), (tokenizer.eot,)
+  automaton = stops.automaton(tuple(stop), spelled, tokenizer.vocab, ends)
+  at = np.full((1, len(each)), stops.start(stop, spelled, [0]))
+  hashes = np.zeros((1, len(each), 2), np.uint32)
+  for t in range(NEW):
+    token = np.array([[ids[t] if t < len(ids) else tokenizer.eot for ids in each]])
+    there = [[t < len(ids) for ids in each]]
+    to, later = automaton.after(at, hashes, token)
+    at = np.where(there, to, at)
+    hashes = np.where(np.array(there)[..., None], later, hashes)
+  pairs = {
+    (tuple(one), text)
+    for one, text in zip(hashes[0].tolist(), each.values(), strict=True)
+  }
+  assert len(pairs) == len(set(each.values())) == len({one for one, _ in pairs})

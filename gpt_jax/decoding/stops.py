@@ -11,6 +11,7 @@ of two hashes, modulo 2^32.
 """
 
 import codecs
+import functools
 from collections.abc import Sequence
 
 import flax.struct
@@ -21,7 +22,7 @@ import numpy as np
 from gpt_jax.decoding.sampling import bucket
 from gpt_jax.tokenizers.spelling import Spelling
 
-MOST = 1000  # bytes of all stops: their table has as many rows of V
+MOST = 500  # bytes of all stops: their table has as many rows of V
 _BASES = np.array([0x9E3779B1, 0x85EBCA77], np.uint32)  # odd, so they have inverses
 _CODES = np.random.RandomState(0).randint(2**32, size=(256, 2), dtype=np.uint32)
 _NOWHERE = np.int16(2**15 - 1)
@@ -174,10 +175,11 @@ def _taken_off(nodes: list[bytes]) -> np.ndarray:
   return back_DN
 
 
+@functools.lru_cache(2)
 def automaton(
-  stops: Sequence[str], spelling: Spelling, V: int, ends: Sequence[int]
+  stops: tuple[str, ...], spelling: Spelling, V: int, ends: tuple[int, ...]
 ) -> Stops:
-  """Returns the automaton of stops.
+  """Returns the automaton of stops; it takes 0.1 s, so the last two are kept.
 
   Args:
     stops: of MOST bytes in all, at most.
@@ -198,8 +200,8 @@ def automaton(
     wholes.append(whole_V)
     insides.append(inside_V)
   return Stops(
-    np.concatenate(to_QV).astype(np.int16),
-    np.stack(wholes),
-    np.stack(insides),
-    _taken_off(nodes),
+    jnp.asarray(np.concatenate(to_QV), jnp.int16),
+    jnp.asarray(np.stack(wholes)),
+    jnp.asarray(np.stack(insides)),
+    jnp.asarray(_taken_off(nodes)),
   )

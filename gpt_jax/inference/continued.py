@@ -1,6 +1,7 @@
 """The text that new ids add to a prompt, and the stop that ends it."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Sequence
 
@@ -48,13 +49,18 @@ class Continued:
       n *= 2
     return cls(tokenizer, known[-n:], tuple(ends))
 
+  @functools.cached_property
+  def _before(self) -> str:
+    """The text of the prompt's last ids."""
+    return self.tokenizer.decode(self.tail)
+
   def text(self, ids: Sequence[int]) -> str:
     """Returns the text of new ids; a last one that ends a text is no part of it."""
     if ids and ids[-1] in self.ends:
       ids = ids[:-1]
     # A model may know more ids than its tokenizer.
     ids = [i for i in ids if i < self.tokenizer.vocab]
-    before = self.tokenizer.decode(self.tail)
+    before = self._before
     whole = self.tokenizer.decode([*self.tail, *ids])
     if whole.startswith(before):
       return whole[len(before) :]

@@ -10,7 +10,7 @@ import numpy as np
 from gpt_jax.tokenizers.protocol import Tokenizer
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Spelling:
   """What each id of a tokenizer writes, by what stands before it.
 
