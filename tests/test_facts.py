@@ -10,6 +10,7 @@ import pytest
 import safetensors.numpy
 from test_convert import GOLDENS, byte_bpe, random_model
 
+from gpt_jax import tokenizers
 from gpt_jax.config import UserError
 from gpt_jax.inference import hugging_face
 from gpt_jax.runs import import_export
@@ -140,6 +141,15 @@ def test_the_end_that_the_tokenizers_files_name_ends_a_text(spoken):
   opened = hugging_face.open_model(spoken)
   assert opened.model.ends == ()
   assert "eos_token='</s>' is no special token of the tokenizer" in opened.notes
+
+
+def test_an_added_token_that_ends_a_text_is_one_of_the_ends():
+  tokenizer = tokenizers.Numbers(61, 3)
+  tokenizer.added = {'<|im_end|>': 7, '<|user|>': 8}
+  for name in ('tokenizer_config.json', 'special_tokens_map.json'):
+    found = facts.Facts({name: {'eos_token': '<|im_end|>'}})
+    assert facts.all_ends(found, tokenizer, 61) == (7,)
+    assert facts.all_ends(found, tokenizer, 7) == ()  # no row of the model
 
 
 def test_what_the_files_of_a_tokenizer_say_is_written_back(spoken, tmp_path):
