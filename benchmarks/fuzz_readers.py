@@ -296,17 +296,14 @@ def _weights(folder: pathlib.Path) -> Iterable[Reader]:
   said = {
     'config.json': json.loads((_GOLDENS / 'hugging_face/gpt2/config.json').read_text()),
     'generation_config.json': {'eos_token_id': [3, 0], 'temperature': 0.7},
-    'tokenizer_config.json': {'eos_token': {'content': '<|endoftext|>'}},
-    'special_tokens_map.json': {'eos_token': '<|endoftext|>'},
-    'chat_template.jinja': '{{ messages }}',
   }
 
   def of_facts(found: facts.Facts, there: pathlib.Path) -> None:
-    facts.all_ends(found, tokenizers.Numbers(61, 3), 61)
-    facts.notes(found, tokenizers.Numbers(61, 3), there)
+    facts.other_ends(found, 3, 61)
+    facts.notes(found, 3, there)
     facts.to_write(found, 5, 61, True)
 
-  made = {n: v.encode() if isinstance(v, str) else _encoded(v) for n, v in said.items()}
+  made = {name: _encoded(about) for name, about in said.items()}
   yield Reader('weights/facts', made, lambda there: of_facts(facts.read(there), there))
   yield Reader(
     'weights/kept facts',

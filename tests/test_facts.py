@@ -132,40 +132,11 @@ def test_a_model_that_was_trained_here_ends_with_its_documents_too(spoken, tmp_p
     assert about(tmp_path / 'out', name)['eos_token_id'] == ends
 
 
-def test_the_end_that_the_tokenizers_files_name_ends_a_text(spoken):
-  edit(spoken, 'tokenizer_config.json', eos_token='<|endoftext|>')
-  assert load(spoken).ends == ()
-  edit(spoken, 'tokenizer_config.json', eos_token={'content': '</s>'})
-  edit(spoken, 'special_tokens_map.json', eos_token='<|endoftext|>')
-  opened = hugging_face.open_model(spoken)
-  assert opened.model.ends == ()
-  assert "eos_token='</s>' is no special token of the tokenizer" in opened.notes
-
-
-def test_what_the_files_of_a_tokenizer_say_is_written_back(spoken, tmp_path):
-  settings = {
-    'pad_token': '<|endoftext|>',
-    'bos_token': '<lost>',
-    'padding_side': 'left',
-  }
-  edit(spoken, 'tokenizer_config.json', model_max_length=12, tokenizer_class='X')
-  edit(spoken, 'tokenizer_config.json', **settings)
-  (spoken / 'chat_template.jinja').write_text('{{ messages }}\n')
+def test_files_that_are_not_read_are_named(spoken, tmp_path):
   (spoken / 'README.md').write_text('more')
+  (spoken / 'chat_template.jinja').write_text('of the tokenizer')
   said = import_export.import_model(str(spoken), tmp_path / 'w')
-  assert 'not read: README.md' in said
-  import_export.export_model(tmp_path / 'w', 'best', tmp_path / 'out')
-  written = about(tmp_path / 'out', 'tokenizer_config.json')
-  assert written['tokenizer_class'] == 'PreTrainedTokenizerFast'
-  assert written['model_max_length'] == 12 and written['padding_side'] == 'left'
-  assert written['pad_token'] == written['bos_token'] == '<|endoftext|>'
-  assert (tmp_path / 'out/chat_template.jinja').read_text() == '{{ messages }}\n'
-
-
-def test_another_tokenizer_is_not_described_by_the_folder(spoken, tmp_path):
-  edit(spoken, 'tokenizer_config.json', padding_side='left')
-  import_export.import_model(str(spoken), tmp_path / 'w', str(spoken))
-  assert facts.kept(tmp_path / 'w').files.keys() == {'config.json'}
+  assert said.endswith('  not read: README.md')
 
 
 def test_kept_fields_are_written_back_and_used_ones_in_their_words(gpt2, tmp_path):

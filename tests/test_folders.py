@@ -16,6 +16,7 @@ from gpt_jax.config import UserError
 from gpt_jax.inference import hugging_face
 from gpt_jax.runs import import_export
 from gpt_jax.runs.load import load
+from gpt_jax.tokenizers import encode_special
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 GOLDENS = ROOT / 'tests/goldens/folders'
@@ -118,8 +119,13 @@ def same_tokens(theirs, exported, ours):
     assert other(text)['input_ids'] == wanted == ours.tokenizer.encode(text), text
   if ours.tokenizer.kind != 'gpt1':  # which gets an end-of-text of ours
     assert one.eos_token == other.eos_token
-  assert one.pad_token == other.pad_token
-  assert one.chat_template == other.chat_template
+    for name in one.get_added_vocab() if hasattr(ours.tokenizer, 'added') else ():
+      text = f'the {name}function{name}'
+      wanted = one(text)['input_ids']
+      assert other(text)['input_ids'] == wanted == encode_special(ours.tokenizer, text)
+  if hasattr(ours.tokenizer, 'added'):
+    assert one.pad_token == other.pad_token
+    assert one.chat_template == other.chat_template
   return ', tokens equal'
 
 

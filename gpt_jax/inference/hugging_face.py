@@ -124,7 +124,7 @@ def open_model(
   """
   folder = find(source)
   model, params, notes = convert.read_all(folder, ignore)
-  facts = folder_facts.read(folder, ignore, tokenizer=not tokenizer)
+  facts = folder_facts.read(folder, ignore)
   opened = open_tokenizer(folder, tokenizer)
   if not opened:
     opened = tokenizers.Numbers(model.vocab, _end_of_text(folder, model.vocab))
@@ -135,8 +135,9 @@ def open_model(
       f'the tokenizer has {opened.vocab} entries, but {source} predicts only '
       f'{model.vocab}; give the one it was trained with as --tokenizer'
     )
-  ends = folder_facts.all_ends(facts, opened, model.vocab)
-  notes += folder_facts.notes(facts, opened, folder)
+  ends = folder_facts.other_ends(facts, opened.eot, model.vocab)
+  notes += folder_facts.notes(facts, opened.eot, folder)
+  notes += getattr(getattr(opened, 'facts', None), 'notes', ())
   # To the device once: every call would copy numpy's arrays.
   params = jax.tree.map(jnp.asarray, params)
   execution = Execution.of(model, jax.local_devices()[:1])

@@ -73,7 +73,7 @@ class LanguageModel:
   Attributes:
     params: the parameter tree (`model/gpt.py`).
     step: updates it was trained for.
-    ends: ids besides the tokenizer's `eot` that end a text.
+    ends: ids that end a text, besides the tokenizer's end-of-text.
   """
 
   params: dict

@@ -70,7 +70,7 @@ def load(
     like = jax.eval_shape(lambda: init_params(cfg, 0))
     averaged = bool(run.optim.ema)
     params, step = _restored(workdir, checkpoint_step, like, averaged, report)
-    ends = facts.all_ends(facts.kept(workdir), tokenizer, cfg.vocab)
+    ends = facts.other_ends(facts.kept(workdir), tokenizer.eot, cfg.vocab)
     return LanguageModel(params, GPT(cfg, execution), tokenizer, step, ends)
   cfg = grown(cfg)
   like = jax.eval_shape(

@@ -207,7 +207,7 @@ class RunContext:
     one = sharding.Layout(self.layout.devices[:1])
     gpt = GPT(self.cfg, one.execution(self.run.model))
     tokenizer = self.data.tokenizer
-    ends = facts.all_ends(facts.kept(self.workdir), tokenizer, self.cfg.vocab)
+    ends = facts.other_ends(facts.kept(self.workdir), tokenizer.eot, self.cfg.vocab)
     params = self.layout.gathered(params)
     return LanguageModel(params, gpt, tokenizer, ends=ends)
 

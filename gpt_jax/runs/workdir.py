@@ -2,7 +2,8 @@
 
 run.json (the config and all that the run was made of), tokenizer/, tokens/ (unless
 data.tokens names another folder), checkpoints/, metrics.jsonl, fingerprints.jsonl,
-tensorboard/ and samples.txt; held_out.json and eval/ once it was evaluated.
+tensorboard/ and samples.txt; held_out.json and eval/ once it was evaluated;
+hugging_face.json (`weights.facts`) if it comes from a folder of Hugging Face's.
 """
 
 import contextlib

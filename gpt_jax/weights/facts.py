@@ -10,33 +10,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import tokenizers as their_library
-
 from gpt_jax.config import UserError
 from gpt_jax.files import (
   field,
   listed,
   of_kind,
   read_json,
-  read_text,
   shown,
   write_json,
 )
-from gpt_jax.tokenizers import Tokenizer
-from gpt_jax.tokenizers.protocol import special_tokens
 from gpt_jax.weights.config_json import MOST, parse
 from gpt_jax.weights.their_fields import DROPOUTS, FLAGS, GENERATION, NO_DEFAULT
 
 KEPT_AS = 'hugging_face.json'
 _CONFIG, _GENERATION = 'config.json', 'generation_config.json'
-_TOKENIZER, _SPECIAL = 'tokenizer_config.json', 'special_tokens_map.json'
-_KINDS = {
-  _CONFIG: dict,
-  _GENERATION: dict,
-  _TOKENIZER: dict,
-  _SPECIAL: dict,
-  'chat_template.jinja': str,
-}
+_FILES = _CONFIG, _GENERATION
 # What else is read of a folder, or holds nothing of its own.
 _READ = (
   'model.safetensors',
@@ -47,20 +35,18 @@ _READ = (
   'vocab.json',
   'merges.txt',
   'added_tokens.json',
+  'tokenizer_config.json',
+  'special_tokens_map.json',
+  'chat_template.jinja',
   '*.model',
   '.*',
 )
-# Of tokenizer_config.json, what the files of an export decide.
-_OF_FILES = (
-  'tokenizer_class added_tokens_decoder auto_map backend is_local local_files_only '
-  'name_or_path tokenizer_file vocab_file merges_file'
-).split()
 _DEFAULT_END = {'gpt2': 50256, 'gpt_neo': 50256, 'openai-gpt': None}  # transformers'
 
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-  """The files of a folder by name: an object of JSON, or text.
+  """The files of a folder by name, each an object of JSON.
 
   Attributes:
     ignored: what the import passed over: tensors, and fields of config.json.
@@ -78,24 +64,14 @@ class Facts:
     return {name: v for name, v in about.items() if name not in self.ignored}
 
 
-def read(
-  folder: str | Path, ignored: Sequence[str] = (), *, tokenizer: bool = True
-) -> Facts:
+def read(folder: str | Path, ignored: Sequence[str] = ()) -> Facts:
   """Returns the facts in a folder of weights; raises UserError if they are damaged.
 
   Args:
     ignored: see `Facts`.
-    tokenizer: whether its tokenizer is used; else what is said of that is not read.
   """
-  folder, files = Path(folder), {}
-  for name, kind in _KINDS.items():
-    path = folder / name
-    if name in (_TOKENIZER, _SPECIAL) and not tokenizer:
-      continue
-    if path.exists() and kind is str:
-      files[name] = read_text(path, most=MOST)
-    elif path.exists():
-      files[name] = read_json(path, most=MOST)
+  paths = {name: Path(folder) / name for name in _FILES}
+  files = {n: read_json(path, most=MOST) for n, path in paths.items() if path.exists()}
   return Facts(files, tuple(ignored), str(folder))
 
 
@@ -117,9 +93,9 @@ def kept(workdir: str | Path) -> Facts:
   about = read_json(path, most=8 * MOST)
   files = field(about, 'files', dict, path)
   for name in files:
-    if name not in _KINDS:
+    if name not in _FILES:
       raise UserError(f'{path} is damaged: {name!r:.80} is no file that is kept')
-    field(files, name, _KINDS[name], path)
+    field(files, name, dict, path)
   ignored = field(about, 'ignored', list, path)
   for name in ignored:
     of_kind(name, str, path, name='ignored')
@@ -178,34 +154,12 @@ def _config_end(facts: Facts) -> Any:
   return about.get('eos_token_id', default if known else None)
 
 
-def all_ends(facts: Facts, tokenizer: Tokenizer, vocab: int) -> tuple[int, ...]:
-  """Returns the ids besides `tokenizer.eot` that end a text.
-
-  They are `ends`, and the eos_token of tokenizer_config.json and
-  special_tokens_map.json.
-  """
-  found = list(ends(facts, vocab))
-  special = special_tokens(tokenizer)
-  found += [special[name] for name in _end_names(facts) if name in special]
-  others = dict.fromkeys(end for end in found if end != tokenizer.eot and end < vocab)
-  return tuple(others)
+def other_ends(facts: Facts, eot: int, vocab: int) -> tuple[int, ...]:
+  """Returns `ends` besides the tokenizer's `eot`."""
+  return tuple(end for end in ends(facts, vocab) if end != eot)
 
 
-def _end_names(facts: Facts) -> list[str]:
-  """Returns the names of end-of-text in the files of the tokenizer."""
-  names = [
-    _token(facts.files.get(f, {}).get('eos_token')) for f in (_TOKENIZER, _SPECIAL)
-  ]
-  return [name for name in dict.fromkeys(names) if name]
-
-
-def _token(value: Any) -> str:
-  """Returns the text of a special token: a text, or an object with its content."""
-  value = value.get('content') if isinstance(value, dict) else value
-  return value if isinstance(value, str) else ''
-
-
-def notes(facts: Facts, tokenizer: Tokenizer, folder: Path) -> list[str]:
+def notes(facts: Facts, eot: int, folder: Path) -> list[str]:
   """Returns what a report of an import says of the facts, a sentence each."""
   about, generation = facts.config, facts.files.get(_GENERATION, {})
   if not about:
@@ -237,16 +191,15 @@ def notes(facts: Facts, tokenizer: Tokenizer, folder: Path) -> list[str]:
     + (f'; sample takes {flags}' if flags else ''): unasked,
     f'not read: {listed(left)}': left,
   }
-  ends_said = _notes_on_ends(facts, tokenizer, parsed.model.vocab)
+  ends_said = _notes_on_ends(facts, eot, parsed.model.vocab)
   return ends_said + [text for text, names in said.items() if names]
 
 
-def _notes_on_ends(facts: Facts, tokenizer: Tokenizer, vocab: int) -> list[str]:
+def _notes_on_ends(facts: Facts, eot: int, vocab: int) -> list[str]:
   """Returns which ids end a text, and where the files differ."""
-  theirs, others = ends(facts, vocab), all_ends(facts, tokenizer, vocab)
-  said = []
-  if others:
-    every = dict.fromkeys([*theirs, *others, tokenizer.eot])
+  theirs, said = ends(facts, vocab), []
+  if other_ends(facts, eot, vocab):
+    every = dict.fromkeys([*theirs, eot])
     said.append(f'a text ends at {", ".join(map(str, every))}')
   if _GENERATION in facts.files:
     value, counts = _config_end(facts), facts.files[_GENERATION].get('eos_token_id')
@@ -261,15 +214,10 @@ def _notes_on_ends(facts: Facts, tokenizer: Tokenizer, vocab: int) -> list[str]:
         f'eos_token_id={end}, the default of transformers, is not in the vocabulary: '
         'it ends nothing'
       )
-  special = special_tokens(tokenizer)
-  for name in _end_names(facts):
-    if name not in special:
-      said.append(f'eos_token={name!r:.80} is no special token of the tokenizer')
-  more = [i for i in (tokenizer.eot, *others) if i < vocab and i not in theirs]
-  if more:
+  if eot < vocab and eot not in theirs:
     said.append(
-      f'{", ".join(map(str, more))} is end-of-text to the tokenizer and no '
-      'eos_token_id: it ends a text here, and in transformers it does not'
+      f'{eot} is end-of-text to the tokenizer and no eos_token_id: it ends a text '
+      'here, and in transformers it does not'
     )
   return said
 
@@ -305,29 +253,7 @@ def to_write(facts: Facts, eot: int, vocab: int, trained: bool) -> Facts:
 
 
 def write(facts: Facts, folder: Path) -> None:
-  """Writes the facts into a folder that has weights and perhaps a tokenizer.
-
-  Of the tokenizer's settings those stay that its files need.
-  """
-  made = folder / 'tokenizer.json'
-  known = their_library.Tokenizer.from_file(str(made)) if made.exists() else None
-  for name, value in facts.files.items():
-    path = folder / name
-    if name == _CONFIG:
-      continue
-    if name in (_TOKENIZER, _SPECIAL):
-      written = read_json(path) if path.exists() else {}
-      value = {
-        key: each
-        for key, each in value.items()
-        if not (key in _OF_FILES or (known and _is_lost(key, each, known)))
-      }
-      value = written | value
-    text = value if isinstance(value, str) else json.dumps(value, indent=2) + '\n'
-    path.write_text(text, encoding='utf-8')
-
-
-def _is_lost(key: str, value: Any, known: their_library.Tokenizer) -> bool:
-  """Returns whether a setting names a special token that a tokenizer does not have."""
-  named = key.endswith('_token') and _token(value)
-  return bool(named) and known.token_to_id(_token(value)) is None
+  """Writes generation_config.json; `convert.write` writes config.json."""
+  if _GENERATION in facts.files:
+    text = json.dumps(facts.files[_GENERATION], indent=2, sort_keys=True) + '\n'
+    (folder / _GENERATION).write_text(text, encoding='utf-8')
