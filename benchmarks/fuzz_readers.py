@@ -146,6 +146,7 @@ def _sources() -> Iterable[Reader]:
     'a.tgz': (_tar(':gz', members), (gzip.decompress, gzip.compress)),
     'a.zip': (_zip(members), None),
     'a.parquet': (_parquet(rows), None),
+    'a.json': (json.dumps(rows).encode(), None),
   }
 
   def read(folder: pathlib.Path, name: str, skip: Callable | None) -> int:
@@ -193,6 +194,7 @@ def _tokens(folder: pathlib.Path) -> Iterable[Reader]:
   sums = {n: json.loads(made[f'tokens/{n}.json'])['source'] for n in ('train', 'valid')}
   counts = {'tokens': 0, 'documents': 0, 'bytes': 0}
   mark |= {'sources': sums, 'files': {'train': counts, 'valid': counts}}
+  mark['fidelity'] = dict.fromkeys(('train', 'valid'), recipe['fidelity'])
   stage = {f'preparing/{name}': data for name, data in made.items()}
   stage |= {'preparing/mark.json': _encoded(mark), 'text.txt': _TEXT.encode()}
   yield Reader(
@@ -232,6 +234,10 @@ def _tokenizers(folder: pathlib.Path) -> Iterable[Reader]:
   for kind, tokenizer in made.items():
     tokenizer.save(folder / kind)
     yield Reader(f'tokenizer/{kind}', _files(folder / kind), read)
+  letters = {'chars.json': json.dumps(sorted({*text, *'Thewordsfm 3'})).encode()}
+  yield Reader(
+    'tokenizer/chars.json', letters, functools.partial(read, path='chars.json')
+  )
   saved = _files(folder / 'byte_bpe')
   release = {'encoder.json': 'vocab.json', 'vocab.bpe': 'merges.txt'}
   yield Reader('tokenizer/release', {n: saved[o] for n, o in release.items()}, read)
@@ -375,8 +381,9 @@ def _labelled() -> dict[str, tuple[str, bytes]]:
     'answers': ['A', 'D'],
     'id': 'x.txt',
   }
+  pair = {'sentence1': 'A dog ran.', 'sentence2': 'It ran.'}
   snli = {'captionID': 'c', 'pairID': 'p', 'gold_label': 'neutral'}
-  snli |= {'annotator_labels': [], 'sentence1': 'A dog ran.', 'sentence2': 'It ran.'}
+  snli |= {'annotator_labels': [], **pair}
   story = ['id', 'props', 'A story.\\newlineMore.']
   for _ in range(4):
     story += ['one: What?', 'a', 'b', 'c', 'd']
@@ -395,6 +402,7 @@ def _labelled() -> dict[str, tuple[str, bytes]]:
     'cola': ('a.tsv', b'gj04\t1\t\tThe dog ran.\ngj04\t0\t*\tRan dog.\n'),
     'stsb': ('a.tsv', f'{scores}\n{scored}\n{scored}\n'.encode()),
     'snli': ('a.jsonl', _lines(snli, snli)),
+    'rte': ('a.jsonl', _lines(*({**pair, 'label': i, 'idx': i} for i in (0, 1)))),
     'race': ('a.txt', json.dumps(passage).encode() + b'\n'),
     'mctest': ('a.tsv', '\t'.join(story).encode() + b'\n'),
     'storycloze': ('a.csv', out.getvalue().encode()),

@@ -77,7 +77,7 @@ def test_unknown_text_is_counted_and_is_a_loss_where_it_does_not_come_back():
   # Outside the sample it is a loss all the same.
   tokenizer = Changing(str, unknown=[ord('?')])
   found = record(tokenizer, 'abc', '?')
-  assert found['changed'] == 0 and 'unknown text is lost' in fidelity.described(
+  assert found['changed'] == 0 and 'unknown text does not come' in fidelity.described(
     found, 4
   )
   assert fidelity.lost(found, 'bytes') == (

@@ -151,7 +151,10 @@ def test_a_json_file_is_a_list_of_objects_or_an_object_a_line(tmp_path, indent):
   ('content', 'wanted'),
   [
     ('[{"text": "a"}', 'a.json is damaged: not JSON.*; give a list of objects, or'),
-    ('{\n "data": []\n}', r'a\.json: line 1 is damaged: not JSON .*'),
+    (
+      '{\n "data": []\n}',
+      r'a\.json: line 1 is damaged: not JSON .*; give a list of objects, or an ob',
+    ),
     ('[' * 200 + ']' * 200, 'nested too deeply'),
     ('[]', None),
   ],

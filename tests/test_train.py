@@ -135,6 +135,7 @@ def test_a_run_records_every_due_step_once(undisturbed):
     'text',
     'valid_text',
     'files',
+    'fidelity',
   }
   assert list((undisturbed / 'tensorboard').iterdir())
   clock = set(metrics_log.CLOCK_FIELDS) - {'mfu'}  # a CPU's peak is unknown

@@ -133,15 +133,15 @@ def checked(record: dict[str, Any], where: str, again: str) -> dict[str, Any]:
 def described(record: dict[str, Any], tokens: int) -> str:
   """Returns in words what a tokenizer made of the text of so many tokens."""
   share = f'{100 * record["unknown"] / tokens:.2g} % unknown'
-  tried = f'{record["bytes"] / 1e6:.2f} MB that were decoded again'
+  tried = f'{record["bytes"] / 1e6:.2f} MB'
   if not record['changed']:
-    kept = f'the {tried} came back unchanged'
-    return f'{share}; {kept}' + (', but unknown text is lost' * bool(record['lost']))
+    lost = ', but unknown text does not come back' * bool(record['lost'])
+    return f'{share}; {tried} decoded again came back unchanged{lost}'
   name, before, after = record['first']
   return (
-    f'{share}; {record["changed"]:,} of {record["pieces"]:,} pieces ({tried}) did not '
-    f'come back: the tokenizer changes {", ".join(record["how"])}; first in {name}, '
-    f'{before!r} became {after!r}'
+    f'{share}; {record["changed"]:,} of {record["pieces"]:,} pieces, {tried}, came '
+    f'back otherwise: the tokenizer changes {", ".join(record["how"])}; first in '
+    f'{name}, {before!r} became {after!r}'
   )
 
 

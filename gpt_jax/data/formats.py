@@ -131,8 +131,10 @@ def _stream(name: str, kind: str, stream: BinaryIO, how: How) -> Iterator[Part]:
     yield from _json_lines(name, stream, how)
   elif kind.endswith('.json'):
     begin = stream.peek(64)[:64].removeprefix(codecs.BOM_UTF8).lstrip()
-    read = _json_list if begin.startswith(b'[') else _json_lines
-    yield from read(name, stream, how)
+    if begin.startswith(b'['):
+      yield from _json_list(name, stream, how)
+    else:
+      yield from _json_lines(name, stream, how, f'{_OR_LINES}; or {_MEND}')
   elif how.separator:
     texts, missed = _decode(stream, name, how.errors), partial(how.tell, 'whole', name)
     yield from divided(name, texts, how.separator, missed)
@@ -259,10 +261,13 @@ def _not_utf8(name: str, line: int, start: int, e: UnicodeDecodeError) -> UserEr
   )
 
 
+_OR_LINES = 'give a list of objects, or an object a line'
 _MEND = 'mend it, or leave such lines out with --config.data.bad_lines=skip'
 
 
-def _json_lines(name: str, stream: BinaryIO, how: How) -> Iterator[Part]:
+def _json_lines(
+  name: str, stream: BinaryIO, how: How, mend: str = _MEND
+) -> Iterator[Part]:
   """Yields the parts of the texts in a file of one JSON object a line."""
   start, read, skipped, problem = 0, 0, 0, ''
   for number, line in lines(stream, name):
@@ -277,11 +282,11 @@ def _json_lines(name: str, stream: BinaryIO, how: How) -> Iterator[Part]:
     read += 1
     try:
       where = f'{name}: line {number}'
-      value = _field(parse_json(text, where, _MEND), how.field, where, _MEND)
+      value = _field(parse_json(text, where, mend), how.field, where, mend)
     except UserError as e:
       if how.skip is None:
         raise
-      problem = str(e).removesuffix(f'; {_MEND}')
+      problem = str(e).removesuffix(f'; {mend}')
       how.skip(problem)
       skipped += 1
       continue
@@ -299,7 +304,7 @@ def _json_list(name: str, stream: BinaryIO, how: How) -> Iterator[Part]:
       'as .jsonl, an object a line'
     )
   text = ''.join(_decode(io.BytesIO(content), name, how.errors))
-  rows = parse_json(text, name, 'give a list of objects, or an object a line')
+  rows = parse_json(text, name, _OR_LINES)
   problem, skipped = '', 0
   for number, row in enumerate(rows, 1):
     try:

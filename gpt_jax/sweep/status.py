@@ -40,6 +40,7 @@ MEASURED = {  # columns of sweep.csv behind those of the overrides
   'best_nats_per_token': 'best_nll',
   'final_bits_per_byte': 'final_bpb',
   'best_bits_per_byte': 'best_bpb',
+  'text_changed': 'lost',
   'best_dev_metric': 'best_metric',
   'updates': 'step',
   'tokens': 'tokens',

@@ -105,15 +105,14 @@ def read_characters(path: Path) -> Characters | None:
   if path.suffix != '.json':
     return None
   value = parse_json(read_text(path, most=MOST), str(path))
-  entries = list(value)
-  end = entries[-1:] == [EOT]
-  if not entries or not all(isinstance(e, str) for e in entries):
+  entries = list(value) if isinstance(value, (dict, list)) else []
+  if not entries or not all(isinstance(each, str) for each in entries):
     return None
   if isinstance(value, dict):
     if not all(type(i) is int for i in value.values()):
       return None
     entries.sort(key=value.get)
-    end = entries[-1:] == [EOT]
+  end = entries[-1] == EOT
   letters = entries[: len(entries) - end]
   if any(len(each) != 1 for each in letters):
     return None
