@@ -169,19 +169,19 @@ def test_a_sweep_is_drawn_run_by_run_and_by_its_best_settings(tmp_path, monkeypa
   sweep_files.write(tmp_path)
   sweep = sweep_files.planned(
     monkeypatch,
-    "RUNS = grid({'optim.lr': [1e-3, 1e-2], 'model.D': [8, 16], 'seed': [0, 1]})",
+    "RUNS = grid({'optim.lr': [1e-3, 1e-2], 'model.D': [8, 16], 'seed': [0, 1, 2]})",
     tmp_path / 'sweep',
   )
   with run.opened(sweep, shared=False):
     pass
   best = {}
   for i, entry in enumerate(sweep.entries):
-    nll = 1.0 + 0.1 * (i * 5 % 8)
+    nll = 1.0 + 0.1 * (i * i % 11)
     best.setdefault((entry.run.optim.lr, entry.run.model.D), []).append(nll)
     made_up(entry, (3.0, nll, nll + 0.5))
   runs = sweep_tables.collected(sweep)
   (axes,) = sweep_figures.curves(sweep, runs).axes
-  assert len(axes.lines) == 8
+  assert len(axes.lines) == 12
   for line, each in zip(axes.lines, runs, strict=True):
     nll = each.result.best_nll
     assert data(line) == [[400, 800, 1200], [3.0, nll, nll + 0.5]]

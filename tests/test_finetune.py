@@ -18,6 +18,7 @@ from tiny_task import make
 import gpt_jax
 from gpt_jax.config import UserError
 from gpt_jax.evaluation import metrics
+from gpt_jax.model.heads import task_logits
 from gpt_jax.reports import run as run_report
 from gpt_jax.runs import (
   finetune,
@@ -119,6 +120,22 @@ def test_load_opens_the_best_seed_and_classifies(finished):
   assert together == pytest.approx([a.probabilities['1'] for a in answers], abs=1e-6)
   assert model.classify([]) == []
   assert model.generate('good', max_new_tokens=3)[0].text is not None
+
+
+def test_a_classifier_reads_with_the_tokens_that_are_new_to_its_source(place, finished):
+  model, base = gpt_jax.load(finished[0]), gpt_jax.load(place / 'base')
+  examples = labelled.read('sst2', place / 'sst2', 'dev')
+  data = inputs.inputs(
+    TASKS['sst2'], examples, base.tokenizer.encode, base.config.vocab, base.config.T
+  )
+  (_, batch), *_ = inputs.all_batches(data, len(examples), base.config.T)
+  assert set(batch.ids_BCT[:, 0, 0]) == {base.config.vocab}
+  x, _ = model.gpt.apply({'params': model.params}, batch.ids_BCT[:, 0])
+  wanted = task_logits(model.clf, x, batch, TASKS['sst2'])
+  order = np.argsort(data.lengths, kind='stable')
+  found = model.task_logits(examples)[order]
+  np.testing.assert_allclose(found, wanted, atol=1e-5)
+  assert np.ptp(found[:, 0]) > 1e-4
 
 
 @pytest.mark.parametrize('given', ['good', [('a', 'b')], [''], [7]])

@@ -166,3 +166,10 @@ def test_reading_alone_gives_every_example_once_by_length():
   found = list(task_inputs.all_batches(data, 2, 64))
   assert [chosen.tolist() for chosen, _ in found] == [[1, 4], [2, 0], [3]]
   assert [made.ids_BCT.shape[-1] for _, made in found] == [16, 48, 64]
+
+
+def test_a_score_that_is_answered_is_the_mean_of_its_probabilities():
+  task = TASKS['stsb']  # 0 to 5
+  p = np.array([[0.1, 0.0, 0.2, 0.3, 0.4, 0.0], [1 / 6] * 6])
+  found = answers(task, np.log(np.maximum(p, 1e-30)))
+  np.testing.assert_allclose(found, [0.4 + 0.9 + 1.6, 2.5])

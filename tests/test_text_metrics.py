@@ -124,3 +124,8 @@ def test_answers_must_be_a_list_with_one_at_least():
   for wrong in ('text', []):
     with pytest.raises(UserError, match='must be a list with one text at least'):
       text_metrics.em('x', wrong)
+
+
+def test_a_word_counts_as_often_as_it_is_in_both():
+  assert text_metrics.f1('red red fish', ['red red']) == pytest.approx(4 / 5)
+  assert text_metrics.f1('red fish', ['red red']) == pytest.approx(2 / 4)
