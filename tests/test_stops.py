@@ -11,6 +11,8 @@ import jax
 import numpy as np
 import pytest
 import sentencepiece
+import tokenizers as their_library
+from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from gpt_jax import config, tokenizers
 from gpt_jax.decoding import stops
@@ -19,6 +21,7 @@ from gpt_jax.inference.language_model import LanguageModel
 from gpt_jax.model.gpt import GPT, init_params, unembed
 from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.tokenizers.spelling import spelling
+from gpt_jax.tokenizers.tokenizer_json import TokenizerJson
 
 
 class Pieces:
@@ -189,7 +192,25 @@ def sentencepiece_model(**settings):
   return tokenizers.SentencePiece(model.getvalue())
 
 
+def byte_level_with_an_added_token():
+  """GPT-2's form as a tokenizer.json: é is two ids."""
+  pipeline = their_library.Tokenizer(models.BPE())
+  pipeline.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+  pipeline.decoder = decoders.ByteLevel()
+  trainer = trainers.BpeTrainer(
+    vocab_size=258,
+    initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    show_progress=False,
+  )
+  pipeline.train_from_iterator(['ab ab ab'], trainer)
+  pipeline.add_special_tokens(['<|endoftext|>', '<|user|>'])
+  vocab = pipeline.get_vocab_size()
+  eot = pipeline.token_to_id('<|endoftext|>')
+  return TokenizerJson(pipeline.to_str(), eot, vocab)
+
+
 SPELLED = {
+  'tokenizer_json': byte_level_with_an_added_token,
   'bytes': tokenizers.Bytes,
   'chars': lambda: tokenizers.train('chars', ['abc .'], 0),
   'byte_bpe': lambda: tokenizers.train('byte_bpe', ['ab ab abc'], 259),
@@ -270,3 +291,11 @@ def test_hashes_are_equal_where_texts_are(make, stop):
     for one, text in zip(hashes[0].tolist(), each.values(), strict=True)
   }
   assert len(pairs) == len(set(each.values())) == len({one for one, _ in pairs})
+
+
+def test_parts_of_characters_are_spelled_by_a_tokenizer_json_too():
+  tokenizer = byte_level_with_an_added_token()
+  ids = tokenizer.encode('aé')
+  assert len(ids) == 3
+  ids.insert(2, tokenizer.added['<|user|>'])
+  assert spelling(tokenizer).spelled(ids) == 'aé'.encode()

@@ -78,12 +78,15 @@ class TokenizerJson:
     self._splits.encode_special_tokens = True
     tokens = self._finds.get_added_tokens_decoder()
     self.added = {t.content: i for i, t in sorted(tokens.items()) if i < vocab}
+    self._special = {eot, *(i for i, token in tokens.items() if token.special)}
     self.found_always = [t for t, i in self.added.items() if not tokens[i].special]
     self._cleans = _cleans(about['model'], facts.settings if facts else {})
     self.unknown = _unknown(about['model'], self._finds)
     self._bytes = None
     if all(token.special for token in tokens.values()):
       self._bytes = byte_level.of_json(about, self._finds.id_to_token(eot), name)
+    if self._bytes:
+      self.decode_bytes = self._byte_level_bytes
 
   def encode_array(self, text: str) -> np.ndarray:
     """Returns the ids of a text, uint32.
@@ -121,6 +124,10 @@ class TokenizerJson:
       for old, new in _CLEANED:
         text = text.replace(old, new)
     return text
+
+  def _byte_level_bytes(self, ids: Sequence[int]) -> bytes:
+    """Returns the bytes of ids, as `ByteLevel.decode_bytes`; none for added tokens."""
+    return self._bytes.decode_bytes([i for i in ids if i not in self._special])
 
   def pieces(self, ids: Sequence[int]) -> list[str]:
     return [self._finds.id_to_token(int(i)) for i in ids]
