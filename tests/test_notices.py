@@ -90,6 +90,8 @@ def test_what_an_operating_system_puts_there(name, junk):
     (json.dumps(OBJECTS), '1 document(s) that begin like JSON'),
     ('\n'.join(map(json.dumps, OBJECTS)), '1 document(s) that begin like JSON'),
     (json.dumps(OBJECTS, indent=2), '1 document(s) that begin like JSON'),
+    ('["a text", "another"]', '1 document(s) that begin like JSON'),
+    ('["Hello", he said] and', None),
     ('[1] A note.\n{sic}', None),
     ('{"not": json', None),
     ('[' * 10**5, None),

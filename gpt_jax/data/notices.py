@@ -75,16 +75,16 @@ class Notices:
 
 
 def _is_json(head: str) -> bool:
-  """Returns whether a text begins as a JSON list of objects, or with an object."""
+  """Returns whether a text begins with a JSON object, or a list of such or of texts."""
   begin = re.match(r'\s*\[\s*', head)
   at = begin.end() if begin else len(head) - len(head.lstrip())
-  if not head.startswith('{', at):
-    return False
   try:
-    first, _ = json.JSONDecoder().raw_decode(head, at)
+    first, end = json.JSONDecoder().raw_decode(head, at)
   except (ValueError, RecursionError):
     return False
-  return bool(first)
+  if isinstance(first, str):  # alone it may be a quotation
+    return bool(begin and re.match(r'\s*,\s*"', head[end:]))
+  return bool(first) and isinstance(first, dict)
 
 
 def _is_markup(head: str) -> bool:

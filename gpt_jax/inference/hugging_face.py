@@ -203,7 +203,7 @@ def export(
       differs = 'the model has no tokenizer, and so has the folder'
     else:
       differs = their_tokenizers.write(model.tokenizer, staged, model.config.T)
-      if model.tokenizer.kind not in ('byte_bpe', 'gpt1'):
+      if model.tokenizer.kind not in ('byte_bpe', 'gpt1', 'tokenizer_json'):
         model.tokenizer.save(staged / 'tokenizer')
     folder_facts.write(facts, staged)
     apart = _largest_difference(model, staged)
