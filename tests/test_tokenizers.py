@@ -540,3 +540,9 @@ def test_gpt1_reads_words_in_lower_case():
     made = gpt1.GPT1(vocab, [('a', 'b</w>')], cleaning=cleaning)
     assert made.encode('Ab A b') == made.encode('ab a b') == [5, 3, 4]
     assert made.decode([5, made.eot, 3, 4]) == 'ab a b'
+
+
+def test_of_two_names_that_begin_alike_the_longer_counts():
+  tokenizer = tokenizers.Bytes()
+  tokenizer.added = {'<a': 300, '<a>': 301}
+  assert tokenizers.encode_special(tokenizer, 'x<a>y<a') == [120, 301, 121, 300]
