@@ -555,6 +555,12 @@ def test_gpt1_reads_words_in_lower_case():
     assert made.decode([5, made.eot, 3, 4]) == 'ab a b'
 
 
+def test_of_two_names_that_begin_alike_the_longer_counts():
+  tokenizer = tokenizers.Bytes()
+  tokenizer.added = {'<a': 300, '<a>': 301}
+  assert tokenizers.encode_special(tokenizer, 'x<a>y<a') == [120, 301, 121, 300]
+
+
 # --- Characters of others
 
 
