@@ -181,7 +181,7 @@ def test_damaged_facts_of_a_workdir_are_an_error_that_names_them(
 
 def test_a_failed_import_leaves_no_workdir(gpt2, tmp_path):
   edit(gpt2, 'generation_config.json', eos_token_id='x')
-  with pytest.raises(UserError):
+  with pytest.raises(UserError, match="eos_token_id='x' must be in 0 .. "):
     import_export.import_model(str(gpt2), tmp_path / 'w')
   assert not (tmp_path / 'w').exists()
 

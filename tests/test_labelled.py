@@ -453,7 +453,7 @@ def test_story_cloze_needs_more_stories_than_are_held_out(tmp_path):
 
 
 def test_the_split_of_story_cloze_is_the_permutation_of_the_release_s_seed():
-  (release,) = labelled_table.TASKS['storycloze'].releases
+  release = labelled_table.TASKS['storycloze'].releases[0]
   # datasets.py of openai/finetune-transformer-lm: 374 of the 1,871 stories.
   assert release.held_out == (374, 3535999445)
   order = np.random.RandomState(3535999445).permutation(1871).tolist()

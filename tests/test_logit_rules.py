@@ -112,7 +112,7 @@ def test_all_rules_out_of_range_are_named_at_once():
     'a forbidden sequence is empty',
     'min_new_tokens=-1 must be at least 0',
     'no_repeat_ngram=-1 must be at least 0',
-    'repetition_penalty=0 must be above 0',
+    'repetition_penalty=0 must be above 0 and finite',
     'presence_penalty=inf must be finite',
     'frequency_penalty=nan must be finite',
   ]

@@ -174,7 +174,7 @@ def test_all_settings_out_of_range_are_named_at_once():
   with pytest.raises(UserError) as raised:
     Sampling(temperature=-1, top_k=-2, top_p=0, min_p=2, typical_p=float('nan'))
   assert [line.partition(' (')[0] for line in str(raised.value).splitlines()] == [
-    'temperature=-1 must be at least 0',
+    'temperature=-1 must be at least 0 and finite',
     'top_k=-2 must be at least 0',
     'top_p=0 must be in',
     'typical_p=nan must be in',

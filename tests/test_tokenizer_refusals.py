@@ -190,6 +190,14 @@ def test_what_is_not_supported_is_refused_by_name(tmp_path, files, says):
     tokenizers.open_path(tmp_path)
 
 
+def test_an_end_that_only_the_model_names_is_taken(tmp_path):
+  tokenizer_folders.pair(tmp_path, '<s2>')
+  put(tmp_path, tokenizer_config={'eos_token': None})
+  assert tokenizers.open_path(tmp_path, last=3).eot == 3
+  tokenizer_folders.pair(tmp_path, EOT)
+  assert tokenizers.open_path(tmp_path, last=3).eot == SIZE
+
+
 @pytest.mark.parametrize(
   ('change', 'says'),
   [

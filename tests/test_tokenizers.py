@@ -701,3 +701,11 @@ def test_words_that_spacy_gets_are_bounded(shared_data, monkeypatch):
   tokenizer.encode(f'see {address} now {"x" * 3000} end')
   assert ''.join(given) == f'see {address} now {"x" * 3000} end'
   assert max(len(word) for each in given for word in each.split()) == len(address)
+
+
+def test_an_end_of_text_that_is_no_entry_can_not_be_named():
+  letters = tokenizers.Characters('abc', end=False)
+  assert tokenizers.special_tokens(letters) == {}
+  assert tokenizers.encode_special(letters, 'ab') == [0, 1]
+  with pytest.raises(UserError, match="character '<'"):
+    tokenizers.encode_special(letters, 'a<|endoftext|>')

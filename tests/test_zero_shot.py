@@ -32,7 +32,7 @@ zero_shot = opened('gpt2/zero_shot.py')
 @functools.cache
 def tiny(characters=' ab=,.-@\n'):
   """A model of a few characters, with weights that make some likelier than others."""
-  tokenizer = tokenizers.Characters(characters)
+  tokenizer = tokenizers.Characters(''.join(sorted(characters)))
   cfg = GPTConfig.of(config.Model(L=1, D=16, N=2, T=T), tokenizer.vocab)
   draw = np.random.default_rng(2).standard_normal
   like = jax.eval_shape(lambda: init_params(cfg, 0))

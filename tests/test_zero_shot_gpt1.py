@@ -26,7 +26,7 @@ LETTERS = 'abcdefghijklmnopqrstuvwxyz '
 
 
 zero_shot = opened('gpt1/zero_shot.py')
-TOKENIZER = tokenizers.Characters(LETTERS)
+TOKENIZER = tokenizers.Characters(''.join(sorted(LETTERS)))
 RUN = config.Run(batch=8, batch_start=4, batch_ramp=256)
 RUN.model = config.Model(L=1, D=16, N=2, T=T)
 SHAPE = GPTConfig.of(RUN.model, TOKENIZER.vocab)

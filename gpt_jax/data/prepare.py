@@ -208,6 +208,7 @@ def _fill(
           f'data.holdout={data.holdout} of {int((~text.dropped).sum())} document(s) by '
           f'{text.way}; change data.holdout, choose --config.data.split=position, or '
           'name the held-out text in data.valid'
+          + (', or keep data.duplicates' if text.dropped.any() else '')
         )
       about = {
         'tokenizer': tokenizers.digest(stage / 'tokenizer'),

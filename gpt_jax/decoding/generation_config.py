@@ -220,6 +220,11 @@ class GenerationConfig:
       wrong.append(f'eos={self.eos} must be in 0 .. {vocab - 1}')
     if not all(self.stops()):
       wrong.append("stop='' would end every text at once; leave it out")
+    if any('\ufffd' in stop for stop in self.stops()):
+      wrong.append(
+        'stop holds U+FFFD, which stands for bytes that are no character yet; leave it '
+        'out'
+      )
     size = sum(len(stop.encode(errors='surrogatepass')) for stop in self.stops())
     if size > stops.MOST and self.chosen() == 'beam':
       wrong.append(

@@ -156,7 +156,10 @@ def open_tokenizer(
   if path:
     return tokenizers.open_path(path, cleaning)
   if any(next(folder.glob(name), None) for name in _TOKENIZERS):
-    return tokenizers.open_path(folder, cleaning)
+    facts = folder_facts.read(folder)
+    vocab = facts.config.get('vocab_size')
+    ends = folder_facts.ends(facts, vocab) if type(vocab) is int else ()
+    return tokenizers.open_path(folder, cleaning, last=next(iter(ends), None))
   return None
 
 

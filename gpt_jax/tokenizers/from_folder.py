@@ -26,13 +26,15 @@ _ENDS = EOT, '<|end_of_text|>', '</s>', '<eos>', '<s>', '<bos>'
 FromFolder = ByteLevel | GPT1 | TokenizerJson
 
 
-def opened(said: Folder, cleaning: str, eot: int | None) -> FromFolder:
+def opened(
+  said: Folder, cleaning: str, eot: int | None, last: int | None = None
+) -> FromFolder:
   """Returns the tokenizer of a tokenizer.json, or of vocab.json and merges.txt.
 
   Args:
     said: what the folder says.
     cleaning: as in `gpt1.GPT1`.
-    eot: as in `kinds.open_path`.
+    eot, last: as in `kinds.open_path`.
 
   Raises:
     UserError: files don't fit each other, say what is not supported, or name no end.
@@ -45,7 +47,7 @@ def opened(said: Folder, cleaning: str, eot: int | None) -> FromFolder:
   if parts:
     found = GPT1(*parts, cleaning=cleaning, eot=eot, name=name)
   else:
-    end = _end(said, encoder, facts, vocab, eot)
+    end = _end(said, encoder, facts, vocab, eot, last)
     added = encoder.get_added_tokens_decoder()
     found = None
     if not framed and all(i == end and _is_plain(t) for i, t in added.items()):
@@ -106,11 +108,12 @@ def _end(
   facts: Facts,
   vocab: int,
   eot: int | None,
+  last: int | None,
 ) -> int:
   """Returns the id that ends a text.
 
   That is the given one, else `eos_token`, else what goes after each text, else one of
-  the usual names, else what goes before each text.
+  the usual names, else what goes before each text, else `last`.
   """
   if eot is not None and not 0 <= eot < vocab:
     raise UserError(
@@ -119,13 +122,13 @@ def _end(
     )
   named = encoder.token_to_id(facts.named.get('eos_token', ''))
   usual = [encoder.token_to_id(end) for end in _ENDS]
-  ids = [eot, named, *facts.after[-1:], *usual, *facts.before[:1]]
+  ids = [eot, named, *facts.after[-1:], *usual, *facts.before[:1], last]
   ids = [number for number in ids if number is not None and number < vocab]
   if not ids:
     raise UserError(
       f'{said.path}: has no entry {" or ".join(_ENDS)}, one of which must stand '
       'between documents; add one to the vocabulary, or name another as eos_token in '
-      'tokenizer_config.json'
+      'tokenizer_config.json or as eos_token_id in config.json'
     )
   return ids[0]
 

@@ -82,9 +82,9 @@ def write(tokenizer: Tokenizer, folder: Path, context: int) -> str:
     )
   ends = {}
   if facts is None or _has_own_end(tokenizer):
-    ends = dict.fromkeys(
-      ('bos_token', 'eos_token'), tokenizer.pieces([tokenizer.eot])[0]
-    )
+    known = tokenizer.eot < tokenizer.vocab  # else no text has it
+    end = tokenizer.pieces([tokenizer.eot])[0] if known else None
+    ends = dict.fromkeys(('bos_token', 'eos_token'), end)
   folder = Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(prefix='.tokenizer.', dir=folder) as name:

@@ -74,7 +74,10 @@ _RELEASED = (
 
 
 def open_path(
-  path: str | Path, cleaning: str = 'auto', eot: int | None = None
+  path: str | Path,
+  cleaning: str = 'auto',
+  eot: int | None = None,
+  last: int | None = None,
 ) -> Tokenizer:
   """Returns the tokenizer in a file or folder, ours or of others.
 
@@ -84,8 +87,10 @@ def open_path(
       all is read that is about the tokenizer; a tokenizer.json alone; a SentencePiece
       .model; a .json of characters (`characters.read_characters`).
     cleaning: as in `gpt1.GPT1`.
-    eot: id that ends a text, as a model's config.json has it; None: what the tokenizer
-      says. Not for a folder of `save`, which has its own.
+    eot: id that ends a text; None: what the tokenizer says. Not for a folder of
+      `save`, which has its own.
+    last: the same where a folder of Hugging Face's names none, as its model's
+      config.json may.
 
   Raises:
     UserError: there is none, it is damaged or of an unknown kind, or says what is not
@@ -109,7 +114,7 @@ def open_path(
       return ByteLevel(ids, pairs, eot=_entry(ids, eot, path), name=str(path))
   pair = all((path / name).exists() for name in ('vocab.json', 'merges.txt'))
   if pair or (path / 'tokenizer.json').exists():
-    return from_folder.opened(read_folder(path), cleaning, eot)
+    return from_folder.opened(read_folder(path), cleaning, eot, last)
   if len(models := sorted(path.glob('*.model'))) == 1:
     return from_folder.with_model(read_folder(path), models[0], eot)
   raise UserError(

@@ -77,8 +77,12 @@ def start_of_text(tokenizer: Tokenizer) -> int:
 
 
 def special_tokens(tokenizer: Tokenizer) -> dict[str, int]:
-  """Returns the ids of special tokens by their names: end-of-text, and added tokens."""
-  return {EOT: tokenizer.eot, **getattr(tokenizer, 'added', {})}
+  """Returns the ids of special tokens by their names: end-of-text, and added tokens.
+
+  An end-of-text that is no entry of the vocabulary can't be named.
+  """
+  end = {EOT: tokenizer.eot} if tokenizer.eot < tokenizer.vocab else {}
+  return end | getattr(tokenizer, 'added', {})
 
 
 def encode_special(tokenizer: Tokenizer, text: str) -> list[int]:
@@ -89,7 +93,8 @@ def encode_special(tokenizer: Tokenizer, text: str) -> list[int]:
   """
   if isinstance(tokenizer, FindsSpecial):
     return tokenizer.encode_special(text)
-  special = special_tokens(tokenizer)
+  if not (special := special_tokens(tokenizer)):
+    return tokenizer.encode(text)
   longest_first = sorted(special, key=len, reverse=True)
   ids = []
   for part in re.split(f'({"|".join(map(re.escape, longest_first))})', text):

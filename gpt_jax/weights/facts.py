@@ -32,6 +32,7 @@ _READ = (
   'model.safetensors.index.json',
   'tokenizer.json',
   'tokenizer',
+  'additional_chat_templates',
   'vocab.json',
   'merges.txt',
   'added_tokens.json',
