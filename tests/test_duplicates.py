@@ -185,7 +185,5 @@ def test_copies_make_another_recipe_and_another_digest(tmp_path):
 def test_dropping_all_but_too_little_is_an_error(tmp_path):
   source = jsonl(tmp_path / 'a.jsonl', [words(1)] * 12)
   data = Data(source=source, valid=source, tokenizer='bytes', duplicates='drop')
-  with pytest.raises(
-    UserError, match='no text is left.* keep data.duplicates'
-  ):
+  with pytest.raises(UserError, match='no text is left.* keep data.duplicates'):
     prepared(data, tmp_path / 'w')
