@@ -9,9 +9,9 @@ import numpy as np
 from gpt_jax import config
 from gpt_jax.decoding.sampling import Model
 from gpt_jax.inference.language_model import LanguageModel
-from gpt_jax.model.gpt import GPT
+from gpt_jax.model.gpt import GPT, init_params
 from gpt_jax.model.gpt_config import GPTConfig
-from gpt_jax.tokenizers import Tokenizer
+from gpt_jax.tokenizers import Bytes, Tokenizer
 
 
 def model_by_rows(prefill, step) -> Model:
@@ -28,6 +28,17 @@ def model_by_rows(prefill, step) -> Model:
     return logits_XV.reshape(B, K, -1), cache
 
   return Model(prefill, step, branch, step_beams)
+
+
+def random_bytes_model(T: int, seed: int) -> LanguageModel:
+  """Returns a model of random bytes, among them halves of UTF-8 characters."""
+  tokenizer = Bytes()
+  cfg = GPTConfig.of(config.Model(L=1, D=16, N=2, T=T), tokenizer.vocab)
+  keys = iter(jax.random.split(jax.random.key(seed), 100))
+  params = jax.tree.map(
+    lambda p: p + 0.4 * jax.random.normal(next(keys), p.shape), init_params(cfg, 0)
+  )
+  return LanguageModel(params, GPT(cfg), tokenizer)
 
 
 def gpt2_of(

@@ -274,15 +274,18 @@ def byte_bpe(folder):
   return made
 
 
-@pytest.fixture
-def hf_folder(tmp_path):
-  """A GPT-2 of 265 entries with its tokenizer, as Hugging Face has them."""
-  folder = tmp_path / 'hf'
+def gpt2_with_tokenizer(folder):
+  """Writes a GPT-2 of 265 entries with its tokenizer, as Hugging Face has them."""
   folder.mkdir()
   tokenizer = byte_bpe(folder)
   cfg, params = random_model({'T': 16}, vocab=tokenizer.vocab)
   convert.write(params, cfg, 0.1, tokenizer.eot, folder)
   return folder
+
+
+@pytest.fixture
+def hf_folder(tmp_path):
+  return gpt2_with_tokenizer(tmp_path / 'hf')
 
 
 def test_a_folder_goes_through_import_and_export_unchanged(hf_folder, tmp_path):

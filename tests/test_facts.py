@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
-from test_convert import GOLDENS, byte_bpe, random_model
+from test_convert import GOLDENS, gpt2_with_tokenizer
 
 from gpt_jax.config import UserError
 from gpt_jax.inference import hugging_face
@@ -44,12 +44,7 @@ def gpt2(tmp_path):
 @pytest.fixture
 def spoken(tmp_path):
   """A GPT-2 of 265 entries with its tokenizer."""
-  folder = tmp_path / 'spoken'
-  folder.mkdir()
-  tokenizer = byte_bpe(folder)
-  cfg, params = random_model({'T': 16}, vocab=tokenizer.vocab)
-  convert.write(params, cfg, 0.1, tokenizer.eot, folder)
-  return folder
+  return gpt2_with_tokenizer(tmp_path / 'spoken')
 
 
 NONE = object()  # no generation_config.json

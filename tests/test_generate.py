@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import sentencepiece
 from absl import flags
-from fakes import gpt2_of
+from fakes import gpt2_of, random_bytes_model
 
 from gpt_jax import config, tokenizers
 from gpt_jax.cli import models
@@ -35,13 +35,7 @@ PROMPTS = ['the', 'a', 'prompt, longer', '']
 @pytest.fixture(scope='module')
 def model():
   """A model of random bytes, among them halves of UTF-8 characters."""
-  tokenizer = tokenizers.Bytes()
-  cfg = GPTConfig.of(config.Model(L=1, D=16, N=2, T=32), tokenizer.vocab)
-  keys = iter(jax.random.split(jax.random.key(1), 100))
-  params = jax.tree.map(
-    lambda p: p + 0.4 * jax.random.normal(next(keys), p.shape), init_params(cfg, 0)
-  )
-  return LanguageModel(params, GPT(cfg), tokenizer)
+  return random_bytes_model(T=32, seed=1)
 
 
 def texts(made):

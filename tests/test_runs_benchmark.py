@@ -6,22 +6,20 @@ import math
 import shutil
 import zlib
 
-import jax
 import numpy as np
 import prompt_files
 import pytest
+from fakes import random_bytes_model
 from scripts import launch
 
 import gpt_jax
-from gpt_jax import config, tokenizers
+from gpt_jax import config
 from gpt_jax.config import UserError
 from gpt_jax.evaluation import likelihood
 from gpt_jax.evaluation.benchmark import Benchmark, plan, run_benchmark
 from gpt_jax.evaluation.scoring_rules import Request
 from gpt_jax.inference.language_model import LanguageModel
 from gpt_jax.inference.task_model import task_model
-from gpt_jax.model.gpt import GPT, init_params
-from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.runs import benchmark, train
 from gpt_jax.tasks import prompted_files
 from gpt_jax.tasks.prompted import TASKS
@@ -320,13 +318,7 @@ def test_a_text_is_as_likely_as_its_windows(run):
 @pytest.fixture(scope='module')
 def untrained():
   """A model of random bytes, which writes something else at every setting."""
-  tokenizer = tokenizers.Bytes()
-  cfg = GPTConfig.of(config.Model(L=1, D=16, N=2, T=48), tokenizer.vocab)
-  keys = iter(jax.random.split(jax.random.key(2), 100))
-  params = jax.tree.map(
-    lambda p: p + 0.4 * jax.random.normal(next(keys), p.shape), init_params(cfg, 0)
-  )
-  return LanguageModel(params, GPT(cfg), tokenizer)
+  return random_bytes_model(T=48, seed=2)
 
 
 def test_answers_are_written_with_the_papers_settings(untrained):
