@@ -85,7 +85,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node) -> None:
-  node.config.stash[_FILES].update(getattr(node, 'workeroutput', {})['skipped_files'])
+  # A worker that crashed sent nothing; xdist names the test that it was at.
+  sent = getattr(node, 'workeroutput', {}).get('skipped_files', {})
+  node.config.stash[_FILES].update(sent)
 
 
 def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:

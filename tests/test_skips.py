@@ -43,20 +43,36 @@ WANTED = (
 )
 
 
+def _run(folder: pathlib.Path, workers: int) -> subprocess.CompletedProcess:
+  return subprocess.run(
+    [sys.executable, '-m', 'pytest', '-q', '-p', 'skips', '-p', 'no:cacheprovider']
+    + [f'-n{workers}', '--rootdir', str(folder), str(folder)],
+    env=os.environ | {'PYTHONPATH': str(TESTS)},
+    capture_output=True,
+    text=True,
+    cwd=folder,
+  )
+
+
 @pytest.mark.parametrize('workers', [0, 2])
 def test_the_last_lines_say_what_was_not_run_and_how_to(tmp_path, workers):
   for name, text in FILES.items():
     (tmp_path / name).write_text(text)
-  found = subprocess.run(
-    [sys.executable, '-m', 'pytest', '-q', '-p', 'skips', '-p', 'no:cacheprovider']
-    + [f'-n{workers}', '--rootdir', str(tmp_path), str(tmp_path)],
-    env=os.environ | {'PYTHONPATH': str(TESTS)},
-    capture_output=True,
-    text=True,
-    cwd=tmp_path,
+  result = _run(tmp_path, workers)
+  assert result.returncode == 0, result.stdout + result.stderr
+  assert result.stdout.splitlines().count(WANTED) == 1, result.stdout
+
+
+def test_a_worker_that_crashes_is_a_failure_that_names_its_test(tmp_path):
+  (tmp_path / 'test_a.py').write_text(
+    'import os\n\ndef test_ends():\n  os._exit(1)\n\ndef test_runs():\n  pass\n'
   )
-  assert found.returncode == 0, found.stdout + found.stderr
-  assert found.stdout.splitlines().count(WANTED) == 1, found.stdout
+  (tmp_path / 'test_b.py').write_text(FILES['test_b.py'])
+  result = _run(tmp_path, 2)
+  assert result.returncode == 1
+  assert "crashed while running 'test_a.py::test_ends'" in result.stdout
+  assert 'INTERNALERROR' not in result.stdout
+  assert '1 whole file for want of torch' in result.stdout
 
 
 def test_reasons_of_one_kind_are_one_part():
