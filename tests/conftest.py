@@ -1,5 +1,6 @@
 """Simulated devices and quick compilation for all tests."""
 
+import gc
 import importlib.metadata
 import os
 import pathlib
@@ -27,6 +28,7 @@ os.environ.setdefault(
   str(pathlib.Path(__file__).resolve().parent.parent / '.pytest_cache/compiled'),
 )
 
+import jax
 import pytest
 
 from gpt_jax import tokenizers
@@ -45,6 +47,20 @@ LONGEST = (
 def pytest_collection_modifyitems(items):
   first = {f'test_{name}': place for place, name in enumerate(LONGEST)}
   items.sort(key=lambda item: first.get(item.path.stem, len(first)))
+
+
+@pytest.fixture(autouse=True, scope='module')
+def few_programs():
+  """Drops compiled programs after a file once their memory is in many pieces.
+
+  A program takes about 5 maps, and Linux ends a process that asks for more than 65,530
+  (vm.max_map_count), which half of the suite in one worker can reach.
+  """
+  yield
+  maps = pathlib.Path('/proc/self/maps')
+  if maps.exists() and maps.read_bytes().count(b'\n') > 15_000:
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope='session')
