@@ -6,11 +6,8 @@ attention; bfloat16 sent as float32; gradients reduced whole where others scatte
 layers that are unrolled keep what `model.remat` would forget).
 """
 
-import collections
 import functools
-import math
 import pathlib
-import re
 from typing import NamedTuple
 
 import jax
@@ -19,6 +16,7 @@ import numpy as np
 from gpt_jax import config, tokenizers
 from gpt_jax.data.windows import Batch
 from gpt_jax.model.gpt_config import GPTConfig
+from gpt_jax.programs import collectives, hlo
 from gpt_jax.runs import cost, finetune, finetune_job, shape
 from gpt_jax.training import sharding, transfer
 from gpt_jax.training.members import Alone
@@ -53,93 +51,11 @@ def compiled_cost(run: config.Run, cfg: GPTConfig, layout: sharding.Layout) -> C
 def cost_of(program: jax.stages.Compiled) -> Cost:
   """Returns the cost of a compiled update."""
   memory = program.memory_analysis()
-  sent, operations = communication(program.as_text())
+  # A loop that may end early counts as one turn.
+  given = collectives.sent(hlo.read(program.as_text()), turns=1)
+  sent, operations = collectives.by_kind(given)
   return Cost(
     memory.argument_size_in_bytes, memory.temp_size_in_bytes, sent, operations
-  )
-
-
-_COLLECTIVE = re.compile(
-  r'= (\S+|\(.*?\)) (all-gather|all-reduce|reduce-scatter|all-to-all|'
-  r'collective-permute)(?:-start)?\('
-)
-_ARRAY = re.compile(r'\b(?:pred|bf|[fsuc])(\d*)\[([\d,]*)\]')
-_CALL = re.compile(r'(?:body|to_apply|branch_computations=\{)=?%([\w.-]+)')
-_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
-
-
-def communication(program: str) -> tuple[dict[str, float], dict[str, int]]:
-  """Returns what each device sends in a compiled program, and how often.
-
-  Bytes by operation, with ring algorithms: of an array of S bytes over n devices, a
-  gather or a scatter of it sends S (n - 1) / n, and a sum of it twice that.
-
-  Args:
-    program: XLA's text, after optimisation; its loops count as often as they turn.
-  """
-  bodies, entry = _computations(program)
-  sent, operations = collections.Counter(), collections.Counter()
-
-  def visit(name: str, times: int) -> None:
-    for line in bodies.get(name, ()):
-      match = _COLLECTIVE.search(line)
-      if match:
-        n = _group(line)
-        size = _bytes(match[1])
-        share = {'all-reduce': 2 * (n - 1) / n, 'reduce-scatter': n - 1}
-        if match[2] == 'collective-permute':
-          share[match[2]] = 1
-        sent[match[2]] += times * size * share.get(match[2], (n - 1) / n)
-        operations[match[2]] += times
-      elif ' while(' in line or ' call(' in line or ' conditional(' in line:
-        trips = _TRIPS.search(line)
-        for callee in _CALL.findall(line):
-          visit(callee, times * (int(trips[1]) if trips else 1))
-
-  visit(entry, 1)
-  return dict(sent), dict(operations)
-
-
-def _computations(program: str) -> tuple[dict[str, list[str]], str]:
-  """Returns the lines of each computation by its name, and the name of the entry."""
-  bodies, entry, name = {}, '', ''
-  for line in program.splitlines():
-    begins = re.match(r'(ENTRY )?%?([\w.-]+) \(.*\{$', line)
-    if begins:
-      name = begins[2]
-      entry = name if begins[1] else entry
-      bodies[name] = []
-    elif name:
-      bodies[name].append(line)
-  return bodies, entry
-
-
-def _group(line: str) -> int:
-  """Returns how many devices take part in a collective operation together.
-
-  XLA writes groups in three ways: {{0,1},{2,3}}, [groups,size]<=..., and, of a mesh
-  mesh['a'=2,'b'=4] {'b'}, the axes that they go along. A permutation has pairs.
-  """
-  if 'source_target_pairs' in line:
-    return 2
-  groups = line.partition('replica_groups=')[2]
-  if groups.startswith('{{'):
-    return groups[: groups.index('}')].count(',') + 1
-  counted = re.match(r'\[\d+,(\d+)\]', groups)
-  if counted:
-    return int(counted[1])
-  along = re.match(r'mesh\[(.*?)\][^{]*\{(.*?)\}', groups)
-  if not along:
-    raise ValueError(f'XLA wrote the devices of a collective in a new way: {line}')
-  sizes = dict(axis.rsplit('=', 1) for axis in along[1].split(','))
-  return math.prod(int(sizes[axis]) for axis in along[2].split(','))
-
-
-def _bytes(shapes: str) -> int:
-  """Returns the bytes of an HLO type, an array or a tuple of some."""
-  return sum(
-    (int(bits or 8) + 7) // 8 * int(np.prod([int(n) for n in dims.split(',') if n]))
-    for bits, dims in _ARRAY.findall(shapes)
   )
 
 

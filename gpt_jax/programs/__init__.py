@@ -1,0 +1,1 @@
+"""What compiled programs move, compute and send, read off XLA's text of them."""
