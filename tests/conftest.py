@@ -8,14 +8,15 @@ import pathlib
 # compiling: less optimisation and LLVM's own loops instead of XLA's fusion emitters
 # take a third of it. One order of a program's parts: in several, those that wait for
 # other devices could take all threads of a machine of 2 cores, which would then stop.
-ON_GPU = os.environ.get('GPT_JAX_GPU') == '1'  # for tests/test_gpu.py
-os.environ['JAX_PLATFORMS'] = 'cuda,cpu' if ON_GPU else 'cpu'
+os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['XLA_FLAGS'] = (
-  '--xla_force_host_platform_device_count=8 '
+  '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 '
   '--xla_cpu_enable_concurrency_optimized_scheduler=false'
 )
-if not ON_GPU:  # a GPU's programs are judged as they are used
-  os.environ['XLA_FLAGS'] += ' --xla_backend_optimization_level=0'
+# tests/test_gpu.py judges a GPU's programs as they are used.
+if os.environ.get('GPT_JAX_GPU') == '1':
+  os.environ['JAX_PLATFORMS'] = 'cuda,cpu'
+  os.environ['XLA_FLAGS'] = '--xla_cpu_enable_concurrency_optimized_scheduler=false'
 # Later versions stop at this flag, which they do not know.
 os.environ['XLA_FLAGS'] += (
   ' --xla_cpu_use_fusion_emitters=false'
