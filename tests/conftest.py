@@ -14,6 +14,10 @@ os.environ['XLA_FLAGS'] = (
   '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 '
   '--xla_cpu_enable_concurrency_optimized_scheduler=false'
 )
+# tests/test_gpu.py judges a GPU's programs as they are used.
+if os.environ.get('GPT_JAX_GPU') == '1':
+  os.environ['JAX_PLATFORMS'] = 'cuda,cpu'
+  os.environ['XLA_FLAGS'] = '--xla_cpu_enable_concurrency_optimized_scheduler=false'
 # Later versions stop at this flag, which they do not know.
 os.environ['XLA_FLAGS'] += (
   ' --xla_cpu_use_fusion_emitters=false'

@@ -17,6 +17,7 @@ GROUPS = (
     'make parity',
     r'torch|transformers|lm_eval|accelerate|make parity',
   ),
+  ('a GPU', 'benchmarks/gpu.sh', r'^no GPU'),
   ('data sets', 'set GPT_JAX_DATA', r'^no data at|^no file of'),
   ('packages of requirements-dev.txt', 'make test', r'^could not import'),
 )
