@@ -201,7 +201,7 @@ def sample(values) -> None:
   if values.stream and len(prompts) > 1:
     raise UserError('--stream shows one continuation of one prompt; leave it out')
   model = load(values.workdir, values.checkpoint)
-  model = model.int8() if values.int8 else model
+  model = (model.int8() if values.int8 else model).for_decoding()
   if not settings.get('special'):
     _say_special(model.tokenizer, prompts)
   if values.stream:

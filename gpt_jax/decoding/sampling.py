@@ -19,6 +19,7 @@ import numpy as np
 from gpt_jax.decoding.logit_rules import NO_RULES, History, Rules, adjust
 from gpt_jax.decoding.selection import Sampling, draw
 from gpt_jax.model.cache import Cache
+from gpt_jax.model.decode_form import is_fused, read_tokens
 from gpt_jax.model.gpt import GPT, empty_cache, last_token, unembed
 
 _CHUNK = 16  # tokens between two checks for a stop
@@ -55,9 +56,15 @@ def model_of(params: dict, gpt: GPT) -> Model:
     return last_logits(empty_cache(gpt, ids_BT.shape[0], S), ids_BT, length_B)
 
   def step(cache, ids_B):
-    return last_logits(cache, ids_B[:, None], jnp.ones_like(ids_B))
+    ones_B = jnp.ones_like(ids_B)
+    if is_fused(gpt, params):
+      logits_B1V, cache = read_tokens(gpt, params, cache, ids_B[:, None], ones_B)
+      return logits_B1V[:, 0], cache
+    return last_logits(cache, ids_B[:, None], ones_B)
 
   def step_beams(cache, parent_BK, ids_BK):
+    if is_fused(gpt, params):
+      return read_tokens(gpt, params, cache.follow(parent_BK), ids_BK)
     x_BKD, cache = gpt.apply(variables, ids_BK, cache=cache.follow(parent_BK))
     return unembed(gpt, params, x_BKD), cache
 

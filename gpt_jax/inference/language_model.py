@@ -15,6 +15,7 @@ from gpt_jax.decoding import stops as stop_texts
 from gpt_jax.decoding.generation_config import GenerationConfig
 from gpt_jax.evaluation import introspection, likelihood
 from gpt_jax.inference.continued import Continued, before_stop, first_stop, stop_begun
+from gpt_jax.model.decode_form import decode_form
 from gpt_jax.model.gpt import GPT, unembed
 from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.model.quantize import quantized, transposed
@@ -204,7 +205,7 @@ class LanguageModel:
       return first_stop(continued[row].text(ids), stops) is not None
 
     continuations = sampling.generate(
-      self.params,
+      self._decode_params,
       self.gpt,
       rows,
       sampling.keys_of(how.seed, len(prompts), n),
@@ -228,7 +229,7 @@ class LanguageModel:
         'starts': [stop_texts.start(stops, self._spelling, tail) for tail in tails],
       }
     found = beam.generate(
-      self.params,
+      self._decode_params,
       self.gpt,
       prompts,
       beams=how.searching(),
@@ -257,7 +258,7 @@ class LanguageModel:
   ) -> list[list[tuple]]:
     """Returns hypotheses of each prompt, drawn without replacement."""
     drawn = stochastic_beam.generate(
-      self.params,
+      self._decode_params,
       self.gpt,
       prompts,
       sampling.keys_of(how.seed, len(prompts)),
@@ -290,7 +291,7 @@ class LanguageModel:
     new, shown, text = [], 0, ''
     (key,) = sampling.keys_of(how.seed, 1)
     for token in sampling.stream(
-      self.params,
+      self._decode_params,
       self.gpt,
       prompts[0],
       key,
@@ -312,12 +313,25 @@ class LanguageModel:
       yield text[shown:]
 
   @functools.cached_property
+  def _decode_params(self) -> dict:
+    """The parameters as decoding reads them, made on demand."""
+    return decode_form(self.params, self.gpt)
+
+  @functools.cached_property
   def _row_params(self) -> dict | None:
     """The parameters in the form that decodes one row fastest; None: unchanged.
 
     On a CPU they take as much memory again as the kernels, so they are made on demand.
     """
-    return transposed(self.params) if jax.default_backend() == 'cpu' else None
+    cpu = jax.default_backend() == 'cpu'
+    return transposed(self._decode_params) if cpu else None
+
+  def for_decoding(self) -> 'LanguageModel':
+    """Returns the model with its weights in the compute dtype alone.
+
+    It takes half the memory where that is bfloat16, once this model is let go of.
+    """
+    return dataclasses.replace(self, params=self._decode_params)
 
   def int8(self) -> 'LanguageModel':
     """Returns the model with its linear layers' weights in 8 bits (`quantized`)."""

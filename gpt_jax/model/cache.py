@@ -22,6 +22,7 @@ class Cache:
     fill_B: int32, tokens of the row's text: the position of the next one.
     slot: int32 scalar, the next slot to write.
     seen_BKS: bool, the slots that are the text of each beam; None without beams.
+    fresh: whether no token is in it.
   """
 
   kv: tuple[tuple[jax.Array, jax.Array], ...]
@@ -29,6 +30,7 @@ class Cache:
   fill_B: jax.Array
   slot: jax.Array
   seen_BKS: jax.Array | None = None
+  fresh: bool = flax.struct.field(pytree_node=False, default=False)
 
   def branch(self, K: int) -> 'Cache':
     """Returns the cache for K beams a row, all with the text so far.
@@ -76,6 +78,7 @@ class Cache:
       fill_B=fill_B,
       slot=self.slot + T,
       seen_BKS=None if self.seen_BKS is None else seen_BTS,
+      fresh=False,
     )
     return cache, pos_BT, seen_BTS
 
@@ -99,6 +102,7 @@ class Tree:
   pos_BS: jax.Array
   end_BS: jax.Array
   slot: int = flax.struct.field(pytree_node=False)
+  fresh = False
 
   def written(self, T: int, length_B: None) -> tuple['Tree', jax.Array, jax.Array]:
     """Returns itself, pos_BT and the mask [B, T, S]; as `Cache.written`."""

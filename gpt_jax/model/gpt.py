@@ -84,25 +84,34 @@ class Attention(nn.Module):
 
     Args:
       x_BTD: the text, after its LayerNorm.
-      seen_BTS: with a cache, bool: may token t see slot s? A text without a cache is
-        causal.
+      seen_BTS: with a cache, bool: may token t see slot s? Without, a text is causal
+        and sees itself alone.
       kv: keys and values of the cache, [B, N, S, H] each.
       slot: int32 scalar, where those of this text go.
     """
     c, how = self.config, self.execution
 
-    def linear(name, bias, residual=False):
+    def linear(name, bias, residual=False, features=c.D):
       init = normal(c, residual)
-      return Linear(c.D, bias, init, how.dtype, how.gradients, name=name)
+      return Linear(features, bias, init, how.dtype, how.gradients, name=name)
 
-    def heads(name):
-      y_BTD = linear(name, c.bias and c.qkv_bias)(x_BTD)
+    def heads(y_BTD):
       return y_BTD.reshape(*y_BTD.shape[:2], c.N, c.H).swapaxes(1, 2)
 
-    q_BNTH, k_BNSH, v_BNSH = heads('q'), heads('k'), heads('v')
-    q_BNTH = q_BNTH * c.query_scale
+    bias = c.bias and c.qkv_bias
+    if self.has_variable('params', 'qkv'):  # of `model/decode_form.py`
+      each = jnp.split(linear('qkv', bias, features=3 * c.D)(x_BTD), 3, axis=-1)
+    else:
+      each = (linear(name, bias)(x_BTD) for name in 'qkv')
+    q_BNTH, k_BNSH, v_BNSH = map(heads, each)
     drop_weights = drop and drop.at(0)
-    if kv is None:
+    q_BNTH, new_kv = q_BNTH * c.query_scale, (k_BNSH, v_BNSH)
+    if kv is not None:
+      k_BNSH, v_BNSH = kv = tuple(
+        jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), slot, axis=2)
+        for old, new in zip(kv, new_kv, strict=True)
+      )
+    if seen_BTS is None:
       read = partial(
         attend_text,
         band=c.band if self.banded else x_BTD.shape[1],
@@ -110,12 +119,8 @@ class Attention(nn.Module):
         gradients=how.gradients,
       )
       read = jax.checkpoint(read) if how.remat == 'attention' else read
-      y_BNTH = read(q_BNTH, k_BNSH, v_BNSH, drop=drop_weights)
+      y_BNTH = read(q_BNTH, *new_kv, drop=drop_weights)
     else:
-      k_BNSH, v_BNSH = kv = tuple(
-        jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), slot, axis=2)
-        for old, new in zip(kv, (k_BNSH, v_BNSH), strict=True)
-      )
       y_BNTH = attend(
         q_BNTH, k_BNSH, v_BNSH, seen_BTS[:, None], drop_weights, how.gradients
       )
@@ -224,13 +229,17 @@ class GPT(nn.Module):
 
     if cache is None:
       kv, slot, seen_BTS, near_BTS = (None,) * c.L, None, None, None
-      x_BTD = wte_VD[ids_BT] + wpe_TD[:T]
+      x_BTD = wte_VD[ids_BT].astype(jnp.float32) + wpe_TD[:T]
     else:
       kv, slot = cache.kv, cache.slot
+      fresh = cache.fresh and how.kernel != 'plain'
       cache, pos_BT, seen_BTS = cache.written(T, length_B)
       if 'banded' in c.attention:
         near_BTS = seen_BTS & in_band(cache.pos_BS, pos_BT, c.band)
-      x_BTD = wte_VD[ids_BT] + wpe_TD[jnp.minimum(pos_BT, c.T - 1)]
+      if fresh:  # a text, and padding that it doesn't see: for a flash kernel
+        seen_BTS = near_BTS = None
+      at_BT = jnp.minimum(pos_BT, c.T - 1)
+      x_BTD = wte_VD[ids_BT].astype(jnp.float32) + wpe_TD[at_BT]
 
     if not c.dropout_wte:
       x_BTD = apply_dropout(x_BTD, drop and drop.at(c.L))
@@ -344,4 +353,5 @@ def empty_cache(gpt: GPT, B: int, S: int) -> Cache:
     pos_BS=jnp.full((B, S), -1, jnp.int32),
     fill_B=jnp.zeros(B, jnp.int32),
     slot=jnp.int32(0),
+    fresh=True,
   )

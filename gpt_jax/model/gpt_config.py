@@ -82,6 +82,8 @@ class Execution:
   Attributes:
     dtype, remat, scan, gradients: as in `config.Model`.
     kernel: of attention of a text to itself; see `model/kernels.py`.
+    decode: how decoding reads a token: 'plain', or by 'fused' kernels, which
+      'interpreted' runs where there is no GPU; see `model/decode_form.py`.
     rows: where the residual stream is on the devices; None leaves it to the compiler.
       Without it the compiler cuts activations like the parameters that `fsdp` cut, and
       sends them about, where the parameters should be gathered.
@@ -92,6 +94,7 @@ class Execution:
   scan: bool = False
   gradients: Gradients = 'written'
   kernel: str = 'plain'
+  decode: str = 'plain'
   rows: jax.sharding.Sharding | None = None
 
   @classmethod
@@ -103,7 +106,10 @@ class Execution:
   ) -> 'Execution':
     """Returns how to compute `model` on the devices that share a program."""
     kernel, _ = attention_kernel(model, devices)
-    return cls(model.dtype, model.remat, model.scan, model.gradients, kernel, rows)
+    decode, _ = decode_kernel(model, devices)
+    return cls(
+      model.dtype, model.remat, model.scan, model.gradients, kernel, decode, rows
+    )
 
   def spread(self, x: jax.Array) -> jax.Array:
     """Returns the residual stream, kept where its rows belong."""
@@ -124,4 +130,16 @@ def attention_kernel(
     T=model.T,
     H=model.D // model.N,
     dropout=model.dropout > 0,
+  )
+
+
+def decode_kernel(model: config.Model, devices: Sequence[jax.Device]) -> kernels.Choice:
+  """Returns how a model's decoding reads a token on some devices, and the reason."""
+  return kernels.choose_decode(
+    model.flash,
+    devices,
+    dtype=model.dtype,
+    H=model.D // model.N,
+    norm=model.norm,
+    activation=model.activation,
   )

@@ -75,6 +75,36 @@ def choose(
   return Choice(kernel, f'{dtype} on {platform}')
 
 
+def choose_decode(
+  flash: str,
+  devices: Sequence[jax.Device],
+  *,
+  dtype: str,
+  H: int,
+  norm: str,
+  activation: str,
+) -> Choice:
+  """Returns how decoding reads a token of a model on some devices.
+
+  Arguments are those of `choose`; norm and activation as in `config.Model`.
+  """
+  if flash == 'plain':
+    return Choice('plain', 'model.flash=plain')
+  platform = devices[0].platform if devices else 'cpu'
+  if platform != 'gpu':
+    return Choice('plain', f'no kernels for a token on {platform}')
+  rules = {
+    'compute capability 8.0': _capability(devices[0]) >= 8,
+    'bfloat16': dtype == 'bfloat16',
+    'heads of 16, 32 .. 256 features': H in (16, 32, 64, 128, 256),
+    'LayerNorm before each branch': norm == 'pre',
+    'GELU by tanh, or ReLU': activation in ('gelu_tanh', 'relu'),
+  }
+  if missing := [rule for rule, holds in rules.items() if not holds]:
+    return Choice('plain', f'the kernels need {", ".join(missing)}')
+  return Choice('fused', f'{dtype} on {platform}')
+
+
 def _capability(device: jax.Device) -> float:
   """Returns the compute capability of an NVIDIA GPU; 0 for others."""
   try:
