@@ -5,6 +5,9 @@ devices (`model/kernels.py`). Decoding has a cache (`model/cache.py`), and a mas
 it: `attend`.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
@@ -21,6 +24,7 @@ def attend_text(
   band: int,
   kernel: str,
   drop: Dropout | None,
+  by_heads: Callable[[Callable], Callable] = lambda attend: attend,
   gradients: Gradients = 'written',
 ) -> jax.Array:
   """Returns causal attention of texts to themselves, [B, N, T, H].
@@ -30,13 +34,14 @@ def attend_text(
     band: positions that a position sees, its own included; at least T for all.
     kernel: of `model.kernels`; 'plain' is taken where it can't compute this text.
     drop: dropout on the attention weights, or None.
+    by_heads: divides a flash kernel over devices (`Execution.by_heads`).
     gradients: of the plain kernel.
   """
   T, H = q_BNTH.shape[2:]
   flash = kernel != 'plain'
   if flash and not kernels.lacking(kernel, T=T, H=H, dropout=drop is not None):
     attend_flash = attend_cudnn if kernel == 'cudnn' else attend_splash
-    return attend_flash(q_BNTH, k_BNTH, v_BNTH, band)
+    return by_heads(partial(attend_flash, band=band))(q_BNTH, k_BNTH, v_BNTH)
   if band < T:
     return attend_banded(q_BNTH, k_BNTH, v_BNTH, band, drop, gradients)
   if drop is None:

@@ -1,9 +1,10 @@
 """What a GPT is, `GPTConfig`, and how it is computed, `Execution`."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from gpt_jax import config
 from gpt_jax.model import kernels
@@ -85,6 +86,8 @@ class Execution:
     rows: where the residual stream is on the devices; None leaves it to the compiler.
       Without it the compiler cuts activations like the parameters that `fsdp` cut, and
       sends them about, where the parameters should be gathered.
+    heads: where queries, keys and values [B, N, T, H] are; None: all of those that the
+      program knows of are on one device.
   """
 
   dtype: str = 'float32'
@@ -92,24 +95,45 @@ class Execution:
   scan: bool = False
   gradients: Gradients = 'written'
   kernel: str = 'plain'
-  rows: jax.sharding.Sharding | None = None
+  rows: NamedSharding | PartitionSpec | None = None
+  heads: NamedSharding | PartitionSpec | None = None
 
   @classmethod
   def of(
     cls,
     model: config.Model,
     devices: Sequence[jax.Device],
-    rows: jax.sharding.Sharding | None = None,
+    rows: NamedSharding | None = None,
+    heads: NamedSharding | None = None,
   ) -> 'Execution':
     """Returns how to compute `model` on the devices that share a program."""
     kernel, _ = attention_kernel(model, devices)
-    return cls(model.dtype, model.remat, model.scan, model.gradients, kernel, rows)
+    chosen = model.dtype, model.remat, model.scan, model.gradients, kernel
+    return cls(*chosen, rows, heads)
 
   def spread(self, x: jax.Array) -> jax.Array:
     """Returns the residual stream, kept where its rows belong."""
     if self.rows is None:
       return x
     return jax.lax.with_sharding_constraint(x, self.rows)
+
+  def by_heads(self, attend: Callable) -> Callable:
+    """Returns attention f(q, k, v) where each device computes its own rows and heads.
+
+    The compiler can divide the plain one by itself, but not every kernel.
+    """
+    if self.heads is None or self.kernel == 'plain':
+      return attend
+    whole = isinstance(self.heads, NamedSharding)  # else of the mesh around the trace
+    spec = self.heads.spec if whole else self.heads
+    return jax.shard_map(
+      attend,
+      mesh=self.heads.mesh if whole else None,
+      in_specs=spec,
+      out_specs=spec,
+      axis_names={axis for part in spec for axis in _names(part)},
+      check_vma=False,  # kernels do not say over which axes their results vary
+    )
 
 
 def attention_kernel(
@@ -125,3 +149,8 @@ def attention_kernel(
     H=model.D // model.N,
     dropout=model.dropout > 0,
   )
+
+
+def _names(part: str | tuple[str, ...] | None) -> tuple[str, ...]:
+  """Returns the axes of a mesh that a part of a specification names."""
+  return (part,) if isinstance(part, str) else part or ()

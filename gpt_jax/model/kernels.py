@@ -68,8 +68,6 @@ def choose(
     missing.append('compute capability 8.0')
   if kernel == 'cudnn' and dtype != 'bfloat16':
     missing.append('bfloat16')
-  if kernel == 'splash' and len(devices) > 1:
-    missing.append('a single device')  # the compiler can not divide it over a mesh
   if missing:
     return Choice('plain', f'{kernel} needs {", ".join(missing)}')
   return Choice(kernel, f'{dtype} on {platform}')
