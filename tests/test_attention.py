@@ -110,18 +110,19 @@ def test_flash_attention_is_chosen_where_it_can_run_and_the_reason_is_said():
   assert chosen('tpu', number=4).kernel == 'splash'
   assert chosen('cpu') == ('plain', 'no flash attention for cpu')
   assert chosen('gpu', flash='plain') == ('plain', 'model.flash=plain')
-  for platform, changed, lacking in [
-    ('gpu', {'dtype': 'float32'}, 'cudnn needs bfloat16'),
-    ('gpu', {'capability': '7.5'}, 'cudnn needs compute capability 8.0'),
-    ('gpu', {'capability': 'gfx90a'}, 'cudnn needs compute capability 8.0'),
-    ('gpu', {'dropout': True}, 'cudnn needs no dropout'),
-    ('gpu', {'H': 25}, 'cudnn needs heads of 8, 16 .. 128 features'),
-    ('gpu', {'gradients': 'plain'}, 'cudnn needs model.gradients=written'),
-    ('tpu', {'T': 100}, 'splash needs a context of whole blocks of 128'),
-    ('tpu', {'H': 32, 'dropout': True}, 'splash needs heads of 64'),
+  for platform, changed, instead, lacking in [
+    ('gpu', {'dtype': 'float32'}, 'triton', 'cudnn needs bfloat16'),
+    ('gpu', {'capability': '7.5'}, 'plain', 'cudnn needs compute capability 8.0'),
+    ('gpu', {'capability': 'gfx90a'}, 'plain', 'cudnn needs compute capability 8.0'),
+    ('gpu', {'dropout': True}, 'triton', 'cudnn needs no dropout'),
+    ('gpu', {'H': 25}, 'triton', 'cudnn needs heads of 8, 16 .. 128 features'),
+    ('gpu', {'gradients': 'plain'}, 'plain', 'cudnn needs model.gradients=written'),
+    ('tpu', {'T': 100}, 'mosaic', 'splash needs a context of whole blocks of 128'),
+    ('tpu', {'H': 32, 'dropout': True}, 'mosaic', 'splash needs heads of 64'),
+    ('tpu', {'H': 32, 'T': 8192}, 'plain', 'splash needs heads of 64'),
   ]:
     kernel, why = chosen(platform, **changed)
-    assert kernel == 'plain'
+    assert kernel == instead
     assert why.startswith(lacking)
 
 

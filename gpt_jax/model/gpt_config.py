@@ -118,22 +118,26 @@ class Execution:
     return jax.lax.with_sharding_constraint(x, self.rows)
 
   def by_heads(self, attend: Callable) -> Callable:
-    """Returns attention f(q, k, v) where each device computes its own rows and heads.
+    """Returns attention where each device computes its own rows and heads.
 
     The compiler can divide the plain one by itself, but not every kernel.
+
+    Args:
+      attend: f(q, k, v, heads, *rows): [B, N, T, H] thrice, [N], and any [B, ...].
     """
     if self.heads is None or self.kernel == 'plain':
       return attend
     whole = isinstance(self.heads, NamedSharding)  # else of the mesh around the trace
     spec = self.heads.spec if whole else self.heads
-    return jax.shard_map(
-      attend,
+    divided = jax.shard_map(
+      lambda q, k, v, heads, rows: attend(q, k, v, heads, *rows),
       mesh=self.heads.mesh if whole else None,
-      in_specs=spec,
+      in_specs=(spec, spec, spec, PartitionSpec(*spec[1:2]), PartitionSpec(*spec[:1])),
       out_specs=spec,
       axis_names={axis for part in spec for axis in _names(part)},
       check_vma=False,  # kernels do not say over which axes their results vary
     )
+    return lambda q, k, v, heads, *rows: divided(q, k, v, heads, rows)
 
 
 def attention_kernel(
