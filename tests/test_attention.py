@@ -1,14 +1,19 @@
 """Attention of a text to itself: every kernel is the same function."""
 
+import dataclasses
 import types
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gpt_jax import config
 from gpt_jax.model import attention, kernels
 from gpt_jax.model import gradients as written
+from gpt_jax.runs import dry_run
+from gpt_jax.training import sharding
 
 
 def draw(*shape, seed=0):
@@ -102,21 +107,22 @@ def test_flash_attention_is_chosen_where_it_can_run_and_the_reason_is_said():
   assert chosen('gpu') == ('cudnn', 'bfloat16 on gpu')
   assert chosen('tpu').kernel == 'splash'
   assert chosen('tpu', dtype='float32').kernel == 'splash'
+  assert chosen('tpu', number=4).kernel == 'splash'
   assert chosen('cpu') == ('plain', 'no flash attention for cpu')
   assert chosen('gpu', flash='plain') == ('plain', 'model.flash=plain')
-  for platform, changed, lacking in [
-    ('gpu', {'dtype': 'float32'}, 'cudnn needs bfloat16'),
-    ('gpu', {'capability': '7.5'}, 'cudnn needs compute capability 8.0'),
-    ('gpu', {'capability': 'gfx90a'}, 'cudnn needs compute capability 8.0'),
-    ('gpu', {'dropout': True}, 'cudnn needs no dropout'),
-    ('gpu', {'H': 25}, 'cudnn needs heads of 8, 16 .. 128 features'),
-    ('gpu', {'gradients': 'plain'}, 'cudnn needs model.gradients=written'),
-    ('tpu', {'number': 4}, 'splash needs a single device'),
-    ('tpu', {'T': 100}, 'splash needs a context of whole blocks of 128'),
-    ('tpu', {'H': 32, 'dropout': True}, 'splash needs heads of 64'),
+  for platform, changed, instead, lacking in [
+    ('gpu', {'dtype': 'float32'}, 'triton', 'cudnn needs bfloat16'),
+    ('gpu', {'capability': '7.5'}, 'plain', 'cudnn needs compute capability 8.0'),
+    ('gpu', {'capability': 'gfx90a'}, 'plain', 'cudnn needs compute capability 8.0'),
+    ('gpu', {'dropout': True}, 'triton', 'cudnn needs no dropout'),
+    ('gpu', {'H': 25}, 'triton', 'cudnn needs heads of 8, 16 .. 128 features'),
+    ('gpu', {'gradients': 'plain'}, 'plain', 'cudnn needs model.gradients=written'),
+    ('tpu', {'T': 100}, 'mosaic', 'splash needs a context of whole blocks of 128'),
+    ('tpu', {'H': 32, 'dropout': True}, 'mosaic', 'splash needs heads of 64'),
+    ('tpu', {'H': 32, 'T': 8192}, 'plain', 'splash needs heads of 64'),
   ]:
     kernel, why = chosen(platform, **changed)
-    assert kernel == 'plain'
+    assert kernel == instead
     assert why.startswith(lacking)
 
 
@@ -137,3 +143,28 @@ def test_the_tpu_kernel_computes_the_same_interpreted_and_lowers_for_a_tpu(band)
 
   lowered = jax.jit(gradient).trace(*args).lower(lowering_platforms=('tpu',))
   assert lowered.as_text().count('custom_call @tpu_custom_call') == 3
+
+
+@pytest.mark.parametrize('band', [64, 128])
+def test_a_kernel_over_a_mesh_is_plain_attention_and_so_are_its_gradients(
+  band, monkeypatch
+):
+  monkeypatch.setattr(
+    attention, 'attend_splash', partial(attention.attend_splash, interpret=True)
+  )
+  run = config.Run(layout='data=2,fsdp=2,tensor=2')
+  how = sharding.Layout.of(run).execution(run.model)
+  how = dataclasses.replace(how, kernel='splash')
+  assert how.heads.shard_shape((4, 2, 128, 64)) == (1, 1, 128, 64)
+  q, k, v = (draw(4, 2, 128, 64, seed=seed) for seed in range(3))
+
+  def attend(q, k, v):
+    text = attention.attend_text
+    by_heads = how.by_heads
+    return text(q / 8, k, v, band=band, kernel='splash', drop=None, by_heads=by_heads)
+
+  plain = lambda q, k, v: dense(q / 8, k, v, band)  # noqa: E731
+  assert_close(jax.jit(attend)(q, k, v), plain(q, k, v), 1e-4)
+  assert_close(gradients(attend, q, k, v), gradients(plain, q, k, v), 1e-4)
+  compiled = jax.jit(attend, in_shardings=how.heads).lower(q, k, v).compile()
+  assert not dry_run.communication(compiled.as_text())[0]

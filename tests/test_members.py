@@ -9,12 +9,15 @@ import jax
 import numpy as np
 import pytest
 import tiny_text
+import updates
 
 from gpt_jax import config
 from gpt_jax.config import UserError
+from gpt_jax.model.gpt import init_params
 from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.runs import train
 from gpt_jax.training import checkpoint, sharding, step
+from gpt_jax.training.members import Together
 from gpt_jax.training.metrics_log import CLOCK_FIELDS, read_metrics
 
 # Products over several runs may add in another order.
@@ -216,3 +219,27 @@ def test_runs_of_several_kinds_are_refused(place):
   same = changed(run, seed=9, optim__lr=1.0, optim__clip=3.0, optim__beta1=0.5)
   assert train.kind(run) == train.kind(same)
   assert not (place / 'a').exists()
+
+
+@pytest.mark.parametrize('devices', [3, 6, 2])
+def test_members_and_rows_over_devices_equal_one_device(devices):
+  """3 members: apart; each on two devices, which share its rows; all on one of two."""
+
+  def trained_on(number):
+    runs = [updates.make_run(seed=seed, accumulate=2) for seed in range(3)]
+    cfg = GPTConfig.of(runs[0].model, updates.VOCAB)
+    objective = updates.objective_of(runs[0], cfg, sharding.Layout.of(runs[0]))
+    program = Together(runs, objective, jax.devices()[:number], share_rows=True)
+    make = lambda seed: step.init_state(  # noqa: E731
+      runs[0], init_params(cfg, seed), cfg.width
+    )
+    state = program.begin(make, seeds=range(3))
+    batch = [updates.ragged_batch(seed) for seed in range(3)]
+    state, metrics = program.update(state, program.put(batch))
+    return jax.device_get((state.params, metrics))
+
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
+    trained_on(devices),
+    trained_on(1),
+  )

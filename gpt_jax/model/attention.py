@@ -5,6 +5,9 @@ devices (`model/kernels.py`). Decoding has a cache (`model/cache.py`), and a mas
 it: `attend`.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
@@ -21,6 +24,7 @@ def attend_text(
   band: int,
   kernel: str,
   drop: Dropout | None,
+  by_heads: Callable[[Callable], Callable] = lambda attend: attend,
   gradients: Gradients = 'written',
 ) -> jax.Array:
   """Returns causal attention of texts to themselves, [B, N, T, H].
@@ -30,19 +34,34 @@ def attend_text(
     band: positions that a position sees, its own included; at least T for all.
     kernel: of `model.kernels`; 'plain' is taken where it can't compute this text.
     drop: dropout on the attention weights, or None.
+    by_heads: divides a flash kernel over devices (`Execution.by_heads`).
     gradients: of the plain kernel.
   """
-  T, H = q_BNTH.shape[2:]
+  N, T, H = q_BNTH.shape[1:]
   flash = kernel != 'plain'
   if flash and not kernels.lacking(kernel, T=T, H=H, dropout=drop is not None):
-    attend_flash = attend_cudnn if kernel == 'cudnn' else attend_splash
-    return attend_flash(q_BNTH, k_BNTH, v_BNTH, band)
+    attend_flash = by_heads(partial(_attend_flash, band=band, kernel=kernel))
+    return attend_flash(q_BNTH, k_BNTH, v_BNTH, jnp.arange(N), drop and drop.words)
   if band < T:
     return attend_banded(q_BNTH, k_BNTH, v_BNTH, band, drop, gradients)
   if drop is None:
     return attend_causal(q_BNTH, k_BNTH, v_BNTH, gradients)
   causal_TT = jnp.tril(jnp.ones((T, T), bool))
   return attend(q_BNTH, k_BNTH, v_BNTH, causal_TT, drop)
+
+
+def _attend_flash(q_BNTH, k_BNTH, v_BNTH, head_N, draw_B3, *, band, kernel):
+  """Returns `attend_text` of some rows and heads by a flash kernel."""
+  if kernel == 'cudnn':
+    return attend_cudnn(q_BNTH, k_BNTH, v_BNTH, band)
+  if kernel == 'splash':
+    return attend_splash(q_BNTH, k_BNTH, v_BNTH, band)
+  # Pallas takes a second to import, and only its kernels need it.
+  from gpt_jax.model import flash
+
+  return flash.attend(
+    q_BNTH, k_BNTH, v_BNTH, head_N, draw_B3, band=band, backend=kernel
+  )
 
 
 def attend_cudnn(
@@ -67,7 +86,6 @@ def attend_splash(
   interpret: bool = False,
 ) -> jax.Array:
   """Returns `attend_text` by jax's kernel for TPUs; `interpret` runs it elsewhere."""
-  # Pallas takes a second to import, and only a TPU needs it.
   from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
   N, T = q_BNTH.shape[1:3]

@@ -116,6 +116,7 @@ class Attention(nn.Module):
         attend_text,
         band=c.band if self.banded else x_BTD.shape[1],
         kernel=how.kernel,
+        by_heads=how.by_heads,
         gradients=how.gradients,
       )
       read = jax.checkpoint(read) if how.remat == 'attention' else read

@@ -1,9 +1,10 @@
 """What a GPT is, `GPTConfig`, and how it is computed, `Execution`."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from gpt_jax import config
 from gpt_jax.model import kernels
@@ -87,6 +88,8 @@ class Execution:
     rows: where the residual stream is on the devices; None leaves it to the compiler.
       Without it the compiler cuts activations like the parameters that `fsdp` cut, and
       sends them about, where the parameters should be gathered.
+    heads: where queries, keys and values [B, N, T, H] are; None: all of those that the
+      program knows of are on one device.
   """
 
   dtype: str = 'float32'
@@ -95,20 +98,22 @@ class Execution:
   gradients: Gradients = 'written'
   kernel: str = 'plain'
   decode: str = 'plain'
-  rows: jax.sharding.Sharding | None = None
+  rows: NamedSharding | PartitionSpec | None = None
+  heads: NamedSharding | PartitionSpec | None = None
 
   @classmethod
   def of(
     cls,
     model: config.Model,
     devices: Sequence[jax.Device],
-    rows: jax.sharding.Sharding | None = None,
+    rows: NamedSharding | None = None,
+    heads: NamedSharding | None = None,
   ) -> 'Execution':
     """Returns how to compute `model` on the devices that share a program."""
     kernel, _ = attention_kernel(model, devices)
     decode, _ = decode_kernel(model, devices)
     return cls(
-      model.dtype, model.remat, model.scan, model.gradients, kernel, decode, rows
+      model.dtype, model.remat, model.scan, model.gradients, kernel, decode, rows, heads
     )
 
   def spread(self, x: jax.Array) -> jax.Array:
@@ -116,6 +121,28 @@ class Execution:
     if self.rows is None:
       return x
     return jax.lax.with_sharding_constraint(x, self.rows)
+
+  def by_heads(self, attend: Callable) -> Callable:
+    """Returns attention where each device computes its own rows and heads.
+
+    The compiler can divide the plain one by itself, but not every kernel.
+
+    Args:
+      attend: f(q, k, v, heads, *rows): [B, N, T, H] thrice, [N], and any [B, ...].
+    """
+    if self.heads is None or self.kernel == 'plain':
+      return attend
+    whole = isinstance(self.heads, NamedSharding)  # else of the mesh around the trace
+    spec = self.heads.spec if whole else self.heads
+    divided = jax.shard_map(
+      lambda q, k, v, heads, rows: attend(q, k, v, heads, *rows),
+      mesh=self.heads.mesh if whole else None,
+      in_specs=(spec, spec, spec, PartitionSpec(*spec[1:2]), PartitionSpec(*spec[:1])),
+      out_specs=spec,
+      axis_names={axis for part in spec for axis in _names(part)},
+      check_vma=False,  # kernels do not say over which axes their results vary
+    )
+    return lambda q, k, v, heads, *rows: divided(q, k, v, heads, rows)
 
 
 def attention_kernel(
@@ -143,3 +170,8 @@ def decode_kernel(model: config.Model, devices: Sequence[jax.Device]) -> kernels
     norm=model.norm,
     activation=model.activation,
   )
+
+
+def _names(part: str | tuple[str, ...] | None) -> tuple[str, ...]:
+  """Returns the axes of a mesh that a part of a specification names."""
+  return (part,) if isinstance(part, str) else part or ()

@@ -1,7 +1,8 @@
 """Which kernel computes the attention of a text to itself, decided at set-up.
 
 'cudnn' (NVIDIA GPUs) and 'splash' (TPUs) never write the [T, T] weights
-(FlashAttention: Dao et al. 2022); 'plain' is ours, for whatever they do not take. The
+(FlashAttention: Dao et al. 2022), nor do 'triton' (GPUs) and 'mosaic' (TPUs), which are
+ours (`model/flash.py`) and draw dropout; 'plain' is for whatever none of them takes. The
 choice is for the devices that will run the program, not for those of the machine that
 traces it, so a program can be compiled for devices that are not there.
 """
@@ -11,7 +12,8 @@ from typing import NamedTuple
 
 import jax
 
-_KERNELS = {'gpu': 'cudnn', 'tpu': 'splash'}
+# Those of a platform: the first that lacks nothing is the fastest.
+_KERNELS = {'gpu': ('cudnn', 'triton'), 'tpu': ('splash', 'mosaic')}
 
 
 class Choice(NamedTuple):
@@ -25,17 +27,38 @@ def lacking(kernel: str, *, T: int, H: int, dropout: bool) -> list[str]:
   """Returns what a flash kernel needs of a text that this one does not have.
 
   Args:
-    kernel: 'cudnn' or 'splash'.
+    kernel: one of the kernels, or 'interpret': ours on any device, for tests.
   """
   needs = {
-    'cudnn': {'heads of 8, 16 .. 128 features': H % 8 == 0 and H <= 128},
+    'cudnn': {
+      'heads of 8, 16 .. 128 features': H % 8 == 0 and H <= 128,
+      'no dropout': not dropout,
+    },
     'splash': {
       'a context of whole blocks of 128': T % 128 == 0,
       'heads of 64 features or a multiple': H % 64 == 0,
+      'no dropout': not dropout,
     },
+    'triton': {'heads of at most 128 features': H <= 128},
+    # A program holds the keys and values of a row in its memory.
+    'mosaic': {'a context of at most 4096': T <= 4096},
+    'interpret': {},
   }
-  rules = needs[kernel] | {'no dropout': not dropout}
+  rules = needs[kernel]
+  if dropout and 'no dropout' not in rules:
+    rules |= {
+      'keys of threefry2x32, partitionable': _threefry(),
+      'a context of at most 32768 for dropout': T <= 2**15,
+    }
   return [rule for rule, holds in rules.items() if not holds]
+
+
+def _threefry() -> bool:
+  """Returns whether jax draws random bits as `model/flash.py` does."""
+  return (
+    jax.config.jax_default_prng_impl == 'threefry2x32'
+    and jax.config.jax_threefry_partitionable
+  )
 
 
 def choose(
@@ -60,19 +83,19 @@ def choose(
   platform = devices[0].platform if devices else 'cpu'
   if platform not in _KERNELS:
     return Choice('plain', f'no flash attention for {platform}')
-  kernel = _KERNELS[platform]
-  missing = lacking(kernel, T=T, H=H, dropout=dropout)
-  if gradients == 'plain':
-    missing.append('model.gradients=written')
-  if kernel == 'cudnn' and _capability(devices[0]) < 8:
-    missing.append('compute capability 8.0')
-  if kernel == 'cudnn' and dtype != 'bfloat16':
-    missing.append('bfloat16')
-  if kernel == 'splash' and len(devices) > 1:
-    missing.append('a single device')  # the compiler can not divide it over a mesh
-  if missing:
-    return Choice('plain', f'{kernel} needs {", ".join(missing)}')
-  return Choice(kernel, f'{dtype} on {platform}')
+  why = ''
+  for kernel in _KERNELS[platform]:
+    missing = lacking(kernel, T=T, H=H, dropout=dropout)
+    if gradients == 'plain':
+      missing.append('model.gradients=written')
+    if platform == 'gpu' and _capability(devices[0]) < 8:
+      missing.append('compute capability 8.0')
+    if kernel == 'cudnn' and dtype != 'bfloat16':
+      missing.append('bfloat16')
+    if not missing:
+      return Choice(kernel, why or f'{dtype} on {platform}')
+    why += f'{"; " if why else ""}{kernel} needs {", ".join(missing)}'
+  return Choice('plain', why)
 
 
 def choose_decode(

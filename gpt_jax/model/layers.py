@@ -34,6 +34,13 @@ class Dropout:
       key_B=fold(self.key_B, place), key=jax.random.fold_in(self.key, place)
     )
 
+  @property
+  def words(self) -> jax.Array:
+    """uint32 [B, 3], the draw for kernels: a row's key, and the bits that keep."""
+    words = jax.random.key_data(self.key_B)
+    cut = jnp.broadcast_to(_cut(self.rate).astype(jnp.uint32), (len(words), 1))
+    return jnp.concatenate([words, cut], axis=1)
+
 
 def apply_dropout(x: jax.Array, drop: Dropout | None) -> jax.Array:
   """Returns x with entries zeroed at random and the rest scaled to keep the mean.
@@ -62,9 +69,14 @@ def _zeroed(x: jax.Array, bits: jax.Array, rate: jax.Array) -> jax.Array:
   16 bits an entry, half the cost of 32, round the rate to 1 / 65536; the scale is that
   of the rounded rate, so the mean is exact.
   """
-  cut = jnp.round(rate * 65536)
+  cut = _cut(rate)
   keep = bits.astype(jnp.float32) >= cut
   return jnp.where(keep, x * (65536 / (65536 - cut)).astype(x.dtype), 0)
+
+
+def _cut(rate: jax.Array) -> jax.Array:
+  """Returns the number that 16 random bits must reach to keep an entry, a float32."""
+  return jnp.round(rate * 65536)
 
 
 class Linear(nn.Module):

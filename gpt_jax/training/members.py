@@ -115,8 +115,8 @@ class Together:
     self.run, number = runs[0], len(runs)
     apart = math.gcd(len(devices), number)
     self.devices = tuple(devices) if share_rows else tuple(devices[:apart])
-    mesh = Mesh(np.array(self.devices).reshape(apart, -1), ('member', 'row'))
-    place = partial(NamedSharding, mesh)
+    self.mesh = Mesh(np.array(self.devices).reshape(apart, -1), ('member', 'row'))
+    place = partial(NamedSharding, self.mesh)
     self.each, self.all = place(P('member')), place(P())
     self._micro, self._rows = place(P('member', None, 'row')), place(P('row'))
     choices = self.run.optim
@@ -135,7 +135,8 @@ class Together:
     self.hp = jax.device_put(
       jax.tree.map(lambda *leaf: np.stack(leaf), *hps), self.each
     )
-    one = partial(step.train_step, objective=objective, choices=choices)
+    axis = 'row' if self.mesh.shape['row'] > 1 else None
+    one = partial(step.train_step, objective=objective, choices=choices, axis=axis)
     at_once = jax.vmap(one, (self.axes, None, 0, 0), (self.axes, 0))
 
     def one_by_one(state, fixed, batch, hp):
@@ -147,11 +148,28 @@ class Together:
       own, metrics = jax.lax.map(each, (_own(state), batch, hp))
       return state.replace(**own, step=state.step + 1), metrics
 
+    in_turn = in_turn and len(self.devices) == 1
+    places = self.places, self.all, self._micro, self.each
     self.jitted = jax.jit(
-      one_by_one if in_turn and len(self.devices) == 1 else at_once,
-      in_shardings=(self.places, self.all, self._micro, self.each),
-      out_shardings=(self.places, self.each),
+      self._by_device(one_by_one if in_turn else at_once, places, places[::3]),
+      in_shardings=places,
+      out_shardings=places[::3],
       donate_argnums=0,
+    )
+
+  def _by_device(self, fn: Callable, places: Any, results: Any) -> Callable:
+    """Returns f, where each device computes for its own members and rows.
+
+    The compiler would divide most of it by itself, but not all kernels of attention.
+    """
+    if len(self.devices) == 1:
+      return fn
+    return jax.shard_map(
+      fn,
+      mesh=self.mesh,
+      in_specs=jax.tree.map(lambda place: place.spec, places),
+      out_specs=jax.tree.map(lambda place: place.spec, results),
+      check_vma=False,  # kernels do not say over which axes their results vary
     )
 
   def begin(
@@ -202,9 +220,11 @@ class Together:
 
   def over_rows(self, fn: Callable) -> Callable:
     """Returns the compiled f(stacked parameters, fixed, batch of rows), whole."""
+    places = self.each, self.all, self._rows
+    rows = NamedSharding(self.mesh, P('member', 'row'))
     return jax.jit(
-      jax.vmap(fn, (0, None, None)),
-      in_shardings=(self.each, self.all, self._rows),
+      self._by_device(jax.vmap(fn, (0, None, None)), places, rows),
+      in_shardings=places,
       out_shardings=self.all,
     )
 

@@ -304,8 +304,12 @@ class Layout:
 
   def execution(self, model: config.Model) -> Execution:
     """Returns how the devices compute a model."""
-    rows = None if self.mesh is None else NamedSharding(self.mesh, P(_ROWS))
-    return Execution.of(model, self.devices, rows)
+    if self.mesh is None:
+      return Execution.of(model, self.devices)
+    place = partial(NamedSharding, self.mesh)
+    return Execution.of(
+      model, self.devices, place(P(_ROWS)), heads=place(P(_ROWS, 'tensor'))
+    )
 
   def train_step(
     self, run: config.Run, objective: Objective, state: step.State, fixed: dict
