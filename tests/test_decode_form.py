@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from gpt_jax import config
+from gpt_jax.config import UserError
 from gpt_jax.decoding import beam, sampling, stochastic_beam
 from gpt_jax.decoding.selection import Sampling
 from gpt_jax.inference.language_model import LanguageModel
@@ -240,20 +241,23 @@ def test_prompts_are_read_as_texts_where_there_is_a_flash_kernel(name):
   assert not cache.fresh
 
 
-def test_a_model_for_decoding_alone_writes_the_same_text():
-  cfg, params = made('GPT-2')
-  cfg = dataclasses.replace(cfg, vocab=256)
+@pytest.mark.parametrize('how', [Execution(), HALF, EXACT])
+def test_a_model_for_decoding_alone_writes_the_same_text(how):
+  cfg = dataclasses.replace(made('GPT-2')[0], vocab=256)
   params = init_params(cfg, 0)
-  for how in (HALF, EXACT):
-    model = LanguageModel(params, GPT(cfg, how), Bytes())
-    (text,) = model.generate('ab', max_new_tokens=6, temperature=0)
-    small = model.for_decoding()
-    (again,) = small.generate('ab', max_new_tokens=6, temperature=0)
-    assert again.ids == text.ids and again.token_logp == text.token_logp
-    assert small.params['h_0']['attn'].keys() != params['h_0']['attn'].keys() or (
-      small.params['wte'].dtype == 'bfloat16'
-    )
-    assert is_fused(small.gpt, small.params) == (how is EXACT)
+  model = LanguageModel(params, GPT(cfg, how), Bytes())
+  (text,) = model.generate('ab', max_new_tokens=6, temperature=0)
+  small = model.for_decoding()
+  (again,) = small.generate('ab', max_new_tokens=6, temperature=0)
+  assert again.ids == text.ids and again.token_logp == text.token_logp
+  assert small.params['wte'].dtype == how.dtype
+  near = 0.05 if how is HALF else 1e-4
+  assert small.score('a', 'bc').logp == pytest.approx(model.score('a', 'bc').logp, near)
+  assert is_fused(small.gpt, small.params) == (how is EXACT)
+  if how is EXACT:
+    for change in (small.int8, lambda: small.explain('ab')):
+      with pytest.raises(UserError, match='for_decoding has them in another form'):
+        change()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -56,11 +56,10 @@ def model_of(params: dict, gpt: GPT) -> Model:
     return last_logits(empty_cache(gpt, ids_BT.shape[0], S), ids_BT, length_B)
 
   def step(cache, ids_B):
-    ones_B = jnp.ones_like(ids_B)
     if is_fused(gpt, params):
-      logits_B1V, cache = read_tokens(gpt, params, cache, ids_B[:, None], ones_B)
+      logits_B1V, cache = read_tokens(gpt, params, cache, ids_B[:, None])
       return logits_B1V[:, 0], cache
-    return last_logits(cache, ids_B[:, None], ones_B)
+    return last_logits(cache, ids_B[:, None], jnp.ones_like(ids_B))
 
   def step_beams(cache, parent_BK, ids_BK):
     if is_fused(gpt, params):

@@ -15,7 +15,7 @@ from gpt_jax.decoding import stops as stop_texts
 from gpt_jax.decoding.generation_config import GenerationConfig
 from gpt_jax.evaluation import introspection, likelihood
 from gpt_jax.inference.continued import Continued, before_stop, first_stop, stop_begun
-from gpt_jax.model.decode_form import decode_form
+from gpt_jax.model.decode_form import decode_form, is_fused
 from gpt_jax.model.gpt import GPT, unembed
 from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.model.quantize import quantized, transposed
@@ -140,6 +140,7 @@ class LanguageModel:
     Raises:
       UserError: the text is empty, or longer than the context less one.
     """
+    self._check_stored('explain')
     ids = [start_of_text(self.tokenizer), *self.tokenizer.encode(text)]
     pieces = ['', *(self._decode([i]) for i in ids[1:])]
     return introspection.explained(self.params, self.gpt, ids, pieces)
@@ -327,14 +328,23 @@ class LanguageModel:
     return transposed(self._decode_params) if cpu else None
 
   def for_decoding(self) -> 'LanguageModel':
-    """Returns the model with its weights in the compute dtype alone.
+    """Returns the model with its weights as decoding reads them, and no others.
 
-    It takes half the memory where that is bfloat16, once this model is let go of.
+    It takes half the memory in bfloat16, once this model is let go of. It generates,
+    scores and has logits; `explain` and `int8` may need the weights as they are stored.
     """
     return dataclasses.replace(self, params=self._decode_params)
 
+  def _check_stored(self, what: str) -> None:
+    if is_fused(self.gpt, self.params):
+      raise UserError(
+        f'{what} needs the weights as they are stored, and a model made by '
+        'for_decoding has them in another form: call it on the model as it was loaded'
+      )
+
   def int8(self) -> 'LanguageModel':
     """Returns the model with its linear layers' weights in 8 bits (`quantized`)."""
+    self._check_stored('int8')
     return dataclasses.replace(self, params=quantized(self.params))
 
   def _limits(self, how: GenerationConfig) -> dict:

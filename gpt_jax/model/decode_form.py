@@ -55,11 +55,7 @@ def is_fused(gpt: GPT, params: dict) -> bool:
 
 
 def read_tokens(
-  gpt: GPT,
-  params: dict,
-  cache: Cache,
-  ids_BK: jax.Array,
-  length_B: jax.Array | None = None,
+  gpt: GPT, params: dict, cache: Cache, ids_BK: jax.Array
 ) -> tuple[jax.Array, Cache]:
   """Returns float32 logits of the next tokens [B, K, V], and the cache with these.
 
@@ -68,13 +64,13 @@ def read_tokens(
   Args:
     params: in the fused form.
     cache: of a row for each text (K = 1), or of rows with K beams.
-    length_B: ones; None with beams.
   """
   c, how = gpt.config, gpt.execution
   interpret = how.decode == 'interpreted'
   product = partial(token_kernels.product, interpret=interpret)
   (B, K), slot = ids_BK.shape, cache.slot
-  cache, pos_BK, seen_BKS = cache.written(K, length_B)
+  one_B = jnp.ones(B, jnp.int32) if cache.seen_BKS is None else None
+  cache, pos_BK, seen_BKS = cache.written(K, one_B)
   seen = {'dense': seen_BKS}
   if 'banded' in c.attention:
     seen['banded'] = seen_BKS & in_band(cache.pos_BS, pos_BK, c.band)

@@ -239,8 +239,8 @@ class GPT(nn.Module):
         near_BTS = seen_BTS & in_band(cache.pos_BS, pos_BT, c.band)
       if fresh:  # a text, and padding that it doesn't see: for a flash kernel
         seen_BTS = near_BTS = None
-      at_BT = jnp.minimum(pos_BT, c.T - 1)
-      x_BTD = wte_VD[ids_BT].astype(jnp.float32) + wpe_TD[at_BT]
+      x_BTD = wte_VD[ids_BT].astype(jnp.float32)
+      x_BTD += wpe_TD[jnp.minimum(pos_BT, c.T - 1)]
 
     if not c.dropout_wte:
       x_BTD = apply_dropout(x_BTD, drop and drop.at(c.L))
