@@ -136,7 +136,7 @@ def test_a_fine_tuning_over_a_layout_sends_its_gradients(task_place, devices_the
   said = dry_run.report(run, '')
   assert 'data 2, 1 of 2 seeds together' in said and 'all-reduce' in said
   job = finetune_job.read_job(run, print)
-  found = dry_run.cost_of(finetune.compiled(job, 1))
+  found = dry_run.cost_of(finetune.lowered(job, 1).compile())
   trained = sum(cost.trained_by_part(job.run, job.cfg).values())
   # Of `wte`, most of so small a model, look-up and output are summed apart.
   assert 4 * trained < found.sent['all-reduce'] < 8 * trained

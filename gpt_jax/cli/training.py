@@ -9,7 +9,14 @@ from absl import flags
 from ml_collections import config_flags
 
 from gpt_jax import config
-from gpt_jax.cli.flags import experiment, overridden, path_flag, refuse, workdir
+from gpt_jax.cli.flags import (
+  experiment,
+  on_flag,
+  overridden,
+  path_flag,
+  refuse,
+  workdir,
+)
 from gpt_jax.config import UserError
 
 
@@ -66,6 +73,7 @@ def train_flags(values):
     'with --dry_run: memory of a device; 0 asks the device',
     flag_values=values,
   )
+  on_flag(values, 'with --dry_run: ')
 
 
 def train(values) -> None:
@@ -77,8 +85,13 @@ def train(values) -> None:
   if values.dry_run:
     from gpt_jax.runs import dry_run
 
-    print(dry_run.report(run, values.workdir, values.device_gib))
+    print(dry_run.report(run, values.workdir, values.device_gib, values.on))
     return
+  if values.on:
+    raise UserError(
+      f'--on={values.on} compiles for devices that are not here, and trains on none; '
+      'add --dry_run'
+    )
   if values.distributed:
     sharding.start(values.distributed)
   with _stopped_and_saved():

@@ -6,24 +6,22 @@ attention; bfloat16 sent as float32; gradients reduced whole where others scatte
 layers that are unrolled keep what `model.remat` would forget).
 """
 
-import collections
 import functools
-import math
 import pathlib
-import re
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from gpt_jax import config, tokenizers
+from gpt_jax.config import UserError
 from gpt_jax.data.windows import Batch
-from gpt_jax.model.gpt_config import GPTConfig
-from gpt_jax.runs import cost, finetune, finetune_job, shape
+from gpt_jax.model.gpt_config import GPTConfig, attention_kernel
+from gpt_jax.programs import absent, collectives, hlo
+from gpt_jax.runs import cost, finetune, finetune_job, on_paper, shape
+from gpt_jax.runs.on_paper import GIB, Program, TooLarge, size
 from gpt_jax.training import sharding, transfer
 from gpt_jax.training.members import Alone
-
-_GIB = 2**30
 
 
 class Cost(NamedTuple):
@@ -42,104 +40,41 @@ class Cost(NamedTuple):
   operations: dict[str, int]
 
 
+def update_of(run: config.Run, cfg: GPTConfig, layout: sharding.Layout) -> Program:
+  """Returns an update of a language model, to be compiled for its layout's devices."""
+  ids = jax.ShapeDtypeStruct((run.batch, cfg.T), np.int32)
+  weights, row = ids.update(dtype=np.float32), ids.update(shape=(run.batch,))
+  rows = Batch(ids, ids, weights, row)
+  update = Alone.of(run, cfg, layout)
+  parameters = layout.bytes_each(update.like.params)
+  held = {
+    'parameters': parameters,
+    'optimizer': layout.bytes_each(update.like) - parameters,
+    'batch': layout.bytes_each(layout.batch_shapes(rows, run.accumulate)),
+  }
+  return Program(
+    'update',
+    update.lowered(rows),
+    held,
+    run.batch * cfg.T,
+    work='gradients and temporaries',
+    formula=cost.flops_per_token(cfg),
+  )
+
+
 def compiled_cost(run: config.Run, cfg: GPTConfig, layout: sharding.Layout) -> Cost:
   """Returns the cost of an update, from the program compiled for the devices."""
-  rows = np.zeros((run.batch, cfg.T), np.int32)
-  batch = layout.put(Batch(rows, rows, rows.astype('f'), rows[:, 0]), run.accumulate)
-  update = Alone.of(run, cfg, layout)
-  return cost_of(update.jitted.lower(update.like, {}, batch, update.hp).compile())
+  return cost_of(update_of(run, cfg, layout).lowered.compile())
 
 
 def cost_of(program: jax.stages.Compiled) -> Cost:
   """Returns the cost of a compiled update."""
   memory = program.memory_analysis()
-  sent, operations = communication(program.as_text())
+  sent = collectives.sent(hlo.read(program.as_text()))
   return Cost(
-    memory.argument_size_in_bytes, memory.temp_size_in_bytes, sent, operations
-  )
-
-
-_COLLECTIVE = re.compile(
-  r'= (\S+|\(.*?\)) (all-gather|all-reduce|reduce-scatter|all-to-all|'
-  r'collective-permute)(?:-start)?\('
-)
-_ARRAY = re.compile(r'\b(?:pred|bf|[fsuc])(\d*)\[([\d,]*)\]')
-_CALL = re.compile(r'(?:body|to_apply|branch_computations=\{)=?%([\w.-]+)')
-_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
-
-
-def communication(program: str) -> tuple[dict[str, float], dict[str, int]]:
-  """Returns what each device sends in a compiled program, and how often.
-
-  Bytes by operation, with ring algorithms: of an array of S bytes over n devices, a
-  gather or a scatter of it sends S (n - 1) / n, and a sum of it twice that.
-
-  Args:
-    program: XLA's text, after optimisation; its loops count as often as they turn.
-  """
-  bodies, entry = _computations(program)
-  sent, operations = collections.Counter(), collections.Counter()
-
-  def visit(name: str, times: int) -> None:
-    for line in bodies.get(name, ()):
-      match = _COLLECTIVE.search(line)
-      if match:
-        n = _group(line)
-        size = _bytes(match[1])
-        share = {'all-reduce': 2 * (n - 1) / n, 'reduce-scatter': n - 1}
-        if match[2] == 'collective-permute':
-          share[match[2]] = 1
-        sent[match[2]] += times * size * share.get(match[2], (n - 1) / n)
-        operations[match[2]] += times
-      elif ' while(' in line or ' call(' in line or ' conditional(' in line:
-        trips = _TRIPS.search(line)
-        for callee in _CALL.findall(line):
-          visit(callee, times * (int(trips[1]) if trips else 1))
-
-  visit(entry, 1)
-  return dict(sent), dict(operations)
-
-
-def _computations(program: str) -> tuple[dict[str, list[str]], str]:
-  """Returns the lines of each computation by its name, and the name of the entry."""
-  bodies, entry, name = {}, '', ''
-  for line in program.splitlines():
-    begins = re.match(r'(ENTRY )?%?([\w.-]+) \(.*\{$', line)
-    if begins:
-      name = begins[2]
-      entry = name if begins[1] else entry
-      bodies[name] = []
-    elif name:
-      bodies[name].append(line)
-  return bodies, entry
-
-
-def _group(line: str) -> int:
-  """Returns how many devices take part in a collective operation together.
-
-  XLA writes groups in three ways: {{0,1},{2,3}}, [groups,size]<=..., and, of a mesh
-  mesh['a'=2,'b'=4] {'b'}, the axes that they go along. A permutation has pairs.
-  """
-  if 'source_target_pairs' in line:
-    return 2
-  groups = line.partition('replica_groups=')[2]
-  if groups.startswith('{{'):
-    return groups[: groups.index('}')].count(',') + 1
-  counted = re.match(r'\[\d+,(\d+)\]', groups)
-  if counted:
-    return int(counted[1])
-  along = re.match(r'mesh\[(.*?)\][^{]*\{(.*?)\}', groups)
-  if not along:
-    raise ValueError(f'XLA wrote the devices of a collective in a new way: {line}')
-  sizes = dict(axis.rsplit('=', 1) for axis in along[1].split(','))
-  return math.prod(int(sizes[axis]) for axis in along[2].split(','))
-
-
-def _bytes(shapes: str) -> int:
-  """Returns the bytes of an HLO type, an array or a tuple of some."""
-  return sum(
-    (int(bits or 8) + 7) // 8 * int(np.prod([int(n) for n in dims.split(',') if n]))
-    for bits, dims in _ARRAY.findall(shapes)
+    memory.argument_size_in_bytes,
+    memory.temp_size_in_bytes,
+    *collectives.by_kind(sent),
   )
 
 
@@ -181,16 +116,13 @@ def advice(
   return 'more devices, with tensor in the layout: a single row is too large'
 
 
-def _size(number: float) -> str:
-  unit, name = (_GIB, 'GiB') if number >= _GIB else (2**20, 'MiB')
-  return f'{number / unit:,.2f} {name}'
-
-
 class _Update(NamedTuple):
   """An update that was compiled.
 
   Attributes:
     layout: over devices.
+    program: as it was to be compiled.
+    compiled: None where it does not fit, and a compiler refused it.
     cost: of it.
     change: the first to make where it does not fit.
     what: it is of, in words.
@@ -198,6 +130,8 @@ class _Update(NamedTuple):
   """
 
   layout: sharding.Layout
+  program: Program
+  compiled: jax.stages.Compiled | None
   cost: Cost
   change: str
   what: str
@@ -214,8 +148,15 @@ def _of_language_model(
   vocab = tokenizers.load(own).vocab if own.exists() else cost.vocabulary(run)
   cfg = GPTConfig.of(run.model, vocab)
   layout.check(cfg)
-  compiled = compiled_cost(run, cfg, layout)
-  return _Update(layout, compiled, advice(run, cfg, layout, compiled), '', [])
+  program = update_of(run, cfg, layout)
+  try:
+    compiled = on_paper.compiled(program.lowered)
+    taken = cost_of(compiled)
+  except TooLarge as error:
+    compiled, held = None, sum(program.held.values())
+    taken = Cost(held, error.needed - held, {}, {})
+  change = advice(run, cfg, layout, taken)
+  return _Update(layout, program, compiled, taken, change, '', [])
 
 
 def _of_fine_tuning(
@@ -226,7 +167,8 @@ def _of_fine_tuning(
   lines = []
   job = finetune_job.read_job(run, lines.append, devices)
   run, layout = job.run, job.layout
-  cost_of_seeds = functools.cache(lambda seeds: cost_of(finetune.compiled(job, seeds)))
+  compiled = functools.cache(lambda seeds: finetune.lowered(job, seeds).compile())
+  cost_of_seeds = functools.cache(lambda seeds: cost_of(compiled(seeds)))
 
   def needed(seeds):
     return cost_of_seeds(seeds).state + cost_of_seeds(seeds).working
@@ -234,52 +176,91 @@ def _of_fine_tuning(
   seeds = finetune_job.group_size(run, layout)
   if limit and not run.task.together:
     seeds = finetune.most_together(seeds, needed, limit, lines.append)
-  compiled = cost_of_seeds(seeds)
+  taken = cost_of_seeds(seeds)
   B, C, T = finetune.longest_batch(job).ids_BCT.shape
   change = advice(
     run,
     transfer.grown(job.cfg),
     layout,
-    compiled,
+    taken,
     tokens=C * T if run.task.aux else 0,
     seeds=seeds,
   )
   what = f', {seeds} of {run.seeds} seeds together, {B} examples of {C} x {T} tokens'
-  return _Update(layout, compiled, change, what, lines)
+  held = {'parameters, optimizer and batch': taken.state}
+  program = Program('update', finetune.lowered(job, seeds), held, seeds * B * C * T)
+  return _Update(layout, program, compiled(seeds), taken, change, what, lines)
 
 
-def report(run: config.Run, workdir: str | pathlib.Path, device_gib: float = 0) -> str:
+def report(
+  run: config.Run, workdir: str | pathlib.Path, device_gib: float = 0, on: str = ''
+) -> str:
   """Returns what one update of a run takes of its devices, and whether it fits.
 
   Args:
     workdir: its tokenizer, where there is one, tells the vocabulary.
     device_gib: memory of a device; 0 asks the device, which may not know.
+    on: absent devices to compile for, as `absent.devices` takes them; '': those here,
+      or simulated ones.
   """
   run = shape.resolved(run, workdir)
-  devices = sharding.real_or_simulated(sharding.asked_devices(run))
+  if on:
+    devices = absent.devices(on)
+    limit, free = on_paper.room(on, devices[0])
+    if device_gib:
+      limit, free = device_gib * GIB, size(device_gib * GIB)
+  else:
+    devices = sharding.real_or_simulated(sharding.asked_devices(run))
+    known = (devices[0].memory_stats() or {}).get('bytes_limit', 0)
+    limit = device_gib * GIB or known
+    free = size(limit)
+  if on and run.is_finetuning and not run.layout:
+    raise UserError(
+      f'--on={on}: a fine-tuning is compiled for absent devices in a layout only; add '
+      f'--config.layout=data={len(devices)}'
+    )
   device = devices[0]
-  limit = device_gib * _GIB or (device.memory_stats() or {}).get('bytes_limit', 0)
   of = _of_fine_tuning if run.is_finetuning else _of_language_model
-  layout, compiled, change, what, lines = of(run, pathlib.Path(workdir), devices, limit)
-  need = compiled.state + compiled.working
-  lines += [
-    f'compiled for {len(layout.devices)} x {device.device_kind}, {layout}{what}; not '
-    'run',
-    f'memory    {_size(need)} each: {_size(compiled.state)} for parameters, optimizer '
-    f'and batch, {_size(compiled.working)} to work with',
-    f'sends     {_size(sum(compiled.sent.values()))} each in an update'
-    + ''.join(
-      f'; {_size(size)} by {compiled.operations[name]} {name}'
-      for name, size in sorted(compiled.sent.items(), key=lambda item: -item[1])
-    ),
+  update = of(run, pathlib.Path(workdir), devices, limit)
+  layout, taken, change = update.layout, update.cost, update.change
+  need = taken.state + taken.working
+  lines = [
+    *update.lines,
+    f'compiled for {len(layout.devices)} x {device.device_kind}, {layout}{update.what}; '
+    'not run',
   ]
+  if on:
+    lines += _on_paper(run, update, on)
+  else:
+    lines += [
+      f'memory    {size(need)} each: {size(taken.state)} for parameters, optimizer '
+      f'and batch, {size(taken.working)} to work with',
+      on_paper.sends_line(taken.sent, taken.operations, ' in an update'),
+    ]
   if not limit:
     lines.append(
       f'fits      is not known: {device.platform} does not tell its memory; give '
       f'--device_gib. To make it smaller: {change}'
     )
   elif need > limit:
-    lines.append(f'fits      not in {_size(limit)}. First change: {change}')
+    lines.append(f'fits      not in {free}. First change: {change}')
   else:
-    lines.append(f'fits      in {_size(limit)}')
+    lines.append(f'fits      in {free}')
   return '\n'.join(lines)
+
+
+def _on_paper(run: config.Run, update: _Update, on: str) -> list[str]:
+  """Returns the lines about an update for absent devices."""
+  kernel, why = attention_kernel(run.model, update.layout.devices)
+  lines = [f'attention {kernel}: {why}']
+  if update.compiled is None:
+    need = update.cost.state + update.cost.working
+    held = ', '.join(f'{size(n)} {part}' for part, n in update.program.held.items())
+    return [*lines, f'memory    {size(need)} each, {held} of it: it was not compiled']
+  memory = on_paper.Memory.of(update.compiled)
+  number = len(update.layout.devices)
+  return [
+    *lines,
+    on_paper.memory_line(update.program, memory),
+    *on_paper.lines(update.program, update.compiled, on, number),
+  ]
