@@ -17,46 +17,6 @@ from gpt_jax.training import sharding
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
-# Lines as XLA writes them.
-# ruff: noqa: E501
-PROGRAM = """
-%add (a: f32[], b: f32[]) -> f32[] {
-  ROOT %s = f32[] add(%a, %b)
-}
-
-%body (t: (s32[], f32[4,8])) -> (s32[], f32[4,8]) {
-  %g = bf16[4,8]{1,0} all-gather(%x), replica_groups=[2,4]<=[8], dimensions={0}
-  %p = f32[4,8]{1,0} collective-permute(%y), source_target_pairs={{0,1},{1,0}}
-}
-
-ENTRY %main (x: f32[4,8]) -> f32[4,8] {
-  %w = (s32[], f32[4,8]) while(%t), condition=%c, body=%body, backend_config={"known_trip_count":{"n":"3"}}
-  %r = (f32[10]{0}, s32[]) all-reduce(%a, %b), replica_groups={{0,1},{2,3}}, to_apply=%add
-  %z = f32[6]{0} reduce-scatter(%a), replica_groups=mesh['axis_0'=2,'axis_1'=3], device_ids=([6]) {'axis_1'}, to_apply=%add
-}
-"""
-
-
-def test_communication_is_counted_by_groups_sizes_and_turns_of_loops():
-  sent, operations = dry_run.communication(PROGRAM)
-  assert sent == {
-    'all-gather': 3 * 64 * 3 / 4,
-    'collective-permute': 3 * 128,
-    'all-reduce': 44 * 2 * 1 / 2,
-    'reduce-scatter': 24 * 2,
-  }
-  assert operations == {
-    'all-gather': 3,
-    'collective-permute': 3,
-    'all-reduce': 1,
-    'reduce-scatter': 1,
-  }
-
-
-def test_a_new_way_to_write_groups_is_no_wrong_number():
-  with pytest.raises(ValueError, match='a new way'):
-    dry_run.communication(PROGRAM.replace('{{0,1},{2,3}}', 'all'))
-
 
 def cost_of(layout, **fields):
   run = make_run(layout=layout, model_D=64, model_T=16, model_dropout=0.0, **fields)

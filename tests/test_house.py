@@ -11,8 +11,8 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ORDER = (
-  'config files paths tokenizers data tasks model weights training decoding evaluation '
-  'inference runs sweep reports cli'
+  'config files paths tokenizers data tasks programs model weights training decoding '
+  'evaluation inference runs sweep reports cli'
 ).split()
 WITHOUT_JAX = [
   'config',
@@ -23,6 +23,7 @@ WITHOUT_JAX = [
   'tasks.labelled',
   'data.token_files',
   'tasks.prompted',
+  'programs.roofline',
   'evaluation.text_metrics',
   'evaluation.metrics',
   'evaluation.statistics',

@@ -11,8 +11,8 @@ from gpt_jax.config import UserError
 
 FAULTS = mutants.read()
 ROOMS = (
-  'config files paths tokenizers data tasks model weights training decoding evaluation '
-  'inference runs sweep reports cli launch experiments'
+  'config files paths tokenizers data tasks programs model weights training decoding '
+  'evaluation inference runs sweep reports cli launch experiments'
 ).split()
 
 

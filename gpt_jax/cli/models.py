@@ -318,16 +318,6 @@ def explain(values) -> None:
   from gpt_jax.reports import explain
   from gpt_jax.runs.load import load
 
-  if values.on:
-    from gpt_jax.runs import dry_run_model
-
-    refuse(values, ['checkpoint', 'stream'], '`sample --on`, which loads no weights')
-    print(
-      dry_run_model.sampling(
-        values.workdir, prompts, settings, values.on, int8=values.int8
-      )
-    )
-    return
   model = load(values.workdir, values.checkpoint)
   explain.write(model, values.text, values.target, values.workdir)
   print(f'wrote {values.target}; open it in a browser')

@@ -3,8 +3,8 @@
 Any model that offers the contract of `Model` will do; `model_of` gives that of a GPT.
 Prompts of different lengths share a batch without effect on each other: padding follows
 a prompt and is masked, and positions count real tokens only. There are two programs:
-`compiled_begin` reads the prompts, `compiled_run` draws tokens up to a limit. Shapes are
-rounded up, so that calls share programs.
+`compiled_begin` reads the prompts, `compiled_run` draws tokens up to a limit. Shapes
+are rounded up, so that calls share programs.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -261,7 +261,9 @@ class LanguageModel:
     """
     prompts, how = self._checked(prompts, settings)
     if how.chosen() == 'stochastic':
-      raise UserError("method='stochastic' is not compiled for absent devices; use beam")
+      raise UserError(
+        "method='stochastic' is not compiled for absent devices; use beam"
+      )
     of = self.params, self.gpt
     if how.chosen() == 'beam':
       search = self._search(prompts, how)

@@ -1,1 +1,1 @@
-"""What compiled programs move, compute and send, for devices that may be absent."""
+"""What compiled programs move, compute and send, read off XLA's text of them."""

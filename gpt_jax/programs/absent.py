@@ -1,4 +1,4 @@
-"""Devices that are not there, to compile for: `devices('h100:8')`, `devices('v5e:4x4')`.
+"""Devices that are not there, to compile for: eight H100s, a TPU slice of 4 by 4.
 
 The program of such a device, its memory, its collectives and its kernels are those of
 the real one, but for what a GPU measures while it compiles: autotuning, which picks

@@ -70,11 +70,11 @@ def compiled_cost(run: config.Run, cfg: GPTConfig, layout: sharding.Layout) -> C
 def cost_of(program: jax.stages.Compiled) -> Cost:
   """Returns the cost of a compiled update."""
   memory = program.memory_analysis()
-  sent = collectives.sent(hlo.read(program.as_text()))
+  # A loop that may end early counts as one turn.
+  given = collectives.sent(hlo.read(program.as_text()), turns=1)
+  sent, operations = collectives.by_kind(given)
   return Cost(
-    memory.argument_size_in_bytes,
-    memory.temp_size_in_bytes,
-    *collectives.by_kind(sent),
+    memory.argument_size_in_bytes, memory.temp_size_in_bytes, sent, operations
   )
 
 
@@ -224,11 +224,8 @@ def report(
   update = of(run, pathlib.Path(workdir), devices, limit)
   layout, taken, change = update.layout, update.cost, update.change
   need = taken.state + taken.working
-  lines = [
-    *update.lines,
-    f'compiled for {len(layout.devices)} x {device.device_kind}, {layout}{update.what}; '
-    'not run',
-  ]
+  over = f'{len(layout.devices)} x {device.device_kind}, {layout}{update.what}'
+  lines = [*update.lines, f'compiled for {over}; not run']
   if on:
     lines += _on_paper(run, update, on)
   else:

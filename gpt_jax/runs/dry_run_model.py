@@ -49,18 +49,22 @@ def evaluation(workdir: str | pathlib.Path, on: str, *, int8: bool = False) -> s
   scored = likelihood.lowered(model.params, model.gpt, here)
   held = {'parameters': parameters, 'batch': layout.bytes_each(rows)}
   programs = [
-    Program(f'held-out text, {B} rows of {T} tokens', step.lower(params, rows), held, B * T),
+    Program(
+      f'held-out text, {B} rows of {T} tokens', step.lower(params, rows), held, B * T
+    ),
     Program(
       f'a benchmark reads {scored.tokens:,} tokens of its prompts',
       scored.states,
       {'parameters': parameters},
       scored.tokens,
+      rest='rows',
     ),
     Program(
       'it scores a quarter of them',
       scored.judged,
       {'parameters': parameters},
       scored.tokens,
+      rest='states',
     ),
   ]
   kernel, why = attention_kernel(run.model, layout.devices)
@@ -109,7 +113,8 @@ def sampling(
   programs = []
   for name, each in lowered.items():
     what, tokens, turn = of[name]
-    programs.append(Program(what, each, held, tokens, turn, 'cache and temporaries'))
+    rest = 'prompts' if name == 'prompt' else 'cache and texts'
+    programs.append(Program(what, each, held, tokens, turn, rest))
   head = f'compiled for {devices[0].device_kind}; not run'
   fewer = 'fewer prompts, or --max_new_tokens'
   numbers = [1] * len(programs)
@@ -117,7 +122,9 @@ def sampling(
   return '\n'.join([head, *about])
 
 
-def _model(workdir: str | pathlib.Path, device: jax.Device, int8: bool) -> LanguageModel:
+def _model(
+  workdir: str | pathlib.Path, device: jax.Device, int8: bool
+) -> LanguageModel:
   model = load.shapes(workdir, device)
   if not int8:
     return model

@@ -24,6 +24,7 @@ class Program(NamedTuple):
     held: bytes of its arguments on a device, by part.
     tokens: that one run of it reads or writes, on all devices.
     turn: whether it is a loop of which one turn counts, such as a token of decoding.
+    rest: what its other arguments are, in words; XLA pads arrays to a device's tiles.
     work: what is left in memory besides arguments, in words.
     formula: FLOPs of a token by part, below which no count of them can be (as
       `cost.flops_per_token` returns them).
@@ -34,6 +35,7 @@ class Program(NamedTuple):
   held: dict[str, int]
   tokens: float
   turn: bool = False
+  rest: str = 'padding'
   work: str = 'temporaries'
   formula: dict[str, float] | None = None
 
@@ -62,7 +64,7 @@ class Memory(NamedTuple):
     return cls(said.argument_size_in_bytes, said.temp_size_in_bytes + results)
 
 
-class TooLarge(Exception):  # noqa: N818
+class TooLarge(Exception):
   """A program that a compiler refuses, since it does not fit.
 
   Attributes:
@@ -111,19 +113,19 @@ def room(name: str, device: jax.Device) -> tuple[float, str]:
 
 def size(number: float) -> str:
   """Returns bytes in words."""
-  unit, name = (GIB, 'GiB') if number >= GIB else (2**20, 'MiB')
+  units = ((GIB, 'GiB'), (2**20, 'MiB'), (2**10, 'KiB'))
+  unit, name = next((each for each in units if number >= each[0]), units[-1])
   return f'{number / unit:,.2f} {name}'
 
 
 def memory_line(program: Program, memory: Memory) -> str:
   """Returns the memory of a program on each device, by part."""
-  parts = [f'{size(n)} {part}' for part, n in program.held.items()]
-  # XLA pads arrays to the tiles of a device.
-  padding = memory.arguments - sum(program.held.values())
-  if padding > 0.005 * memory.total:
-    parts.append(f'{size(padding)} padding')
-  parts.append(f'{size(memory.working)} {program.work}')
-  return f'memory    {size(memory.total)} each: {", ".join(parts)}'
+  rest = memory.arguments - sum(program.held.values())
+  parts = program.held | {program.work: memory.working}
+  if rest > 0.005 * memory.total:
+    parts = program.held | {program.rest: rest, program.work: memory.working}
+  words = ', '.join(f'{size(n)} {part}' for part, n in parts.items())
+  return f'memory    {size(memory.total)} each: {words}'
 
 
 def lines(
@@ -150,12 +152,12 @@ def lines(
     f'program   {of.kernels:,} kernels ({of.graphed:,} in command buffers), '
     f'{of.bytes / 1e9:,.3f} GB moved, {of.flops / 1e12:,.4f} TFLOP, each',
   ]
-  if devices > 1:
+  if of.sent:
     said.append(sends_line(*collectives.by_kind(of.collectives)))
   said += [
     f'time      {1e3 * taken:,.3f} ms at least: {1e3 * of.seconds:,.3f} kernels, '
-    f'{1e3 * of.launch_seconds:,.3f} launches, {1e3 * of.exposed_seconds:,.3f} of '
-    f'{1e3 * of.collective_seconds:,.3f} sending that nothing hides',
+    f'{1e3 * of.launch_seconds:,.3f} launches, {1e3 * of.exposed_seconds:,.3f} '
+    f'sending that nothing hides (of {1e3 * of.collective_seconds:,.3f})',
     f'speed     {program.tokens / taken:,.0f} tokens/s at most, {peak:.0%} of the peak',
   ]
   return said
