@@ -85,7 +85,7 @@ def train(values) -> None:
   if values.dry_run:
     from gpt_jax.runs import dry_run
 
-    print(dry_run.report(run, values.workdir, values.device_gib, values.on))
+    print(dry_run.report(run, values.workdir, values.device_gib, on=values.on))
     return
   if values.on:
     raise UserError(
@@ -166,6 +166,7 @@ def describe_flags(values):
   flags.DEFINE_integer(
     'devices', 0, "how many; 0: as many as the config's layout has", flag_values=values
   )
+  on_flag(values)
 
 
 def describe(values) -> None:
@@ -173,21 +174,29 @@ def describe(values) -> None:
   import rich
 
   from gpt_jax.model.gpt_config import GPTConfig
-  from gpt_jax.runs import cost, cost_tables, finetune_job, shape
+  from gpt_jax.runs import cost, cost_tables, dry_run, finetune_job, shape
   from gpt_jax.training import sharding
 
-  run = overridden(values)
+  given = run = overridden(values)
   devices = values.devices or sharding.asked_devices(run) or 1
   cfg = None
+  if values.on:
+    refuse(values, ['devices'], '`describe --on`, which names them')
   if run.is_finetuning:
     refuse(values, ['vocab'], 'a fine-tuning, whose vocabulary is that of init_from')
     run, cfg = finetune_job.unread(run)
   run = shape.resolved(run)
-  config.check(run, sharding.Layout.imagined(run, devices).parts)
+  if not values.on:
+    config.check(run, sharding.Layout.imagined(run, devices).parts)
   cfg = cfg or GPTConfig.of(run.model, values.vocab or cost.vocabulary(run))
-  for table in cost_tables.tables(run, cfg, devices):
+  tables = cost_tables.of_model(run, cfg)
+  if not values.on:
+    tables += cost_tables.of_devices(run, cfg, devices)
+  for table in tables:
     rich.print(table)
     print()
+  if values.on:
+    print(dry_run.report(given, on=values.on, vocab=values.vocab))
 
 
 def sweep_flags(values):

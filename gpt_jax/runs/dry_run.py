@@ -138,45 +138,47 @@ class _Update(NamedTuple):
   lines: list[str]
 
 
+def _compiled(program: Program) -> tuple[jax.stages.Compiled | None, Cost]:
+  """Returns a compiled program, if its devices have room for it, and its cost."""
+  try:
+    compiled = on_paper.compiled(program.lowered)
+  except TooLarge as error:
+    held = sum(program.held.values())
+    return None, Cost(held, int(error.needed) - held, {}, {})
+  return compiled, cost_of(compiled)
+
+
 def _of_language_model(
-  run: config.Run, workdir: pathlib.Path, devices: list[jax.Device], limit: float
+  run: config.Run, vocab: int, devices: list[jax.Device]
 ) -> _Update:
-  del limit
   layout = sharding.Layout.of(run, devices)
   config.check(run, layout.parts)
-  own = workdir / 'tokenizer'
-  vocab = tokenizers.load(own).vocab if own.exists() else cost.vocabulary(run)
   cfg = GPTConfig.of(run.model, vocab)
   layout.check(cfg)
   program = update_of(run, cfg, layout)
-  try:
-    compiled = on_paper.compiled(program.lowered)
-    taken = cost_of(compiled)
-  except TooLarge as error:
-    compiled, held = None, sum(program.held.values())
-    taken = Cost(held, error.needed - held, {}, {})
+  compiled, taken = _compiled(program)
   change = advice(run, cfg, layout, taken)
   return _Update(layout, program, compiled, taken, change, '', [])
 
 
 def _of_fine_tuning(
-  run: config.Run, workdir: pathlib.Path, devices: list[jax.Device], limit: float
+  run: config.Run, devices: list[jax.Device], limit: float
 ) -> _Update:
   """Returns the update of the longest batch, of the seeds that would train together."""
-  del workdir
   lines = []
   job = finetune_job.read_job(run, lines.append, devices)
   run, layout = job.run, job.layout
-  compiled = functools.cache(lambda seeds: finetune.lowered(job, seeds).compile())
-  cost_of_seeds = functools.cache(lambda seeds: cost_of(compiled(seeds)))
+  bare = lambda seeds: Program('update', finetune.lowered(job, seeds), {}, 0)  # noqa: E731
+  of_seeds = functools.cache(lambda seeds: _compiled(bare(seeds)))
 
   def needed(seeds):
-    return cost_of_seeds(seeds).state + cost_of_seeds(seeds).working
+    _, taken = of_seeds(seeds)
+    return taken.state + taken.working
 
   seeds = finetune_job.group_size(run, layout)
   if limit and not run.task.together:
     seeds = finetune.most_together(seeds, needed, limit, lines.append)
-  taken = cost_of_seeds(seeds)
+  compiled, taken = of_seeds(seeds)
   B, C, T = finetune.longest_batch(job).ids_BCT.shape
   change = advice(
     run,
@@ -188,12 +190,17 @@ def _of_fine_tuning(
   )
   what = f', {seeds} of {run.seeds} seeds together, {B} examples of {C} x {T} tokens'
   held = {'parameters, optimizer and batch': taken.state}
-  program = Program('update', finetune.lowered(job, seeds), held, seeds * B * C * T)
-  return _Update(layout, program, compiled(seeds), taken, change, what, lines)
+  program = bare(seeds)._replace(held=held, tokens=seeds * B * C * T)
+  return _Update(layout, program, compiled, taken, change, what, lines)
 
 
 def report(
-  run: config.Run, workdir: str | pathlib.Path, device_gib: float = 0, on: str = ''
+  run: config.Run,
+  workdir: str | pathlib.Path | None = None,
+  device_gib: float = 0,
+  *,
+  on: str = '',
+  vocab: int = 0,
 ) -> str:
   """Returns what one update of a run takes of its devices, and whether it fits.
 
@@ -202,8 +209,14 @@ def report(
     device_gib: memory of a device; 0 asks the device, which may not know.
     on: absent devices to compile for, as `absent.devices` takes them; '': those here,
       or simulated ones.
+    vocab: entries of the vocabulary; 0: the tokenizer's.
   """
   run = shape.resolved(run, workdir)
+  if on and run.is_finetuning and not run.layout:
+    raise UserError(
+      f'--on={on}: a fine-tuning is compiled for absent devices in a layout only; add '
+      '--config.layout=data'
+    )
   if on:
     devices = absent.devices(on)
     limit, free = on_paper.room(on, devices[0])
@@ -214,14 +227,14 @@ def report(
     known = (devices[0].memory_stats() or {}).get('bytes_limit', 0)
     limit = device_gib * GIB or known
     free = size(limit)
-  if on and run.is_finetuning and not run.layout:
-    raise UserError(
-      f'--on={on}: a fine-tuning is compiled for absent devices in a layout only; add '
-      f'--config.layout=data={len(devices)}'
-    )
   device = devices[0]
-  of = _of_fine_tuning if run.is_finetuning else _of_language_model
-  update = of(run, pathlib.Path(workdir), devices, limit)
+  if run.is_finetuning:
+    update = _of_fine_tuning(run, devices, limit)
+  else:
+    own = workdir and pathlib.Path(workdir) / 'tokenizer'
+    if not vocab and own and own.exists():
+      vocab = tokenizers.load(own).vocab
+    update = _of_language_model(run, vocab or cost.vocabulary(run), devices)
   layout, taken, change = update.layout, update.cost, update.change
   need = taken.state + taken.working
   over = f'{len(layout.devices)} x {device.device_kind}, {layout}{update.what}'

@@ -310,7 +310,7 @@ class Layout:
   def whole_shapes(self, tree: Any) -> Any:
     """Returns the shapes of arrays that each device has whole, such as numbers."""
     everywhere = self._sharding((P(),), ())
-    return self._at(jax.eval_shape(lambda: tree), everywhere)
+    return self._at(jax.eval_shape(lambda tree: tree, tree), everywhere)
 
   def _at(self, shapes: Any, sharding: jax.sharding.Sharding) -> Any:
     return jax.tree.map(
