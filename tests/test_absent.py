@@ -4,6 +4,7 @@
 """
 
 import importlib.util
+import json
 import pathlib
 import re
 
@@ -24,6 +25,7 @@ from absent_programs import (
 from scripts import launch
 from updates import make_run, ragged_batch
 
+from benchmarks import layouts
 from gpt_jax.config import UserError
 from gpt_jax.programs import absent
 from gpt_jax.runs import cost, on_paper
@@ -252,3 +254,10 @@ def test_the_dry_run_of_each_verb_says_what_it_takes(tmp_path, task_place):
   assert 'one token of each of 1 rows:' in said and said.count('at most') == 2
   refused = launch(tmp_path, 'sample', workdir, '--on=h100:2')
   assert 'texts are continued on one' in refused.stderr
+
+
+def test_the_table_of_layouts_is_that_of_its_file():
+  kept = json.loads(layouts.KEPT.read_text())
+  keys = {layouts.key(name, *how) for name, _, *how in layouts.ROWS}
+  assert kept.keys() == keys
+  assert layouts.table(kept) in (ROOT / 'docs/scaling.md').read_text(encoding='utf-8')

@@ -25,6 +25,8 @@ def get_config(size: str = '124M') -> config.Run:
   model = papers.gpt2(size)
   model.bias = False
   model.dtype = 'bfloat16'
+  if size == '1558M':
+    model.remat = 'block'
   return config.Run(
     steps=600_000,
     batch=480,
