@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gpt_jax.programs import work
-from gpt_jax.programs.hlo import Computation, Instruction, Module, Unreadable, arrays
+from gpt_jax.programs.hlo import Computation, Instruction, Module, Unreadable
 from gpt_jax.programs.work import Kernel
 
 
@@ -99,10 +99,7 @@ def _collective(
   kind = inner.opcode.removesuffix('-start')
   group = devices_of(inner, module.devices)
   n = len(group)
-  result = arrays(inner.type)
-  if inner.opcode in ('all-gather-start', 'collective-permute-start'):
-    result = arrays(inner.type[1])  # (operands, results, ..)
-  size = sum(array.bytes for array in result)
+  size = sum(array.bytes for array in work.results_of(inner))
   shares = {
     'all-reduce': 2 * (n - 1) / n,
     'reduce-scatter': n - 1,  # of the part that it keeps

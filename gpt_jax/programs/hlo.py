@@ -293,7 +293,7 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
   held, at = '', 0
   for number, line in enumerate(text.splitlines(), 1):
     begins = _BEGIN.match(line)
-    if held and not (begins or _ENDS.match(line)):
+    if held and not (begins or _ENDS.match(line) or _whole(held)):
       held += line
       continue
     if held:
@@ -303,6 +303,13 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
       yield number, line
   if held:
     yield at, held
+
+
+def _whole(line: str) -> bool:
+  """Returns whether as many brackets close as open."""
+  brackets = [match[0] for match in _BRACKET.finditer(line)]
+  opened = sum(each in '([{' for each in brackets)
+  return opened == sum(each in ')]}' for each in brackets)
 
 
 def _check(computations: dict[str, Computation]) -> None:

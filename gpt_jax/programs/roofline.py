@@ -180,11 +180,8 @@ def estimate(
   given = [each for part in of for each in collectives.sent(module, part, turns)]
   total = lambda number: sum(each.times * number(each) for each in parts)  # noqa: E731
   launched = int(total(lambda each: 1))
-  hidden = [
-    sum(seconds(beside, kind) * beside.times for beside in each.beside)
-    for each in given
-  ]
   needed = [seconds_sent(each, kind) for each in given]
+  exposed = _exposed(given, needed, kind)
   return Estimate(
     launched,
     int(total(lambda each: each.graph)),
@@ -197,13 +194,28 @@ def estimate(
     launched * kind.launch,
     sum(each.times * each.sent for each in given),
     sum(each.times * time for each, time in zip(given, needed, strict=True)),
-    sum(
-      each.times * max(0.0, time - free)
-      for each, time, free in zip(given, needed, hidden, strict=True)
-    ),
+    exposed,
     parts,
     given,
   )
+
+
+def _exposed(
+  given: Sequence[Collective], needed: Sequence[float], device: Device
+) -> float:
+  """Returns the seconds of collectives that no kernel beside them hides.
+
+  A kernel that stands beside several hides one of them.
+  """
+  free: dict[str, float] = {}
+  total = 0.0
+  for each, time in zip(given, needed, strict=True):
+    for beside in each.beside:
+      left = free.get(beside.name, beside.times * seconds(beside, device))
+      hides = min(left, time)
+      free[beside.name], time = left - hides, time - hides
+    total += each.times * time
+  return total
 
 
 class Impossible(ValueError):

@@ -260,20 +260,25 @@ def _kind(module: Module, body: Computation, work: Work, each: Instruction) -> s
   return 'elementwise' if opcodes & touched.ELEMENTWISE else 'copy'
 
 
+def results_of(each: Instruction) -> list[Array]:
+  """Returns what an instruction writes, or what it starts does."""
+  if each.opcode == 'copy-start':
+    return arrays(each.type[0])  # (result, operand, ..)
+  if each.opcode.endswith('-start') and each.opcode != 'all-reduce-start':
+    return arrays(each.type[1])  # (operands, results, ..)
+  return arrays(each.type)
+
+
 def _collective(each: Instruction, operands: list[Array]) -> Work:
   """Returns the work of a collective: it reads what it sends, writes what it gets."""
-  results = arrays(each.type)
-  if each.opcode in ('all-gather-start', 'collective-permute-start'):
-    results = arrays(each.type[1])  # (operands, results, ..)
-  return Work(bytes=touched.whole(operands) + touched.whole(results))
+  return Work(bytes=touched.whole(operands) + touched.whole(results_of(each)))
 
 
 def _single(module: Module, part: Computation, each: Instruction) -> Work:
   """Returns the work of an instruction that is a kernel by itself."""
-  work = _operation(part, each, each.array.size)
-  moved, size = 0.0, each.array.size
-  if each.opcode == 'slice-start':
-    size = arrays(each.type[1])[0].size
+  results = results_of(each)
+  size = results[0].size
+  work, moved = _operation(part, each, size), 0.0
   for i, operand in enumerate(part.operands(each)):
     given = operand.array
     if given.space == 0 and given.size:
@@ -282,11 +287,6 @@ def _single(module: Module, part: Computation, each: Instruction) -> Work:
         # Elsewhere it is copied first, by an instruction of its own.
         read = touched.changed(part, each) if each.opcode == 'scatter' else 0
       moved += given.bytes * min(1, read / given.size)
-  results = arrays(each.type)
-  if each.opcode == 'copy-start':
-    results = arrays(each.type[0])  # (result, operand, ..)
-  elif each.opcode == 'slice-start':
-    results = arrays(each.type[1])  # ((operand), result, ..)
   for result in results:
     if result.space == 0:
       share = 1.0
