@@ -19,6 +19,7 @@ GROUPS = (
   ),
   ('a GPU', 'benchmarks/gpu.sh', r'^no GPU'),
   ('data sets', 'set GPT_JAX_DATA', r'^no data at|^no file of'),
+  ('compilers of absent devices', 'make absent-test', r'absent'),
   ('packages of requirements-dev.txt', 'make test', r'^could not import'),
 )
 _FILES = pytest.StashKey[dict[str, str]]()

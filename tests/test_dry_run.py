@@ -4,15 +4,19 @@ import os
 import pathlib
 import subprocess
 import sys
+from unittest import mock
 
 import jax
 import pytest
 import tiny_task
+from scripts import launch
 from updates import make_run
 
 from gpt_jax import config
+from gpt_jax.config import UserError
 from gpt_jax.model.gpt_config import GPTConfig
-from gpt_jax.runs import cost, dry_run, finetune, finetune_job
+from gpt_jax.programs import roofline
+from gpt_jax.runs import cost, dry_run, finetune, finetune_job, on_paper
 from gpt_jax.training import sharding
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -25,6 +29,24 @@ def cost_of(layout, **fields):
   lay = sharding.Layout.of(run)
   foretold = cost.communication_bytes(run, cfg, lay)
   return dry_run.compiled_cost(run, cfg, lay), foretold, run, cfg
+
+
+def test_the_parts_of_an_update_are_its_arguments():
+  for layout in ('data=2,fsdp=4', ''):
+    run = make_run(layout=layout, devices=0 if layout else 1, model_D=64)
+    run.optim = config.Optim()
+    cfg = GPTConfig.of(run.model, 120)
+    lay = sharding.Layout.of(run)
+    program = dry_run.update_of(run, cfg, lay)
+    taken = dry_run.cost_of(on_paper.compiled(program.lowered))
+    state = cost.state_bytes(run, cfg, lay)
+    assert program.held['parameters'] == state['parameters']
+    assert program.held['optimizer'] == pytest.approx(state['optimizer'], abs=8)
+    rows = 8 // lay.parts
+    assert program.held['batch'] == rows * (3 * 4 * cfg.T + 4)
+    numbers = taken.state - sum(program.held.values())  # rates and other scalars
+    assert 0 < numbers < 100
+    assert program.tokens == 8 * cfg.T
 
 
 @pytest.mark.parametrize('scan', [False, True])
@@ -96,7 +118,7 @@ def test_a_fine_tuning_over_a_layout_sends_its_gradients(task_place, devices_the
   said = dry_run.report(run, '')
   assert 'data 2, 1 of 2 seeds together' in said and 'all-reduce' in said
   job = finetune_job.read_job(run, print)
-  found = dry_run.cost_of(finetune.compiled(job, 1))
+  found = dry_run.cost_of(finetune.lowered(job, 1).compile())
   trained = sum(cost.trained_by_part(job.run, job.cfg).values())
   # Of `wte`, most of so small a model, look-up and output are summed apart.
   assert 4 * trained < found.sent['all-reduce'] < 8 * trained
@@ -119,3 +141,50 @@ def test_launch_compiles_for_devices_that_are_not_there(tmp_path):
   assert 'fits      not in 1.02 MiB. First change:' in done.stdout
   assert not (tmp_path / 'none').exists()
   assert len(jax.devices()) == 8
+
+
+class Refused:
+  """A program that the compiler of a TPU refuses."""
+
+  def compile(self):
+    raise jax.errors.JaxRuntimeError(
+      'RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.31G of '
+      '15.75G hbm. Exceeded hbm capacity by 4.56G.'
+    )
+
+
+def test_what_a_compiler_refuses_is_a_size():
+  with pytest.raises(on_paper.TooLarge, match='it takes 20.31 GiB') as error:
+    on_paper.compiled(Refused())
+  assert error.value.needed == 20.31 * 2**30
+
+
+def test_memory_is_said_by_part_and_what_jax_takes_of_a_gpu(monkeypatch):
+  held = {'parameters': 3 * 2**20, 'batch': 2**10}
+  program = on_paper.Program('update', None, held, 1)
+  exact = on_paper.Memory(sum(held.values()), 2**30)
+  assert on_paper.memory_line(program, exact) == (
+    'memory    1.00 GiB each: 3.00 MiB parameters, 1.00 KiB batch, 1.00 GiB temporaries'
+  )
+  padded = exact._replace(arguments=exact.arguments + 2**25)
+  assert ', 32.00 MiB padding, 1.00 GiB temp' in on_paper.memory_line(program, padded)
+
+  gpu, tpu = (mock.Mock(platform=platform) for platform in ('gpu', 'tpu'))
+  monkeypatch.delenv('XLA_PYTHON_CLIENT_MEM_FRACTION', raising=False)
+  assert on_paper.room('h100:8', gpu)[0] == 0.75 * roofline.DEVICES['h100'].memory
+  monkeypatch.setenv('XLA_PYTHON_CLIENT_MEM_FRACTION', '.9')
+  assert on_paper.room('h100:8', gpu)[0] == 0.9 * roofline.DEVICES['h100'].memory
+  assert on_paper.room('v5e:2x2', tpu) == (2**34, '16.00 GiB')
+
+
+def test_on_is_refused_where_it_would_say_nothing(tmp_path, task_place):
+  train = ['train', f'--config={ROOT}/experiments/quickstart.py', '--workdir=w']
+  said = launch(tmp_path, *train, '--on=h100').stderr
+  assert 'trains on none; add --dry_run' in said
+  said = launch(tmp_path, 'eval', '--workdir=w', '--on=h100', '--tasks=rte').stderr
+  assert '--tasks says nothing to `eval --on`' in said
+  said = launch(tmp_path, 'sample', '--workdir=w', '--on=h100', '--stream').stderr
+  assert '--stream says nothing to `sample --on`' in said
+  run = tiny_task.make(task_place)
+  with pytest.raises(UserError, match='in a layout only; add --config.layout=data'):
+    dry_run.report(run, on='h100:8')
