@@ -207,15 +207,16 @@ class _Update(NamedTuple):
 def _of_language_model(
   run: config.Run, workdir: pathlib.Path, devices: list[jax.Device], limit: float
 ) -> _Update:
-  del limit
   layout = sharding.Layout.of(run, devices)
   config.check(run, layout.parts)
   own = workdir / 'tokenizer'
   vocab = tokenizers.load(own).vocab if own.exists() else cost.vocabulary(run)
   cfg = GPTConfig.of(run.model, vocab)
   layout.check(cfg)
+  layout, schedule = cost.scheduled(run, cfg, layout, limit)
+  lines = [f'gradients {schedule}'] if schedule else []
   compiled = compiled_cost(run, cfg, layout)
-  return _Update(layout, compiled, advice(run, cfg, layout, compiled), '', [])
+  return _Update(layout, compiled, advice(run, cfg, layout, compiled), '', lines)
 
 
 def _of_fine_tuning(
