@@ -1,5 +1,6 @@
 """What a compiled update takes, against counts by hand and what `describe` says."""
 
+import dataclasses
 import os
 import pathlib
 import subprocess
@@ -22,11 +23,11 @@ from gpt_jax.training import sharding
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
-def cost_of(layout, **fields):
+def cost_of(layout, whole=False, **fields):
   run = make_run(layout=layout, model_D=64, model_T=16, model_dropout=0.0, **fields)
   run.optim = config.Optim()
   cfg = GPTConfig.of(run.model, 120)
-  lay = sharding.Layout.of(run)
+  lay = dataclasses.replace(sharding.Layout.of(run), whole=whole)
   foretold = cost.communication_bytes(run, cfg, lay)
   return dry_run.compiled_cost(run, cfg, lay), foretold, run, cfg
 
@@ -57,6 +58,37 @@ def test_fsdp_gathers_parameters_twice_and_no_activations(scan):
   summed = 2 * foretold['gradients, scattered over fsdp']
   assert found.sent['all-gather'] == pytest.approx(gathered, rel=0.15)
   assert found.sent['all-reduce'] == pytest.approx(summed, rel=0.15)
+
+
+@pytest.mark.parametrize('layout', ['data=4', 'fsdp=4', 'data=2,fsdp=2'])
+def test_micro_batches_send_what_one_batch_sends(layout):
+  found, foretold, _, _ = cost_of(layout, whole=True, accumulate=2)
+  wanted = sum(foretold.values())
+  assert wanted <= sum(found.sent.values()) <= 1.15 * wanted
+  gathered = foretold['parameters, gathered over fsdp']
+  assert found.sent.get('all-gather', 0) == pytest.approx(gathered, rel=0.15)
+  once, _, _, _ = cost_of(layout, whole=True)
+  assert found.sent == pytest.approx(once.sent, rel=0.001)
+
+
+def test_gradients_are_sent_once_where_all_of_them_fit():
+  run = make_run(layout='fsdp=8', model_D=64, model_T=16)
+  cfg = GPTConfig.of(run.model, 120)
+  layout = sharding.Layout.of(run)
+  whole, chosen = cost.scheduled(run, cfg, layout, 2**30)
+  assert whole.once and str(chosen) == (
+    'once an update: with all weights and gradients a device has 0.0 of 1.0 GiB filled'
+  )
+  params = 4 * cost.parameter_count(cfg)
+  for limit, why in [(2 * params, 'GiB filled'), (0, 'is not known')]:
+    same, chosen = cost.scheduled(run, cfg, layout, limit)
+    assert same == layout and not same.once
+    assert str(chosen).startswith('by layer and micro-batch') and why in str(chosen)
+  run.layout = 'data=8'
+  assert cost.scheduled(run, cfg, sharding.Layout.of(run), 0)[1].once
+  assert (
+    cost.scheduled(run, cfg, sharding.Layout(tuple(jax.devices()[:1])), 0)[1] is None
+  )
 
 
 def test_tensor_sums_activations_and_data_gradients():

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import os
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,16 @@ from gpt_jax.model.gpt import init_params
 from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.runs import evaluate, train
 from gpt_jax.runs.load import load
-from gpt_jax.training import loss, members, metrics_log, saved, sharding, step
+from gpt_jax.training import (
+  loss,
+  members,
+  metrics_log,
+  optim,
+  reduction,
+  saved,
+  sharding,
+  step,
+)
 
 # Sums of float32 gradients in another order.
 SAME = {'rtol': 1e-5, 'atol': 1e-5}
@@ -77,6 +87,37 @@ def test_a_layout_equals_one_device(one_device, case):
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, **SAME), params, one_device[0]
   )
+
+
+@pytest.mark.parametrize(
+  ('layout', 'scan'),
+  [('fsdp', False), ('data=2,fsdp=2', True), ('data=2,fsdp=2,tensor=2', False)],
+)
+def test_weights_gathered_once_equal_one_device(one_device, layout, scan):
+  run = run_of(layout, accumulate=2, remat='block' if scan else 'none', scan=scan)
+  params, losses = updates.trained(run, whole=True)
+  np.testing.assert_allclose(losses, one_device[1], **SAME)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, **SAME), params, one_device[0]
+  )
+
+
+def test_weights_sent_in_bfloat16_have_float32_gradients_of_those_that_were_not():
+  run = updates.make_run(devices=1, model_dtype='bfloat16')
+  cfg = GPTConfig.of(run.model, updates.VOCAB)
+  params = init_params(cfg, 0)
+  sent = jax.tree_util.tree_map_with_path(
+    lambda path, leaf: leaf.astype(reduction.compute_dtype(path, leaf, 'bfloat16')),
+    params,
+  )
+  assert sent['h_0']['mlp']['up']['kernel'].dtype == 'bfloat16'
+  assert {leaf.dtype.name for leaf in jax.tree.leaves(sent)} == {'float32', 'bfloat16'}
+  batch = jax.tree.map(lambda leaf: leaf[None], updates.ragged_batch())
+  hp, objective = optim.Hyper.of(run), updates.objective_of(run, cfg)
+  mean = jax.jit(partial(step.mean_gradients, objective=objective))
+  found, wanted = (mean(tree, {}, batch, hp, 0)[1] for tree in (sent, params))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, wanted)
+  assert all(leaf.dtype == 'float32' for leaf in jax.tree.leaves(found))
 
 
 @pytest.fixture(scope='module')

@@ -1,5 +1,7 @@
 """Updates of tiny models on made-up batches, in any layout."""
 
+import dataclasses
+
 import jax
 import numpy as np
 
@@ -37,16 +39,17 @@ def objective_of(run, cfg, layout=None):
   return LanguageModeling.of(run, GPT(cfg, layout.execution(run.model)))
 
 
-def program_of(run, vocab=VOCAB):
-  """Returns what updates a run in its layout."""
+def program_of(run, vocab=VOCAB, whole=False):
+  """Returns what updates a run in its layout; `whole` as in it."""
   layout, cfg = sharding.Layout.of(run), GPTConfig.of(run.model, vocab)
+  layout = dataclasses.replace(layout, whole=whole)
   config.check(run, layout.parts)
   return members.Alone.of(run, cfg, layout)
 
 
-def updater(run, vocab=VOCAB):
+def updater(run, vocab=VOCAB, whole=False):
   """Returns (layout, config, f(state, numpy batch) -> (state, metrics)) of a run."""
-  program = program_of(run, vocab)
+  program = program_of(run, vocab, whole)
   return (
     program.layout,
     GPTConfig.of(run.model, vocab),
@@ -54,9 +57,9 @@ def updater(run, vocab=VOCAB):
   )
 
 
-def trained(run, updates=3, batch=ragged_batch):
+def trained(run, updates=3, batch=ragged_batch, whole=False):
   """Returns the parameters after some updates, and the loss of each."""
-  layout, cfg, update = updater(run)
+  layout, cfg, update = updater(run, whole=whole)
   state, losses = layout.new_state(lambda: step.new_state(run, cfg)), []
   for i in range(updates):
     state, metrics = update(state, batch(i))

@@ -22,6 +22,7 @@ from gpt_jax.tasks.inputs import TaskBatch, classes, sequences_each
 from gpt_jax.tasks.labelled_table import task_of
 from gpt_jax.training import step, transfer
 from gpt_jax.training.objective import LabelledTask, LanguageModeling
+from gpt_jax.training.reduction import Schedule, compute_dtype
 from gpt_jax.training.sharding import AXES, Layout
 
 # Rows of the vocabulary's padding are no parameters of the model.
@@ -137,7 +138,7 @@ def _kept(f, *args, tensor: int = 1) -> float:
 
 
 def activation_bytes(
-  run: config.Run, cfg: GPTConfig, rows: int, *, tensor: int = 1
+  run: config.Run, cfg: GPTConfig, rows: int, *, tensor: int = 1, flash: bool = False
 ) -> dict[str, float]:
   """Returns the bytes of activations that training keeps for `rows` rows of T tokens.
 
@@ -149,15 +150,17 @@ def activation_bytes(
    `tensor` devices share the insides of layers. What the
   compiler fuses away is counted, and room to work is not: XLA's own figure was 0.84 to
   1.11 of the sum for small models on a CPU. Attention is as in `model.attention`
-  without a flash kernel, which keeps less. (XLA's CPU compiler merges the repeated
-  computation of remat with the first again, and saves nothing by it, unless layers are
-  scanned.)
+  without a flash kernel; `flash`: with one, which keeps what remat=attention keeps.
+  (XLA's CPU compiler merges the repeated computation of remat with the first again, and
+  saves nothing by it, unless layers are scanned.)
   """
   task = task_of(run)
   texts = rows * (sequences_each(task) if task else 1)
   x_BTD = jax.ShapeDtypeStruct((texts, cfg.T, cfg.D), jnp.float32)
   tree = _tree(cfg)
   how = dataclasses.replace(Execution.of(run.model, ()), scan=False)
+  if flash:
+    how = dataclasses.replace(how, remat='attention')
   layer = {}
   for kind in set(cfg.attention):
     block = Block(cfg, how, kind == 'banded')
@@ -242,29 +245,77 @@ def state_bytes(
   }
 
 
+def scheduled(
+  run: config.Run, cfg: GPTConfig, layout: Layout, limit: float
+) -> tuple[Layout, Schedule | None]:
+  """Returns a layout with how often an update sends weights and gradients, and why.
+
+  None: one device has no one to send to.
+
+  Args:
+    limit: bytes of a device's memory; 0: not known.
+  """
+  if layout.parts == 1:
+    return layout, None
+  if layout.once:
+    return layout, Schedule(True, 'each device has all weights')
+  if not limit:
+    return layout, Schedule(False, 'how much memory a device has is not known')
+  tensor = layout.mesh.shape['tensor']
+  rows = run.batch // run.accumulate // layout.parts
+  flash = attention_kernel(run.model, layout.devices).kernel != 'plain'
+  kept = activation_bytes(run, cfg, rows, tensor=tensor, flash=flash)
+  state = state_bytes(run, cfg, layout)
+  need = state['parameters'] + state['optimizer'] + kept['output']
+  need += kept['layers, remat' if run.model.remat == 'block' else 'layers']
+  need += (_bytes_sent(run, _tree(cfg)) + _bytes(_tree(cfg))) / tensor
+  if run.model.scan:  # in the loop over layers weights and gradients are stacked
+    need += 2 * _bytes(_tree(cfg)) / tensor
+  once = need <= _FILLED * limit
+  words = f'{need / 2**30:.1f} of {limit / 2**30:.1f} GiB'
+  why = f'with all weights and gradients a device has {words} filled'
+  return dataclasses.replace(layout, whole=once), Schedule(once, why)
+
+
+_FILLED = 0.9  # of a device's memory at most: the compiler needs room to work
+
+
+def _bytes_sent(run: config.Run, tree: dict) -> int:
+  """Returns the bytes of parameters as `training/reduction.py` gathers them."""
+  return sum(
+    math.prod(leaf.shape) * compute_dtype(path, leaf, run.model.dtype).itemsize
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  )
+
+
 def communication_bytes(
   run: config.Run, cfg: GPTConfig, layout: Layout
 ) -> dict[str, float]:
   """Returns the bytes that each device sends in an update, by what and why.
 
   With ring algorithms: of S bytes over n devices a gather or a scatter sends
-  S (n - 1) / n, and a sum twice that. Parameters are gathered in the compute dtype, for
-  each micro-batch once forward and once backward; gradients are float32.
+  S (n - 1) / n, and a sum twice that. Parameters are gathered in the compute dtype;
+  gradients are float32. Where a device has no room for all of them, parameters are
+  gathered for each micro-batch once forward and once backward, and gradients are
+  scattered for each.
   """
   data, fsdp, tensor = (layout.mesh.shape[axis] for axis in AXES)
   ring = lambda n: (n - 1) / n  # noqa: E731
-  item = jnp.dtype(run.model.dtype).itemsize
   trained = sum(trained_by_part(run, cfg).values()) / tensor
   frozen = parameter_count(cfg) / tensor if run.task.train != 'full' else 0
   task = task_of(run)
   tokens = run.batch // layout.parts * cfg.T * (sequences_each(task) if task else 1)
   sums = 4 * cfg.L + 2  # after each branch, both ways; embedding and output
+  item = jnp.dtype(run.model.dtype).itemsize
+  if layout.once:
+    times, gathers, gathered = 1, 1, _bytes_sent(run, _tree(cfg)) / tensor
+  else:
+    times, gathers = run.accumulate, 2 * run.accumulate
+    gathered = item * (trained + frozen)
   return {
     'gradients, summed over data': 2 * ring(data) * 4 * trained / fsdp,
-    'parameters, gathered over fsdp': (
-      2 * run.accumulate * ring(fsdp) * item * (trained + frozen)
-    ),
-    'gradients, scattered over fsdp': run.accumulate * ring(fsdp) * 4 * trained,
+    'parameters, gathered over fsdp': gathers * ring(fsdp) * gathered,
+    'gradients, scattered over fsdp': times * ring(fsdp) * 4 * trained,
     'activations, summed over tensor': 2 * ring(tensor) * sums * tokens * cfg.D * item,
   }
 

@@ -155,10 +155,12 @@ def _of_language_model(
   config.check(run, layout.parts)
   cfg = GPTConfig.of(run.model, vocab)
   layout.check(cfg)
+  layout, schedule = cost.scheduled(run, cfg, layout, limit)
+  lines = [f'gradients {schedule}'] if schedule else []
   program = update_of(run, cfg, layout)
   compiled, taken = _compiled(program)
   change = advice(run, cfg, layout, taken)
-  return _Update(layout, program, compiled, taken, change, '', [])
+  return _Update(layout, program, compiled, taken, change, '', lines)
 
 
 def _of_fine_tuning(

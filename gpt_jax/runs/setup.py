@@ -26,6 +26,7 @@ from gpt_jax.runs.workdir import (
 )
 from gpt_jax.training import checkpoint, checksums, sharding, step
 from gpt_jax.training.objective import LanguageModeling
+from gpt_jax.training.throughput import memory_limit
 from gpt_jax.weights import facts
 
 
@@ -243,6 +244,8 @@ def ready(
           "tokenizer's entries; 0 takes as many as it has"
         )
       layout.check(cfg)
+    limit = memory_limit(layout.devices[0])
+    layout, schedule = cost.scheduled(run, cfg, layout, limit)
     sizes = windows.stages(run.batch, run.batch_start, run.batch_ramp, cfg.T)
     places = windows.training_rows(
       len(data.train.ids),
@@ -262,6 +265,8 @@ def ready(
         bytes_per_token=_bytes_per_token(data.train),
       )
     )
+    if schedule:
+      report(f'gradients {schedule}')
     if data.lost:
       report(fidelity.warning(data.lost))
     objective = LanguageModeling.of(run, GPT(cfg, layout.execution(run.model)))

@@ -80,8 +80,8 @@ def train(
         f'finished: {int(state.step)} updates are done (steps={run.steps}). {best()}'
       )
       return
-    like = layout.state_shapes(context.make)
-    program = Alone(run, context.objective, layout, like)
+    like = context.layout.state_shapes(context.make)
+    program = Alone(run, context.objective, context.layout, like)
     training = _language_models([context], program, state, report)
     training = training._replace(
       begin=lambda: context.begin(_say_nothing)[0],

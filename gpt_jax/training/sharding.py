@@ -31,11 +31,11 @@ from gpt_jax import config
 from gpt_jax.config import UserError
 from gpt_jax.data.windows import Batch
 from gpt_jax.model.gpt_config import Execution, GPTConfig
-from gpt_jax.training import step
+from gpt_jax.training import reduction, step
 from gpt_jax.training.objective import LanguageModeling, Objective
+from gpt_jax.training.reduction import ROWS
 
 AXES = 'data', 'fsdp', 'tensor'
-_ROWS = 'data', 'fsdp'
 
 # How parameters are cut, by the end of their name: the first rule that matches. What is
 # cut by `tensor` is cut by output and then input features, so that the two linear
@@ -136,10 +136,13 @@ class Layout:
     devices: all of them, over all processes.
     mesh: of them, with the axes `data`, `fsdp` and `tensor`; None for `jit` on one
       device and `pmap` on several.
+    whole: whether a device has the memory for all weights and gradients during an
+      update, but for what `tensor` divides; `runs.cost.scheduled` says so.
   """
 
   devices: tuple[jax.Device, ...]
   mesh: Mesh | AbstractMesh | None = None
+  whole: bool = False
 
   @classmethod
   def of(cls, run: config.Run, devices: list[jax.Device] | None = None) -> 'Layout':
@@ -184,7 +187,14 @@ class Layout:
     """How many parts the rows of a batch are divided into."""
     if self.mesh is None:
       return len(self.devices)
-    return self._size(_ROWS)
+    return self._size(ROWS)
+
+  @property
+  def once(self) -> bool:
+    """Whether an update gathers weights and sums gradients once: see `reduction`."""
+    if self.mesh is None:
+      return True
+    return self.whole or self._size('fsdp') == 1
 
   def _size(self, axes: str | tuple[str, ...]) -> int:
     axes = (axes,) if isinstance(axes, str) else axes
@@ -268,7 +278,7 @@ class Layout:
   def _batch_sharding(self, micro: bool) -> jax.sharding.Sharding:
     """Returns the sharding of a batch's leaves; `micro`: [A, B, ...], not [B, ...]."""
     if self.mesh is not None:
-      return NamedSharding(self.mesh, P(None, _ROWS) if micro else P(_ROWS))
+      return NamedSharding(self.mesh, P(None, ROWS) if micro else P(ROWS))
     if len(self.devices) == 1:
       return SingleDeviceSharding(self.devices[0])
     return NamedSharding(Mesh(np.array(self.devices), ('data',)), P('data'))
@@ -331,7 +341,7 @@ class Layout:
       return Execution.of(model, self.devices)
     place = partial(NamedSharding, self.mesh)
     return Execution.of(
-      model, self.devices, place(P(_ROWS)), heads=place(P(_ROWS, 'tensor'))
+      model, self.devices, place(P(ROWS)), heads=place(P(ROWS, 'tensor'))
     )
 
   def train_step(
@@ -350,6 +360,15 @@ class Layout:
     if self.mesh is not None:
       whole = NamedSharding(self.mesh, P())
       places = _shardings(state), _shardings(fixed), self._batch_sharding(True), whole
+      axes = [axis for axis in ROWS if self._size(axis) > 1]
+      if not self.once:
+        axes = [axis for axis in axes if axis != 'fsdp']
+      if axes:
+        params = places[0].params
+        once = reduction.summed_once(
+          self.mesh, tuple(axes), objective, params | places[1], params
+        )
+        fn = partial(fn, gradients=once)
       return jax.jit(
         fn, donate_argnums=0, in_shardings=places, out_shardings=(places[0], whole)
       )

@@ -1,6 +1,7 @@
 """One update of what is trained, for any objective, on one device and on many."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import flax.struct
@@ -75,21 +76,73 @@ def averaged(ema: dict, params: dict, step: jax.Array, decay: jax.Array) -> dict
 _T = TypeVar('_T')
 
 
-def accumulated(compute: Callable[[Any], _T], batch: Any) -> _T:
+def accumulated(
+  compute: Callable[[Any], _T], batch: Any, *, last_apart: bool = False
+) -> _T:
   """Returns the sum of `compute` over micro-batches, one at a time.
 
   Args:
     batch: leaves [A, B, ...].
+    last_apart: whether the last one, and not the first, is outside the compiled loop,
+      where what follows for one tensor need not wait for the others.
   """
-  total = compute(jax.tree.map(lambda leaf: leaf[0], batch))
-  rest = jax.tree.map(lambda leaf: leaf[1:], batch)
-  if not jax.tree.leaves(rest)[0].shape[0]:
-    return total
+  A = jax.tree.leaves(batch)[0].shape[0]
+  apart = A - 1 if last_apart else 0
+  rest = slice(None, apart) if last_apart else slice(1, None)
+  alone = lambda: compute(jax.tree.map(lambda leaf: leaf[apart], batch))  # noqa: E731
+  if A == 1:
+    return alone()
 
   def add(total, micro):
     return jax.tree.map(jnp.add, total, compute(micro)), None
 
-  return jax.lax.scan(add, total, rest)[0]
+  others = jax.tree.map(lambda leaf: leaf[rest], batch)
+  if not last_apart:
+    return jax.lax.scan(add, alone(), others)[0]
+  zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(alone))
+  return jax.tree.map(jnp.add, jax.lax.scan(add, zero, others)[0], alone())
+
+
+def mean_gradients(
+  trained: dict,
+  fixed: dict,
+  batch: Any,
+  hp: optim.Hyper,
+  step: jax.Array,
+  *,
+  objective: Objective,
+  axis: str | tuple[str, ...] | None = None,
+  add: Callable[[dict], dict] | None = None,
+) -> tuple[dict[str, jax.Array], dict]:
+  """Returns the objective's metrics, divided, and the gradient for `trained`, float32.
+
+  Args:
+    trained: the parameters, of any dtype.
+    batch: leaves [A, B, ...]: A micro-batches of B rows on this device.
+    axis: name of the mapped axis that devices form, or names, or None.
+    add: sums gradients over devices; None: all of them whole.
+  """
+
+  def sum_devices(tree):
+    return tree if axis is None else jax.lax.psum(tree, axis)
+
+  # Where nothing counts, the loss is zero rather than 0 / 0.
+  count = jnp.maximum(sum_devices(objective.count(batch)), 1)
+
+  def mean(trained, micro):
+    total, parts = objective.sums(trained, fixed, micro, hp, step)
+    return total / count, jax.tree.map(lambda part: part / count, parts)
+
+  def gradient(micro):
+    # The compiler drops a cast that the model takes back; here its gradient is float32.
+    exact = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), trained)
+    (_, parts), grads = jax.value_and_grad(mean, has_aux=True)(exact, micro)
+    return parts, grads
+
+  metrics, grads = accumulated(gradient, batch, last_apart=axis is not None)
+  if add is None:
+    return sum_devices((metrics, grads))
+  return sum_devices(metrics), add(grads)
 
 
 def train_step(
@@ -101,6 +154,7 @@ def train_step(
   objective: Objective,
   choices: config.Optim,
   axis: str | None = None,
+  gradients: Callable | None = None,
 ) -> tuple[State, dict[str, jax.Array]]:
   """Returns the state after one update, and its metrics.
 
@@ -109,28 +163,15 @@ def train_step(
     batch: leaves [A, B, ...]: A micro-batches of B rows on this device.
     choices: the optimizer, its schedule, and whether there is clipping: static.
     axis: name of the mapped axis that devices form, or None.
+    gradients: takes the place of `mean_gradients` (`training/reduction.py`).
 
   Returns:
     The state, and float32 scalars: the objective's, divided ('loss' among them),
     grad_norm (before clipping) and lr, all of this update; with a guard also spike, 1
     for an update that was left out.
   """
-
-  def sum_devices(tree):
-    return tree if axis is None else jax.lax.psum(tree, axis)
-
-  # Where nothing counts, the loss is zero rather than 0 / 0.
-  count = jnp.maximum(sum_devices(objective.count(batch)), 1)
-
-  def mean(trained, micro):
-    total, parts = objective.sums(trained, fixed, micro, hp, state.step)
-    return total / count, jax.tree.map(lambda part: part / count, parts)
-
-  def gradient(micro):
-    (_, parts), grads = jax.value_and_grad(mean, has_aux=True)(state.params, micro)
-    return parts, grads
-
-  metrics, grads = sum_devices(accumulated(gradient, batch))
+  gradients = gradients or partial(mean_gradients, objective=objective, axis=axis)
+  metrics, grads = gradients(state.params, fixed, batch, hp, state.step)
 
   width = objective.gpt.config.width
   tx = optim.transformation(choices, hp, state.step, width)
