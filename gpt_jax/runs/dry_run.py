@@ -149,7 +149,7 @@ def _compiled(program: Program) -> tuple[jax.stages.Compiled | None, Cost]:
 
 
 def _of_language_model(
-  run: config.Run, vocab: int, devices: list[jax.Device]
+  run: config.Run, vocab: int, devices: list[jax.Device], limit: float
 ) -> _Update:
   layout = sharding.Layout.of(run, devices)
   config.check(run, layout.parts)
@@ -236,7 +236,8 @@ def report(
     own = workdir and pathlib.Path(workdir) / 'tokenizer'
     if not vocab and own and own.exists():
       vocab = tokenizers.load(own).vocab
-    update = _of_language_model(run, vocab or cost.vocabulary(run), devices)
+    entries = vocab or cost.vocabulary(run)
+    update = _of_language_model(run, entries, devices, limit)
   layout, taken, change = update.layout, update.cost, update.change
   need = taken.state + taken.working
   over = f'{len(layout.devices)} x {device.device_kind}, {layout}{update.what}'
