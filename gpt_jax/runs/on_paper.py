@@ -85,7 +85,7 @@ def compiled(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
   try:
     return lowered.compile()
   except jax.errors.JaxRuntimeError as error:
-    used = re.search(r'Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm', str(error))
+    used = re.search(r'([\d.]+)([KMGT])(?: of|\) exceeds) .*[KMGT]', str(error))
     if not used:
       raise
     raise TooLarge(float(used[1]) * _UNITS[used[2]]) from error
