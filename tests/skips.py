@@ -18,6 +18,7 @@ GROUPS = (
     r'torch|transformers|lm_eval|accelerate|make parity',
   ),
   ('data sets', 'set GPT_JAX_DATA', r'^no data at|^no file of'),
+  ('compilers of absent devices', 'make absent-test', r'absent'),
   ('packages of requirements-dev.txt', 'make test', r'^could not import'),
 )
 _FILES = pytest.StashKey[dict[str, str]]()

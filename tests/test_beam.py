@@ -494,10 +494,10 @@ def test_the_best_tokens_are_those_of_a_full_sort(vocab):
 
 def test_searches_that_differ_in_numbers_share_one_compiled_program(params):
   generate(params, [[1, 2]], 1, 5)
-  before = beam._search._cache_size()
+  before = beam.compiled_search._cache_size()
   generate(params, [[1, 2, 1]], 3, 9, length_penalty=2, penalty_form='hf')
   generate(params, [[0]], 2, 3, early_stopping='never')
-  assert beam._search._cache_size() == before
+  assert beam.compiled_search._cache_size() == before
 
 
 @pytest.mark.parametrize(

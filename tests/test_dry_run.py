@@ -2,17 +2,23 @@
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
+from unittest import mock
 
 import jax
 import pytest
 import tiny_task
+from scripts import launch
 from updates import make_run
 
 from gpt_jax import config
+from gpt_jax.config import UserError
+from gpt_jax.decoding import beam, sampling
 from gpt_jax.model.gpt_config import GPTConfig
-from gpt_jax.runs import cost, dry_run, finetune, finetune_job
+from gpt_jax.programs import roofline
+from gpt_jax.runs import cost, dry_run, finetune, finetune_job, load, on_paper
 from gpt_jax.training import sharding
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -25,6 +31,24 @@ def cost_of(layout, **fields):
   lay = sharding.Layout.of(run)
   foretold = cost.communication_bytes(run, cfg, lay)
   return dry_run.compiled_cost(run, cfg, lay), foretold, run, cfg
+
+
+def test_the_parts_of_an_update_are_its_arguments():
+  for layout in ('data=2,fsdp=4', ''):
+    run = make_run(layout=layout, devices=0 if layout else 1, model_D=64)
+    run.optim = config.Optim()
+    cfg = GPTConfig.of(run.model, 120)
+    lay = sharding.Layout.of(run)
+    program = dry_run.update_of(run, cfg, lay)
+    taken = dry_run.cost_of(on_paper.compiled(program.lowered))
+    state = cost.state_bytes(run, cfg, lay)
+    assert program.held['parameters'] == state['parameters']
+    assert program.held['optimizer'] == pytest.approx(state['optimizer'], abs=8)
+    rows = 8 // lay.parts
+    assert program.held['batch'] == rows * (3 * 4 * cfg.T + 4)
+    numbers = taken.state - sum(program.held.values())  # rates and other scalars
+    assert 0 < numbers < 100
+    assert program.tokens == 8 * cfg.T
 
 
 @pytest.mark.parametrize('scan', [False, True])
@@ -96,7 +120,7 @@ def test_a_fine_tuning_over_a_layout_sends_its_gradients(task_place, devices_the
   said = dry_run.report(run, '')
   assert 'data 2, 1 of 2 seeds together' in said and 'all-reduce' in said
   job = finetune_job.read_job(run, print)
-  found = dry_run.cost_of(finetune.compiled(job, 1))
+  found = dry_run.cost_of(finetune.lowered(job, 1).compile())
   trained = sum(cost.trained_by_part(job.run, job.cfg).values())
   # Of `wte`, most of so small a model, look-up and output are summed apart.
   assert 4 * trained < found.sent['all-reduce'] < 8 * trained
@@ -119,3 +143,127 @@ def test_launch_compiles_for_devices_that_are_not_there(tmp_path):
   assert 'fits      not in 1.02 MiB. First change:' in done.stdout
   assert not (tmp_path / 'none').exists()
   assert len(jax.devices()) == 8
+
+
+class Refused:
+  """A program that the compiler of a TPU refuses."""
+
+  def __init__(self, why: str):
+    self.why = why
+
+  def compile(self):
+    raise jax.errors.JaxRuntimeError(self.why)
+
+
+@pytest.mark.parametrize(
+  'why, gib',
+  [
+    (
+      'RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.31G of '
+      '15.75G hbm. Exceeded hbm capacity by 4.56G.',
+      20.31,
+    ),
+    (
+      'RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO '
+      'temporaries (32.00G) exceeds available HBM (15.75G).',
+      32,
+    ),
+  ],
+)
+def test_what_a_compiler_refuses_is_a_size(why, gib):
+  with pytest.raises(on_paper.TooLarge, match=f'it takes {gib:.2f} GiB') as error:
+    on_paper.compiled(Refused(why))
+  assert error.value.needed == gib * 2**30
+
+
+def test_another_failure_of_a_compiler_stays_what_it_is():
+  with pytest.raises(jax.errors.JaxRuntimeError, match='INTERNAL'):
+    on_paper.compiled(Refused('INTERNAL: no 3.00G of anything'))
+
+
+def test_memory_is_said_by_part_and_what_jax_takes_of_a_gpu(monkeypatch):
+  held = {'parameters': 3 * 2**20, 'batch': 2**10}
+  program = on_paper.Program('update', None, held, 1)
+  exact = on_paper.Memory(sum(held.values()), 2**30)
+  assert on_paper.memory_line(program, exact) == (
+    'memory    1.00 GiB each: 3.00 MiB parameters, 1.00 KiB batch, 1.00 GiB temporaries'
+  )
+  padded = exact._replace(arguments=exact.arguments + 2**25)
+  assert ', 32.00 MiB padding, 1.00 GiB temp' in on_paper.memory_line(program, padded)
+
+  gpu, tpu = (mock.Mock(platform=platform) for platform in ('gpu', 'tpu'))
+  monkeypatch.delenv('XLA_PYTHON_CLIENT_MEM_FRACTION', raising=False)
+  assert on_paper.room('h100:8', gpu)[0] == 0.75 * roofline.DEVICES['h100'].memory
+  monkeypatch.setenv('XLA_PYTHON_CLIENT_MEM_FRACTION', '.9')
+  assert on_paper.room('h100:8', gpu)[0] == 0.9 * roofline.DEVICES['h100'].memory
+  assert on_paper.room('v5e:2x2', tpu) == (2**34, '16.00 GiB')
+
+
+def test_on_is_refused_where_it_would_say_nothing(tmp_path, task_place):
+  train = ['train', f'--config={ROOT}/experiments/quickstart.py', '--workdir=w']
+  said = launch(tmp_path, *train, '--on=h100').stderr
+  assert 'trains on none; add --dry_run' in said
+  said = launch(tmp_path, 'eval', '--workdir=w', '--on=h100', '--tasks=rte').stderr
+  assert '--tasks says nothing to `eval --on`' in said
+  said = launch(tmp_path, 'sample', '--workdir=w', '--on=h100', '--stream').stderr
+  assert '--stream says nothing to `sample --on`' in said
+  run = tiny_task.make(task_place)
+  with pytest.raises(UserError, match='in a layout only; add --config.layout=data'):
+    dry_run.report(run, on='h100:8')
+
+
+def test_the_shapes_of_a_workdir_are_those_of_its_model(task_place):
+  device = jax.devices()[1]
+  there, here = load.load(task_place / 'base'), load.shapes(task_place / 'base', device)
+  assert here.config == there.config and here.ends == there.ends
+  pairs = zip(*map(jax.tree.leaves, (there.params, here.params)), strict=True)
+  assert all((a.shape, a.dtype) == (b.shape, b.dtype) for a, b in pairs)
+  assert {x.sharding.device_set.pop() for x in jax.tree.leaves(here.params)} == {device}
+
+
+def computed(program: jax.stages.Lowered) -> str:
+  """Returns the StableHLO of a program without where its arrays are."""
+  lines = program.as_text().splitlines()
+  kept = '\n'.join(line for line in lines if 'sdy.mesh' not in line)
+  return re.sub(r' (attributes )?\{[^{}]*\}', '', re.sub(r'#sdy\S*<.*?>', '', kept))
+
+
+@pytest.mark.parametrize(
+  'settings',
+  [
+    {'temperature': 0.0},
+    {'seed': 1, 'top_k': 5, 'repetition_penalty': 1.2, 'num_return': 2},
+    {'beams': 3, 'eos': [256, 5]},
+    {'beams': 4, 'groups': 2, 'stop': 'x'},
+  ],
+)
+def test_the_programs_of_decoding_are_those_that_it_runs(
+  task_place, monkeypatch, settings
+):
+  model, prompts = load.load(task_place / 'base'), [[1, 2], [3]]
+  settings = {'max_new_tokens': 4} | settings
+  whole = sharding.Layout((jax.devices()[0],)).whole_shapes
+  lowered = model.lowered(prompts, whole, **settings)
+  wanted = {computed(program) for program in lowered.values()}
+  ran = set()
+
+  def noted(module, name):
+    program = getattr(module, name)
+
+    def run(*arrays, **static):
+      ran.add(computed(program.lower(*arrays, **static)))
+      return program(*arrays, **static)
+
+    monkeypatch.setattr(module, name, run)
+
+  noted(sampling, 'compiled_begin')
+  noted(sampling, 'compiled_run')
+  noted(beam, 'compiled_search')
+  model.generate_ids(prompts, **settings)
+  assert ran == wanted and len(ran) == (1 if 'beams' in settings else 2)
+
+
+def test_beams_that_are_drawn_are_not_compiled_for_absent_devices(task_place):
+  model = load.load(task_place / 'base')
+  with pytest.raises(UserError, match='not compiled for absent devices; use beam'):
+    model.lowered([[1]], lambda tree: tree, beams=2, method='stochastic')

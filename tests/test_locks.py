@@ -76,7 +76,20 @@ def test_a_larger_lock_has_the_versions_of_a_smaller(python):
   assert small.items() <= middle.items() <= large.items()
 
 
-@pytest.mark.parametrize('lock', ['requirements.lock', 'requirements-dev.lock'])
+@pytest.mark.parametrize('python', PYTHONS)
+def test_compilers_of_absent_devices_have_the_versions_of_jax(python):
+  dev, absent = (
+    versions(ROOT / f'requirements-{name}.lock', python, 'linux')
+    for name in ('dev', 'absent')
+  )
+  assert dev.items() <= absent.items()
+  assert {'libtpu', 'jax-cuda13-pjrt', 'nvidia-cudnn-cu13'} <= absent.keys()
+  assert absent['jax-cuda13-pjrt'] == absent['jaxlib']
+
+
+@pytest.mark.parametrize(
+  'lock', ['requirements.lock', 'requirements-dev.lock', 'requirements-absent.lock']
+)
 def test_what_is_installed_by_default_is_locked_with_hashes(lock):
   assert all(hashed for _, hashed in locked(ROOT / lock))
 

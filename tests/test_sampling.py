@@ -174,6 +174,6 @@ def test_no_token_is_drawn_once_all_rows_have_ended(params):
   ids, length = sampling.padded(PROMPTS[:1], 1)
   static = {'gpt': GPT(SHAPE), 'sampling': GREEDY, 'rules': NO_RULES, 'eot': EOT}
   arrays = ids, length, sampling.keys_of(0, 1), 0, None, ends
-  state = sampling._begin(params, *arrays, G=16, **static)
-  state = sampling._run(params, state, 12, ends, **static)
+  state = sampling.compiled_begin(params, *arrays, G=16, **static)
+  state = sampling.compiled_run(params, state, 12, ends, **static)
   assert state.n == free.ids.index(free.ids[4]) + 1

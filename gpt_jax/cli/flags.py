@@ -118,6 +118,16 @@ def int8(values):
   )
 
 
+def on_flag(values, when: str = ''):
+  flags.DEFINE_string(
+    'on',
+    '',
+    f'{when}only compile, for devices that are not here, and print what it would take '
+    'of them: h100:8, a100, v5e:4x4, v5p:2x2x1, .. (docs/scaling.md)',
+    flag_values=values,
+  )
+
+
 def overridden(values: flags.FlagValues) -> config.Run:
   """Returns the config, and prints what the command line changed in it."""
   changed = config_flags.get_override_values(values['config'])

@@ -5,7 +5,7 @@ import sys
 
 from absl import flags
 
-from gpt_jax.cli.flags import checkpoint, int8, path_flag, refuse, workdir
+from gpt_jax.cli.flags import checkpoint, int8, on_flag, path_flag, refuse, workdir
 from gpt_jax.config import UserError
 from gpt_jax.files import read_text
 from gpt_jax.paths import not_kept
@@ -65,6 +65,7 @@ def eval_flags(values):
     'of texts: tokens that a window scores, after as many as fit; 0: side by side',
   )
   int8(values)
+  on_flag(values)
 
 
 _OF_BENCHMARKS = 'shots', 'seeds', 'limit', 'examples', 'stride'
@@ -77,6 +78,13 @@ def evaluate(values) -> None:
   from gpt_jax.runs.evaluate import baselines, held_out_metrics
   from gpt_jax.runs.workdir import keep_held_out, read_run
 
+  if values.on:
+    from gpt_jax.runs import dry_run_model
+
+    others = ['checkpoint', 'baselines', 'held_out', 'data', 'split', 'tasks']
+    refuse(values, [*others, *_OF_BENCHMARKS], '`eval --on`, which reads no text')
+    print(dry_run_model.evaluation(values.workdir, values.on, int8=values.int8))
+    return
   if values.tasks:
     refuse(values, ['baselines', 'held_out'], '`eval --tasks`')
     _benchmark(values)
@@ -159,6 +167,7 @@ def sample_flags(values):
   define(flags.DEFINE_multi_string, 'fields', [], 'NAME=VALUE, a field of the template')
   define(flags.DEFINE_bool, 'stream', False, 'print text as it is decided')
   int8(values)
+  on_flag(values)
   for name, kind, what in FLAGS:
     define(getattr(flags, f'DEFINE_{kind}'), name, None, what)
 
@@ -200,6 +209,16 @@ def sample(values) -> None:
   prompts = prompts or ['']
   if values.stream and len(prompts) > 1:
     raise UserError('--stream shows one continuation of one prompt; leave it out')
+  if values.on:
+    from gpt_jax.runs import dry_run_model
+
+    refuse(values, ['checkpoint', 'stream'], '`sample --on`, which loads no weights')
+    print(
+      dry_run_model.sampling(
+        values.workdir, prompts, settings, values.on, int8=values.int8
+      )
+    )
+    return
   model = load(values.workdir, values.checkpoint)
   model = model.int8() if values.int8 else model
   if not settings.get('special'):

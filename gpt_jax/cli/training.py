@@ -9,7 +9,14 @@ from absl import flags
 from ml_collections import config_flags
 
 from gpt_jax import config
-from gpt_jax.cli.flags import experiment, overridden, path_flag, refuse, workdir
+from gpt_jax.cli.flags import (
+  experiment,
+  on_flag,
+  overridden,
+  path_flag,
+  refuse,
+  workdir,
+)
 from gpt_jax.config import UserError
 
 
@@ -66,6 +73,7 @@ def train_flags(values):
     'with --dry_run: memory of a device; 0 asks the device',
     flag_values=values,
   )
+  on_flag(values, 'with --dry_run: ')
 
 
 def train(values) -> None:
@@ -77,8 +85,13 @@ def train(values) -> None:
   if values.dry_run:
     from gpt_jax.runs import dry_run
 
-    print(dry_run.report(run, values.workdir, values.device_gib))
+    print(dry_run.report(run, values.workdir, values.device_gib, on=values.on))
     return
+  if values.on:
+    raise UserError(
+      f'--on={values.on} compiles for devices that are not here, and trains on none; '
+      'add --dry_run'
+    )
   if values.distributed:
     sharding.start(values.distributed)
   with _stopped_and_saved():
@@ -153,6 +166,7 @@ def describe_flags(values):
   flags.DEFINE_integer(
     'devices', 0, "how many; 0: as many as the config's layout has", flag_values=values
   )
+  on_flag(values)
 
 
 def describe(values) -> None:
@@ -160,21 +174,29 @@ def describe(values) -> None:
   import rich
 
   from gpt_jax.model.gpt_config import GPTConfig
-  from gpt_jax.runs import cost, cost_tables, finetune_job, shape
+  from gpt_jax.runs import cost, cost_tables, dry_run, finetune_job, shape
   from gpt_jax.training import sharding
 
-  run = overridden(values)
+  given = run = overridden(values)
   devices = values.devices or sharding.asked_devices(run) or 1
   cfg = None
+  if values.on:
+    refuse(values, ['devices'], '`describe --on`, which names them')
   if run.is_finetuning:
     refuse(values, ['vocab'], 'a fine-tuning, whose vocabulary is that of init_from')
     run, cfg = finetune_job.unread(run)
   run = shape.resolved(run)
-  config.check(run, sharding.Layout.imagined(run, devices).parts)
+  if not values.on:
+    config.check(run, sharding.Layout.imagined(run, devices).parts)
   cfg = cfg or GPTConfig.of(run.model, values.vocab or cost.vocabulary(run))
-  for table in cost_tables.tables(run, cfg, devices):
+  tables = cost_tables.of_model(run, cfg)
+  if not values.on:
+    tables += cost_tables.of_devices(run, cfg, devices)
+  for table in tables:
     rich.print(table)
     print()
+  if values.on:
+    print(dry_run.report(given, on=values.on, vocab=values.vocab))
 
 
 def sweep_flags(values):

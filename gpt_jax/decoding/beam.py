@@ -288,8 +288,48 @@ def search(
 
 
 @partial(jax.jit, static_argnames=('gpt', 'K', 'M', 'G', 'rules', 'eot'))
-def _search(params, *arrays, gpt, **static):
+def compiled_search(params, *arrays, gpt, **static):
+  """Returns what `search` does, of a GPT; `arguments` gives them."""
   return search(model_of(params, gpt), *arrays, **static)
+
+
+def arguments(
+  gpt: GPT,
+  prompts: Sequence[Sequence[int]],
+  *,
+  max_new_tokens: int,
+  beams: Beams,
+  rules: Rules = NO_RULES,
+  constraint: Automaton | None = None,
+  ends_V: np.ndarray | None = None,
+  stops: Stops | None = None,
+  starts: Sequence[int] = (),
+  eot: int,
+) -> tuple[tuple, dict]:
+  """Returns what `compiled_search` takes of a batch of prompts after the parameters.
+
+  Its arrays, and its static arguments; those here are as in `generate`.
+
+  Raises:
+    UserError: the constraint needs more tokens than there are.
+  """
+  M, K = beams.groups, beams.beams // beams.groups
+  # One beam is greedy: with its only place taken there is nothing to wait for.
+  stopping = True if K == 1 else beams.early_stopping
+  numbers = Numbers(
+    offset=np.float32(_PENALTY_OFFSET[beams.penalty_form]),
+    alpha=np.float32(beams.length_penalty),
+    stopping=np.int32(_STOPPING[stopping]),
+    diversity=np.float32(bounded(beams.diversity)),
+  )
+  arrays, G = prepare(prompts, gpt.config.T, max_new_tokens, rules)
+  *arrays, history = arrays
+  start_B = np.zeros(len(arrays[0]), np.int32)
+  start_B[: len(starts)] = starts
+  if constraint is not None:
+    constraint.check(int(arrays[-1][: len(prompts)].min()))
+  arrays = *arrays, numbers, constraint, history, ends_V, stops, start_B
+  return arrays, {'gpt': gpt, 'K': K, 'M': M, 'G': G, 'rules': rules, 'eot': eot}
 
 
 def generate(
@@ -330,41 +370,24 @@ def generate(
     )
   if constraint is not None and beams.groups > 1:
     raise UserError(f'groups={beams.groups} must be 1 under a constraint')
-  M, K = beams.groups, beams.beams // beams.groups
-  # One beam is greedy: with its only place taken there is nothing to wait for.
-  stopping = True if K == 1 else beams.early_stopping
-  numbers = Numbers(
-    offset=np.float32(_PENALTY_OFFSET[beams.penalty_form]),
-    alpha=np.float32(beams.length_penalty),
-    stopping=np.int32(_STOPPING[stopping]),
-    diversity=np.float32(bounded(beams.diversity)),
-  )
   results = []
   size = max(1, ROWS // beams.beams)
+  M = beams.groups
   for at in range(0, len(prompts), size):
     batch = prompts[at : at + size]
-    arrays, G = prepare(batch, gpt.config.T, max_new_tokens, rules)
-    *arrays, history = arrays
-    start_B = np.zeros(len(arrays[0]), np.int32)
-    start_B[: len(starts[at : at + size])] = starts[at : at + size]
-    if constraint is not None:
-      constraint.check(int(arrays[-1][: len(batch)].min()))
-    done = _search(
-      params,
-      *arrays,
-      numbers,
-      constraint,
-      history,
-      ends_V,
-      stops,
-      start_B,
-      gpt=gpt,
-      K=K,
-      M=M,
-      G=G,
+    arrays, static = arguments(
+      gpt,
+      batch,
+      max_new_tokens=max_new_tokens,
+      beams=beams,
       rules=rules,
+      constraint=constraint,
+      ends_V=ends_V,
+      stops=stops,
+      starts=starts[at : at + size],
       eot=eot,
     )
+    done = compiled_search(params, *arrays, **static)
     done = jax.tree.map(np.asarray, done)
     for row in range(len(batch)):
       groups = [done.listed(row * M + group) for group in range(M)]

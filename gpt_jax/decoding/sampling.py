@@ -3,8 +3,8 @@
 Any model that offers the contract of `Model` will do; `model_of` gives that of a GPT.
 Prompts of different lengths share a batch without effect on each other: padding follows
 a prompt and is masked, and positions count real tokens only. There are two programs:
-`_begin` reads the prompts, `_run` draws tokens up to a limit. Shapes are rounded up, so
-that calls share programs.
+`compiled_begin` reads the prompts, `compiled_run` draws tokens up to a limit. Shapes
+are rounded up, so that calls share programs.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -174,7 +174,10 @@ def advance(
 
 
 @partial(jax.jit, static_argnames=('gpt', 'G', 'sampling', 'rules', 'eot'))
-def _begin(params, ids_BP, length_B, key_B2, drawn, history, ends_V, *, gpt, **static):
+def compiled_begin(
+  params, ids_BP, length_B, key_B2, drawn, history, ends_V, *, gpt, **static
+):
+  """Returns the state after one more token of each row; `opening` gives arguments."""
   model = model_of(params, gpt)
   key_B = _fold(jax.random.wrap_key_data(key_B2, impl='threefry2x32'), drawn)
   return begin(model, ids_BP, length_B, key_B, history, ends_V, **static)
@@ -185,7 +188,7 @@ def _begin(params, ids_BP, length_B, key_B2, drawn, history, ends_V, *, gpt, **s
   static_argnames=('gpt', 'sampling', 'rules', 'eot'),
   donate_argnames='state',
 )
-def _run(params, state, limit, ends_V, *, gpt, **static):
+def compiled_run(params, state, limit, ends_V, *, gpt, **static):
   """Returns the state with `limit` tokens a row, or all rows done."""
   model = model_of(params, gpt)
   return jax.lax.while_loop(
@@ -248,8 +251,7 @@ def keys_of(seed: int | Sequence[int], prompts: int, num_return: int = 1) -> np.
   return np.stack([one.generate_state(2) for one in seeds])
 
 
-def _first(
-  params: dict,
+def opening(
   gpt: GPT,
   texts: Sequence[Sequence[int]],
   key_B2: np.ndarray,
@@ -259,11 +261,12 @@ def _first(
   rules: Rules,
   ends_V: np.ndarray | None,
   **static,
-) -> tuple[Decoding, int]:
-  """Returns the state after one more token of each text, and the room for tokens.
+) -> tuple[tuple, dict, int]:
+  """Returns what `compiled_begin` takes after the parameters, and the room for tokens.
 
-  The room counts that token. The last token drawn needs no position, since it is not
-  read again. Of a text longer than the context the last T // 2 tokens are read.
+  Its arrays, its static arguments, and how many tokens there is room for, that which it
+  draws among them. The last token drawn needs no position, since it is not read again.
+  Of a text longer than the context the last T // 2 tokens are read.
 
   Args:
     texts: prompt and new tokens so far; all of one length if they fill the context.
@@ -285,8 +288,18 @@ def _first(
   ids_BP, length_B = padded(read, B)
   key_B2 = np.resize(key_B2, (B, 2))
   static |= {'gpt': gpt, 'rules': rules, 'G': G}
-  state = _begin(params, ids_BP, length_B, key_B2, new, history, ends_V, **static)
-  return state, min(max_new_tokens - new, T - longest + 1)
+  arrays = ids_BP, length_B, key_B2, new, history, ends_V
+  return arrays, static, min(max_new_tokens - new, T - longest + 1)
+
+
+def _first(params: dict, **texts) -> tuple[Decoding, int]:
+  """Returns the state after one more token of each text, and the room for tokens.
+
+  Args:
+    texts: the arguments of `opening`.
+  """
+  arrays, static, room = opening(**texts)
+  return compiled_begin(params, *arrays, **static), room
 
 
 class Continuation(NamedTuple):
@@ -306,7 +319,7 @@ def _ending(eot: int, ends_V: np.ndarray | None) -> set[int]:
   return {eot} if ends_V is None else set(np.flatnonzero(ends_V).tolist())
 
 
-def _batches(prompts: Sequence[Sequence[int]], new: int, T: int) -> Iterator[list[int]]:
+def batches(prompts: Sequence[Sequence[int]], new: int, T: int) -> Iterator[list[int]]:
   """Yields the numbers of prompts that share a batch."""
   groups = {}
   for i, prompt in enumerate(prompts):
@@ -349,7 +362,7 @@ def generate(
   static = {'gpt': gpt, 'sampling': sampling, 'rules': rules, 'eot': eot}
   ends = _ending(eot, ends_V)
   results = [Continuation([], []) for _ in prompts]
-  for rows in _batches(prompts, max_new_tokens, gpt.config.T):
+  for rows in batches(prompts, max_new_tokens, gpt.config.T):
     drawn = 0
     step_params = row_params if row_params and len(rows) == 1 else params
     while rows and drawn < max_new_tokens:
@@ -359,7 +372,7 @@ def generate(
       live, n = dict(enumerate(rows)), 0
       while live and n < room:
         limit = room if stopped is None else min(room, n + _CHUNK)
-        state = _run(step_params, state, limit, ends_V, **static)
+        state = compiled_run(step_params, state, limit, ends_V, **static)
         ids_BG, logp_BG = np.asarray(state.ids_BG), np.asarray(state.logp_BG)
         for row, i in list(live.items()):
           new = _until_end(ids_BG[row, n:limit], logp_BG[row, n:limit], ends)
@@ -395,7 +408,7 @@ def stream(
     state, room = _first(params, texts=[[*prompt, *new]], key_B2=key, **of, **static)
     for n in range(1, room + 1):
       # The first token is there already.
-      state = _run(step_params, state, n, ends_V, **static)
+      state = compiled_run(step_params, state, n, ends_V, **static)
       new.append(int(np.asarray(state.ids_BG)[0, n - 1]))
       yield new[-1]
       if new[-1] in ends:

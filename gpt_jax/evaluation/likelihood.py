@@ -242,18 +242,62 @@ def _batches(rows: list[packing.Row], devices: int) -> Iterator[list[packing.Row
     yield from (members[at : at + size] for at in range(0, len(members), size))
 
 
+def _places(devices: Sequence[jax.Device], rows: bool) -> jax.sharding.NamedSharding:
+  """Returns where the rows of a batch are, or copies of what all of them need."""
+  spec = jax.sharding.PartitionSpec(*(['b'] if rows else []))
+  return jax.sharding.NamedSharding(jax.sharding.Mesh(np.array(devices), 'b'), spec)
+
+
 def _over_devices() -> tuple[Callable, int]:
   """Returns a function that divides rows over devices (rows=False: copies), and n."""
   devices = jax.local_devices()
   if len(devices) == 1:
     return lambda tree, rows=True: tree, 1
-  mesh = jax.sharding.Mesh(np.array(devices), 'b')
-
-  def put(tree, rows=True):
-    spec = jax.sharding.PartitionSpec(*(['b'] if rows else []))
-    return jax.device_put(tree, jax.sharding.NamedSharding(mesh, spec))
-
+  put = lambda tree, rows=True: jax.device_put(tree, _places(devices, rows))  # noqa: E731
   return put, len(devices)
+
+
+class Lowered(NamedTuple):
+  """The two programs of a batch of `scores`, not compiled.
+
+  Attributes:
+    states: reads rows of tokens.
+    judged: scores a quarter of them.
+    tokens: that are read.
+  """
+
+  states: jax.stages.Lowered
+  judged: jax.stages.Lowered
+  tokens: int
+
+
+def lowered(params: dict, gpt: GPT, devices: Sequence[jax.Device]) -> Lowered:
+  """Returns what `scores` runs for a full batch without a beginning that all share.
+
+  Args:
+    params: or their shapes.
+    devices: accelerators, which may be absent.
+  """
+  W = _WIDTH if gpt.config.D < 768 else 2 * _WIDTH
+  B = len(devices) * (_TOKENS // W)
+
+  def shapes(tree, rows=True):
+    at = _places(devices, rows)
+    return jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), tree
+    )
+
+  params = shapes(params, False)
+  before = shapes(jax.eval_shape(lambda: empty_cache(gpt, 1, 0)), False)
+  ids_BW = shapes(jax.ShapeDtypeStruct((B, W), np.int32))
+  at_BC = shapes(jax.ShapeDtypeStruct((B, packing.round_up(W // 4, 8)), np.int32))
+  arrays = params, before, ids_BW, ids_BW, ids_BW
+  x_BWD = shapes(_states.eval_shape(*arrays, gpt=gpt))
+  return Lowered(
+    _states.lower(*arrays, gpt=gpt),
+    _judged.lower(params, x_BWD, at_BC, at_BC, None, gpt=gpt),
+    B * W,
+  )
 
 
 def continuation_logp(

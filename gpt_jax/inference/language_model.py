@@ -3,14 +3,14 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from gpt_jax.config import UserError, nearest
-from gpt_jax.decoding import beam, reranking, sampling, stochastic_beam
+from gpt_jax.decoding import beam, lowered, reranking, sampling, stochastic_beam
 from gpt_jax.decoding import stops as stop_texts
 from gpt_jax.decoding.generation_config import GenerationConfig
 from gpt_jax.evaluation import introspection, likelihood
@@ -220,6 +220,17 @@ class LanguageModel:
     self, prompts: list[list[int]], how: GenerationConfig
   ) -> list[list[tuple]]:
     """Returns the best hypotheses of each prompt, without hashes of their texts."""
+    found = beam.generate(
+      self.params,
+      self.gpt,
+      prompts,
+      num_return=how.num_return,
+      **self._search(prompts, how),
+    )
+    return [[one[:3] for one in rows] for rows in found]
+
+  def _search(self, prompts: list[list[int]], how: GenerationConfig) -> dict:
+    """Returns the arguments of a beam search."""
     ends, stops, of_stops = self._ends(how), how.stops(), {}
     if stops:
       tails = [self._continued(prompt, how).tail for prompt in prompts]
@@ -227,17 +238,43 @@ class LanguageModel:
         'stops': stop_texts.automaton(stops, self._spelling, self.config.V, ends),
         'starts': [stop_texts.start(stops, self._spelling, tail) for tail in tails],
       }
-    found = beam.generate(
-      self.params,
-      self.gpt,
-      prompts,
-      beams=how.searching(),
-      num_return=how.num_return,
-      constraint=how.constraint(self.tokenizer, self.config.vocab, ends),
-      **of_stops,
-      **self._limits(how),
+    constraint = how.constraint(self.tokenizer, self.config.vocab, ends)
+    searching = {'beams': how.searching(), 'constraint': constraint}
+    return searching | of_stops | self._limits(how)
+
+  def lowered(
+    self,
+    prompts: Sequence[Sequence[int]],
+    shapes: Callable[[Any], Any],
+    **settings,
+  ) -> dict[str, jax.stages.Lowered]:
+    """Returns the programs that `generate_ids` runs for its first batch, not compiled.
+
+    'prompt' and 'tokens', which is a loop, or for beams 'search', which does both.
+    Parameters may be shapes, on one device that may be absent.
+
+    Args:
+      shapes: arrays -> their shapes on that device.
+
+    Raises:
+      UserError: as in `generate_ids`; or beams are drawn, which is left out.
+    """
+    prompts, how = self._checked(prompts, settings)
+    if how.chosen() == 'stochastic':
+      raise UserError(
+        "method='stochastic' is not compiled for absent devices; use beam"
+      )
+    of = self.params, self.gpt
+    if how.chosen() == 'beam':
+      search = self._search(prompts, how)
+      return {'search': lowered.searched(*of, prompts, shapes, **search)}
+    rows = [prompt for prompt in prompts for _ in range(how.draws())]
+    keys = sampling.keys_of(how.seed, len(prompts), how.draws())
+    limits = self._limits(how)
+    begin, run = lowered.sampled(
+      *of, rows, keys, shapes, sampling=how.sampling(), **limits
     )
-    return [[one[:3] for one in rows] for rows in found]
+    return {'prompt': begin, 'tokens': run}
 
   @functools.cached_property
   def _spelling(self) -> Spelling:

@@ -225,6 +225,8 @@ class Module(NamedTuple):
     if added.opcode != 'add':
       return None
     before, step = body.operands(added)
+    while before.opcode == 'copy':
+      (before,) = body.operands(before)
     grows = before.opcode == counter.opcode and before.attributes['index'] == str(i)
     numbers = _constant(part, part.operands(begin)[i]), _constant(ends, limit)
     by = _constant(body, step)

@@ -23,8 +23,16 @@ from gpt_jax.training import transfer
 from gpt_jax.training.sharding import Layout
 
 
-def tables(run: config.Run, cfg: GPTConfig, devices: int) -> list[Table]:
-  """Returns the tables that `launch.py describe` prints.
+def of_model(run: config.Run, cfg: GPTConfig) -> list[Table]:
+  """Returns the tables of a model and its training that no device changes."""
+  whole = transfer.grown(cfg) if run.is_finetuning else cfg
+  # The FLOPs of a fine-tuning depend on how long its examples are.
+  work = _trained(run, cfg) if run.is_finetuning else _flops(run, cfg)
+  return [_architecture(run, whole), _parameters(whole), work]
+
+
+def of_devices(run: config.Run, cfg: GPTConfig, devices: int) -> list[Table]:
+  """Returns the tables of memory and communication, by formulas.
 
   Args:
     run: any valid config; its layout is that of the devices.
@@ -32,15 +40,7 @@ def tables(run: config.Run, cfg: GPTConfig, devices: int) -> list[Table]:
   """
   layout = Layout.imagined(run, devices)
   layout.check(cfg)
-  whole = transfer.grown(cfg) if run.is_finetuning else cfg
-  tables = [
-    _architecture(run, whole),
-    _parameters(whole),
-    # The FLOPs of a fine-tuning depend on how long its examples are.
-    _trained(run, cfg) if run.is_finetuning else _flops(run, cfg),
-    _memory(run, cfg, layout),
-    _communication(run, cfg, layout),
-  ]
+  tables = [_memory(run, cfg, layout), _communication(run, cfg, layout)]
   return [table for table in tables if table.row_count]  # one device sends nothing
 
 

@@ -14,14 +14,14 @@ import jax
 import numpy as np
 
 from gpt_jax import config, tokenizers
+from gpt_jax.config import UserError
 from gpt_jax.data.windows import Batch
-from gpt_jax.model.gpt_config import GPTConfig
-from gpt_jax.programs import collectives, hlo
-from gpt_jax.runs import cost, finetune, finetune_job, shape
+from gpt_jax.model.gpt_config import GPTConfig, attention_kernel
+from gpt_jax.programs import absent, collectives, hlo
+from gpt_jax.runs import cost, finetune, finetune_job, on_paper, shape
+from gpt_jax.runs.on_paper import GIB, Program, TooLarge, size
 from gpt_jax.training import sharding, transfer
 from gpt_jax.training.members import Alone
-
-_GIB = 2**30
 
 
 class Cost(NamedTuple):
@@ -40,12 +40,31 @@ class Cost(NamedTuple):
   operations: dict[str, int]
 
 
+def update_of(run: config.Run, cfg: GPTConfig, layout: sharding.Layout) -> Program:
+  """Returns an update of a language model, to be compiled for its layout's devices."""
+  ids = jax.ShapeDtypeStruct((run.batch, cfg.T), np.int32)
+  weights, row = ids.update(dtype=np.float32), ids.update(shape=(run.batch,))
+  rows = Batch(ids, ids, weights, row)
+  update = Alone.of(run, cfg, layout)
+  parameters = layout.bytes_each(update.like.params)
+  held = {
+    'parameters': parameters,
+    'optimizer': layout.bytes_each(update.like) - parameters,
+    'batch': layout.bytes_each(layout.batch_shapes(rows, run.accumulate)),
+  }
+  return Program(
+    'update',
+    update.lowered(rows),
+    held,
+    run.batch * cfg.T,
+    work='gradients and temporaries',
+    formula=cost.flops_per_token(cfg),
+  )
+
+
 def compiled_cost(run: config.Run, cfg: GPTConfig, layout: sharding.Layout) -> Cost:
   """Returns the cost of an update, from the program compiled for the devices."""
-  rows = np.zeros((run.batch, cfg.T), np.int32)
-  batch = layout.put(Batch(rows, rows, rows.astype('f'), rows[:, 0]), run.accumulate)
-  update = Alone.of(run, cfg, layout)
-  return cost_of(update.jitted.lower(update.like, {}, batch, update.hp).compile())
+  return cost_of(update_of(run, cfg, layout).lowered.compile())
 
 
 def cost_of(program: jax.stages.Compiled) -> Cost:
@@ -97,16 +116,13 @@ def advice(
   return 'more devices, with tensor in the layout: a single row is too large'
 
 
-def _size(number: float) -> str:
-  unit, name = (_GIB, 'GiB') if number >= _GIB else (2**20, 'MiB')
-  return f'{number / unit:,.2f} {name}'
-
-
 class _Update(NamedTuple):
   """An update that was compiled.
 
   Attributes:
     layout: over devices.
+    program: as it was to be compiled.
+    compiled: None where it does not fit, and a compiler refused it.
     cost: of it.
     change: the first to make where it does not fit.
     what: it is of, in words.
@@ -114,88 +130,147 @@ class _Update(NamedTuple):
   """
 
   layout: sharding.Layout
+  program: Program
+  compiled: jax.stages.Compiled | None
   cost: Cost
   change: str
   what: str
   lines: list[str]
 
 
+def _compiled(program: Program) -> tuple[jax.stages.Compiled | None, Cost]:
+  """Returns a compiled program, if its devices have room for it, and its cost."""
+  try:
+    compiled = on_paper.compiled(program.lowered)
+  except TooLarge as error:
+    held = sum(program.held.values())
+    return None, Cost(held, int(error.needed) - held, {}, {})
+  return compiled, cost_of(compiled)
+
+
 def _of_language_model(
-  run: config.Run, workdir: pathlib.Path, devices: list[jax.Device], limit: float
+  run: config.Run, vocab: int, devices: list[jax.Device]
 ) -> _Update:
-  del limit
   layout = sharding.Layout.of(run, devices)
   config.check(run, layout.parts)
-  own = workdir / 'tokenizer'
-  vocab = tokenizers.load(own).vocab if own.exists() else cost.vocabulary(run)
   cfg = GPTConfig.of(run.model, vocab)
   layout.check(cfg)
-  compiled = compiled_cost(run, cfg, layout)
-  return _Update(layout, compiled, advice(run, cfg, layout, compiled), '', [])
+  program = update_of(run, cfg, layout)
+  compiled, taken = _compiled(program)
+  change = advice(run, cfg, layout, taken)
+  return _Update(layout, program, compiled, taken, change, '', [])
 
 
 def _of_fine_tuning(
-  run: config.Run, workdir: pathlib.Path, devices: list[jax.Device], limit: float
+  run: config.Run, devices: list[jax.Device], limit: float
 ) -> _Update:
   """Returns the update of the longest batch, of the seeds that would train together."""
-  del workdir
   lines = []
   job = finetune_job.read_job(run, lines.append, devices)
   run, layout = job.run, job.layout
-  cost_of_seeds = functools.cache(lambda seeds: cost_of(finetune.compiled(job, seeds)))
+  bare = lambda seeds: Program('update', finetune.lowered(job, seeds), {}, 0)  # noqa: E731
+  of_seeds = functools.cache(lambda seeds: _compiled(bare(seeds)))
 
   def needed(seeds):
-    return cost_of_seeds(seeds).state + cost_of_seeds(seeds).working
+    _, taken = of_seeds(seeds)
+    return taken.state + taken.working
 
   seeds = finetune_job.group_size(run, layout)
   if limit and not run.task.together:
     seeds = finetune.most_together(seeds, needed, limit, lines.append)
-  compiled = cost_of_seeds(seeds)
+  compiled, taken = of_seeds(seeds)
   B, C, T = finetune.longest_batch(job).ids_BCT.shape
   change = advice(
     run,
     transfer.grown(job.cfg),
     layout,
-    compiled,
+    taken,
     tokens=C * T if run.task.aux else 0,
     seeds=seeds,
   )
   what = f', {seeds} of {run.seeds} seeds together, {B} examples of {C} x {T} tokens'
-  return _Update(layout, compiled, change, what, lines)
+  held = {'parameters, optimizer and batch': taken.state}
+  program = bare(seeds)._replace(held=held, tokens=seeds * B * C * T)
+  return _Update(layout, program, compiled, taken, change, what, lines)
 
 
-def report(run: config.Run, workdir: str | pathlib.Path, device_gib: float = 0) -> str:
+def report(
+  run: config.Run,
+  workdir: str | pathlib.Path | None = None,
+  device_gib: float = 0,
+  *,
+  on: str = '',
+  vocab: int = 0,
+) -> str:
   """Returns what one update of a run takes of its devices, and whether it fits.
 
   Args:
     workdir: its tokenizer, where there is one, tells the vocabulary.
     device_gib: memory of a device; 0 asks the device, which may not know.
+    on: absent devices to compile for, as `absent.devices` takes them; '': those here,
+      or simulated ones.
+    vocab: entries of the vocabulary; 0: the tokenizer's.
   """
   run = shape.resolved(run, workdir)
-  devices = sharding.real_or_simulated(sharding.asked_devices(run))
+  if on and run.is_finetuning and not run.layout:
+    raise UserError(
+      f'--on={on}: a fine-tuning is compiled for absent devices in a layout only; add '
+      '--config.layout=data'
+    )
+  if on:
+    devices = absent.devices(on)
+    limit, free = on_paper.room(on, devices[0])
+    if device_gib:
+      limit, free = device_gib * GIB, size(device_gib * GIB)
+  else:
+    devices = sharding.real_or_simulated(sharding.asked_devices(run))
+    known = (devices[0].memory_stats() or {}).get('bytes_limit', 0)
+    limit = device_gib * GIB or known
+    free = size(limit)
   device = devices[0]
-  limit = device_gib * _GIB or (device.memory_stats() or {}).get('bytes_limit', 0)
-  of = _of_fine_tuning if run.is_finetuning else _of_language_model
-  layout, compiled, change, what, lines = of(run, pathlib.Path(workdir), devices, limit)
-  need = compiled.state + compiled.working
-  lines += [
-    f'compiled for {len(layout.devices)} x {device.device_kind}, {layout}{what}; not '
-    'run',
-    f'memory    {_size(need)} each: {_size(compiled.state)} for parameters, optimizer '
-    f'and batch, {_size(compiled.working)} to work with',
-    f'sends     {_size(sum(compiled.sent.values()))} each in an update'
-    + ''.join(
-      f'; {_size(size)} by {compiled.operations[name]} {name}'
-      for name, size in sorted(compiled.sent.items(), key=lambda item: -item[1])
-    ),
-  ]
+  if run.is_finetuning:
+    update = _of_fine_tuning(run, devices, limit)
+  else:
+    own = workdir and pathlib.Path(workdir) / 'tokenizer'
+    if not vocab and own and own.exists():
+      vocab = tokenizers.load(own).vocab
+    update = _of_language_model(run, vocab or cost.vocabulary(run), devices)
+  layout, taken, change = update.layout, update.cost, update.change
+  need = taken.state + taken.working
+  over = f'{len(layout.devices)} x {device.device_kind}, {layout}{update.what}'
+  lines = [*update.lines, f'compiled for {over}; not run']
+  if on:
+    lines += _on_paper(run, update, on)
+  else:
+    lines += [
+      f'memory    {size(need)} each: {size(taken.state)} for parameters, optimizer '
+      f'and batch, {size(taken.working)} to work with',
+      on_paper.sends_line(taken.sent, taken.operations, ' in an update'),
+    ]
   if not limit:
     lines.append(
       f'fits      is not known: {device.platform} does not tell its memory; give '
       f'--device_gib. To make it smaller: {change}'
     )
   elif need > limit:
-    lines.append(f'fits      not in {_size(limit)}. First change: {change}')
+    lines.append(f'fits      not in {free}. First change: {change}')
   else:
-    lines.append(f'fits      in {_size(limit)}')
+    lines.append(f'fits      in {free}')
   return '\n'.join(lines)
+
+
+def _on_paper(run: config.Run, update: _Update, on: str) -> list[str]:
+  """Returns the lines about an update for absent devices."""
+  kernel, why = attention_kernel(run.model, update.layout.devices)
+  lines = [f'attention {kernel}: {why}']
+  if update.compiled is None:
+    need = update.cost.state + update.cost.working
+    held = ', '.join(f'{size(n)} {part}' for part, n in update.program.held.items())
+    return [*lines, f'memory    {size(need)} each, {held} of it: it was not compiled']
+  memory = on_paper.Memory.of(update.compiled)
+  number = len(update.layout.devices)
+  return [
+    *lines,
+    on_paper.memory_line(update.program, memory),
+    *on_paper.lines(update.program, update.compiled, on, number),
+  ]

@@ -98,25 +98,28 @@ def longest_batch(job: Job) -> inputs.TaskBatch:
   return max(batches, key=lambda batch: batch.tokens)
 
 
-def compiled(job: Job, seeds: int) -> jax.stages.Compiled:
-  """Returns the update of the longest batch, of so many seeds together."""
+def lowered(job: Job, seeds: int) -> jax.stages.Lowered:
+  """Returns the update of the longest batch, of so many seeds together.
+
+  In a layout its devices may be absent.
+  """
   layout, source, batch = job.layout, job.source_shapes(), longest_batch(job)
   fixed = transfer.fixed(job.run, source)
   if layout.mesh is not None:
     like, fixed = layout.placed(job.shapes()), layout.placed(fixed)
     step = layout.train_step(job.run, job.objective, like, fixed)
-    rows, hp = layout.put(batch, job.run.accumulate), optim.Hyper.of(job.run)
-    return step.lower(like, fixed, rows, hp).compile()
+    rows = layout.batch_shapes(batch, job.run.accumulate)
+    return step.lower(like, fixed, rows, layout.whole_shapes(optim.Hyper.of(job.run)))
   program = program_of(job, range(seeds), {})
   make = jax.vmap(job.make, (None, 0), program.axes)
   state = jax.eval_shape(make, source, np.arange(seeds, dtype=np.uint32))
   rows = program.put([batch] * seeds)
-  return program.jitted.lower(state, fixed, rows, program.hp).compile()
+  return program.jitted.lower(state, fixed, rows, program.hp)
 
 
 def bytes_needed(job: Job, seeds: int) -> int:
   """Returns the bytes that an update of the longest batch takes of a device."""
-  memory = compiled(job, seeds).memory_analysis()
+  memory = lowered(job, seeds).compile().memory_analysis()
   return memory.argument_size_in_bytes + memory.temp_size_in_bytes
 
 

@@ -26,6 +26,7 @@ from gpt_jax.runs.workdir import (
 )
 from gpt_jax.tasks.labelled_table import Task, task_of
 from gpt_jax.training import manifest, saved
+from gpt_jax.training.sharding import Layout
 from gpt_jax.training.transfer import grown
 from gpt_jax.weights import facts
 
@@ -82,6 +83,30 @@ def load(
   tree, step = _restored(workdir, checkpoint_step, like, False, report)
   gpt = GPT(cfg, execution)
   return Classifier(tree['gpt'], gpt, tokenizer, step, clf=tree['clf'], task=task)
+
+
+def shapes(path: str | pathlib.Path, device: jax.Device) -> LanguageModel:
+  """Returns the language model of a workdir with the shapes of its parameters alone.
+
+  Args:
+    device: where they would be; it may be absent.
+
+  Raises:
+    UserError: as `load`, but for checkpoints, which are not read; or it was fine-tuned.
+  """
+  workdir = pathlib.Path(user_path(path, 'path', workdir=True))
+  run = read_run(workdir)
+  if run.is_finetuning:
+    raise UserError(
+      f'{workdir} was fine-tuned on {run.task.name}, and only language models are '
+      'compiled for absent devices; name the workdir that it started from'
+    )
+  cfg, layout = architecture(workdir), Layout((device,))
+  params = layout.placed(jax.eval_shape(lambda: init_params(cfg, 0)))
+  tokenizer = tokenizers.load(workdir / 'tokenizer')
+  ends = facts.other_ends(facts.kept(workdir), tokenizer.eot, cfg.vocab)
+  gpt = GPT(cfg, layout.execution(run.model))
+  return LanguageModel(params, gpt, tokenizer, ends=ends)
 
 
 def is_weights(path: str | pathlib.Path) -> bool:

@@ -80,6 +80,16 @@ class Alone:
     """Returns the state after an update, and its metrics; the old one is donated."""
     return self.jitted(state, self.fixed, batch, self.hp)
 
+  def lowered(self, rows: Any) -> jax.stages.Lowered:
+    """Returns the program of an update, which nothing is put on the devices for.
+
+    Args:
+      rows: all rows of a batch, or their shapes.
+    """
+    batch = self.layout.batch_shapes(rows, self.run.accumulate)
+    hp = self.layout.whole_shapes(self.hp)
+    return self.jitted.lower(self.like, self.fixed, batch, hp)
+
   def split(self, metrics: dict[str, jax.Array]) -> list[dict[str, float]]:
     """Returns the metrics of each member; waits until they are computed."""
     return [{name: float(value) for name, value in metrics.items()}]

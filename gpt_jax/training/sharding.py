@@ -291,16 +291,39 @@ class Layout:
       batch: this process's rows of it, as `rows` names them.
       accumulate: micro-batches of a training step; None for an evaluation.
     """
-    mapped = self.mesh is None and len(self.devices) > 1  # pmap has an axis of devices
-    parts = (len(self.devices),) if mapped else ()
-    parts += (accumulate,) if accumulate else ()
     sharding = self._batch_sharding(bool(accumulate))
-    local = jax.tree.map(lambda leaf: leaf.reshape(*parts, -1, *leaf.shape[1:]), batch)
+    local = self._divided(batch, accumulate)
     if not several_processes():
       return jax.device_put(local, sharding)
     return jax.tree.map(
       partial(jax.make_array_from_process_local_data, sharding), local
     )
+
+  def batch_shapes(self, batch: Batch, accumulate: int | None = None) -> Batch:
+    """Returns the shapes of what `put` makes of all rows, with where each array goes.
+
+    The devices may be absent ones, which take no arrays.
+    """
+    divided = jax.eval_shape(partial(self._divided, accumulate=accumulate), batch)
+    return self._at(divided, self._batch_sharding(bool(accumulate)))
+
+  def whole_shapes(self, tree: Any) -> Any:
+    """Returns the shapes of arrays that each device has whole, such as numbers."""
+    everywhere = self._sharding((P(),), ())
+    return self._at(jax.eval_shape(lambda tree: tree, tree), everywhere)
+
+  def _at(self, shapes: Any, sharding: jax.sharding.Sharding) -> Any:
+    return jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+      shapes,
+    )
+
+  def _divided(self, batch: Batch, accumulate: int | None) -> Batch:
+    """Returns a batch with axes for the devices of `pmap` and for micro-batches."""
+    mapped = self.mesh is None and len(self.devices) > 1  # pmap has an axis of devices
+    parts = (len(self.devices),) if mapped else ()
+    parts += (accumulate,) if accumulate else ()
+    return jax.tree.map(lambda leaf: leaf.reshape(*parts, -1, *leaf.shape[1:]), batch)
 
   def execution(self, model: config.Model) -> Execution:
     """Returns how the devices compute a model."""

@@ -1,0 +1,113 @@
+"""What layouts cost large models: their updates, compiled for GPUs that are not here.
+
+  JAX_PLATFORMS=cpu .venv-absent/bin/python -m benchmarks.layouts
+
+Prints the table of docs/scaling.md. Each row is kept in results/layouts.json as soon as
+it is there, and one that is there is not compiled again; remove it to do so.
+"""
+
+import importlib.metadata
+import json
+import pathlib
+
+from gpt_jax import config
+from gpt_jax.cli.messages import shown
+from gpt_jax.config import experiment
+from gpt_jax.model.gpt_config import GPTConfig
+from gpt_jax.programs import absent, collectives, hlo, roofline
+from gpt_jax.runs import cost, dry_run, on_paper
+from gpt_jax.training import sharding
+
+KEPT = pathlib.Path(__file__).resolve().parent / 'results/layouts.json'
+_2, _3 = 'experiments/gpt2/pretrain.py:1558M', 'experiments/gpt3/pretrain.py:'
+# Name, experiment, layout, rows at a time, accumulate.
+ROWS = (
+  ('GPT-2 1.5B', _2, 'data=8', 32, 16),
+  ('GPT-2 1.5B', _2, 'fsdp=8', 32, 16),
+  ('GPT-2 1.5B', _2, 'fsdp=8', 128, 4),
+  ('GPT-3 13B', f'{_3}13B', 'fsdp=64', 256, 4),
+  ('GPT-3 13B', f'{_3}13B', 'data=8,fsdp=8', 256, 4),
+  ('GPT-3 13B', f'{_3}13B', 'fsdp=16,tensor=4', 64, 16),
+  ('GPT-3 175B', f'{_3}175B', 'fsdp=512', 512, 3),
+  ('GPT-3 175B', f'{_3}175B', 'fsdp=64,tensor=8', 64, 24),
+  ('GPT-3 175B', f'{_3}175B', 'data=8,fsdp=16,tensor=8', 128, 12),
+)
+HEADING = (
+  '| model | H100s, layout | rows at a time × accumulate | state | to work with | '
+  'together | sent | update | tokens/s of each |\n' + '|---' * 9 + '|'
+)
+
+
+def run_of(file: str, layout: str, rows: int, accumulate: int) -> config.Run:
+  """Returns the run of a row: in bfloat16, with what keeps memory low."""
+  run = experiment.load(file)
+  run.layout, run.batch, run.accumulate = layout, rows * accumulate, accumulate
+  run.batch_start = run.batch_ramp = 0
+  run.loss_chunk = 128
+  run.model.scan, run.model.remat = True, 'block'
+  return run
+
+
+def measured(run: config.Run) -> dict[str, float]:
+  """Returns what an update takes of each GPU."""
+  devices = sharding.asked_devices(run)
+  on = f'h100:{devices}'
+  layout = sharding.Layout.of(run, absent.devices(on))
+  config.check(run, layout.parts)
+  cfg = GPTConfig.of(run.model, cost.vocabulary(run))
+  layout.check(cfg)
+  program = dry_run.update_of(run, cfg, layout)
+  compiled = on_paper.compiled(program.lowered)
+  of = roofline.estimate(hlo.read(compiled.as_text()), 'h100')
+  tokens = round(program.tokens)
+  roofline.check_flops(of.flops, program.formula, tokens, devices=devices)
+  memory = on_paper.Memory.of(compiled)
+  return {
+    'devices': devices,
+    'state': memory.arguments,
+    'working': memory.working,
+    'sent': sum(collectives.by_kind(of.collectives)[0].values()),
+    'seconds': of.total_seconds,
+    'tokens': tokens,
+    'jax': importlib.metadata.version('jax'),
+  }
+
+
+def table(kept: dict[str, dict]) -> str:
+  """Returns the rows that are there, as Markdown."""
+  lines = [HEADING]
+  for name, _, layout, rows, accumulate in ROWS:
+    if of := kept.get(key(name, layout, rows, accumulate)):
+      gib = [of[part] / on_paper.GIB for part in ('state', 'working')]
+      each = of['tokens'] / of['seconds'] / of['devices']
+      cells = [
+        name,
+        f'{of["devices"]}, `{layout}`',
+        f'{rows} × {accumulate}',
+        *(f'{size:.1f} GiB' for size in (*gib, sum(gib))),
+        f'{of["sent"] / on_paper.GIB:,.0f} GiB',
+        f'{of["seconds"]:,.1f} s',
+        f'{each:,.0f}',
+      ]
+      lines.append(f'| {" | ".join(cells)} |')
+  return '\n'.join(lines)
+
+
+def key(name: str, layout: str, rows: int, accumulate: int) -> str:
+  """Returns the name of a row in the file."""
+  return f'{name}, {layout}, {rows} x {accumulate}'
+
+
+def main() -> None:
+  kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
+  for name, file, *how in ROWS:
+    if key(name, *how) not in kept:
+      kept[key(name, *how)] = measured(run_of(file, *how))
+      KEPT.write_text(json.dumps(kept, indent=2) + '\n')
+      print(key(name, *how), flush=True)
+  print(table(kept))
+
+
+if __name__ == '__main__':
+  with shown():
+    main()

@@ -1,0 +1,164 @@
+"""What evaluating and sampling would take of devices that are not there.
+
+Nothing is loaded: the shapes of a model follow from its workdir's run.json.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from gpt_jax import config
+from gpt_jax.config import UserError
+from gpt_jax.data.windows import Batch
+from gpt_jax.evaluation import likelihood
+from gpt_jax.inference.language_model import LanguageModel
+from gpt_jax.model.gpt import GPT
+from gpt_jax.model.gpt_config import attention_kernel
+from gpt_jax.model.quantize import quantized
+from gpt_jax.programs import absent
+from gpt_jax.runs import load, on_paper
+from gpt_jax.runs.on_paper import Memory, Program, TooLarge, size
+from gpt_jax.runs.workdir import read_run
+from gpt_jax.training.objective import LanguageModeling
+from gpt_jax.training.sharding import Layout
+
+
+def evaluation(workdir: str | pathlib.Path, on: str, *, int8: bool = False) -> str:
+  """Returns what batches of held-out text and of a benchmark take of devices.
+
+  Args:
+    on: the devices, as `absent.devices` takes them.
+    int8: whether the kernels are in 8 bits.
+  """
+  devices = absent.devices(on)
+  run = read_run(workdir)
+  model = _model(workdir, devices[0], int8)
+  layout = Layout.of(config.Run(), devices)
+  gpt = GPT(model.config, layout.execution(run.model))
+  params = layout.placed(model.params)
+  B, T = run.eval_batch * layout.parts, model.config.T
+  ids = jax.ShapeDtypeStruct((B, T), np.int32)
+  weights, row = ids.update(dtype=np.float32), ids.update(shape=(B,))
+  rows = layout.batch_shapes(Batch(ids, ids, weights, row))
+  step = layout.eval_step(LanguageModeling.of(run, gpt), params)
+  parameters = layout.bytes_each(params)
+  here = [device for device in devices if not device.process_index]
+  scored = likelihood.lowered(model.params, model.gpt, here)
+  held = {'parameters': parameters, 'batch': layout.bytes_each(rows)}
+  programs = [
+    Program(
+      f'held-out text, {B} rows of {T} tokens', step.lower(params, rows), held, B * T
+    ),
+    Program(
+      f'a benchmark reads {scored.tokens:,} tokens of its prompts',
+      scored.states,
+      {'parameters': parameters},
+      scored.tokens,
+      rest='rows',
+    ),
+    Program(
+      'it scores a quarter of them',
+      scored.judged,
+      {'parameters': parameters},
+      scored.tokens,
+      rest='states',
+    ),
+  ]
+  kernel, why = attention_kernel(run.model, layout.devices)
+  head = f'compiled for {len(devices)} x {devices[0].device_kind}, {layout}; not run'
+  numbers = [len(devices), len(here), len(here)]
+  return '\n'.join(
+    [
+      head,
+      f'attention {kernel}: {why}',
+      *_described(programs, numbers, on, devices[0], 'a smaller eval_batch'),
+    ]
+  )
+
+
+def sampling(
+  workdir: str | pathlib.Path,
+  prompts: Sequence[str],
+  settings: dict,
+  on: str,
+  *,
+  int8: bool = False,
+) -> str:
+  """Returns what continuing prompts takes of a device.
+
+  Args:
+    settings: of `GenerationConfig`.
+    on: the device, as `absent.devices` takes it.
+    int8: whether the kernels are in 8 bits.
+  """
+  devices = absent.devices(on)
+  if len(devices) > 1:
+    raise UserError(
+      f'--on={on} has {len(devices)} devices, and texts are continued on one; give one'
+    )
+  model = _model(workdir, devices[0], int8)
+  layout = Layout((devices[0],))
+  ids = [model.prompt_ids(prompt, bool(settings.get('special'))) for prompt in prompts]
+  lowered = model.lowered(ids, layout.whole_shapes, **settings)
+  held = {'parameters': layout.bytes_each(model.params)}
+  longest, rows = max(map(len, ids)), len(ids) * settings.get('num_return', 1)
+  of = {
+    'prompt': (f'prompts, {rows} of {longest} tokens or fewer', rows * longest, False),
+    'tokens': (f'one token of each of {rows} rows', rows, True),
+    'search': (f'one token of each of {len(ids)} beam searches', len(ids), True),
+  }
+  programs = []
+  for name, each in lowered.items():
+    what, tokens, turn = of[name]
+    rest = 'prompts' if name == 'prompt' else 'cache and texts'
+    programs.append(Program(what, each, held, tokens, turn, rest))
+  head = f'compiled for {devices[0].device_kind}; not run'
+  fewer = 'fewer prompts, or --max_new_tokens'
+  numbers = [1] * len(programs)
+  about = _described(programs, numbers, on, devices[0], fewer)
+  return '\n'.join([head, *about])
+
+
+def _model(
+  workdir: str | pathlib.Path, device: jax.Device, int8: bool
+) -> LanguageModel:
+  model = load.shapes(workdir, device)
+  if not int8:
+    return model
+  params = Layout((device,)).placed(jax.eval_shape(quantized, model.params))
+  return dataclasses.replace(model, params=params)
+
+
+def _described(
+  programs: Sequence[Program],
+  numbers: Sequence[int],
+  on: str,
+  device: jax.Device,
+  change: str,
+) -> list[str]:
+  """Returns the lines about some programs, and whether all of them fit.
+
+  Args:
+    numbers: of devices that share each.
+    change: the first to make where one does not fit.
+  """
+  limit, free = on_paper.room(on, device)
+  lines, most = [], 0
+  for program, number in zip(programs, numbers, strict=True):
+    lines.append(f'{program.what}:')
+    try:
+      compiled = on_paper.compiled(program.lowered)
+    except TooLarge as error:
+      most = max(most, error.needed)
+      lines.append(f'  memory    {size(error.needed)}: it was not compiled')
+      continue
+    memory = Memory.of(compiled)
+    most = max(most, memory.total)
+    about = [on_paper.memory_line(program, memory)]
+    about += on_paper.lines(program, compiled, on, number)
+    lines += [f'  {line}' for line in about]
+  fits = f'in {free}' if most <= limit else f'not in {free}. First change: {change}'
+  return [*lines, f'fits      {fits}']
