@@ -356,3 +356,31 @@ def test_memory_of_a_tpu_s_core_is_not_the_device_s():
   ROOT %n = f32[1024]{0:T(1024)} negate(%d)
 }"""
   assert [each.bytes for each in call(text)] == [4096, 4096]  # read once, written once
+
+
+SPLASH = """ENTRY %main (m: s8[1,8,8], q: bf16[2,12,1024,64]) -> bf16[2,12,1024,64] {
+  %m = s8[1,8,8]{2,1,0:T(8,128)(4,1)} parameter(0)
+  %q = bf16[2,12,1024,64]{3,2,1,0:T(8,128)(2,1)} parameter(1)
+  %c = (f32[2,128,64]{2,1,0:T(8,128)}, bf16[2,12,1024,64]{3,2,1,0:T(8,128)(2,1)}) custom-call(%m, %q, %q, %q), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+"xprof_metadata":"{\\"block_q_dq\\": 128, \\"block_kv_dq\\": 256}"
+}}, metadata={op_name="jit(f)/splash_mha_dq_no_residuals/pallas_call"}
+  ROOT %r = bf16[2,12,1024,64]{3,2,1,0:T(8,128)(2,1)} get-tuple-element(%c), index=1
+}"""
+
+
+def test_splash_attention_by_the_blocks_that_causality_leaves():
+  (kernel,) = call(SPLASH)
+  # Of 8 rows of 4 blocks: 1 1 2 2 3 3 4 4; three products of 64 features.
+  seen = 2 * 12 * 20 * 128 * 256
+  assert kernel.flops == 2 * 3 * 64 * seen
+  whole = SPLASH.replace('_dq\\', '\\').replace('mha_dq_no', 'mha_fwd')
+  assert call(whole)[0].flops == 2 * 2 * 64 * seen
+
+
+def test_a_slice_that_is_fetched_ahead_moves_what_it_takes():
+  text = """ENTRY %main (x: f32[768,768]) -> f32[192,768] {
+  %x = f32[768,768]{1,0:T(8,128)} parameter(0)
+  %s = ((f32[768,768]{1,0:T(8,128)}), f32[192,768]{1,0:T(8,128)S(1)}, s32[]{:S(2)}) slice-start(%x), slice={[0:192], [0:768]}
+  ROOT %d = f32[192,768]{1,0:T(8,128)S(1)} slice-done(%s)
+}"""
+  assert [each.bytes for each in call(text)] == [192 * 768 * 4]
