@@ -7,7 +7,7 @@ RUN = runs/quickstart
 # Large memory pages, where glibc has them: about 10 % more tokens a second on a CPU.
 export GLIBC_TUNABLES = glibc.malloc.hugetlb=1
 
-.PHONY: quickstart tutorial test mutants layouts parity absent-env absent-test lint lock audit
+.PHONY: quickstart tutorial test mutants layouts parity absent-env absent-test absent lint lock audit
 
 .venv/installed: requirements.lock
 	$(PYTHON) -m venv .venv
@@ -70,6 +70,12 @@ absent-env: .venv-absent/installed
 # .pytest_cache what the first found, of programs that are as they were.
 absent-test: absent-env
 	JAX_PLATFORMS=cpu .venv-absent/bin/python -m pytest -q tests/test_absent.py
+
+# Programs for GPUs and TPUs that are not here, before and after, into
+# benchmarks/results/absent.md: hours the first time; stopped, it goes on where it was.
+# FLAGS=--only='update of 124M' compiles some rows, FLAGS=--before=REF compares with REF.
+absent: absent-env
+	JAX_PLATFORMS=cpu .venv-absent/bin/python -m benchmarks.absent $(FLAGS)
 
 lint: .venv/installed-dev
 	.venv/bin/ruff check .

@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from gpt_jax.programs import collectives, hlo
+from gpt_jax.programs import collectives, hlo, work
 
 # Lines as XLA writes them.
 # ruff: noqa: E501
@@ -168,3 +168,65 @@ def test_a_compiled_sum_over_a_mesh():
     2 * 32 * 4 * 3 / 4,
     (0, 1, 2, 3),
   )
+
+
+# A gather that goes on while two fusions of a TPU compute, from its start to its end.
+CHAIN = """HloModule jit_f, is_scheduled=true, num_partitions=8
+
+%start (p: bf16[96,768]) -> (bf16[96,768], bf16[768,768], s32[2]) {
+  %p = bf16[96,768]{1,0:T(8,128)(2,1)S(1)} parameter(0)
+  %all-gather.1 = bf16[768,768]{1,0:T(8,128)(2,1)} all-gather(%p), replica_groups=mesh['axis_0'=8,'axis_1'=1] {'axis_0'}, dimensions={0}, frontend_attributes={chain_id="22"}
+  ROOT %custom-call.1 = (bf16[96,768]{1,0:T(8,128)(2,1)S(1)}, bf16[768,768]{1,0:T(8,128)(2,1)S(1)}, s32[2]{0:S(4)}) custom-call(%all-gather.1), custom_call_target="AsyncCollectiveStart"
+}
+
+%async_collective_fusion.7 (p.1: bf16[96,768], g.1: bf16[768,768], s.1: s32[2], x.1: bf16[1024,768], w.1: bf16[768,768]) -> (bf16[1024,768], bf16[96,768], bf16[768,768], s32[2]) {
+  %p.1 = bf16[96,768]{1,0:T(8,128)(2,1)S(1)} parameter(0)
+  %g.1 = bf16[768,768]{1,0:T(8,128)(2,1)S(1)} parameter(1)
+  %s.1 = s32[2]{0:S(4)} parameter(2)
+  %x.1 = bf16[1024,768]{1,0:T(8,128)(2,1)} parameter(3)
+  %w.1 = bf16[768,768]{1,0:T(8,128)(2,1)} parameter(4)
+  %convolution.1 = bf16[1024,768]{1,0:T(8,128)(2,1)} convolution(%x.1, %w.1), dim_labels=bf_io->bf
+  %all-gather.2 = bf16[768,768]{1,0:T(8,128)(2,1)S(1)} all-gather(%p.1), replica_groups=mesh['axis_0'=8,'axis_1'=1] {'axis_0'}, dimensions={0}, frontend_attributes={chain_id="22"}
+  ROOT %tuple.1 = (bf16[1024,768]{1,0:T(8,128)(2,1)}, bf16[96,768]{1,0:T(8,128)(2,1)S(1)}, bf16[768,768]{1,0:T(8,128)(2,1)S(1)}, s32[2]{0:S(4)}) tuple(%convolution.1, %p.1, %all-gather.2, %s.1)
+}
+
+%done (p.2: bf16[96,768], g.2: bf16[768,768], s.2: s32[2]) -> bf16[768,768] {
+  %p.2 = bf16[96,768]{1,0:T(8,128)(2,1)S(1)} parameter(0)
+  %g.2 = bf16[768,768]{1,0:T(8,128)(2,1)S(1)} parameter(1)
+  %s.2 = s32[2]{0:S(4)} parameter(2)
+  %all-gather.3 = bf16[768,768]{1,0:T(8,128)(2,1)} all-gather(%p.2), replica_groups=mesh['axis_0'=8,'axis_1'=1] {'axis_0'}, dimensions={0}, frontend_attributes={chain_id="22"}
+  ROOT %custom-call.2 = bf16[768,768]{1,0:T(8,128)(2,1)S(1)} custom-call(%p.2, %g.2, %all-gather.3, %s.2), custom_call_target="AsyncCollectiveDone"
+}
+
+ENTRY %main (p.3: bf16[96,768], x: bf16[1024,768], w: bf16[768,768]) -> (bf16[1024,768], bf16[768,768], bf16[1024,768]) {
+  %p.3 = bf16[96,768]{1,0:T(8,128)(2,1)S(1)} parameter(0)
+  %x = bf16[1024,768]{1,0:T(8,128)(2,1)} parameter(1)
+  %w = bf16[768,768]{1,0:T(8,128)(2,1)} parameter(2)
+  %f = (bf16[96,768]{1,0:T(8,128)(2,1)S(1)}, bf16[768,768]{1,0:T(8,128)(2,1)S(1)}, s32[2]{0:S(4)}) fusion(%p.3), kind=kCustom, calls=%start
+  %f.0 = bf16[96,768]{1,0:T(8,128)(2,1)S(1)} get-tuple-element(%f), index=0
+  %f.1 = bf16[768,768]{1,0:T(8,128)(2,1)S(1)} get-tuple-element(%f), index=1
+  %f.2 = s32[2]{0:S(4)} get-tuple-element(%f), index=2
+  %n = bf16[1024,768]{1,0:T(8,128)(2,1)} negate(%x)
+  %h = (bf16[1024,768]{1,0:T(8,128)(2,1)}, bf16[96,768]{1,0:T(8,128)(2,1)S(1)}, bf16[768,768]{1,0:T(8,128)(2,1)S(1)}, s32[2]{0:S(4)}) fusion(%f.0, %f.1, %f.2, %n, %w), kind=kOutput, calls=%async_collective_fusion.7
+  %h.0 = bf16[1024,768]{1,0:T(8,128)(2,1)} get-tuple-element(%h), index=0
+  %h.1 = bf16[96,768]{1,0:T(8,128)(2,1)S(1)} get-tuple-element(%h), index=1
+  %h.2 = bf16[768,768]{1,0:T(8,128)(2,1)S(1)} get-tuple-element(%h), index=2
+  %h.3 = s32[2]{0:S(4)} get-tuple-element(%h), index=3
+  %d = bf16[768,768]{1,0:T(8,128)(2,1)S(1)} fusion(%h.1, %h.2, %h.3), kind=kCustom, calls=%done
+  %m = bf16[1024,768]{1,0:T(8,128)(2,1)} sine(%n)
+  ROOT %o = (bf16[1024,768]{1,0:T(8,128)(2,1)}, bf16[768,768]{1,0:T(8,128)(2,1)S(1)}, bf16[1024,768]{1,0:T(8,128)(2,1)}) tuple(%h.0, %d, %m)
+}
+"""
+
+
+def test_fusions_that_share_a_collective_count_it_once():
+  module = hlo.read(CHAIN)
+  (given,) = collectives.sent(module)
+  assert (given.kind, given.sent) == ('all-gather', 768 * 768 * 2 * 7 / 8)
+  assert [each.name for each in given.beside] == ['n', 'h']
+  start, negation, step, sine = work.kernels(module)
+  assert start.kind == 'collective'
+  # The step's own work is a product; what it passes on of the gather is not moved.
+  assert (step.kind, step.flops) == ('product', 2 * 1024 * 768 * 768)
+  assert step.bytes == 2 * (2 * 1024 * 768 + 768 * 768)
+  assert negation.bytes == sine.bytes == 2 * 2 * 1024 * 768

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+import re
 import subprocess
 import sys
 from unittest import mock
@@ -15,9 +16,10 @@ from updates import make_run
 
 from gpt_jax import config
 from gpt_jax.config import UserError
+from gpt_jax.decoding import beam, sampling
 from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.programs import roofline
-from gpt_jax.runs import cost, dry_run, finetune, finetune_job, on_paper
+from gpt_jax.runs import cost, dry_run, finetune, finetune_job, load, on_paper
 from gpt_jax.training import sharding
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -178,17 +180,37 @@ def test_launch_compiles_for_devices_that_are_not_there(tmp_path):
 class Refused:
   """A program that the compiler of a TPU refuses."""
 
+  def __init__(self, why: str):
+    self.why = why
+
   def compile(self):
-    raise jax.errors.JaxRuntimeError(
+    raise jax.errors.JaxRuntimeError(self.why)
+
+
+@pytest.mark.parametrize(
+  'why, gib',
+  [
+    (
       'RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.31G of '
-      '15.75G hbm. Exceeded hbm capacity by 4.56G.'
-    )
+      '15.75G hbm. Exceeded hbm capacity by 4.56G.',
+      20.31,
+    ),
+    (
+      'RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO '
+      'temporaries (32.00G) exceeds available HBM (15.75G).',
+      32,
+    ),
+  ],
+)
+def test_what_a_compiler_refuses_is_a_size(why, gib):
+  with pytest.raises(on_paper.TooLarge, match=f'it takes {gib:.2f} GiB') as error:
+    on_paper.compiled(Refused(why))
+  assert error.value.needed == gib * 2**30
 
 
-def test_what_a_compiler_refuses_is_a_size():
-  with pytest.raises(on_paper.TooLarge, match='it takes 20.31 GiB') as error:
-    on_paper.compiled(Refused())
-  assert error.value.needed == 20.31 * 2**30
+def test_another_failure_of_a_compiler_stays_what_it_is():
+  with pytest.raises(jax.errors.JaxRuntimeError, match='INTERNAL'):
+    on_paper.compiled(Refused('INTERNAL: no 3.00G of anything'))
 
 
 def test_memory_is_said_by_part_and_what_jax_takes_of_a_gpu(monkeypatch):
@@ -220,3 +242,60 @@ def test_on_is_refused_where_it_would_say_nothing(tmp_path, task_place):
   run = tiny_task.make(task_place)
   with pytest.raises(UserError, match='in a layout only; add --config.layout=data'):
     dry_run.report(run, on='h100:8')
+
+
+def test_the_shapes_of_a_workdir_are_those_of_its_model(task_place):
+  device = jax.devices()[1]
+  there, here = load.load(task_place / 'base'), load.shapes(task_place / 'base', device)
+  assert here.config == there.config and here.ends == there.ends
+  pairs = zip(*map(jax.tree.leaves, (there.params, here.params)), strict=True)
+  assert all((a.shape, a.dtype) == (b.shape, b.dtype) for a, b in pairs)
+  assert {x.sharding.device_set.pop() for x in jax.tree.leaves(here.params)} == {device}
+
+
+def computed(program: jax.stages.Lowered) -> str:
+  """Returns the StableHLO of a program without where its arrays are."""
+  lines = program.as_text().splitlines()
+  kept = '\n'.join(line for line in lines if 'sdy.mesh' not in line)
+  return re.sub(r' (attributes )?\{[^{}]*\}', '', re.sub(r'#sdy\S*<.*?>', '', kept))
+
+
+@pytest.mark.parametrize(
+  'settings',
+  [
+    {'temperature': 0.0},
+    {'seed': 1, 'top_k': 5, 'repetition_penalty': 1.2, 'num_return': 2},
+    {'beams': 3, 'eos': [256, 5]},
+    {'beams': 4, 'groups': 2, 'stop': 'x'},
+  ],
+)
+def test_the_programs_of_decoding_are_those_that_it_runs(
+  task_place, monkeypatch, settings
+):
+  model, prompts = load.load(task_place / 'base'), [[1, 2], [3]]
+  settings = {'max_new_tokens': 4} | settings
+  whole = sharding.Layout((jax.devices()[0],)).whole_shapes
+  lowered = model.lowered(prompts, whole, **settings)
+  wanted = {computed(program) for program in lowered.values()}
+  ran = set()
+
+  def noted(module, name):
+    program = getattr(module, name)
+
+    def run(*arrays, **static):
+      ran.add(computed(program.lower(*arrays, **static)))
+      return program(*arrays, **static)
+
+    monkeypatch.setattr(module, name, run)
+
+  noted(sampling, 'compiled_begin')
+  noted(sampling, 'compiled_run')
+  noted(beam, 'compiled_search')
+  model.generate_ids(prompts, **settings)
+  assert ran == wanted and len(ran) == (1 if 'beams' in settings else 2)
+
+
+def test_beams_that_are_drawn_are_not_compiled_for_absent_devices(task_place):
+  model = load.load(task_place / 'base')
+  with pytest.raises(UserError, match='not compiled for absent devices; use beam'):
+    model.lowered([[1]], lambda tree: tree, beams=2, method='stochastic')

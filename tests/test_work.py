@@ -283,6 +283,71 @@ def test_an_operation_that_is_not_known_is_named():
     call(CONVOLUTION.replace('convolution(', 'fft('))
 
 
+UPDATE = """HloModule jit_f, is_scheduled=true DONATED
+
+%fused (c: f32[1000,8], r: f32[1,8], i: s32[]) -> f32[1000,8] {
+  %c = f32[1000,8]{1,0} parameter(0)
+  %r = f32[1,8]{1,0} parameter(1)
+  %i = s32[] parameter(2)
+  %zero = s32[] constant(0)
+  %n = f32[1,8]{1,0} negate(%r)
+  ROOT %u = f32[1000,8]{1,0} dynamic-update-slice(%c, %n, %i, %zero)
+}
+
+ENTRY %main (cache: f32[1000,8], row: f32[1,8], at: s32[]) -> (f32[1000,8], f32[1000,8]) {
+  %cache = f32[1000,8]{1,0} parameter(0)
+  %row = f32[1,8]{1,0} parameter(1)
+  %at = s32[] parameter(2)
+  %f = f32[1000,8]{1,0} fusion(%cache, %row, %at), kind=kLoop, calls=%fused
+  ROOT %o = (f32[1000,8]{1,0}, f32[1000,8]{1,0}) tuple(%f, LATER)
+}"""
+
+
+@pytest.mark.parametrize(
+  'donated, later, in_place',
+  [
+    (', input_output_alias={ {0}: (0, {}, may-alias) }', '%f', True),
+    ('', '%f', False),  # the caller keeps it
+    (', input_output_alias={ {0}: (0, {}, may-alias) }', '%cache', False),
+  ],
+)
+def test_a_fused_update_is_in_place_where_nothing_needs_the_old(
+  donated, later, in_place
+):
+  text = UPDATE.replace(' DONATED', donated).replace('LATER', later)
+  (kernel,) = work.kernels(hlo.read(text))
+  row, whole = 8 * 4, 1000 * 8 * 4
+  moved = 2 * row if in_place else row + (whole - row) + whole
+  assert kernel.bytes == moved + 4  # and the number of the row
+  assert kernel.kind == 'cache update'
+
+
+def test_a_product_of_one_row_is_counted_although_elements_are_multiplied():
+  text = """ENTRY %main (x: f32[768], w: f32[768,64]) -> f32[64] {
+  %x = f32[768]{0} parameter(0)
+  %w = f32[768,64]{1,0} parameter(1)
+  ROOT %f = f32[64]{0} fusion(%x, %w), kind=kInput, calls=%fused
+}
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %s = f32[] add(%a, %b)
+}
+
+%fused (x.1: f32[768], w.1: f32[768,64]) -> f32[64] {
+  %x.1 = f32[768]{0} parameter(0)
+  %w.1 = f32[768,64]{1,0} parameter(1)
+  %b.1 = f32[768,64]{1,0} broadcast(%x.1), dimensions={0}
+  %m = f32[768,64]{1,0} multiply(%b.1, %w.1), metadata={op_name="jit(f)/q/dot_general"}
+  %z = f32[] constant(0)
+  ROOT %r = f32[64]{0} reduce(%m, %z), dimensions={0}, to_apply=%add, metadata={op_name="jit(f)/q/dot_general"}
+}"""
+  (kernel,) = call(text)
+  assert (kernel.flops, kernel.by_elements) == (0, 2 * 768 * 64)
+  assert kernel.vector == 2 * 768 * 64
+
+
 def test_memory_of_a_tpu_s_core_is_not_the_device_s():
   text = """ENTRY %main (x: f32[1024]) -> f32[1024] {
   %x = f32[1024]{0:T(1024)} parameter(0)
@@ -291,3 +356,31 @@ def test_memory_of_a_tpu_s_core_is_not_the_device_s():
   ROOT %n = f32[1024]{0:T(1024)} negate(%d)
 }"""
   assert [each.bytes for each in call(text)] == [4096, 4096]  # read once, written once
+
+
+SPLASH = """ENTRY %main (m: s8[1,8,8], q: bf16[2,12,1024,64]) -> bf16[2,12,1024,64] {
+  %m = s8[1,8,8]{2,1,0:T(8,128)(4,1)} parameter(0)
+  %q = bf16[2,12,1024,64]{3,2,1,0:T(8,128)(2,1)} parameter(1)
+  %c = (f32[2,128,64]{2,1,0:T(8,128)}, bf16[2,12,1024,64]{3,2,1,0:T(8,128)(2,1)}) custom-call(%m, %q, %q, %q), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+"xprof_metadata":"{\\"block_q_dq\\": 128, \\"block_kv_dq\\": 256}"
+}}, metadata={op_name="jit(f)/splash_mha_dq_no_residuals/pallas_call"}
+  ROOT %r = bf16[2,12,1024,64]{3,2,1,0:T(8,128)(2,1)} get-tuple-element(%c), index=1
+}"""
+
+
+def test_splash_attention_by_the_blocks_that_causality_leaves():
+  (kernel,) = call(SPLASH)
+  # Of 8 rows of 4 blocks: 1 1 2 2 3 3 4 4; three products of 64 features.
+  seen = 2 * 12 * 20 * 128 * 256
+  assert kernel.flops == 2 * 3 * 64 * seen
+  whole = SPLASH.replace('_dq\\', '\\').replace('mha_dq_no', 'mha_fwd')
+  assert call(whole)[0].flops == 2 * 2 * 64 * seen
+
+
+def test_a_slice_that_is_fetched_ahead_moves_what_it_takes():
+  text = """ENTRY %main (x: f32[768,768]) -> f32[192,768] {
+  %x = f32[768,768]{1,0:T(8,128)} parameter(0)
+  %s = ((f32[768,768]{1,0:T(8,128)}), f32[192,768]{1,0:T(8,128)S(1)}, s32[]{:S(2)}) slice-start(%x), slice={[0:192], [0:768]}
+  ROOT %d = f32[192,768]{1,0:T(8,128)S(1)} slice-done(%s)
+}"""
+  assert [each.bytes for each in call(text)] == [192 * 768 * 4]

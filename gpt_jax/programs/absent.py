@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import jax
 from jax.experimental import topologies
+from jax.experimental.compilation_cache import compilation_cache
 
 from gpt_jax.config import UserError, nearest
 from gpt_jax.programs import roofline
@@ -77,7 +78,7 @@ _TPUS = {
 
 
 def devices(name: str) -> list[jax.Device]:
-  """Returns devices that are not there, to be called before anything is compiled.
+  """Returns devices that are not there.
 
   jax's persistent cache of programs is switched off for the process: it would keep
   programs of such devices, and can't read them.
@@ -98,6 +99,7 @@ def devices(name: str) -> list[jax.Device]:
   with contextlib.suppress(RuntimeError):  # jax has begun
     jax.config.update('jax_platforms', 'cpu')  # plugins would look for their devices
   jax.config.update('jax_enable_compilation_cache', False)
+  compilation_cache.reset_cache()  # it asks once whether to be used
   return _gpus(name, kind, shape) if kind in _GPUS else _tpus(name, kind, shape)
 
 

@@ -92,14 +92,20 @@ def shapes(path: str | pathlib.Path, device: jax.Device) -> LanguageModel:
     device: where they would be; it may be absent.
 
   Raises:
-    UserError: as `load`, but for checkpoints, which are not read.
+    UserError: as `load`, but for checkpoints, which are not read; or it was fine-tuned.
   """
   workdir = pathlib.Path(user_path(path, 'path', workdir=True))
+  run = read_run(workdir)
+  if run.is_finetuning:
+    raise UserError(
+      f'{workdir} was fine-tuned on {run.task.name}, and only language models are '
+      'compiled for absent devices; name the workdir that it started from'
+    )
   cfg, layout = architecture(workdir), Layout((device,))
   params = layout.placed(jax.eval_shape(lambda: init_params(cfg, 0)))
   tokenizer = tokenizers.load(workdir / 'tokenizer')
   ends = facts.other_ends(facts.kept(workdir), tokenizer.eot, cfg.vocab)
-  gpt = GPT(cfg, layout.execution(read_run(workdir).model))
+  gpt = GPT(cfg, layout.execution(run.model))
   return LanguageModel(params, gpt, tokenizer, ends=ends)
 
 

@@ -85,7 +85,7 @@ def compiled(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
   try:
     return lowered.compile()
   except jax.errors.JaxRuntimeError as error:
-    used = re.search(r'Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm', str(error))
+    used = re.search(r'([\d.]+)([KMGT])(?: of|\) exceeds) .*[KMGT]', str(error))
     if not used:
       raise
     raise TooLarge(float(used[1]) * _UNITS[used[2]]) from error
@@ -148,6 +148,7 @@ def lines(
     return [f'program   is not counted, so there is no time: {error}']
   taken = of.total_seconds
   peak = of.product_seconds * roofline.REACHED.products / taken
+  together = f' of all {devices}' if devices > 1 else ''
   said = [
     f'program   {of.kernels:,} kernels ({of.graphed:,} in command buffers), '
     f'{of.bytes / 1e9:,.3f} GB moved, {of.flops / 1e12:,.4f} TFLOP, each',
@@ -158,7 +159,8 @@ def lines(
     f'time      {1e3 * taken:,.3f} ms at least: {1e3 * of.seconds:,.3f} kernels, '
     f'{1e3 * of.launch_seconds:,.3f} launches, {1e3 * of.exposed_seconds:,.3f} '
     f'sending that nothing hides (of {1e3 * of.collective_seconds:,.3f})',
-    f'speed     {program.tokens / taken:,.0f} tokens/s at most, {peak:.0%} of the peak',
+    f'speed     {program.tokens / taken:,.0f} tokens/s at most{together}, {peak:.0%} '
+    'of the peak',
   ]
   return said
 
