@@ -283,6 +283,71 @@ def test_an_operation_that_is_not_known_is_named():
     call(CONVOLUTION.replace('convolution(', 'fft('))
 
 
+UPDATE = """HloModule jit_f, is_scheduled=true DONATED
+
+%fused (c: f32[1000,8], r: f32[1,8], i: s32[]) -> f32[1000,8] {
+  %c = f32[1000,8]{1,0} parameter(0)
+  %r = f32[1,8]{1,0} parameter(1)
+  %i = s32[] parameter(2)
+  %zero = s32[] constant(0)
+  %n = f32[1,8]{1,0} negate(%r)
+  ROOT %u = f32[1000,8]{1,0} dynamic-update-slice(%c, %n, %i, %zero)
+}
+
+ENTRY %main (cache: f32[1000,8], row: f32[1,8], at: s32[]) -> (f32[1000,8], f32[1000,8]) {
+  %cache = f32[1000,8]{1,0} parameter(0)
+  %row = f32[1,8]{1,0} parameter(1)
+  %at = s32[] parameter(2)
+  %f = f32[1000,8]{1,0} fusion(%cache, %row, %at), kind=kLoop, calls=%fused
+  ROOT %o = (f32[1000,8]{1,0}, f32[1000,8]{1,0}) tuple(%f, LATER)
+}"""
+
+
+@pytest.mark.parametrize(
+  'donated, later, in_place',
+  [
+    (', input_output_alias={ {0}: (0, {}, may-alias) }', '%f', True),
+    ('', '%f', False),  # the caller keeps it
+    (', input_output_alias={ {0}: (0, {}, may-alias) }', '%cache', False),
+  ],
+)
+def test_a_fused_update_is_in_place_where_nothing_needs_the_old(
+  donated, later, in_place
+):
+  text = UPDATE.replace(' DONATED', donated).replace('LATER', later)
+  (kernel,) = work.kernels(hlo.read(text))
+  row, whole = 8 * 4, 1000 * 8 * 4
+  moved = 2 * row if in_place else row + (whole - row) + whole
+  assert kernel.bytes == moved + 4  # and the number of the row
+  assert kernel.kind == 'cache update'
+
+
+def test_a_product_of_one_row_is_counted_although_elements_are_multiplied():
+  text = """ENTRY %main (x: f32[768], w: f32[768,64]) -> f32[64] {
+  %x = f32[768]{0} parameter(0)
+  %w = f32[768,64]{1,0} parameter(1)
+  ROOT %f = f32[64]{0} fusion(%x, %w), kind=kInput, calls=%fused
+}
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %s = f32[] add(%a, %b)
+}
+
+%fused (x.1: f32[768], w.1: f32[768,64]) -> f32[64] {
+  %x.1 = f32[768]{0} parameter(0)
+  %w.1 = f32[768,64]{1,0} parameter(1)
+  %b.1 = f32[768,64]{1,0} broadcast(%x.1), dimensions={0}
+  %m = f32[768,64]{1,0} multiply(%b.1, %w.1), metadata={op_name="jit(f)/q/dot_general"}
+  %z = f32[] constant(0)
+  ROOT %r = f32[64]{0} reduce(%m, %z), dimensions={0}, to_apply=%add, metadata={op_name="jit(f)/q/dot_general"}
+}"""
+  (kernel,) = call(text)
+  assert (kernel.flops, kernel.by_elements) == (0, 2 * 768 * 64)
+  assert kernel.vector == 2 * 768 * 64
+
+
 def test_memory_of_a_tpu_s_core_is_not_the_device_s():
   text = """ENTRY %main (x: f32[1024]) -> f32[1024] {
   %x = f32[1024]{0:T(1024)} parameter(0)

@@ -20,6 +20,7 @@ class Work(NamedTuple):
   Attributes:
     flops: of products of matrices.
     vector: operations on elements besides: sums, exponentials, comparisons.
+    by_elements: of these, those of products that multiply and add elements.
     bytes: read and written; None: all of operands and results.
     arithmetic: of the products; see `product_arithmetic`.
   """
@@ -28,6 +29,7 @@ class Work(NamedTuple):
   vector: float = 0.0
   bytes: float | None = None
   arithmetic: str = 'bf16'
+  by_elements: float = 0.0
 
 
 def product_arithmetic(operand: Array, instruction: Instruction) -> str:
@@ -196,7 +198,7 @@ _KNOWN: tuple[tuple[str, Callable[[Instruction, list[Array]], Work]], ...] = (
   (r'__cudnn\$norm', _elements),
   (r'__gpu\$TopK|TopK|PartialReduce|ApproxTopK', _elements),
   (r'__cub\$DeviceRadixSort\w*|.*cub_sort.*', _radix_sort),
-  (r'cu_threefry2x32\w*', _elements),
+  (r'cu_threefry2x32\w*|GatherScatterIndicesBitpacked', _elements),
   (
     r'__gpu\$xla\.gpu\.triton|mosaic_gpu\w*|triton_kernel_call\w*|tpu_custom_call',
     _said,

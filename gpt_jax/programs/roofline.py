@@ -106,8 +106,8 @@ class Estimate(NamedTuple):
   Attributes:
     kernels: how many are run; a kernel in a loop counts as often as it turns.
     graphed: how many of them a command buffer launches.
-    flops: of products.
-    vector: operations on elements besides.
+    flops: of products, those that are done element by element too.
+    vector: operations on elements, those products included.
     bytes: of the device's memory, read and written.
     seconds: of all kernels, without launches.
     product_seconds: of the products' FLOPs alone.
@@ -185,7 +185,7 @@ def estimate(
   return Estimate(
     launched,
     int(total(lambda each: each.graph)),
-    total(lambda each: each.flops),
+    total(lambda each: each.flops + each.by_elements),
     total(lambda each: each.vector),
     total(lambda each: each.bytes),
     total(lambda each: seconds(each, kind)),

@@ -57,6 +57,7 @@ class Kernel(NamedTuple):
     flops: of products, of one run.
     vector: other operations on elements, of one run.
     bytes: of the device's memory, of one run.
+    by_elements: operations of `vector` that are products, of one run.
     times: how often it is run.
     arithmetic: of its products; '' where it has none.
     where: in the source.
@@ -68,6 +69,7 @@ class Kernel(NamedTuple):
   flops: float
   vector: float
   bytes: float
+  by_elements: float
   times: int
   arithmetic: str
   shape: str
@@ -230,6 +232,7 @@ def _kernel(
     work.flops,
     work.vector,
     work.bytes or 0.0,
+    work.by_elements,
     times,
     work.arithmetic if work.flops else '',
     _written(each),
@@ -299,7 +302,7 @@ def _single(module: Module, part: Computation, each: Instruction) -> Work:
 def _inside(module: Module, body: Computation) -> Work:
   """Returns the work of a fused computation; its bytes are not counted."""
   wanted = touched.demanded(body)
-  flops, vector, arithmetic, most = 0.0, 0.0, 'bf16', 0.0
+  flops, vector, by_elements, arithmetic, most = 0.0, 0.0, 0.0, 'bf16', 0.0
   for each in body.instructions.values():
     if each.opcode == 'fusion' or each.opcode == 'call':
       work = _inside(module, module.called(each, 'calls', 'to_apply')[0])
@@ -311,9 +314,10 @@ def _inside(module: Module, body: Computation) -> Work:
     else:
       work = _operation(body, each, wanted[each.name])
     flops, vector = flops + work.flops, vector + work.vector
+    by_elements += work.by_elements
     if work.flops > most:
       most, arithmetic = work.flops, work.arithmetic
-  return Work(flops, vector, None, arithmetic)
+  return Work(flops, vector, None, arithmetic, by_elements)
 
 
 def _operation(part: Computation, each: Instruction, elements: float) -> Work:
@@ -336,7 +340,10 @@ def _operation(part: Computation, each: Instruction, elements: float) -> Work:
   if each.opcode in touched.ELEMENTWISE:
     return Work(vector=elements)
   if each.opcode in _REDUCES:
-    return Work(vector=given[0].size * min(1, elements / max(1, each.array.size)))
+    added = given[0].size * min(1, elements / max(1, each.array.size))
+    # A product of few rows becomes one of elements, and sums of these.
+    product = 2 * added if each.op_name.endswith('/dot_general') else 0
+    return Work(vector=added, by_elements=product)
   if each.opcode == 'sort':
     along = given[0].dims[each.numbers('dimensions')[0]]
     return Work(vector=given[0].size * max(1, math.ceil(math.log2(max(2, along)))))
