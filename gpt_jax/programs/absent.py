@@ -96,10 +96,6 @@ def devices(name: str) -> list[jax.Device]:
     raise UserError(
       f'--on={name}: {kind!r} is no device to compile for.{nearest(kind, known)}'
     )
-  with contextlib.suppress(RuntimeError):  # jax has begun
-    jax.config.update('jax_platforms', 'cpu')  # plugins would look for their devices
-  jax.config.update('jax_enable_compilation_cache', False)
-  compilation_cache.reset_cache()  # it asks once whether to be used
   return _gpus(name, kind, shape) if kind in _GPUS else _tpus(name, kind, shape)
 
 
@@ -124,7 +120,7 @@ def _load_cuda(name: str) -> None:
   """Makes jax's plugin for NVIDIA GPUs ready to describe some."""
   from jaxlib import xla_client
 
-  _need(name, 'jax_plugins.xla_cuda13', 'jax[cuda13]')
+  _prepare(name, 'jax_plugins.xla_cuda13', 'jax[cuda13]')
   jax.devices('cpu')  # plugins are registered
   if not xla_client.pjrt_plugin_initialized('cuda'):
     xla_client.initialize_pjrt_plugin('cuda')
@@ -139,7 +135,7 @@ def _tpus(name: str, kind: str, shape: str) -> list[jax.Device]:
       f'--on={name}: a slice of TPU {kind} is given by the chips along its {edges} '
       f'edges, such as {usual}'
     )
-  _need(name, 'libtpu', 'jax[tpu]')
+  _prepare(name, 'libtpu', 'jax[tpu]')
   # libtpu would ask the machine which slice it is in, and wait for an answer; and it
   # lets one process have the chips, which nobody here uses.
   os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
@@ -163,8 +159,8 @@ def _tpus(name: str, kind: str, shape: str) -> list[jax.Device]:
   return list(found.devices)
 
 
-def _need(name: str, module: str, package: str) -> None:
-  """Raises UserError where a plugin is not installed."""
+def _prepare(name: str, module: str, package: str) -> None:
+  """Prepares jax to compile by a plugin, or raises UserError if it is not installed."""
   try:
     there = importlib.util.find_spec(module)
   except ModuleNotFoundError:
@@ -174,6 +170,10 @@ def _need(name: str, module: str, package: str) -> None:
       f'--on={name}: {package} compiles for it and is not installed; `make absent-env` '
       'makes .venv-absent, whose python has it'
     )
+  with contextlib.suppress(RuntimeError):  # jax has begun
+    jax.config.update('jax_platforms', 'cpu')  # plugins would look for their devices
+  jax.config.update('jax_enable_compilation_cache', False)
+  compilation_cache.reset_cache()  # it asks once whether to be used
 
 
 def _target(kind: str) -> str:
