@@ -146,6 +146,7 @@ second() {
   part pretraining $((trained + 40)) "$python" "${pretrain[@]}" \
     --workdir="$runs/minutes" --config.steps="$steps" \
     --config.eval_every=$((steps / 8 + 1)) --config.optim.warmup=$((steps / 30 + 1))
+  tail -n 40 "$results/pretraining-$name.md" | cut -c1-400 >>"$log"
   "$python" -m benchmarks.gpu_tables pretraining "$runs/minutes" \
     >"$results/pretraining-$name.md" 2>>"$log"
   cat "$results/pretraining-$name.md"
