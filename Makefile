@@ -49,9 +49,11 @@ test: .venv/installed-dev
 mutants: .venv/installed-dev
 	.venv/bin/python -m benchmarks.mutants $(FLAGS)
 
-# Every layout with every way to compute a step, where CI takes each pair once.
+# Every layout with every way to compute a step, where CI takes each pair once; and more
+# layouts over eight processes.
 layouts: .venv/installed-dev
-	GPT_JAX_ALL_LAYOUTS=1 .venv/bin/python -m pytest -q -n 2 tests/test_sharding.py
+	GPT_JAX_ALL_LAYOUTS=1 .venv/bin/python -m pytest -q -n 2 tests/test_sharding.py \
+	  tests/test_slices.py
 
 # What CI holds as goldens, live against PyTorch, transformers and lm-eval; and three
 # models that transformers' Trainer makes first, in some minutes, unless they are there.

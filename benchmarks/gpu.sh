@@ -25,12 +25,14 @@ wheels='ml_collections grain array-record portpicker'
 most_bytes=$((56 << 20)) # of what is carried; the tree itself takes 6 MiB
 
 prepare() {
-  local target=$1 data=${GPT_JAX_DATA:?the folder of data sets} task
-  local novels=$data/text/novels
-  [ -n "$TINY" ] && novels=$data/text/tinyshakespeare.txt
+  local target=$1 data=${GPT_JAX_DATA:?the folder of data sets} task here=$PWD
   mkdir -p "$target/tasks" "$target/gpt2" "$target/wheels" || exit 1
-  "$python" launch.py prepare --config=experiments/gpt1/minutes.py \
-    --config.data.source="$novels" --workdir="$target/novels" $tiny_data || exit 1
+  target=$(cd "$target" && pwd)
+  # Tokens know the name of their source, which is to be the same on the other machine.
+  # shellcheck disable=SC2086
+  (cd "$data/text" && "$python" "$here/launch.py" prepare \
+    --config="$here/experiments/gpt1/minutes.py" --config.data.source="$source" \
+    --workdir="$target/novels" $tiny_data) || exit 1
   for task in rte cola storycloze; do
     cp -r "$data/tasks/$task" "$target/tasks/" || exit 1
   done
@@ -75,7 +77,7 @@ part() {
     echo "SKIPPED: no time is left" | tee -a "$log"
     return 1
   fi
-  timeout -k 5 "$limit" "$@" >"$file" 2>"$scratch/messages"
+  timeout -k 15 "$limit" "$@" >"$file" 2>"$scratch/messages"
   local status=$?
   cat "$file"
   tail -n 40 "$scratch/messages" | cut -c1-400 >>"$log"
@@ -110,7 +112,7 @@ first() {
     -m pytest -q -m gpu tests/test_gpu.py -p no:cacheprovider $apart
   part train-124M 150 "$python" -m benchmarks.train --device=gpu --shapes=124M \
     --rounds=5 --batch="${BATCH:-32,16,8}" --peers="$compiled"
-  part profile-124M 40 "$python" -m benchmarks.profile --shape=124M \
+  part profile-124M 60 "$python" -m benchmarks.profile --shape=124M \
     --batch="${BATCH_PROFILED:-32}"
   if [ -d "$DATA/gpt2" ]; then
     part decode 75 env XLA_PYTHON_CLIENT_PREALLOCATE=false "$python" \
@@ -132,17 +134,19 @@ second() {
     return 1
   fi
   local pretrain=(launch.py train --config=experiments/gpt1/minutes.py
-    --config.data.source=novels --config.data.tokens="$DATA/novels" $tiny_data $tiny)
+    --config.data.source="$source" --config.data.tokens="$DATA/novels"
+    --config.sample_tokens=0 $tiny_data $tiny)
   # A short run compiles, which the next reads from the cache, and tells the speed.
   part probe 90 "$python" "${pretrain[@]}" --workdir="$runs/probe" \
-    --config.steps=60 --config.log_every=20
+    --config.steps=60 --config.log_every=20 --config.optim.warmup=10
   rm -f "$results/probe-$name.md"
   steps=$("$python" -m benchmarks.gpu_tables steps "$runs/probe" "$trained") ||
     steps=2000
   echo "$steps updates in $trained s" | tee -a "$log"
   part pretraining $((trained + 40)) "$python" "${pretrain[@]}" \
     --workdir="$runs/minutes" --config.steps="$steps" \
-    --config.eval_every=$((steps / 8 + 1))
+    --config.eval_every=$((steps / 8 + 1)) --config.optim.warmup=$((steps / 30 + 1))
+  tail -n 40 "$results/pretraining-$name.md" | cut -c1-400 >>"$log"
   "$python" -m benchmarks.gpu_tables pretraining "$runs/minutes" \
     >"$results/pretraining-$name.md" 2>>"$log"
   cat "$results/pretraining-$name.md"
@@ -154,7 +158,7 @@ second() {
       local examples=0
       [ $task = sst2 ] && examples=8000
       [ -n "$TINY" ] && examples=64
-      timeout -k 5 "$limit" "$python" launch.py train \
+      timeout -k 15 "$limit" "$python" launch.py train \
         --config="experiments/gpt1/finetune.py:$task$kind" \
         --config.init_from="$runs/minutes" --config.task.data="$DATA/tasks/$task" \
         --workdir="$runs/$task$kind" --config.seeds="${SEEDS:-3}" \
@@ -178,12 +182,13 @@ second() {
     >"$results/experiments-$name.json" 2>>"$log"
 }
 
-tiny='' tiny_data='' tiny_task=''
+source=novels tiny='' tiny_data='' tiny_task=''
 if [ -n "$TINY" ]; then
   export JAX_PLATFORMS=cpu
+  source=tinyshakespeare.txt
   tiny_data='--config.data.split=position --config.data.vocab=512'
   tiny='--config.model.L=1 --config.model.D=32 --config.model.N=2 --config.model.T=64
-    --config.batch=4 --config.eval_tokens=500 --config.eval_batch=4 --config.sample_tokens=8'
+    --config.batch=4 --config.eval_tokens=500 --config.eval_batch=4'
   tiny_task='--config.task.epochs=1 --config.batch=8'
 fi
 case $mode in

@@ -66,7 +66,7 @@ EXACT = FORMS['float32']
 # Of logits; of gradients; of log p of single tokens [nats].
 LIMITS = {
   'float32': (2e-5, 1e-4, 1e-3),
-  'TF32': (3e-3, 1e-2, 0.05),
+  'TF32': (3e-3, 2e-2, 0.05),
   'bfloat16': (3e-2, 8e-2, 0.3),
 }
 LIMITS |= {name: LIMITS['bfloat16'] for name in FORMS if 'flash' in name}
@@ -109,9 +109,17 @@ def apart(x, y):
   return np.linalg.norm(x - y) / np.linalg.norm(y)
 
 
+# What a rehearsal sets of `Execution` where a GPU's kernels would be chosen: forms that
+# run on any device. A kernel of NVIDIA's own has none.
+INTERPRETED = {}
+
+
 def gpt_on(device, form, **fields):
   model = model_of(form, **fields)
-  return GPT(GPTConfig.of(model, 0), Execution.of(model, [device]))
+  how = Execution.of(model, [device])
+  if REHEARSED and form.flash == 'auto':
+    how = dataclasses.replace(how, **INTERPRETED)
+  return GPT(GPTConfig.of(model, 0), how)
 
 
 def logits_on(device, form, params, ids, **fields):
@@ -160,25 +168,26 @@ def batch_of(seed):
   return Batch(ids[:, :-1], ids[:, 1:], w_BT, np.arange(ROWS, dtype=np.int32))
 
 
-def run_of(form, optim, **fields):
+def run_of(form, optim, micro=(1, 0), **fields):
   schedule = config.Optim(schedule='constant', warmup=0, weight_decay=0.1)
-  run_fields = {k: fields.pop(k) for k in ('accumulate', 'loss_chunk') if k in fields}
   return config.Run(
     batch=ROWS,
+    accumulate=micro[0],
+    loss_chunk=micro[1],
     model=model_of(form, **fields),
     optim=dataclasses.replace(schedule, **optim),
-    **run_fields,
   )
 
 
-def trained(device, form, params, optim, updates, **fields):
+def trained(device, form, params, optim, updates, micro=(1, 0), **fields):
   """Returns how much some updates changed each parameter, and their losses."""
-  run, losses = run_of(form, optim, **fields), []
-  layout = sharding.Layout((device,))
-  cfg = GPTConfig.of(run.model, 0)
+  run, losses = run_of(form, optim, micro, **fields), []
+  layout, gpt = sharding.Layout((device,)), gpt_on(device, form, **fields)
+  make = partial(step.init_state, run, params, gpt.config.width)
+  objective = LanguageModeling.of(run, gpt)
   with jax.default_matmul_precision(form.precision):
-    program = members.Alone.of(run, cfg, layout)
-    state = layout.place(step.init_state(run, params, cfg.width))
+    program = members.Alone(run, objective, layout, layout.state_shapes(make))
+    state = layout.place(make())
     for i in range(updates):
       state, metrics = program.update(state, program.put([batch_of(i)]))
       losses.append(float(metrics['loss']))
@@ -208,11 +217,9 @@ def check_changes(found, wanted, limit):
 @forms
 def test_gradient(devices, params, name, dropout):
   """Dropout is drawn by row and update, the same on every device."""
-  fields = {'dropout': dropout}
-  if 'remat' in name:
-    fields |= {'accumulate': 2, 'loss_chunk': 64}
   given = params, GRADIENT, 1
-  found, losses = trained(devices[1], FORMS[name], *given, **fields)
+  micro = (2, 64) if 'remat' in name else (1, 0)
+  found, losses = trained(devices[1], FORMS[name], *given, micro, dropout=dropout)
   wanted, one_loss = trained(devices[0], EXACT, *given, dropout=dropout)
   check_changes(found, wanted, LIMITS[name][1])
   assert losses == pytest.approx(one_loss, rel=LIMITS[name][0])

@@ -58,7 +58,13 @@ def not_finite(tree: Any) -> str:
 
 def tensors(tree: Any) -> dict[str, str]:
   """Returns the fingerprint of each array of a tree, 16 hex digits, by its name."""
-  sums = {name: _sums(leaf) for name, leaf in named(tree).items()}
+  sums = {}
+  for name, leaf in named(tree).items():
+    sums[name] = _sums(leaf)
+    # Each waits for other processes. Of several at a time some would, on a CPU with
+    # fewer cores than devices, take all threads while others wait for the rest.
+    if jax.process_count() > 1 and jax.default_backend() == 'cpu':
+      jax.block_until_ready(sums[name])
   return {name: f'{int(a):08x}{int(b):08x}' for name, (a, b) in sums.items()}
 
 
