@@ -45,7 +45,9 @@ class Cost(NamedTuple):
 def compiled_cost(run: config.Run, cfg: GPTConfig, layout: sharding.Layout) -> Cost:
   """Returns the cost of an update, from the program compiled for the devices."""
   rows = np.zeros((run.batch, cfg.T), np.int32)
-  batch = layout.put(Batch(rows, rows, rows.astype('f'), rows[:, 0]), run.accumulate)
+  first_BT = rows if run.model.documents == 'apart' else None
+  rows = Batch(rows, rows, rows.astype('f'), rows[:, 0], first_BT)
+  batch = layout.put(rows, run.accumulate)
   update = Alone.of(run, cfg, layout)
   return cost_of(update.jitted.lower(update.like, {}, batch, update.hp).compile())
 
