@@ -1,15 +1,22 @@
 """The flash attention of our own: the plain attention, dropout bits included."""
 
+import itertools
 import types
+from functools import partial
 
 import jax
-import jax.extend
+import jax.extend.core
+import jax.extend.random
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import updates
 
+from gpt_jax import config
+from gpt_jax.data import windows
 from gpt_jax.model import attention, flash, kernels
+from gpt_jax.model.gpt import GPT, init_params
+from gpt_jax.model.gpt_config import Execution, GPTConfig
 from gpt_jax.model.layers import Dropout
 
 # Sums of float32 in another order.
@@ -63,7 +70,7 @@ def test_threefry_draws_the_bits_of_jax():
 def test_a_weight_is_drawn_by_its_place_among_all_weights(band):
   """In Python's own numbers, of more than 32 bits."""
   T, N = 32_768, 96
-  form = flash._Form('interpret', T, band)
+  form = flash._Form('interpret', T, band, True)
   for n, t in [(0, 0), (1, 31), (N - 1, T - 1), (50, 20_000)]:
     s = np.arange(max(0, t - band + 1), t + 1)
     blocks = -(-T // band)
@@ -132,9 +139,8 @@ def plain_update():
 def test_layouts_and_micro_batches_draw_as_plain_attention_on_one_device(
   plain_update, layout, accumulate, remat, monkeypatch
 ):
-  monkeypatch.setattr(
-    kernels, 'choose', lambda *_, **__: kernels.Choice('interpret', '')
-  )
+  choice = kernels.Choice('interpret', '')
+  monkeypatch.setattr(kernels, 'choose', lambda *_, **__: choice)
   run = updates.make_run(
     layout=layout,
     devices=0 if layout else 8,
@@ -178,7 +184,7 @@ def calls(jaxpr):
     if eqn.primitive.name == 'pallas_call':
       found.append(eqn)
     else:
-      for inner in jax.core.jaxprs_in_params(eqn.params):
+      for inner in jax.extend.core.jaxprs_in_params(eqn.params):
         found += calls(inner)
   return found
 
@@ -194,6 +200,9 @@ def test_it_is_chosen_for_dropout_where_keys_are_those_it_draws_with(monkeypatch
   assert chosen('gpu', dtype='float32').kernel == 'triton'
   assert chosen('tpu') == ('mosaic', 'splash needs no dropout')
   assert chosen('gpu', dropout=False).kernel == 'cudnn'
+  apart = {'dropout': False, 'apart': True}
+  assert chosen('gpu', **apart) == ('triton', 'cudnn needs model.documents=joined')
+  assert chosen('tpu', **apart).kernel == 'splash'
   for changed, lacking in [
     ({'capability': '7.5'}, 'triton needs compute capability 8.0'),
     ({'gradients': 'plain'}, 'triton needs model.gradients=written'),
@@ -208,3 +217,34 @@ def test_it_is_chosen_for_dropout_where_keys_are_those_it_draws_with(monkeypatch
     kernel, why = chosen('gpu')
     assert kernel == 'plain'
     assert 'triton needs keys of threefry2x32' in why
+
+
+FIRST = np.array([[0] * 5 + [5] * 17 + [22] * 18, [0] * 40], np.int32)
+
+
+@pytest.mark.parametrize('drop', [None, dropout(2)], ids=['no dropout', 'dropout'])
+@pytest.mark.parametrize('band', [40, 7])
+def test_documents_apart_are_masked_as_in_plain_attention(band, drop):
+  how = {'band': band, 'drop': drop, 'first_BT': jnp.asarray(FIRST)}
+  found = value_and_gradients(qkv(40), kernel='interpret', **how)
+  assert_close(found, value_and_gradients(qkv(40), kernel='plain', **how))
+
+
+@pytest.mark.parametrize('kernel', ['plain', 'interpret', 'splash'])
+def test_a_document_of_a_window_is_computed_as_if_alone(kernel, monkeypatch):
+  monkeypatch.setattr(
+    attention, 'attend_splash', partial(attention.attend_splash, interpret=True)
+  )
+  model = config.Model(L=2, D=64, N=1, T=128, attention='dense,banded', band=5)
+  cfg = GPTConfig.of(model, 11)
+  gpt = GPT(cfg, Execution(kernel=kernel))
+  params = jax.tree.map(lambda x: 5 * x, init_params(cfg, 0))
+  ids = np.random.default_rng(0).integers(0, 11, (1, 128)).astype(np.int32)
+  cuts = 0, 3, 60, 61, 128
+  documents = windows.windows(
+    ids[0], np.array([0]), 128, np.array([0]), np.array(cuts[:-1], np.uint64)
+  )
+  x, _ = gpt.apply({'params': params}, ids, first_BT=documents.first_BT)
+  for begin, end in itertools.pairwise(cuts):
+    alone, _ = GPT(cfg).apply({'params': params}, ids[:, begin:end])
+    np.testing.assert_allclose(x[:, begin:end], alone, rtol=1e-3, atol=1e-3)

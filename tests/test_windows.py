@@ -97,3 +97,11 @@ def test_prefetching_changes_nothing_and_stops_early():
   some = windows.prefetched(batch, 0, 10**9)
   next(some)
   some.close()
+
+
+def test_tokens_know_where_their_document_begins_in_the_row():
+  documents = np.array([0, 10, 12], np.uint64)
+  starts, numbers = np.array([2, 9]), np.arange(2)
+  batch = windows.windows(np.arange(20), starts, 6, numbers, documents)
+  assert batch.first_BT.tolist() == [[0] * 6, [0, 1, 1, 3, 3, 3]]
+  assert windows.windows(np.arange(20), starts, 6, numbers).first_BT is None

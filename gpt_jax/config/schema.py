@@ -150,10 +150,13 @@ class Model:
     dropout_wte: whether dropout of the embeddings acts on the entries of `wte` and
       `wpe`, for look-up and output alike (GPT-1's released code), not on their sum.
     dtype: of the computation, 'float32' or 'bfloat16'; parameters are float32.
+    documents: 'joined', a token of a training or held-out window sees all before it,
+      of other documents too (GPT-3, appendix B: "not masked in any special way");
+      'apart', only its own document, whose positions begin at 0.
     remat: what the backward pass recomputes instead of keeping: 'none', 'attention'
       (the attention weights) or 'block' (all of a layer but its input).
-    flash: 'auto' takes cuDNN's flash attention or the TPU's where it can (bfloat16, no
-      dropout), else ours; 'plain' always ours.
+    flash: 'auto' takes a flash attention where one can compute the model
+      (model/kernels.py), which is printed; 'plain' never does.
     gradients: 'written' by hand, faster on a CPU; 'plain', autodiff's, which `jax.jvp`,
       Hessian-vector products and `jax.linearize` need.
     scan: whether training loops over the layers in compiled code: quicker to compile
@@ -182,6 +185,9 @@ class Model:
   dropout: float = setting(0.0, low=0, below=1, role='number')
   dropout_wte: bool = setting(False, role='training')
   dtype: str = setting('float32', choices=('float32', 'bfloat16'), role='training')
+  documents: str = setting(
+    'joined', choices=('joined', 'apart'), role='training', tasks=False
+  )
   remat: str = setting('none', choices=('none', 'attention', 'block'), role='execution')
   flash: str = setting('auto', choices=('auto', 'plain'), role='execution')
   gradients: str = setting('written', choices=('written', 'plain'), role='execution')

@@ -26,12 +26,15 @@ class Batch:
     w_BT: float32, the weight of each target in the loss, 0 or 1.
     row_B: int32, the row's number in the whole batch: dropout is drawn by it, so that
       neither devices nor micro-batches change the draw.
+    first_BT: int32, where the document of each token begins in its row, which is the
+      first token that it sees; None: it sees all before it.
   """
 
   ids_BT: jax.Array
   y_BT: jax.Array
   w_BT: jax.Array
   row_B: jax.Array
+  first_BT: jax.Array | None = None
 
   @property
   def tokens(self) -> int:
@@ -39,11 +42,18 @@ class Batch:
     return self.w_BT.size
 
 
-def windows(ids: np.ndarray, starts: np.ndarray, T: int, number_B: np.ndarray) -> Batch:
+def windows(
+  ids: np.ndarray,
+  starts: np.ndarray,
+  T: int,
+  number_B: np.ndarray,
+  documents: np.ndarray | None = None,
+) -> Batch:
   """Returns the windows of T tokens at `starts`; targets past the end weigh 0.
 
   Args:
     number_B: each row's number in the whole batch.
+    documents: where each begins in `ids`, if they are kept apart.
   """
   place_BT = starts[:, None] + np.arange(T + 1)
   rows = ids[np.minimum(place_BT, len(ids) - 1)].astype(np.int32)
@@ -52,7 +62,15 @@ def windows(ids: np.ndarray, starts: np.ndarray, T: int, number_B: np.ndarray) -
     y_BT=rows[:, 1:],
     w_BT=(place_BT[:, 1:] < len(ids)).astype(np.float32),
     row_B=number_B.astype(np.int32),
+    first_BT=None if documents is None else _first(documents, place_BT[:, :-1]),
   )
+
+
+def _first(documents: np.ndarray, place_BT: np.ndarray) -> np.ndarray:
+  """Returns where in its row the document of each token begins, at least 0."""
+  begins = np.concatenate([[0], documents.astype(np.int64)])
+  begin_BT = begins[np.searchsorted(begins, place_BT, side='right') - 1]
+  return np.maximum(begin_BT - place_BT[:, :1], 0).astype(np.int32)
 
 
 def _random(seed: int, *counters: int) -> np.random.Generator:
@@ -182,6 +200,7 @@ def held_out_batches(
   rows: int,
   limit: int = 0,
   part: Callable[[int], np.ndarray] = np.arange,
+  documents: np.ndarray | None = None,
 ) -> Iterator[Batch]:
   """Yields windows that cover every target once, in order; the last rows may be empty.
 
@@ -189,6 +208,7 @@ def held_out_batches(
     ids: the held-out tokens; all but the first are targets.
     limit: if not 0, about how many targets to cover, by windows evenly spread.
     part: as in `training_batches`.
+    documents: as in `windows`.
   """
   starts = np.arange(0, len(ids) - 1, T)
   if limit and limit < len(ids) - 1:
@@ -199,7 +219,7 @@ def held_out_batches(
     some = starts[i : i + rows]
     # A row that starts at the end has no target.
     empty = np.full(rows - len(some), len(ids) - 1)
-    yield windows(ids, np.concatenate([some, empty])[own], T, own)
+    yield windows(ids, np.concatenate([some, empty])[own], T, own, documents)
 
 
 def prefetched(

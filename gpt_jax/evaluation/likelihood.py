@@ -28,15 +28,23 @@ def held_out_nll(
 
 
 def held_out_token_nll(
-  params: dict, gpt: GPT, ids: np.ndarray, rows: int
+  params: dict,
+  gpt: GPT,
+  ids: np.ndarray,
+  rows: int,
+  documents: np.ndarray | None = None,
 ) -> np.ndarray:
   """Returns -log p of each target of a held-out text [nats], float64 [tokens - 1].
 
   The windows are those whose mean is `held_out_metrics`' valid_nll; `rows` of them make
   a batch.
+
+  Args:
+    documents: where each begins in `ids`, if they are kept apart.
   """
   parts = []
-  for batch in held_out_batches(ids, T=gpt.config.T, rows=rows):
+  windows = held_out_batches(ids, T=gpt.config.T, rows=rows, documents=documents)
+  for batch in windows:
     nll_BT = np.asarray(_window_nll(params, batch, gpt=gpt), np.float64)
     parts.append(nll_BT[batch.w_BT > 0])
   return np.concatenate(parts)
@@ -44,7 +52,7 @@ def held_out_token_nll(
 
 @partial(jax.jit, static_argnames='gpt')
 def _window_nll(params, batch, *, gpt: GPT):
-  x_BTD, _ = gpt.apply({'params': params}, batch.ids_BT)
+  x_BTD, _ = gpt.apply({'params': params}, batch.ids_BT, first_BT=batch.first_BT)
   return loss.nll_BT(unembed(gpt, params, x_BTD), batch.y_BT)
 
 

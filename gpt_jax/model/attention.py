@@ -24,6 +24,7 @@ def attend_text(
   band: int,
   kernel: str,
   drop: Dropout | None,
+  first_BT: jax.Array | None = None,
   by_heads: Callable[[Callable], Callable] = lambda attend: attend,
   gradients: Gradients = 'written',
 ) -> jax.Array:
@@ -34,33 +35,42 @@ def attend_text(
     band: positions that a position sees, its own included; at least T for all.
     kernel: of `model.kernels`; 'plain' is taken where it can't compute this text.
     drop: dropout on the attention weights, or None.
+    first_BT: as in `GPT`.
     by_heads: divides a flash kernel over devices (`Execution.by_heads`).
     gradients: of the plain kernel.
   """
   N, T, H = q_BNTH.shape[1:]
-  flash = kernel != 'plain'
-  if flash and not kernels.lacking(kernel, T=T, H=H, dropout=drop is not None):
+  needs = {'dropout': drop is not None, 'apart': first_BT is not None}
+  if kernel != 'plain' and not kernels.lacking(kernel, T=T, H=H, **needs):
     attend_flash = by_heads(partial(_attend_flash, band=band, kernel=kernel))
-    return attend_flash(q_BNTH, k_BNTH, v_BNTH, jnp.arange(N), drop and drop.words)
+    rows = drop and drop.words, first_BT
+    return attend_flash(q_BNTH, k_BNTH, v_BNTH, jnp.arange(N), *rows)
   if band < T:
-    return attend_banded(q_BNTH, k_BNTH, v_BNTH, band, drop, gradients)
+    return attend_banded(q_BNTH, k_BNTH, v_BNTH, band, drop, gradients, first_BT)
   if drop is None:
-    return attend_causal(q_BNTH, k_BNTH, v_BNTH, gradients)
-  causal_TT = jnp.tril(jnp.ones((T, T), bool))
-  return attend(q_BNTH, k_BNTH, v_BNTH, causal_TT, drop)
+    return attend_causal(q_BNTH, k_BNTH, v_BNTH, gradients, first_BT)
+  seen = jnp.tril(jnp.ones((T, T), bool))
+  if first_BT is not None:
+    seen &= _in_document(first_BT, jnp.arange(T))
+  return attend(q_BNTH, k_BNTH, v_BNTH, seen, drop)
 
 
-def _attend_flash(q_BNTH, k_BNTH, v_BNTH, head_N, draw_B3, *, band, kernel):
+def _in_document(first_BT: jax.Array, s: jax.Array) -> jax.Array:
+  """Returns bool [B, 1, T, S]: is s in the document of t, or after it?"""
+  return (s >= first_BT[..., None])[:, None]
+
+
+def _attend_flash(q_BNTH, k_BNTH, v_BNTH, head_N, draw_B3, first_BT, *, band, kernel):
   """Returns `attend_text` of some rows and heads by a flash kernel."""
   if kernel == 'cudnn':
     return attend_cudnn(q_BNTH, k_BNTH, v_BNTH, band)
   if kernel == 'splash':
-    return attend_splash(q_BNTH, k_BNTH, v_BNTH, band)
+    return attend_splash(q_BNTH, k_BNTH, v_BNTH, band, first_BT=first_BT)
   # Pallas takes a second to import, and only its kernels need it.
   from gpt_jax.model import flash
 
   return flash.attend(
-    q_BNTH, k_BNTH, v_BNTH, head_N, draw_B3, band=band, backend=kernel
+    q_BNTH, k_BNTH, v_BNTH, head_N, draw_B3, first_BT, band=band, backend=kernel
   )
 
 
@@ -84,6 +94,7 @@ def attend_splash(
   v_BNTH: jax.Array,
   band: int,
   interpret: bool = False,
+  first_BT: jax.Array | None = None,
 ) -> jax.Array:
   """Returns `attend_text` by jax's kernel for TPUs; `interpret` runs it elsewhere."""
   from jax.experimental.pallas.ops.tpu import splash_attention as splash
@@ -95,7 +106,10 @@ def attend_splash(
   attention = splash.make_splash_mha_single_device(
     splash.MultiHeadMask([mask] * N), interpret=interpret
   )
-  return jax.vmap(attention)(q_BNTH, k_BNTH, v_BNTH)
+  if first_BT is None:
+    return jax.vmap(attention)(q_BNTH, k_BNTH, v_BNTH)
+  documents = splash.SegmentIds(first_BT, first_BT)  # one number for each will do
+  return jax.vmap(attention)(q_BNTH, k_BNTH, v_BNTH, documents)
 
 
 def attend_causal(
@@ -103,6 +117,7 @@ def attend_causal(
   k_BNTH: jax.Array,
   v_BNTH: jax.Array,
   gradients: Gradients = 'written',
+  first_BT: jax.Array | None = None,
 ) -> jax.Array:
   """Returns causal attention, [B, N, T, H].
 
@@ -116,6 +131,8 @@ def attend_causal(
   for begin in range(0, T, size):
     end = begin + size
     seen = jnp.arange(begin, end)[:, None] >= jnp.arange(end)
+    if first_BT is not None:
+      seen &= _in_document(first_BT[:, begin:end], jnp.arange(end))
     k_BNSH, v_BNSH = k_BNTH[:, :, :end], v_BNTH[:, :, :end]
     y.append(attend(q_BNTH[:, :, begin:end], k_BNSH, v_BNSH, seen, None, gradients))
   return jnp.concatenate(y, axis=2)
@@ -128,6 +145,7 @@ def attend_banded(
   band: int,
   drop: Dropout | None,
   gradients: Gradients = 'written',
+  first_BT: jax.Array | None = None,
 ) -> jax.Array:
   """Returns attention where a position sees the last `band` positions, its own too.
 
@@ -141,7 +159,7 @@ def attend_banded(
 
   def blocks(x_BNTH):
     padded = jnp.pad(x_BNTH, ((0, 0), (0, 0), (0, n * band - T), (0, 0)))
-    return padded.reshape(B, N, n, band, H)
+    return padded.reshape(*padded.shape[:2], n, band, -1)
 
   def with_block_before(x_BNTH):
     x = blocks(x_BNTH)
@@ -149,7 +167,11 @@ def attend_banded(
     return jnp.concatenate([before, x], axis=3)
 
   i, j = jnp.arange(band)[:, None], jnp.arange(2 * band)
-  real = (jnp.arange(n)[:, None, None] > 0) | (j >= band)  # none before the first block
+  block = jnp.arange(n)[:, None, None]
+  real = (block > 0) | (j >= band)  # none before the first block
+  if first_BT is not None:
+    first = blocks(first_BT[:, None, :, None])
+    real &= (block - 1) * band + j >= first
   y = attend(
     blocks(q_BNTH),
     with_block_before(k_BNTH),

@@ -34,11 +34,13 @@ class _Form:
     backend: 'triton', 'mosaic' or 'interpret'.
     T: tokens of a row, without padding.
     band: positions that a position sees, its own included.
+    dropout: whether weights are dropped.
   """
 
   backend: str
   T: int
   band: int
+  dropout: bool
 
   @property
   def block(self) -> int:
@@ -50,7 +52,9 @@ class _Form:
     if self.backend == 'triton':
       from jax.experimental.pallas import triton
 
-      how['compiler_params'] = triton.CompilerParams(num_warps=4, num_stages=2)
+      # Loads ahead of time, beside the bits, take Triton minutes to compile.
+      stages = 1 if self.dropout else 2
+      how['compiler_params'] = triton.CompilerParams(num_warps=4, num_stages=stages)
     return pl.pallas_call(
       partial(kernel, self), interpret=self.backend == 'interpret', **how
     )
@@ -78,7 +82,7 @@ def attend(
     backend: 'triton' for GPUs, 'mosaic' for TPUs, 'interpret' for anything, slowly.
   """
   T, H = q_BNTH.shape[2:]
-  form = _Form(backend, T, min(band, T))
+  form = _Form(backend, T, min(band, T), draw_B3 is not None)
   rest = -T % form.block
   features = pl.next_power_of_2(max(H, 16)) - H if backend == 'triton' else 0
 
@@ -96,22 +100,38 @@ def attend(
 
 
 def threefry(
-  key: tuple[jax.Array, jax.Array], high: jax.Array, low: jax.Array
+  key: tuple[jax.Array, jax.Array],
+  high: jax.Array,
+  low: jax.Array,
+  unroll: bool = False,
 ) -> jax.Array:
   """Returns the 32 random bits of a key and a 64-bit counter, uint32.
 
   Threefry-2x32 with 20 rounds (Salmon et al. 2011, section 3.3), and the two words of
   the result in one: entry c of `jax.random.bits` has counter c.
+
+  Args:
+    unroll: whether to write the loop out, which takes Triton minutes to compile.
   """
-  keys = *key, key[0] ^ key[1] ^ jnp.uint32(0x1BD11BDA)
-  x, y = high + keys[0], low + keys[1]
-  for i in range(5):
-    for turn in ((13, 15, 26, 6), (17, 29, 16, 24))[i % 2]:
-      x += y
-      y = (y << turn) | (y >> (32 - turn))
-      y ^= x
-    x += keys[(i + 1) % 3]
-    y += keys[(i + 2) % 3] + jnp.uint32(i + 1)
+  a, b = key
+  c = a ^ b ^ jnp.uint32(0x1BD11BDA)
+
+  def turn(i, state):
+    x, y, (a, b, c), (turns, others) = state
+    for bits in turns:
+      x = x + y
+      y = (y << bits) | (y >> (jnp.uint32(32) - bits))
+      y = y ^ x
+    x = x + a
+    y = y + b + jax.lax.convert_element_type(i + 1, jnp.uint32)
+    return x, y, (b, c, a), (others, turns)
+
+  turns = (
+    tuple(map(jnp.uint32, (13, 15, 26, 6))),
+    tuple(map(jnp.uint32, (17, 29, 16, 24))),
+  )
+  start = high + a, low + b, (b, c, a), turns
+  x, y, *_ = jax.lax.fori_loop(0, 5, turn, start, unroll=unroll)
   return x ^ y
 
 
@@ -180,7 +200,8 @@ def _place(form: _Form, head, t, s):
 
 def _kept(form: _Form, draw: _Draw, t, s):
   """Returns bool [Q, K], what dropout keeps, as `layers.apply_dropout` draws it."""
-  bits = threefry(draw.key, *_place(form, draw.head, t, s))
+  place = _place(form, draw.head, t, s)
+  bits = threefry(draw.key, *place, unroll=form.backend == 'mosaic')
   return bits & jnp.uint32(0xFFFF) >= draw.cut
 
 
@@ -283,9 +304,7 @@ def _dkv_kernel(
     dv += _product(p.astype(q.dtype), dy, (0, 0))
     return dk, dv
 
-  end = jnp.minimum(
-    jax.lax.div(j * n + n - 2 + form.band, n) + 1, q_ref.shape[0] // n
-  )
+  end = jnp.minimum(jax.lax.div(j * n + n - 2 + form.band, n) + 1, q_ref.shape[0] // n)
   zero = jnp.zeros(k.shape, jnp.float32)
   dk, dv = jax.lax.fori_loop(j, end, turn, (zero, zero))
   dk_ref[...] = dk.astype(dk_ref.dtype)

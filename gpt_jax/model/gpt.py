@@ -79,6 +79,7 @@ class Attention(nn.Module):
     kv: tuple[jax.Array, jax.Array] | None = None,
     slot: jax.Array | None = None,
     drop: Dropout | None = None,
+    first_BT: jax.Array | None = None,
   ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
     """Returns the branch [B, T, D], and keys and values of the cache once it is read.
 
@@ -88,6 +89,7 @@ class Attention(nn.Module):
         and sees itself alone.
       kv: keys and values of the cache, [B, N, S, H] each.
       slot: int32 scalar, where those of this text go.
+      first_BT: without a cache, as in `GPT`.
     """
     c, how = self.config, self.execution
 
@@ -120,7 +122,7 @@ class Attention(nn.Module):
         gradients=how.gradients,
       )
       read = jax.checkpoint(read) if how.remat == 'attention' else read
-      y_BNTH = read(q_BNTH, *new_kv, drop=drop_weights)
+      y_BNTH = read(q_BNTH, *new_kv, drop=drop_weights, first_BT=first_BT)
     else:
       y_BNTH = attend(
         q_BNTH, k_BNSH, v_BNSH, seen_BTS[:, None], drop_weights, how.gradients
@@ -169,6 +171,7 @@ class Block(nn.Module):
     kv: tuple[jax.Array, jax.Array] | None = None,
     slot: jax.Array | None = None,
     drop: Dropout | None = None,
+    first_BT: jax.Array | None = None,
   ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
     """Returns the residual stream [B, T, D] after the layer, and its cache.
 
@@ -183,10 +186,10 @@ class Block(nn.Module):
       LayerNorm(c.bias, dtype, how.gradients, name=f'ln_{i}') for i in (1, 2)
     )
     if c.norm == 'post':
-      y_BTD, kv = attention(x_BTD, seen_BTS, kv, slot, drop)
+      y_BTD, kv = attention(x_BTD, seen_BTS, kv, slot, drop, first_BT)
       x_BTD = ln_1(x_BTD + y_BTD)
       return ln_2(x_BTD + mlp(x_BTD, drop)), kv
-    y_BTD, kv = attention(ln_1(x_BTD), seen_BTS, kv, slot, drop)
+    y_BTD, kv = attention(ln_1(x_BTD), seen_BTS, kv, slot, drop, first_BT)
     x_BTD = x_BTD + y_BTD
     return x_BTD + mlp(ln_2(x_BTD), drop), kv
 
@@ -208,6 +211,7 @@ class GPT(nn.Module):
     drop: Dropout | None = None,
     cache: Cache | Tree | None = None,
     length_B: jax.Array | None = None,
+    first_BT: jax.Array | None = None,
   ) -> tuple[jax.Array, Cache | Tree | None]:
     """Returns the last hidden states [B, T, D] and the cache, extended.
 
@@ -217,6 +221,8 @@ class GPT(nn.Module):
       cache: keys and values of the tokens before; or a tree, whose tokens these are.
       length_B: with a cache and no beams: how many of each row's T tokens are real; the
         rest is padding that no later token sees.
+      first_BT: without a cache, int32, where the document of each token begins: it sees
+        no token before that, and has its position there; None: at 0 for all.
     """
     c, how = self.config, self.execution
     T = ids_BT.shape[1]
@@ -230,7 +236,8 @@ class GPT(nn.Module):
 
     if cache is None:
       kv, slot, seen_BTS, near_BTS = (None,) * c.L, None, None, None
-      x_BTD = wte_VD[ids_BT].astype(jnp.float32) + wpe_TD[:T]
+      pos = slice(T) if first_BT is None else jnp.arange(T) - first_BT
+      x_BTD = wte_VD[ids_BT].astype(jnp.float32) + wpe_TD[pos]
     else:
       kv, slot = cache.kv, cache.slot
       fresh = cache.fresh and how.kernel != 'plain'
@@ -246,7 +253,7 @@ class GPT(nn.Module):
       x_BTD = apply_dropout(x_BTD, drop and drop.at(c.L))
     if how.scan and cache is None and not self.is_initializing():
       layers = [self.variables['params'][f'h_{layer}'] for layer in range(c.L)]
-      x_BTD = _scanned(self, layers, x_BTD, drop)
+      x_BTD = _scanned(self, layers, x_BTD, drop, first_BT)
     else:
       new_kv = []
       make = nn.remat(Block) if how.remat == 'block' else Block
@@ -254,7 +261,9 @@ class GPT(nn.Module):
         block = make(c, how, kind == 'banded', name=f'h_{layer}')
         allowed = near_BTS if kind == 'banded' else seen_BTS
         here = drop and drop.at(layer)
-        x_BTD, layer_kv = block(how.spread(x_BTD), allowed, kv[layer], slot, here)
+        x_BTD, layer_kv = block(
+          how.spread(x_BTD), allowed, kv[layer], slot, here, first_BT
+        )
         new_kv.append(layer_kv)
       if cache is not None:
         cache = cache.replace(kv=tuple(new_kv))
@@ -265,7 +274,11 @@ class GPT(nn.Module):
 
 
 def _scanned(
-  gpt: GPT, layers: list[dict], x_BTD: jax.Array, drop: Dropout | None
+  gpt: GPT,
+  layers: list[dict],
+  x_BTD: jax.Array,
+  drop: Dropout | None,
+  first_BT: jax.Array | None,
 ) -> jax.Array:
   """Returns x after all layers, whose parameters are stacked for a compiled loop.
 
@@ -283,7 +296,9 @@ def _scanned(
     for i in range(period):
       block = Block(c, how, c.attention[i] == 'banded')
       here = drop and drop.at(first + i)
-      x_BTD, _ = block.apply({'params': params[i]}, how.spread(x_BTD), drop=here)
+      x_BTD, _ = block.apply(
+        {'params': params[i]}, how.spread(x_BTD), drop=here, first_BT=first_BT
+      )
     return x_BTD, None
 
   if how.remat == 'block':

@@ -157,6 +157,7 @@ def attention_kernel(
     T=model.T,
     H=model.D // model.N,
     dropout=model.dropout > 0,
+    apart=model.documents == 'apart',
   )
 
 

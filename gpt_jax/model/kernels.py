@@ -2,9 +2,9 @@
 
 'cudnn' (NVIDIA GPUs) and 'splash' (TPUs) never write the [T, T] weights
 (FlashAttention: Dao et al. 2022), nor do 'triton' (GPUs) and 'mosaic' (TPUs), which are
-ours (`model/flash.py`) and draw dropout; 'plain' is for whatever none of them takes. The
-choice is for the devices that will run the program, not for those of the machine that
-traces it, so a program can be compiled for devices that are not there.
+ours (`model/flash.py`) and draw dropout; 'plain' is for whatever none of them takes.
+The choice is for the devices that will run the program, not for those of the machine
+that traces it, so a program can be compiled for devices that are not there.
 """
 
 from collections.abc import Sequence
@@ -23,16 +23,18 @@ class Choice(NamedTuple):
   reason: str
 
 
-def lacking(kernel: str, *, T: int, H: int, dropout: bool) -> list[str]:
+def lacking(kernel: str, *, T: int, H: int, dropout: bool, apart: bool) -> list[str]:
   """Returns what a flash kernel needs of a text that this one does not have.
 
   Args:
+    apart: whether there are documents that do not see each other.
     kernel: one of the kernels, or 'interpret': ours on any device, for tests.
   """
   needs = {
     'cudnn': {
       'heads of 8, 16 .. 128 features': H % 8 == 0 and H <= 128,
       'no dropout': not dropout,
+      'model.documents=joined': not apart,
     },
     'splash': {
       'a context of whole blocks of 128': T % 128 == 0,
@@ -70,6 +72,7 @@ def choose(
   T: int,
   H: int,
   dropout: bool,
+  apart: bool = False,
 ) -> Choice:
   """Returns the kernel for the attention of a model on some devices.
 
@@ -77,6 +80,7 @@ def choose(
     flash: 'auto', or 'plain' for no flash kernel, as in `config.Model`.
     devices: all that share a program; they may be absent ones.
     gradients: as in `config.Model`.
+    apart: whether documents do not see each other.
   """
   if flash == 'plain':
     return Choice('plain', 'model.flash=plain')
@@ -85,7 +89,7 @@ def choose(
     return Choice('plain', f'no flash attention for {platform}')
   why = ''
   for kernel in _KERNELS[platform]:
-    missing = lacking(kernel, T=T, H=H, dropout=dropout)
+    missing = lacking(kernel, T=T, H=H, dropout=dropout, apart=apart)
     if gradients == 'plain':
       missing.append('model.gradients=written')
     if platform == 'gpu' and _capability(devices[0]) < 8:

@@ -276,7 +276,13 @@ def texts(first: pathlib.Path, second: pathlib.Path) -> Texts | str:
   bits, T = [], max(run.model.T for run in runs)
   for run, folder, each in zip(runs, (first, second), data, strict=True):
     model, ids = load(folder), each.valid.ids
-    nll = likelihood.held_out_token_nll(model.params, model.gpt, ids, run.eval_batch)
+    nll = likelihood.held_out_token_nll(
+      model.params,
+      model.gpt,
+      ids,
+      run.eval_batch,
+      each.valid.starts if run.model.documents == 'apart' else None,
+    )
     # A document's end-of-text stands before the next one.
     begin = each.valid.starts if by_document else np.arange(0, len(nll), T)
     begin = np.minimum(begin.astype(np.int64), len(nll) - 1)

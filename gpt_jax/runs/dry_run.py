@@ -44,7 +44,8 @@ def update_of(run: config.Run, cfg: GPTConfig, layout: sharding.Layout) -> Progr
   """Returns an update of a language model, to be compiled for its layout's devices."""
   ids = jax.ShapeDtypeStruct((run.batch, cfg.T), np.int32)
   weights, row = ids.update(dtype=np.float32), ids.update(shape=(run.batch,))
-  rows = Batch(ids, ids, weights, row)
+  first_BT = ids if run.model.documents == 'apart' else None
+  rows = Batch(ids, ids, weights, row, first_BT)
   update = Alone.of(run, cfg, layout)
   parameters = layout.bytes_each(update.like.params)
   held = {

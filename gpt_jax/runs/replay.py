@@ -62,7 +62,7 @@ def keep(
   with contextlib.closing(checkpoint.Checkpoints(stage / 'checkpoints')) as saved:
     saved.save(before(), None)
   batch = dataclasses.asdict(context.rows(number))
-  np.savez(stage / _BATCH, **batch)
+  np.savez(stage / _BATCH, **{k: leaf for k, leaf in batch.items() if leaf is not None})
   about = {
     'config': config.flat(context.run),
     'vocab': context.data.tokenizer.vocab,

@@ -151,7 +151,13 @@ class RunContext:
   def rows(self, done: int) -> windows.Batch:
     """Returns the batch after so many updates, numpy rows of this process."""
     starts, numbers = self.places(done)
-    return windows.windows(self.data.train.ids, starts, self.cfg.T, numbers)
+    return windows.windows(
+      self.data.train.ids,
+      starts,
+      self.cfg.T,
+      numbers,
+      self.data.train.starts if self.run.model.documents == 'apart' else None,
+    )
 
   def make(self) -> step.State:
     """Returns the state before the first update, of new parameters."""
@@ -346,6 +352,7 @@ def held_out_loss(
     rows=run.eval_batch * layout.parts,
     limit=run.eval_tokens,
     part=layout.rows,
+    documents=file.starts if run.model.documents == 'apart' else None,
   )
   nll, count = likelihood.held_out_nll(eval_step, params, map(layout.put, rows))
   return likelihood.held_out_metrics(nll, count, _bytes_per_token(file))

@@ -87,7 +87,9 @@ class LanguageModeling:
   ) -> jax.Array:
     """Returns the sum of -log p over the targets of leaves [B, ...] [nats]."""
     gpt = self.gpt
-    x_BTD, _ = gpt.apply({'params': params}, batch.ids_BT, drop=drop)
+    x_BTD, _ = gpt.apply(
+      {'params': params}, batch.ids_BT, drop=drop, first_BT=batch.first_BT
+    )
     if not self.loss_chunk:
       logits_BTV = unembed(gpt, params, x_BTD, drop)
       return loss.nll_sum(logits_BTV, batch.y_BT, batch.w_BT)
