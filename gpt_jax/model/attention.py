@@ -20,6 +20,7 @@ def attend_text(
   *,
   band: int,
   kernel: str,
+  scale: float = 1.0,
   drop: Dropout | None,
   gradients: Gradients = 'written',
 ) -> jax.Array:
@@ -35,8 +36,10 @@ def attend_text(
   T, H = q_BNTH.shape[2:]
   flash = kernel != 'plain'
   if flash and not kernels.lacking(kernel, T=T, H=H, dropout=drop is not None):
-    attend_flash = attend_cudnn if kernel == 'cudnn' else attend_splash
-    return attend_flash(q_BNTH, k_BNTH, v_BNTH, band)
+    if kernel == 'cudnn':
+      return attend_cudnn(q_BNTH, k_BNTH, v_BNTH, band, scale)
+    return attend_splash(q_BNTH * scale, k_BNTH, v_BNTH, band)
+  q_BNTH = q_BNTH * scale
   if band < T:
     return attend_banded(q_BNTH, k_BNTH, v_BNTH, band, drop, gradients)
   if drop is None:
@@ -46,12 +49,12 @@ def attend_text(
 
 
 def attend_cudnn(
-  q_BNTH: jax.Array, k_BNTH: jax.Array, v_BNTH: jax.Array, band: int
+  q_BNTH: jax.Array, k_BNTH: jax.Array, v_BNTH: jax.Array, band: int, scale: float
 ) -> jax.Array:
   """Returns `attend_text` by cuDNN's fused attention."""
   y_BTNH = jax.nn.dot_product_attention(
     *(x.swapaxes(1, 2) for x in (q_BNTH, k_BNTH, v_BNTH)),
-    scale=1.0,
+    scale=scale,
     is_causal=True,
     local_window_size=(band - 1, 0) if band < q_BNTH.shape[2] else None,
     implementation='cudnn',

@@ -82,6 +82,8 @@ class Execution:
   Attributes:
     dtype, remat, scan, gradients: as in `config.Model`.
     kernel: of attention of a text to itself; see `model/kernels.py`.
+    fused: whether texts without a cache are computed, and the update is made, as
+      `model/fused.py` has it, for compilers that fuse: GPUs', with written gradients.
     rows: where the residual stream is on the devices; None leaves it to the compiler.
       Without it the compiler cuts activations like the parameters that `fsdp` cut, and
       sends them about, where the parameters should be gathered.
@@ -92,6 +94,7 @@ class Execution:
   scan: bool = False
   gradients: Gradients = 'written'
   kernel: str = 'plain'
+  fused: bool = False
   rows: jax.sharding.Sharding | None = None
 
   @classmethod
@@ -103,7 +106,21 @@ class Execution:
   ) -> 'Execution':
     """Returns how to compute `model` on the devices that share a program."""
     kernel, _ = attention_kernel(model, devices)
-    return cls(model.dtype, model.remat, model.scan, model.gradients, kernel, rows)
+    on_gpu = bool(devices) and devices[0].platform == 'gpu'
+    return cls(
+      dtype=model.dtype,
+      remat=model.remat,
+      scan=model.scan,
+      gradients=model.gradients,
+      kernel=kernel,
+      fused=on_gpu and model.gradients == 'written',
+      rows=rows,
+    )
+
+  @property
+  def joined(self) -> bool:
+    """Whether arrays of several layers may be joined: no mesh cuts them."""
+    return self.fused and self.rows is None
 
   def spread(self, x: jax.Array) -> jax.Array:
     """Returns the residual stream, kept where its rows belong."""
