@@ -43,8 +43,8 @@ def affine(
 ) -> tuple[jax.Array, ...]:
   """Returns (x * scale + shift) @ kernel + bias for each of some layers.
 
-  Scale and shift, those of a LayerNorm, go into the parameters: x @ (scale * kernel) +
-  (shift @ kernel + bias). So their gradients are sums over kernels, not over all rows.
+  The result is also x @ (scale * kernel) + (shift @ kernel + bias). So the gradients of
+  scale and shift, those of a LayerNorm, are sums over kernels and not over all rows.
   A product is summed in float32 and rounded to the dtype of x once, after the bias.
   All kernels have their gradient by one product.
 
@@ -58,12 +58,6 @@ def affine(
   return _affine_forward(x, scale, shift, kernels, biases)[0]
 
 
-def _cast(x, scale, kernels):
-  """Returns kernels behind the scale, in the dtype of x."""
-  scaled = (k if scale is None else scale[:, None] * k for k in kernels)
-  return [kernel.astype(x.dtype) for kernel in scaled]
-
-
 def _pieces(joined, kernels):
   """Returns an array [..., sum of O] as one [..., O] for each kernel."""
   ends = list(itertools.accumulate(kernel.shape[1] for kernel in kernels))
@@ -71,15 +65,16 @@ def _pieces(joined, kernels):
 
 
 def _affine_forward(x, scale, shift, kernels, biases):
-  ahead = biases
-  if shift is not None:
-    joined = shift @ jnp.concatenate(kernels, 1)
-    joined = joined if biases[0] is None else joined + jnp.concatenate(biases)
-    # The compiler adds an array to a product within its kernel, but not a sum.
-    ahead = jax.lax.optimization_barrier(_pieces(joined, kernels))
+  x_RI = _rows(x)
+  if scale is not None:
+    x_RI = x_RI * scale + (0 if shift is None else shift)
   y = []
-  for kernel, bias in zip(_cast(x, scale, kernels), ahead, strict=True):
-    y_RO = jnp.matmul(_rows(x), kernel, preferred_element_type=jnp.float32)
+  for kernel, bias in zip(kernels, biases, strict=True):
+    y_RO = jnp.matmul(
+      x_RI.astype(x.dtype),
+      kernel.astype(x.dtype),
+      preferred_element_type=jnp.float32,
+    )
     y_RO = y_RO if bias is None else y_RO + bias
     y.append(y_RO.astype(x.dtype).reshape(*x.shape[:-1], -1))
   return tuple(y), (x, scale, shift, kernels, biases)
@@ -89,8 +84,10 @@ def _affine_backward(saved, dy):
   x, scale, shift, kernels, biases = saved
   dy = [_rows(each) for each in dy]
   dy_RO, kernel_IO = jnp.concatenate(dy, 1), jnp.concatenate(kernels, 1)
-  pairs = zip(dy, _cast(x, scale, kernels), strict=True)
-  dx = sum(each @ kernel.T for each, kernel in pairs).reshape(x.shape)
+  pairs = zip(dy, kernels, strict=True)
+  dx = sum(each @ kernel.astype(x.dtype).T for each, kernel in pairs)
+  if scale is not None:
+    dx = (dx * scale).astype(x.dtype)
   dkernel_IO = jax.lax.dot_general(
     _rows(x), dy_RO, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32
   )
@@ -107,7 +104,7 @@ def _affine_backward(saved, dy):
     dkernel_IO += shift[:, None] * dbias_O
   # One array, that the optimizer makes one pass over all kernels.
   dkernels = _pieces(jax.lax.optimization_barrier(dkernel_IO), kernels)
-  return dx, dscale, dshift, dkernels, dbiases
+  return dx.reshape(x.shape), dscale, dshift, dkernels, dbiases
 
 
 affine.defvjp(_affine_forward, _affine_backward)

@@ -69,7 +69,7 @@ def _zeroed(x: jax.Array, bits: jax.Array, rate: jax.Array) -> jax.Array:
 
 
 class Normed(NamedTuple):
-  """A normalised text before scale and bias, which the layers that read it apply.
+  """A normalised text before scale and bias, which `outputs` applies.
 
   Attributes:
     unit: [..., D], mean 0 and variance 1 over D, in the compute dtype.
