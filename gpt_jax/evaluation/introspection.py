@@ -48,7 +48,9 @@ def explained(
       f'a text of {len(ids) - 1} tokens cannot be explained: there must be 1 .. '
       f'{cfg.T - 1}, as the context is {cfg.T} and end-of-text is read first'
     )
-  how = dataclasses.replace(gpt.execution, scan=False, kernel='plain', remat='none')
+  how = dataclasses.replace(
+    gpt.execution, scan=False, kernel='plain', remat='none', fused=False
+  )
   row = np.array(ids, np.int32)
   inside = _inside(params, row[None], gpt=GPT(cfg, how))
   next_logp, attention, hidden = (np.asarray(x) for x in inside)

@@ -23,6 +23,7 @@ def attend_text(
   *,
   band: int,
   kernel: str,
+  scale: float = 1.0,
   drop: Dropout | None,
   first_BT: jax.Array | None = None,
   by_heads: Callable[[Callable], Callable] = lambda attend: attend,
@@ -42,9 +43,10 @@ def attend_text(
   N, T, H = q_BNTH.shape[1:]
   needs = {'dropout': drop is not None, 'apart': first_BT is not None}
   if kernel != 'plain' and not kernels.lacking(kernel, T=T, H=H, **needs):
-    attend_flash = by_heads(partial(_attend_flash, band=band, kernel=kernel))
+    flash = partial(_attend_flash, band=band, kernel=kernel, scale=scale)
     rows = drop and drop.words, first_BT
-    return attend_flash(q_BNTH, k_BNTH, v_BNTH, jnp.arange(N), *rows)
+    return by_heads(flash)(q_BNTH, k_BNTH, v_BNTH, jnp.arange(N), *rows)
+  q_BNTH = q_BNTH * scale
   if band < T:
     return attend_banded(q_BNTH, k_BNTH, v_BNTH, band, drop, gradients, first_BT)
   if drop is None:
@@ -60,10 +62,13 @@ def _in_document(first_BT: jax.Array, s: jax.Array) -> jax.Array:
   return (s >= first_BT[..., None])[:, None]
 
 
-def _attend_flash(q_BNTH, k_BNTH, v_BNTH, head_N, draw_B3, first_BT, *, band, kernel):
+def _attend_flash(
+  q_BNTH, k_BNTH, v_BNTH, head_N, draw_B3, first_BT, *, band, kernel, scale
+):
   """Returns `attend_text` of some rows and heads by a flash kernel."""
   if kernel == 'cudnn':
-    return attend_cudnn(q_BNTH, k_BNTH, v_BNTH, band)
+    return attend_cudnn(q_BNTH, k_BNTH, v_BNTH, band, scale)
+  q_BNTH = q_BNTH * scale
   if kernel == 'splash':
     return attend_splash(q_BNTH, k_BNTH, v_BNTH, band, first_BT=first_BT)
   # Pallas takes a second to import, and only its kernels need it.
@@ -75,12 +80,12 @@ def _attend_flash(q_BNTH, k_BNTH, v_BNTH, head_N, draw_B3, first_BT, *, band, ke
 
 
 def attend_cudnn(
-  q_BNTH: jax.Array, k_BNTH: jax.Array, v_BNTH: jax.Array, band: int
+  q_BNTH: jax.Array, k_BNTH: jax.Array, v_BNTH: jax.Array, band: int, scale: float
 ) -> jax.Array:
   """Returns `attend_text` by cuDNN's fused attention."""
   y_BTNH = jax.nn.dot_product_attention(
     *(x.swapaxes(1, 2) for x in (q_BNTH, k_BNTH, v_BNTH)),
-    scale=1.0,
+    scale=scale,
     is_causal=True,
     local_window_size=(band - 1, 0) if band < q_BNTH.shape[2] else None,
     implementation='cudnn',

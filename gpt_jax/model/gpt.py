@@ -18,6 +18,7 @@ V is the vocabulary rounded up to a multiple of 128; the logits of the padding a
 -inf. Biases are absent when `bias` is off.
 """
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 
@@ -34,8 +35,10 @@ from gpt_jax.model.layers import (
   Dropout,
   LayerNorm,
   Linear,
+  Normed,
   apply_dropout,
   drop_matrix,
+  outputs,
 )
 
 
@@ -74,7 +77,7 @@ class Attention(nn.Module):
   @nn.compact
   def __call__(
     self,
-    x_BTD: jax.Array,
+    x_BTD: jax.Array | Normed,
     seen_BTS: jax.Array | None = None,
     kv: tuple[jax.Array, jax.Array] | None = None,
     slot: jax.Array | None = None,
@@ -95,19 +98,22 @@ class Attention(nn.Module):
 
     def linear(name, bias, residual=False, features=c.D):
       init = normal(c, residual)
-      return Linear(features, bias, init, how.dtype, how.gradients, name=name)
+      return Linear(
+        features, bias, init, how.dtype, how.gradients, how.fused, name=name
+      )
 
     def heads(y_BTD):
       return y_BTD.reshape(*y_BTD.shape[:2], c.N, c.H).swapaxes(1, 2)
 
     bias = c.bias and c.qkv_bias
     if self.has_variable('params', 'qkv'):  # of `model/decode_form.py`
-      each = jnp.split(linear('qkv', bias, features=3 * c.D)(x_BTD), 3, axis=-1)
+      qkv = jnp.split(linear('qkv', bias, features=3 * c.D)(x_BTD), 3, axis=-1)
     else:
-      each = (linear(name, bias)(x_BTD) for name in 'qkv')
-    q_BNTH, k_BNSH, v_BNSH = map(heads, each)
+      layers = [linear(name, bias) for name in 'qkv']
+      qkv = outputs(layers, x_BTD) if how.joined else [one(x_BTD) for one in layers]
+    q_BNTH, k_BNSH, v_BNSH = map(heads, qkv)
     drop_weights = drop and drop.at(0)
-    q_BNTH, new_kv = q_BNTH * c.query_scale, (k_BNSH, v_BNSH)
+    new_kv = k_BNSH, v_BNSH
     if kv is not None:
       k_BNSH, v_BNSH = kv = tuple(
         jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), slot, axis=2)
@@ -116,6 +122,7 @@ class Attention(nn.Module):
     if seen_BTS is None:
       read = partial(
         attend_text,
+        scale=c.query_scale,
         band=c.band if self.banded else x_BTD.shape[1],
         kernel=how.kernel,
         by_heads=how.by_heads,
@@ -124,6 +131,7 @@ class Attention(nn.Module):
       read = jax.checkpoint(read) if how.remat == 'attention' else read
       y_BNTH = read(q_BNTH, *new_kv, drop=drop_weights, first_BT=first_BT)
     else:
+      q_BNTH = q_BNTH * c.query_scale
       y_BNTH = attend(
         q_BNTH, k_BNSH, v_BNSH, seen_BTS[:, None], drop_weights, how.gradients
       )
@@ -139,13 +147,17 @@ class MLP(nn.Module):
   execution: Execution
 
   @nn.compact
-  def __call__(self, x_BTD: jax.Array, drop: Dropout | None = None) -> jax.Array:
+  def __call__(
+    self, x_BTD: jax.Array | Normed, drop: Dropout | None = None
+  ) -> jax.Array:
     """Returns the branch [B, T, D] of a text after its LayerNorm."""
     c, how = self.config, self.execution
 
     def linear(name, features, residual=False):
       init = normal(c, residual)
-      return Linear(features, c.bias, init, how.dtype, how.gradients, name=name)
+      return Linear(
+        features, c.bias, init, how.dtype, how.gradients, how.fused, name=name
+      )
 
     x_BTF = activation(c.activation, how.gradients)(linear('up', c.F)(x_BTD))
     y_BTD = linear('down', c.D, residual=True)(x_BTF)
@@ -182,9 +194,8 @@ class Block(nn.Module):
     mlp = MLP(c, how, name='mlp')
     # After a sum the result is the residual stream, which stays float32.
     dtype = 'float32' if c.norm == 'post' else how.dtype
-    ln_1, ln_2 = (
-      LayerNorm(c.bias, dtype, how.gradients, name=f'ln_{i}') for i in (1, 2)
-    )
+    norm = partial(LayerNorm, c.bias, dtype, how.gradients, how.fused, c.norm == 'pre')
+    ln_1, ln_2 = (norm(name=f'ln_{i}') for i in (1, 2))
     if c.norm == 'post':
       y_BTD, kv = attention(x_BTD, seen_BTS, kv, slot, drop, first_BT)
       x_BTD = ln_1(x_BTD + y_BTD)
@@ -225,7 +236,9 @@ class GPT(nn.Module):
         no token before that, and has its position there; None: at 0 for all.
     """
     c, how = self.config, self.execution
-    T = ids_BT.shape[1]
+    if cache is not None:
+      how = dataclasses.replace(how, fused=False)
+    B, T = ids_BT.shape
     wte_VD = self.param('wte', _EMBEDDING, (c.V, c.D))
     wpe_TD = self.param('wpe', _EMBEDDING, (c.T, c.D))
     if not c.tied:  # of `unembed`
@@ -236,8 +249,13 @@ class GPT(nn.Module):
 
     if cache is None:
       kv, slot, seen_BTS, near_BTS = (None,) * c.L, None, None, None
-      pos = slice(T) if first_BT is None else jnp.arange(T) - first_BT
-      x_BTD = wte_VD[ids_BT].astype(jnp.float32) + wpe_TD[pos]
+      x_BTD = wte_VD[ids_BT].astype(jnp.float32)
+      if how.joined and first_BT is None:  # the gradient of wpe is one over rows
+        x_BTD = x_BTD.reshape(B, -1) + wpe_TD[:T].reshape(-1)
+        x_BTD = x_BTD.reshape(B, T, -1)
+      else:
+        pos = slice(T) if first_BT is None else jnp.arange(T) - first_BT
+        x_BTD = x_BTD + wpe_TD[pos]
     else:
       kv, slot = cache.kv, cache.slot
       fresh = cache.fresh and how.kernel != 'plain'
@@ -269,7 +287,8 @@ class GPT(nn.Module):
         cache = cache.replace(kv=tuple(new_kv))
     x_BTD = how.spread(x_BTD)
     if c.norm == 'pre':
-      x_BTD = LayerNorm(c.bias, how.dtype, how.gradients, name='ln_f')(x_BTD)
+      ln_f = LayerNorm(c.bias, how.dtype, how.gradients, how.fused, name='ln_f')
+      x_BTD = ln_f(x_BTD)
     return x_BTD, cache
 
 
@@ -310,19 +329,29 @@ def _scanned(
   return jax.lax.scan(turn, x_BTD, (jnp.arange(0, c.L, period), stacked))[0]
 
 
+def output_matrix(gpt: GPT, params: dict, drop: Dropout | None = None) -> jax.Array:
+  """Returns the matrix that makes logits of hidden states, [V, D], float32.
+
+  Args:
+    drop: with `dropout_wte` it is on this matrix too.
+  """
+  c = gpt.config
+  head_VD = params['wte' if c.tied else 'lm_head']
+  if c.tied and c.dropout_wte:
+    head_VD = drop_matrix(head_VD, drop and drop.at(c.L))
+  return head_VD
+
+
 def output_factors(
   gpt: GPT, params: dict, x: jax.Array, drop: Dropout | None = None
 ) -> tuple[jax.Array, jax.Array]:
   """Returns the factors of the logits in the compute dtype: x [..., D], head [V, D].
 
-  Args:
-    drop: with `dropout_wte` it is on the output matrix too.
+  Arguments are those of `output_matrix`.
   """
-  c, dtype = gpt.config, gpt.execution.dtype
-  head_VD = params['wte' if c.tied else 'lm_head']
-  if c.tied and c.dropout_wte:
-    head_VD = drop_matrix(head_VD, drop and drop.at(c.L))
-  return (x / c.width).astype(dtype), head_VD.astype(dtype)
+  dtype = gpt.execution.dtype
+  head_VD = output_matrix(gpt, params, drop)
+  return (x / gpt.config.width).astype(dtype), head_VD.astype(dtype)
 
 
 def logits_of(x: jax.Array, head_VD: jax.Array, vocab: int) -> jax.Array:

@@ -85,6 +85,8 @@ class Execution:
     kernel: of attention of a text to itself; see `model/kernels.py`.
     decode: how decoding reads a token: 'plain', or by 'fused' kernels, which
       'interpreted' runs where there is no GPU; see `model/decode_form.py`.
+    fused: whether texts without a cache are computed, and the update is made, as
+      `model/fused.py` has it, for compilers that fuse: GPUs', with written gradients.
     rows: where the residual stream is on the devices; None leaves it to the compiler.
       Without it the compiler cuts activations like the parameters that `fsdp` cut, and
       sends them about, where the parameters should be gathered.
@@ -98,6 +100,7 @@ class Execution:
   gradients: Gradients = 'written'
   kernel: str = 'plain'
   decode: str = 'plain'
+  fused: bool = False
   rows: NamedSharding | PartitionSpec | None = None
   heads: NamedSharding | PartitionSpec | None = None
 
@@ -112,9 +115,23 @@ class Execution:
     """Returns how to compute `model` on the devices that share a program."""
     kernel, _ = attention_kernel(model, devices)
     decode, _ = decode_kernel(model, devices)
+    on_gpu = bool(devices) and devices[0].platform == 'gpu'
     return cls(
-      model.dtype, model.remat, model.scan, model.gradients, kernel, decode, rows, heads
+      dtype=model.dtype,
+      remat=model.remat,
+      scan=model.scan,
+      gradients=model.gradients,
+      kernel=kernel,
+      decode=decode,
+      fused=on_gpu and model.gradients == 'written',
+      rows=rows,
+      heads=heads,
     )
+
+  @property
+  def joined(self) -> bool:
+    """Whether arrays of several layers may be joined: no mesh cuts them."""
+    return self.fused and self.rows is None
 
   def spread(self, x: jax.Array) -> jax.Array:
     """Returns the residual stream, kept where its rows belong."""

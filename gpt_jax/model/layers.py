@@ -1,14 +1,15 @@
 """The pieces that blocks are made of: linear layers, LayerNorm and dropout."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
 
-from gpt_jax.model import gradients, quantize
+from gpt_jax.model import fused, gradients, quantize
 from gpt_jax.model.gradients import Gradients
 
 
@@ -79,6 +80,30 @@ def _cut(rate: jax.Array) -> jax.Array:
   return jnp.round(rate * 65536)
 
 
+class Normed(NamedTuple):
+  """A normalised text before scale and bias, which `outputs` applies.
+
+  Attributes:
+    unit: [..., D], mean 0 and variance 1 over D, in the compute dtype.
+    scale: [D].
+    bias: [D], or None.
+  """
+
+  unit: jax.Array
+  scale: jax.Array
+  bias: jax.Array | None
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """That of the text."""
+    return self.unit.shape
+
+  def value(self) -> jax.Array:
+    """Returns unit * scale + bias, in the dtype of unit."""
+    y = self.unit * self.scale
+    return (y if self.bias is None else y + self.bias).astype(self.unit.dtype)
+
+
 class Linear(nn.Module):
   """x @ kernel + bias, computed in `dtype`; the kernel is stored [in, out]."""
 
@@ -87,14 +112,26 @@ class Linear(nn.Module):
   kernel_init: Callable
   dtype: str
   gradients: Gradients
+  fused: bool = False
 
   @nn.compact
-  def __call__(self, x):
+  def parameters(self, width: int) -> tuple[jax.Array, jax.Array | None]:
+    """Returns kernel [width, features] and bias [features], which may be None."""
+    kernel = self.param('kernel', self.kernel_init, (width, self.features))
+    bias = None
+    if self.bias:
+      bias = self.param('bias', nn.initializers.zeros, (self.features,))
+    return kernel, bias
+
+  def __call__(self, x: jax.Array | Normed) -> jax.Array:
     """Returns [..., features] of x [..., I], in `dtype`.
 
     For decoding, the kernel may be stored in the forms of `model/quantize.py`; a
     collection 'lora' adds a low-rank product (`model/lora.py`).
     """
+    if self.joins:
+      return outputs([self], x)[0]
+    x = x.value() if isinstance(x, Normed) else x
     matmul = gradients.of(gradients.matmul, self.gradients)
     x = x.astype(self.dtype)
     stored = partial(self.get_variable, 'params')
@@ -103,32 +140,56 @@ class Linear(nn.Module):
     elif self.has_variable('params', 'kernel_int8'):
       y = quantize.times_int8(x, stored('kernel_int8'), stored('kernel_scale'))
     else:
-      kernel = self.param('kernel', self.kernel_init, (x.shape[-1], self.features))
-      y = matmul(x, kernel)
+      y = matmul(x, self.parameters(x.shape[-1])[0])
     if self.has_variable('lora', 'a'):
       a, b = (self.get_variable('lora', name) for name in 'ab')
       y = y + matmul(matmul(x, a), b)
     if self.bias:
-      bias = self.param('bias', nn.initializers.zeros, (self.features,))
       # In float32, so that the bias's gradient is summed so; the compiler fuses it.
-      y = (y.astype(jnp.float32) + bias).astype(self.dtype)
+      y = (y.astype(jnp.float32) + stored('bias')).astype(self.dtype)
     return y
+
+  @property
+  def joins(self) -> bool:
+    """Whether `fused.affine` computes this layer: it is a kernel and no more."""
+    forms = ('params', 'kernel_T'), ('params', 'kernel_int8'), ('lora', 'a')
+    return self.fused and not any(self.has_variable(*form) for form in forms)
+
+
+def outputs(layers: Sequence[Linear], x: jax.Array | Normed) -> Sequence[jax.Array]:
+  """Returns what layers make of the same x."""
+  if not all(layer.joins for layer in layers):
+    return [layer(x) for layer in layers]
+  pairs = [layer.parameters(x.shape[-1]) for layer in layers]
+  parameters = zip(*pairs, strict=True)
+  if isinstance(x, Normed):
+    return fused.affine(*x, *parameters)
+  return fused.affine(x.astype(layers[0].dtype), None, None, *parameters)
 
 
 class LayerNorm(nn.Module):
-  """LayerNorm with eps 1e-5 and float32 statistics; the result is of `dtype`."""
+  """LayerNorm with eps 1e-5 and float32 statistics; the result is of `dtype`.
+
+  Attributes:
+    apart: with `fused`, whether to leave scale and bias to the layers that follow.
+  """
 
   bias: bool
   dtype: str
   gradients: Gradients
+  fused: bool = False
+  apart: bool = False
 
   @nn.compact
-  def __call__(self, x):
+  def __call__(self, x: jax.Array) -> jax.Array | Normed:
     """Returns x [..., D] normalised over D, times scale [D], plus bias [D]."""
     normalize = gradients.of(gradients.normalize, self.gradients)
     scale = self.param('scale', nn.initializers.ones, (x.shape[-1],))
     bias = None
     if self.bias:
       bias = self.param('bias', nn.initializers.zeros, (x.shape[-1],))
+    if self.fused:
+      normed = Normed(fused.unit(x.astype(jnp.float32), self.dtype), scale, bias)
+      return normed if self.apart else normed.value()
     y = normalize(x.astype(jnp.float32), scale, bias)
     return y.astype(self.dtype)

@@ -351,7 +351,21 @@ def plan(
       f'{state / 2**20:,.0f} MiB each for parameters, gradients and optimizer',
       f'attention {kernel}: {why}',
     ]
+    + _form(run, cfg, layout)
   )
+
+
+def _form(run: config.Run, cfg: GPTConfig, layout: Layout) -> list[str]:
+  """Returns the line that says how a GPU computes an update; none elsewhere."""
+  if not layout.execution(run.model).fused:
+    return []
+  rows = run.batch // run.accumulate // layout.parts
+  size = 4 if run.model.dtype == 'float32' else 2
+  logits = rows * (run.loss_chunk or cfg.T) * cfg.V * size
+  return [
+    f'form      fused, for a GPU with written gradients: {logits / 2**20:,.0f} MiB of '
+    f'{run.model.dtype} logits at a time'
+  ]
 
 
 def vocabulary(run: config.Run) -> int:

@@ -50,10 +50,10 @@ def _over_chunks(x_BTD, head_VD, y_BT, w_BT, vocab, chunk):
     x, y, w = chunked
     return nll + nll_sum(logits_of(x, head_VD, vocab), y, w), None
 
-  return jax.lax.scan(turn, jnp.float32(0), _turns((x_BTD, y_BT, w_BT), chunk))[0]
+  return jax.lax.scan(turn, jnp.float32(0), turns((x_BTD, y_BT, w_BT), chunk))[0]
 
 
-def _turns(arrays: tuple, chunk: int) -> tuple:
+def turns(arrays: tuple, chunk: int) -> tuple:
   """Returns arrays [B, T, ...] as [T // chunk, B, chunk, ...]."""
   return jax.tree.map(
     lambda a: a.reshape(a.shape[0], -1, chunk, *a.shape[2:]).swapaxes(0, 1), arrays
@@ -78,7 +78,7 @@ def _chunked_forward(x_BTD, head_VD, y_BT, w_BT, vocab, chunk):
     return jax.tree.map(jnp.add, sums, (nll, dhead_VD)), dlogits @ head_VD
 
   zero = jnp.float32(0), jnp.zeros(head_VD.shape, jnp.float32)
-  (nll, dhead_VD), dx = jax.lax.scan(turn, zero, _turns((x_BTD, y_BT, w_BT), chunk))
+  (nll, dhead_VD), dx = jax.lax.scan(turn, zero, turns((x_BTD, y_BT, w_BT), chunk))
   return nll, (dx.swapaxes(0, 1).reshape(x_BTD.shape), dhead_VD.astype(head_VD.dtype))
 
 

@@ -13,12 +13,12 @@ import jax.numpy as jnp
 
 from gpt_jax import config
 from gpt_jax.data.windows import Batch
-from gpt_jax.model.gpt import GPT, output_factors, unembed
+from gpt_jax.model.gpt import GPT, output_factors, output_matrix, unembed
 from gpt_jax.model.heads import task_logits
 from gpt_jax.model.layers import Dropout
 from gpt_jax.tasks.inputs import TaskBatch
 from gpt_jax.tasks.labelled_table import Task
-from gpt_jax.training import loss
+from gpt_jax.training import loss, narrow_loss
 from gpt_jax.training.optim import Hyper
 from gpt_jax.training.transfer import assembled
 
@@ -79,17 +79,36 @@ class LanguageModeling:
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Returns the sum of -log p over the targets [nats], twice."""
     drop = dropout(hp, step, batch.row_B) if self.dropout else None
-    nll = self.nll_sum(trained | fixed, batch, drop)
+    narrow = self.gpt.execution.fused
+    nll = self.nll_sum(trained | fixed, batch, drop, narrow)
     return nll, {'loss': nll}
 
   def nll_sum(
-    self, params: dict, batch: Batch, drop: Dropout | None = None
+    self,
+    params: dict,
+    batch: Batch,
+    drop: Dropout | None = None,
+    narrow: bool = False,
   ) -> jax.Array:
-    """Returns the sum of -log p over the targets of leaves [B, ...] [nats]."""
+    """Returns the sum of -log p over the targets of leaves [B, ...] [nats].
+
+    Args:
+      narrow: whether logits are rounded to the compute dtype. An update's may be; an
+        evaluation's are float32.
+    """
     gpt = self.gpt
     x_BTD, _ = gpt.apply(
       {'params': params}, batch.ids_BT, drop=drop, first_BT=batch.first_BT
     )
+    if narrow:
+      return narrow_loss.nll_sum(
+        (x_BTD / gpt.config.width).astype(gpt.execution.dtype),
+        output_matrix(gpt, params, drop),
+        batch.y_BT,
+        batch.w_BT,
+        gpt.config.vocab,
+        self.loss_chunk or batch.y_BT.shape[1],
+      )
     if not self.loss_chunk:
       logits_BTV = unembed(gpt, params, x_BTD, drop)
       return loss.nll_sum(logits_BTV, batch.y_BT, batch.w_BT)

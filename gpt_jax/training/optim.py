@@ -5,6 +5,8 @@ that differ only in numbers share one compiled program; what is a choice (the op
 the schedule) is static.
 """
 
+import itertools
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -143,8 +145,40 @@ def _kernel_rate(name: str, width: float) -> optax.GradientTransformation:
   )
 
 
+def in_few_arrays(grads: dict) -> tuple[dict, jax.Array]:
+  """Returns the gradients, and their global norm, for few kernels.
+
+  All vectors become pieces of one array, so that a compiler makes one kernel of their
+  updates; and the norm adds up sums over rows, of which each is one kernel, where a sum
+  over a whole matrix takes two.
+  """
+  leaves, tree = jax.tree.flatten(grads)
+  vectors = [leaf for leaf in leaves if leaf.ndim == 1]
+  matrices = [leaf for leaf in leaves if leaf.ndim > 1]
+  squares = [jnp.square(leaf).sum(-1).reshape(-1) for leaf in matrices]
+  if vectors:
+    # Behind barriers, as the compiler would else undo it.
+    flat = jax.lax.optimization_barrier(jnp.concatenate(vectors))
+    ends = itertools.accumulate(len(leaf) for leaf in vectors)
+    pieces = iter(jnp.split(flat, list(ends)[:-1]))
+    leaves = [next(pieces) if leaf.ndim == 1 else leaf for leaf in leaves]
+    squares.append(jnp.square(flat))
+  squares = jax.lax.optimization_barrier(jnp.concatenate(squares))
+  return jax.tree.unflatten(tree, leaves), jnp.sqrt(squares.sum())
+
+
+def _clipped(norm: jax.Array, most: jax.Array) -> optax.GradientTransformation:
+  """Returns `optax.clip_by_global_norm`, for gradients whose norm is known."""
+  factor = jnp.where(norm < most, 1, most / norm)
+  return optax.stateless(lambda updates, _: jax.tree.map(lambda g: g * factor, updates))
+
+
 def transformation(
-  optim: config.Optim, hp: Hyper, step: jax.Array, width: float = 1.0
+  optim: config.Optim,
+  hp: Hyper,
+  step: jax.Array,
+  width: float = 1.0,
+  norm: jax.Array | None = None,
 ) -> optax.GradientTransformation:
   """Returns the optax transformation whose update follows `step` updates.
 
@@ -165,6 +199,7 @@ def transformation(
   Args:
     optim: its choices (optimizer, schedule, whether gradients are clipped) are static.
     width: `GPTConfig.width`: of the model, over that at which the numbers were tuned.
+    norm: of the gradients, where it is known already.
   """
   adam = optax.scale_by_adam(hp.beta1, hp.beta2, hp.eps)
   muon = optax.chain(
@@ -175,7 +210,9 @@ def transformation(
   )
   decay = hp.weight_decay
   parts = []
-  if optim.clip:
+  if optim.clip and norm is not None:
+    parts.append(_clipped(norm, hp.clip))
+  elif optim.clip:
     parts.append(optax.clip_by_global_norm(hp.clip))
   if optim.name == 'adamw':
     parts.append(adam)

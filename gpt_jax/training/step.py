@@ -174,11 +174,14 @@ def train_step(
   metrics, grads = gradients(state.params, fixed, batch, hp, state.step)
 
   width = objective.gpt.config.width
-  tx = optim.transformation(choices, hp, state.step, width)
+  norm = None
+  if objective.gpt.execution.joined:
+    grads, norm = optim.in_few_arrays(grads)
+  tx = optim.transformation(choices, hp, state.step, width, norm)
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
   metrics |= {
-    'grad_norm': optax.tree.norm(grads),
+    'grad_norm': optax.tree.norm(grads) if norm is None else norm,
     'lr': optim.learning_rate(state.step, hp, choices.schedule),
   }
   new = state.replace(params=params, opt_state=opt_state)
