@@ -25,9 +25,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gpt_jax.model import gradients
+from gpt_jax.model import gradients, quantize
 from gpt_jax.model.attention import attend, attend_text
-from gpt_jax.model.cache import Cache, Tree, in_band
+from gpt_jax.model.cache import Cache, Tree, in_band, put
 from gpt_jax.model.gpt_config import Execution, GPTConfig
 from gpt_jax.model.gradients import Gradients
 from gpt_jax.model.layers import (
@@ -87,13 +87,14 @@ class Attention(nn.Module):
       seen_BTS: with a cache, bool: may token t see slot s? A text without a cache is
         causal.
       kv: keys and values of the cache, [B, N, S, H] each.
-      slot: int32 scalar, where those of this text go.
+      slot: int32, where those of this text go: a scalar, or [B].
     """
     c, how = self.config, self.execution
 
     def linear(name, bias, residual=False):
       init = normal(c, residual)
-      return Linear(c.D, bias, init, how.dtype, how.gradients, name=name)
+      ways = how.dtype, how.gradients, how.quantized
+      return Linear(c.D, bias, init, *ways, name=name)
 
     def heads(name):
       y_BTD = linear(name, c.bias and c.qkv_bias)(x_BTD)
@@ -113,7 +114,7 @@ class Attention(nn.Module):
       y_BNTH = read(q_BNTH, k_BNSH, v_BNSH, drop=drop_weights)
     else:
       k_BNSH, v_BNSH = kv = tuple(
-        jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), slot, axis=2)
+        put(old, new.astype(old.dtype), jnp.asarray(slot), axis=2)
         for old, new in zip(kv, (k_BNSH, v_BNSH), strict=True)
       )
       y_BNTH = attend(
@@ -137,7 +138,8 @@ class MLP(nn.Module):
 
     def linear(name, features, residual=False):
       init = normal(c, residual)
-      return Linear(features, c.bias, init, how.dtype, how.gradients, name=name)
+      ways = how.dtype, how.gradients, how.quantized
+      return Linear(features, c.bias, init, *ways, name=name)
 
     x_BTF = activation(c.activation, how.gradients)(linear('up', c.F)(x_BTD))
     y_BTD = linear('down', c.D, residual=True)(x_BTF)
@@ -214,10 +216,10 @@ class GPT(nn.Module):
     """
     c, how = self.config, self.execution
     T = ids_BT.shape[1]
-    wte_VD = self.param('wte', _EMBEDDING, (c.V, c.D))
+    wte_VD = self._matrix('wte')
     wpe_TD = self.param('wpe', _EMBEDDING, (c.T, c.D))
     if not c.tied:  # of `unembed`
-      self.param('lm_head', _EMBEDDING, (c.V, c.D))
+      self._matrix('lm_head')
     if c.dropout_wte:
       wte_VD = drop_matrix(wte_VD, drop and drop.at(c.L))
       wpe_TD = drop_matrix(wpe_TD, drop and drop.at(c.L + 1))
@@ -252,6 +254,12 @@ class GPT(nn.Module):
     if c.norm == 'pre':
       x_BTD = LayerNorm(c.bias, how.dtype, how.gradients, name='ln_f')(x_BTD)
     return x_BTD, cache
+
+  def _matrix(self, name: str) -> jax.Array | quantize.Rows:
+    """Returns `wte` or `lm_head` [V, D], which may be stored in 8 bits."""
+    if self.has_variable('params', f'{name}_int8'):
+      return quantize.matrix(self.variables['params'], name)
+    return self.param(name, _EMBEDDING, (self.config.V, self.config.D))
 
 
 def _scanned(
@@ -294,7 +302,9 @@ def output_factors(
     drop: with `dropout_wte` it is on the output matrix too.
   """
   c, dtype = gpt.config, gpt.execution.dtype
-  head_VD = params['wte' if c.tied else 'lm_head']
+  head_VD = quantize.matrix(params, _head(gpt))
+  if isinstance(head_VD, quantize.Rows):
+    head_VD = head_VD[:]
   if c.tied and c.dropout_wte:
     head_VD = drop_matrix(head_VD, drop and drop.at(c.L))
   return (x / c.width).astype(dtype), head_VD.astype(dtype)
@@ -311,7 +321,17 @@ def logits_of(x: jax.Array, head_VD: jax.Array, vocab: int) -> jax.Array:
     logits = jnp.matmul(head_VD, x.T, preferred_element_type=jnp.float32).T
   else:
     logits = jnp.matmul(x, head_VD.T, preferred_element_type=jnp.float32)
+  return _known(logits, vocab)
+
+
+def _known(logits: jax.Array, vocab: int) -> jax.Array:
+  """Returns the logits [..., V], those of V's padding at -inf."""
   return jnp.where(jnp.arange(logits.shape[-1]) < vocab, logits, -jnp.inf)
+
+
+def _head(gpt: GPT) -> str:
+  """Returns the name of the output matrix."""
+  return 'wte' if gpt.config.tied else 'lm_head'
 
 
 def unembed(
@@ -321,6 +341,11 @@ def unembed(
 
   Arguments are those of `output_factors`.
   """
+  c, how = gpt.config, gpt.execution
+  head_VD = quantize.matrix(params, _head(gpt))
+  if isinstance(head_VD, quantize.Rows):
+    x = (x / c.width).astype(how.dtype)
+    return _known(quantize.head_logits(x, head_VD, how.quantized), c.vocab)
   return logits_of(*output_factors(gpt, params, x, drop), gpt.config.vocab)
 
 

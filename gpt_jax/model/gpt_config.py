@@ -85,6 +85,8 @@ class Execution:
     rows: where the residual stream is on the devices; None leaves it to the compiler.
       Without it the compiler cuts activations like the parameters that `fsdp` cut, and
       sends them about, where the parameters should be gathered.
+    quantized: how few rows are multiplied with weights in 8 or 4 bits; see
+      `model/kernels.py`.
   """
 
   dtype: str = 'float32'
@@ -93,6 +95,7 @@ class Execution:
   gradients: Gradients = 'written'
   kernel: str = 'plain'
   rows: jax.sharding.Sharding | None = None
+  quantized: str = 'plain'
 
   @classmethod
   def of(
@@ -103,7 +106,8 @@ class Execution:
   ) -> 'Execution':
     """Returns how to compute `model` on the devices that share a program."""
     kernel, _ = attention_kernel(model, devices)
-    return cls(model.dtype, model.remat, model.scan, model.gradients, kernel, rows)
+    how = model.dtype, model.remat, model.scan, model.gradients, kernel, rows
+    return cls(*how, kernels.of_quantized(devices).kernel)
 
   def spread(self, x: jax.Array) -> jax.Array:
     """Returns the residual stream, kept where its rows belong."""

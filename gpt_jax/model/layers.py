@@ -75,6 +75,7 @@ class Linear(nn.Module):
   kernel_init: Callable
   dtype: str
   gradients: Gradients
+  quantized: str = 'plain'
 
   @nn.compact
   def __call__(self, x):
@@ -89,7 +90,11 @@ class Linear(nn.Module):
     if self.has_variable('params', 'kernel_T'):
       y = quantize.times_transposed(x, stored('kernel_T').astype(self.dtype))
     elif self.has_variable('params', 'kernel_int8'):
-      y = quantize.times_int8(x, stored('kernel_int8'), stored('kernel_scale'))
+      weights = stored('kernel_int8'), stored('kernel_scale')
+      y = quantize.times_int8(x, *weights, self.quantized)
+    elif self.has_variable('params', 'kernel_int4'):
+      weights = stored('kernel_int4'), stored('kernel_scale')
+      y = quantize.times_int4(x, *weights, self.quantized)
     else:
       kernel = self.param('kernel', self.kernel_init, (x.shape[-1], self.features))
       y = matmul(x, kernel)
