@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import flags as absl_flags
 from fakes import random_bytes_model
 
 from gpt_jax import config
+from gpt_jax.cli import flags
 from gpt_jax.config import UserError
 from gpt_jax.model import kernels, quantize, quantized_kernels
 from gpt_jax.model.gpt import GPT, init_params, unembed
@@ -169,6 +171,19 @@ def test_a_language_model_in_few_bits_still_speaks_for_itself():
   odd = {'a': {'kernel': np.ones((3, 2))}, 'wte': np.ones((8, 4))}
   with pytest.raises(UserError, match='kernel of 3 inputs can not be stored in 4 bits'):
     quantize.quantized(odd, 4)
+
+
+def test_two_flags_name_one_form():
+  def form(*args):
+    values = absl_flags.FlagValues()
+    flags.weights(values)
+    values(['x', *args])
+    return flags.few_bits(values)
+
+  assert form() == '' and form('--int8') == form('--weights=int8') == 'int8'
+  assert form('--weights=int4') == 'int4'
+  with pytest.raises(UserError, match='--int8 and --weights=int4 differ'):
+    form('--int8', '--weights=int4')
 
 
 def test_kernels_are_chosen_for_the_devices_of_the_layout():
