@@ -417,9 +417,10 @@ def test_kernels_in_8_bits_compute_with_the_nearest_of_255_values(ids):
   small = jax.jit(quantize.quantized)(params)
 
   def rounded(path, leaf):
-    if path[-1].key != 'kernel':
+    if path[-1].key not in ('kernel', 'wte'):
       return leaf
-    scale = np.abs(leaf).max(axis=0) / 127
+    axis = 0 if path[-1].key == 'kernel' else 1
+    scale = np.maximum(np.abs(leaf).max(axis=axis, keepdims=True), 1e-30) / 127
     return np.round(leaf / scale) * scale
 
   wanted = jax.tree_util.tree_map_with_path(rounded, params)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gpt_jax import config
-from gpt_jax.decoding import sampling
+from gpt_jax.decoding import rows, sampling
 from gpt_jax.decoding.logit_rules import NO_RULES, Rules
 from gpt_jax.decoding.selection import Sampling
 from gpt_jax.model.gpt import GPT, init_params, unembed
@@ -153,7 +153,7 @@ def test_a_stop_is_noticed_within_16_tokens_and_ends_only_its_row(params):
 def test_more_prompts_than_fit_a_batch_take_turns(params, monkeypatch):
   prompts = [[1 + i % 30] for i in range(7)]
   whole = generate(params, prompts, 5, Sampling(1.0))
-  monkeypatch.setattr(sampling, '_ROWS', 3)
+  monkeypatch.setattr(rows, '_ROWS', 3)
   assert [r.ids for r in generate(params, prompts, 5, Sampling(1.0))] == [
     r.ids for r in whole
   ]

@@ -112,10 +112,21 @@ def checkpoint(values):
   )
 
 
-def int8(values):
-  flags.DEFINE_bool(
-    'int8', False, "with the linear layers' weights in 8 bits", flag_values=values
+def weights(values):
+  flags.DEFINE_string(
+    'weights',
+    '',
+    "in how few bits: int8, or int4 with the output matrix in int8; '': as trained",
+    flag_values=values,
   )
+  flags.DEFINE_bool('int8', False, 'the same as --weights=int8', flag_values=values)
+
+
+def few_bits(values: flags.FlagValues) -> str:
+  """Returns the form of weights that a command line asks for; '': as trained."""
+  if values.int8 and values.weights not in ('', 'int8'):
+    raise UserError(f'--int8 and --weights={values.weights} differ; leave one out')
+  return values.weights or ('int8' if values.int8 else '')
 
 
 def on_flag(values, when: str = ''):

@@ -5,7 +5,15 @@ import sys
 
 from absl import flags
 
-from gpt_jax.cli.flags import checkpoint, int8, on_flag, path_flag, refuse, workdir
+from gpt_jax.cli.flags import (
+  checkpoint,
+  few_bits,
+  on_flag,
+  path_flag,
+  refuse,
+  weights,
+  workdir,
+)
 from gpt_jax.config import UserError
 from gpt_jax.files import read_text
 from gpt_jax.paths import not_kept
@@ -64,7 +72,7 @@ def eval_flags(values):
     0,
     'of texts: tokens that a window scores, after as many as fit; 0: side by side',
   )
-  int8(values)
+  weights(values)
   on_flag(values)
 
 
@@ -83,14 +91,14 @@ def evaluate(values) -> None:
 
     others = ['checkpoint', 'baselines', 'held_out', 'data', 'split', 'tasks']
     refuse(values, [*others, *_OF_BENCHMARKS], '`eval --on`, which reads no text')
-    print(dry_run_model.evaluation(values.workdir, values.on, int8=values.int8))
+    print(dry_run_model.evaluation(values.workdir, values.on, few_bits(values)))
     return
   if values.tasks:
     refuse(values, ['baselines', 'held_out'], '`eval --tasks`')
     _benchmark(values)
     return
   fine_tuned = read_run(values.workdir).is_finetuning
-  of_text = ['checkpoint', 'int8', 'baselines', 'held_out']
+  of_text = ['checkpoint', 'int8', 'weights', 'baselines', 'held_out']
   of_task = ['data', 'split']
   kind = 'a fine-tuned model' if fine_tuned else 'a model that was not fine-tuned'
   refused = [*_OF_BENCHMARKS, *(of_text if fine_tuned else of_task)]
@@ -104,8 +112,9 @@ def evaluate(values) -> None:
       print(f'no labels: wrote {results}')
     return
   text = values.held_out
+  small = few_bits(values)
   scores = held_out_metrics(
-    values.workdir, values.checkpoint, held_out=text, int8=values.int8
+    values.workdir, values.checkpoint, held_out=text, weights=small
   )
   of = f' of {text}' if text else ''
   print(f'checkpoint of update {scores["step"]}, on all held-out text{of}:')
@@ -117,7 +126,8 @@ def evaluate(values) -> None:
     print(f'  {warning(scores["lost"])}')
   line = {
     'text': text and pathlib.Path(text).absolute().name,
-    'int8': values.int8,
+    'int8': small == 'int8',
+    'weights': small,
     **scores,
     'baselines': others,
   }
@@ -145,7 +155,10 @@ def _benchmark(values) -> None:
     stride=values.stride,
   )
   benchmark.evaluate(
-    values.workdir, benchmarks, checkpoint_step=values.checkpoint, int8=values.int8
+    values.workdir,
+    benchmarks,
+    checkpoint_step=values.checkpoint,
+    weights=few_bits(values),
   )
 
 
@@ -166,7 +179,7 @@ def sample_flags(values):
   )
   define(flags.DEFINE_multi_string, 'fields', [], 'NAME=VALUE, a field of the template')
   define(flags.DEFINE_bool, 'stream', False, 'print text as it is decided')
-  int8(values)
+  weights(values)
   on_flag(values)
   for name, kind, what in FLAGS:
     define(getattr(flags, f'DEFINE_{kind}'), name, None, what)
@@ -209,18 +222,15 @@ def sample(values) -> None:
   prompts = prompts or ['']
   if values.stream and len(prompts) > 1:
     raise UserError('--stream shows one continuation of one prompt; leave it out')
+  small = few_bits(values)
   if values.on:
     from gpt_jax.runs import dry_run_model
 
     refuse(values, ['checkpoint', 'stream'], '`sample --on`, which loads no weights')
-    print(
-      dry_run_model.sampling(
-        values.workdir, prompts, settings, values.on, int8=values.int8
-      )
-    )
+    about = dry_run_model.sampling(values.workdir, prompts, settings, values.on, small)
+    print(about)
     return
-  model = load(values.workdir, values.checkpoint)
-  model = (model.int8() if values.int8 else model).for_decoding()
+  model = load(values.workdir, values.checkpoint).quantized(small).for_decoding()
   if not settings.get('special'):
     _say_special(model.tokenizer, prompts)
   if values.stream:
@@ -237,6 +247,9 @@ def sample(values) -> None:
         f'{generation.perplexity:.1f}'
       )
     print(prompts[generation.number] + generation.text)
+    if settings.get('speculate'):
+      n, passes = len(generation.ids), max(1, generation.passes)
+      print(f'--- {n} tokens in {passes} forward passes, {n / passes:.2f} each')
 
 
 def _say_special(tokenizer, prompts: list[str]) -> None:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gpt_jax.decoding.logit_rules import NO_RULES, History, Rules
-from gpt_jax.decoding.sampling import padded, power_of_two, room_after
+from gpt_jax.decoding.rows import padded, power_of_two, room_after
 
 ROWS = 64  # of the model's batch; more prompts make more batches
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from gpt_jax.config import UserError
 from gpt_jax.decoding.beam_state import Candidates, top_k
-from gpt_jax.decoding.sampling import bucket
+from gpt_jax.decoding.rows import bucket
 
 _NEVER = np.int32(2**30)  # tokens
 _PHRASES = 8

@@ -15,6 +15,7 @@ from gpt_jax.decoding.logit_rules import Rules
 from gpt_jax.decoding.selection import Sampling
 from gpt_jax.tokenizers import Tokenizer, encode_special
 
+MOST_AHEAD = 63  # tokens: with the last one a block of rows
 METHODS = 'auto', 'greedy', 'sample', 'beam', 'stochastic', 'minimum_risk'
 Text = str | Sequence[int]  # a text or the ids of one
 
@@ -50,6 +51,7 @@ FLAGS = (
   ('one_of', 'multi_string', 'text that a continuation may be'),
   ('including', 'multi_string', 'text that a continuation must hold'),
   ('candidates', 'integer', 'samples that minimum_risk chooses from (16)'),
+  ('speculate', 'integer', 'tokens looked up ahead and checked in one pass (0)'),
 )
 
 
@@ -88,6 +90,9 @@ class GenerationConfig:
     one_of: a continuation is one of these texts or sequences of ids, and end-of-text.
     including: texts or sequences of ids that a continuation must hold.
     candidates: samples that 'minimum_risk' chooses from.
+    speculate: tokens that are drafted by prompt lookup and checked in one forward pass
+      (`decoding/speculation.py`); the results are the same, and come faster where a
+      text repeats itself or its prompt. 0: none.
   """
 
   method: str = 'auto'
@@ -120,6 +125,7 @@ class GenerationConfig:
   one_of: Sequence[Text] = ()
   including: Sequence[Text] = ()
   candidates: int = 16
+  speculate: int = 0
 
   def chosen(self) -> str:
     """Returns the method, 'auto' resolved."""
@@ -209,6 +215,10 @@ class GenerationConfig:
     for name in ('max_new_tokens', 'num_return', 'candidates'):
       if not getattr(self, name) >= 1:
         wrong.append(f'{name}={getattr(self, name)} must be at least 1')
+    if not 0 <= self.speculate <= MOST_AHEAD:
+      wrong.append(
+        f'speculate={self.speculate} must be in 0 .. {MOST_AHEAD} (0 is off)'
+      )
     if np.ndim(self.seed) and len(self.seed) != prompts:
       wrong.append(
         f'seed has {len(self.seed)} numbers for {prompts} prompts; give one, or one '
@@ -305,11 +315,11 @@ def _without_effect(how: str) -> list[str]:
   """Returns the settings that have no effect on a method."""
   sampling, beams = _names(Sampling), _names(Beams) + ['one_of', 'including']
   if how == 'beam':
-    return [*sampling, 'candidates']
+    return [*sampling, 'candidates', 'speculate']
   if how == 'stochastic':
     sampling.remove('temperature')
     beams.remove('beams')
-    return [*sampling, *beams, 'stop', 'candidates']
+    return [*sampling, *beams, 'stop', 'candidates', 'speculate']
   return beams if how == 'minimum_risk' else [*beams, 'candidates']
 
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gpt_jax.config import UserError
-from gpt_jax.decoding.selection import bounded
+from gpt_jax.decoding.selection import Sampling, bounded, draw
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,6 +134,27 @@ def adjust(
   if rules.forced:
     scores_BV = force(scores_BV, original_BV, history, rules.forced)
   return scores_BV
+
+
+def next_tokens(
+  logits_BV: jax.Array,
+  key_B: jax.Array,
+  history: History | None,
+  ends_V: jax.Array | None,
+  sampling: Sampling,
+  rules: Rules,
+  eot: int,
+) -> jax.Array:
+  """Returns the next token of each text under the rules, int32 [B].
+
+  Where they leave no token at all, the text ends: it is `eot`. Arguments are those of
+  `adjust` and of `selection.draw`.
+  """
+  scores_BV = adjust(logits_BV, history, rules, eot, ends_V)
+  ids_B = draw(scores_BV, key_B, sampling)
+  if history is None:
+    return ids_B
+  return jnp.where(jnp.isneginf(scores_BV.max(axis=-1)), eot, ids_B)
 
 
 def forbid(

@@ -12,6 +12,7 @@ import numpy as np
 
 from gpt_jax.decoding import beam, sampling
 from gpt_jax.decoding.beam_state import ROWS
+from gpt_jax.decoding.rows import batches
 from gpt_jax.model.gpt import GPT
 
 
@@ -30,19 +31,20 @@ def sampled(
   Args:
     keys, how: as in `sampling.generate`.
   """
-  rows = next(sampling.batches(prompts, max_new_tokens, gpt.config.T))
+  rows = next(batches(prompts, max_new_tokens, gpt.config.T))
   arrays, static, room = sampling.opening(
     gpt,
     [prompts[i] for i in rows],
     keys[rows],
     new=0,
     max_new_tokens=max_new_tokens,
+    ahead=0,
     **how,
   )
   arrays = shapes(arrays)
   state = shapes(sampling.compiled_begin.eval_shape(params, *arrays, **static))
   begin = sampling.compiled_begin.lower(params, *arrays, **static)
-  del static['G']
+  del static['G'], static['ahead']
   going_on = shapes((np.int32(room), how['ends_V']))
   return begin, sampling.compiled_run.lower(params, state, *going_on, **static)
 

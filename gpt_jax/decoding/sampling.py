@@ -16,14 +16,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gpt_jax.decoding.logit_rules import NO_RULES, History, Rules, adjust
-from gpt_jax.decoding.selection import Sampling, draw
+from gpt_jax.decoding.logit_rules import NO_RULES, History, Rules, next_tokens
+from gpt_jax.decoding.rows import (
+  batches,
+  bucket,
+  filled,
+  padded,
+  power_of_two,
+  room_after,
+  shared,
+)
+from gpt_jax.decoding.selection import Sampling
 from gpt_jax.model.cache import Cache
 from gpt_jax.model.decode_form import is_fused, read_tokens
 from gpt_jax.model.gpt import GPT, empty_cache, last_token, unembed
 
 _CHUNK = 16  # tokens between two checks for a stop
-_ROWS = 64  # of a batch; more prompts make more batches
 
 
 class Model(NamedTuple):
@@ -36,12 +44,23 @@ class Model(NamedTuple):
     branch: (cache, K) -> cache of K beams a row, for which a token takes K slots.
     step_beams: (cache, parent_BK, ids_BK) -> (logits_BKV, cache): beam k continues the
       text of beam parent_BK with a token.
+    extend: (cache, ids_BT, length_B) -> as `prefill`, after the texts in the cache.
+    share: (cache, B, S) -> cache of B texts that begin as its one, and S more slots.
+    ragged: cache -> one whose rows may grow by different numbers of tokens.
+    step_ahead: (cache, ids_BT) -> (logits_BTV, cache): T more tokens of each row of a
+      ragged one, and logits after each.
+    forget: (cache, last_B) -> cache without the last tokens of a row.
   """
 
   prefill: Callable[[jax.Array, jax.Array, int], tuple[jax.Array, Any]]
   step: Callable[[Any, jax.Array], tuple[jax.Array, Any]]
   branch: Callable[[Any, int], Any]
   step_beams: Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, Any]]
+  extend: Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, Any]] | None = None
+  share: Callable[[Any, int, int], Any] | None = None
+  ragged: Callable[[Any], Any] | None = None
+  step_ahead: Callable[[Any, jax.Array], tuple[jax.Array, Any]] | None = None
+  forget: Callable[[Any, jax.Array], Any] | None = None
 
 
 def model_of(params: dict, gpt: GPT) -> Model:
@@ -67,7 +86,25 @@ def model_of(params: dict, gpt: GPT) -> Model:
     x_BKD, cache = gpt.apply(variables, ids_BK, cache=cache.follow(parent_BK))
     return unembed(gpt, params, x_BKD), cache
 
-  return Model(prefill, step, Cache.branch, step_beams)
+  def step_ahead(cache, ids_BT):
+    (B, T), V = ids_BT.shape, gpt.config.V
+    length_B = jnp.full(B, T)
+    x_BTD, cache = gpt.apply(variables, ids_BT, cache=cache, length_B=length_B)
+    # One axis of rows, as `unembed` has a faster form for it.
+    logits_XV = unembed(gpt, params, x_BTD.reshape(B * T, -1))
+    return logits_XV.reshape(B, T, V), cache
+
+  return Model(
+    prefill=prefill,
+    step=step,
+    branch=Cache.branch,
+    step_beams=step_beams,
+    extend=last_logits,
+    share=Cache.shared,
+    ragged=Cache.ragged,
+    step_ahead=step_ahead,
+    forget=Cache.forget,
+  )
 
 
 @flax.struct.dataclass
@@ -81,8 +118,9 @@ class Decoding:
       the end.
     done_B: bool, rows that need no more tokens.
     key_B: each row's PRNG key; the token at n is drawn with its n-th fold.
-    n: int32 scalar, tokens drawn a row.
+    n: int32, tokens drawn a row: a scalar, or [B] where rows differ.
     history: the text so far; None if no rule needs it.
+    passes_B: int32, forward passes that a row's tokens took; None: one each.
   """
 
   cache: Any
@@ -92,6 +130,20 @@ class Decoding:
   key_B: jax.Array
   n: jax.Array
   history: History | None
+  passes_B: jax.Array | None = None
+
+
+class Loop(NamedTuple):
+  """How tokens after the first are made: one a pass, or several (`speculation.py`).
+
+  Attributes:
+    run: as `compiled_run`; one that looks ahead takes the most tokens of a row,
+      `room`, too.
+    ahead: tokens that a pass may read beyond those that it keeps; 0: a token a pass.
+  """
+
+  run: Callable[..., Decoding]
+  ahead: int = 0
 
 
 def _add(
@@ -105,11 +157,7 @@ def _add(
 ) -> Decoding:
   """Returns the state with one more token a row, drawn from the logits."""
   key_B = _fold(state.key_B, state.n)
-  scores_BV = adjust(logits_BV, state.history, rules, eot, ends_V)
-  ids_B = draw(scores_BV, key_B, sampling)
-  if state.history is not None:
-    # Where the rules leave no token at all, the text ends.
-    ids_B = jnp.where(jnp.isneginf(scores_BV.max(axis=-1)), eot, ids_B)
+  ids_B = next_tokens(logits_BV, key_B, state.history, ends_V, sampling, rules, eot)
   ids_B = jnp.where(state.done_B, eot, ids_B)
   logp_BV = jax.nn.log_softmax(logits_BV)
   logp_B = jnp.take_along_axis(logp_BV, ids_B[:, None], axis=-1)[:, 0]
@@ -140,6 +188,8 @@ def begin(
   sampling: Sampling,
   rules: Rules = NO_RULES,
   eot: int,
+  ahead: int = 0,
+  shared_1C: jax.Array | None = None,
 ) -> Decoding:
   """Returns the state after the first new token of each row, with room for G.
 
@@ -148,9 +198,17 @@ def begin(
     history: of the prompts, with room for G more; needed if any rule is on.
     ends_V: bool, ids that end a text, `eot` among them; None: it alone.
     G: tokens to make room for.
+    ahead: as in `Loop`.
+    shared_1C: tokens that stand before all prompts, which are 1 token or more; None:
+      none.
   """
-  B, P = ids_BP.shape
-  logits_BV, cache = model.prefill(ids_BP, length_B, P + G)
+  B, S = len(length_B), ids_BP.shape[1] + G + ahead
+  if shared_1C is None:
+    logits_BV, cache = model.prefill(ids_BP, length_B, S)
+  else:
+    C = shared_1C.shape[1]
+    _, cache = model.prefill(shared_1C, jnp.array([C]), C)
+    logits_BV, cache = model.extend(model.share(cache, B, S), ids_BP, length_B)
   state = Decoding(
     cache=cache,
     ids_BG=jnp.full((B, G), eot, jnp.int32),
@@ -160,7 +218,11 @@ def begin(
     n=jnp.int32(0),
     history=history,
   )
-  return _add(state, logits_BV, ends_V, sampling=sampling, rules=rules, eot=eot)
+  state = _add(state, logits_BV, ends_V, sampling=sampling, rules=rules, eot=eot)
+  if not ahead:
+    return state
+  each_B = jnp.ones_like(length_B)
+  return state.replace(cache=model.ragged(state.cache), n=each_B, passes_B=each_B)
 
 
 def advance(
@@ -179,14 +241,25 @@ def advance(
   return _add(state, logits_BV, ends_V, sampling=sampling, rules=rules, eot=eot)
 
 
-@partial(jax.jit, static_argnames=('gpt', 'G', 'sampling', 'rules', 'eot'))
+@partial(jax.jit, static_argnames=('gpt', 'G', 'sampling', 'rules', 'eot', 'ahead'))
 def compiled_begin(
-  params, ids_BP, length_B, key_B2, drawn, history, ends_V, *, gpt, **static
+  params,
+  ids_BP,
+  length_B,
+  key_B2,
+  drawn,
+  history,
+  ends_V,
+  shared_1C=None,
+  *,
+  gpt,
+  **static,
 ):
   """Returns the state after one more token of each row; `opening` gives arguments."""
   model = model_of(params, gpt)
   key_B = _fold(jax.random.wrap_key_data(key_B2, impl='threefry2x32'), drawn)
-  return begin(model, ids_BP, length_B, key_B, history, ends_V, **static)
+  of = ids_BP, length_B, key_B, history, ends_V
+  return begin(model, *of, shared_1C=shared_1C, **static)
 
 
 @partial(
@@ -202,45 +275,6 @@ def compiled_run(params, state, limit, ends_V, *, gpt, **static):
     lambda state: advance(model, state, ends_V, **static),
     state,
   )
-
-
-def power_of_two(n: int) -> int:
-  """Returns the least power of two that is n or more: shapes share programs."""
-  return 1 << (n - 1).bit_length()
-
-
-def bucket(n: int) -> int:
-  """Returns the power of two, at least 16, that holds n tokens."""
-  return max(16, power_of_two(n))
-
-
-def room_after(length: int, max_new_tokens: int, T: int) -> int:
-  """Returns slots for the new tokens after prompts of `length` tokens or more.
-
-  They suffice for the shortest prompt of its bucket, so all prompts in it share a
-  program. The last token needs none, since it is not read again.
-  """
-  P = bucket(length)
-  return bucket(min(max_new_tokens, T - (P // 2 if P > 16 else 0)))
-
-
-def filled(
-  texts: Sequence[Sequence[int]], B: int, W: int
-) -> tuple[np.ndarray, np.ndarray]:
-  """Returns ids [B, W] and lengths [B]; rows without a text are empty."""
-  length_B = np.zeros(B, np.int32)
-  length_B[: len(texts)] = [len(text) for text in texts]
-  ids_BW = np.zeros((B, W), np.int32)
-  for row, text in zip(ids_BW, texts, strict=False):
-    row[: len(text)] = text
-  return ids_BW, length_B
-
-
-def padded(
-  texts: Sequence[Sequence[int]], B: int, room: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
-  """Returns ids and lengths as `filled`, as wide as the bucket of lengths and room."""
-  return filled(texts, B, bucket(max(map(len, texts))) + room)
 
 
 def keys_of(seed: int | Sequence[int], prompts: int, num_return: int = 1) -> np.ndarray:
@@ -266,6 +300,7 @@ def opening(
   max_new_tokens: int,
   rules: Rules,
   ends_V: np.ndarray | None,
+  ahead: int,
   **static,
 ) -> tuple[tuple, dict, int]:
   """Returns what `compiled_begin` takes after the parameters, and the room for tokens.
@@ -284,17 +319,19 @@ def opening(
   longest = max(map(len, read))
   G = room_after(longest, max_new_tokens, T)
   history = None
-  if rules != NO_RULES:
+  if rules != NO_RULES or ahead:
     # As wide as the whole text will be, so that later rounds share a program; but one
     # without a limit may end soon.
     prompt = max(map(len, texts)) - new
     W = bucket(prompt) + bucket(min(max_new_tokens, max(new + G, 8 * T)))
     ids_BW, length_B = filled(texts, B, W)
     history = History(ids_BW, length_B, np.maximum(length_B - new, 0))
-  ids_BP, length_B = padded(read, B)
+  C = shared(read)
+  ids_BP, length_B = padded([text[C:] for text in read], B)
   key_B2 = np.resize(key_B2, (B, 2))
-  static |= {'gpt': gpt, 'rules': rules, 'G': G}
-  arrays = ids_BP, length_B, key_B2, new, history, ends_V
+  static |= {'gpt': gpt, 'rules': rules, 'G': G, 'ahead': ahead}
+  shared_1C = np.array([read[0][:C]], np.int32) if C else None
+  arrays = ids_BP, length_B, key_B2, new, history, ends_V, shared_1C
   return arrays, static, min(max_new_tokens - new, T - longest + 1)
 
 
@@ -309,10 +346,15 @@ def _first(params: dict, **texts) -> tuple[Decoding, int]:
 
 
 class Continuation(NamedTuple):
-  """New tokens of a row, up to and with one that ends it, and log p of each [nats]."""
+  """New tokens of a row, up to and with one that ends it, and log p of each [nats].
+
+  Attributes:
+    passes: forward passes that they took.
+  """
 
   ids: list[int]
   logp: list[float]
+  passes: int = 0
 
 
 def _until_end(ids: np.ndarray, logp: np.ndarray, ends: set[int]) -> Continuation:
@@ -320,21 +362,14 @@ def _until_end(ids: np.ndarray, logp: np.ndarray, ends: set[int]) -> Continuatio
   return Continuation(ids[:n].tolist(), logp[:n].tolist())
 
 
+def _counted(state: Decoding) -> np.ndarray:
+  """Returns how many tokens each row has, [B]."""
+  return np.broadcast_to(np.asarray(state.n), state.done_B.shape)
+
+
 def _ending(eot: int, ends_V: np.ndarray | None) -> set[int]:
   """Returns the ids that end a text."""
   return {eot} if ends_V is None else set(np.flatnonzero(ends_V).tolist())
-
-
-def batches(prompts: Sequence[Sequence[int]], new: int, T: int) -> Iterator[list[int]]:
-  """Yields the numbers of prompts that share a batch."""
-  groups = {}
-  for i, prompt in enumerate(prompts):
-    # Rows whose contexts fill up at different tokens cannot share one.
-    outgrows = len(prompt) + new - 1 > T
-    groups.setdefault(len(prompt) if outgrows else 0, []).append(i)
-  for rows in groups.values():
-    for at in range(0, len(rows), _ROWS):
-      yield rows[at : at + _ROWS]
 
 
 def generate(
@@ -350,6 +385,7 @@ def generate(
   ends_V: np.ndarray | None = None,
   stopped: Callable[[int, list[int]], bool] | None = None,
   row_params: dict | None = None,
+  loop: Loop | None = None,
 ) -> list[Continuation]:
   """Returns the continuation of each prompt.
 
@@ -364,7 +400,9 @@ def generate(
     stopped: number and new tokens of a row -> whether they are enough; called every 16
       tokens.
     row_params: the parameters in the form that decodes one row fastest, or None.
+    loop: how tokens are made; None: one a pass.
   """
+  loop = loop or Loop(compiled_run)
   static = {'gpt': gpt, 'sampling': sampling, 'rules': rules, 'eot': eot}
   ends = _ending(eot, ends_V)
   results = [Continuation([], []) for _ in prompts]
@@ -374,20 +412,27 @@ def generate(
     while rows and drawn < max_new_tokens:
       texts = [[*prompts[i], *results[i].ids] for i in rows]
       of = {'new': drawn, 'max_new_tokens': max_new_tokens, 'ends_V': ends_V}
+      of |= {'ahead': loop.ahead}
       state, room = _first(params, texts=texts, key_B2=keys[rows], **of, **static)
-      live, n = dict(enumerate(rows)), 0
-      while live and n < room:
+      live, n_B = dict(enumerate(rows)), np.zeros(len(rows), int)
+      while live and (n := min(n_B[row] for row in live)) < room:
         limit = room if stopped is None else min(room, n + _CHUNK)
-        state = compiled_run(step_params, state, limit, ends_V, **static)
+        more = {'room': room} if loop.ahead else {}
+        state = loop.run(step_params, state, limit, ends_V, **more, **static)
         ids_BG, logp_BG = np.asarray(state.ids_BG), np.asarray(state.logp_BG)
+        before_B, n_B = n_B, _counted(state)
         for row, i in list(live.items()):
-          new = _until_end(ids_BG[row, n:limit], logp_BG[row, n:limit], ends)
+          here = row, slice(before_B[row], n_B[row])
+          new = _until_end(ids_BG[here], logp_BG[here], ends)
           results[i].ids.extend(new.ids)
           results[i].logp.extend(new.logp)
-          if new.ids[-1] in ends or (stopped and stopped(i, results[i].ids)):
+          enough = stopped and stopped(i, results[i].ids)
+          if enough or results[i].ids[-1] in ends:
             del live[row]
-        n = limit
-      drawn += n
+      passes_B = _counted(state) if state.passes_B is None else state.passes_B
+      for row, i in enumerate(rows):
+        results[i] = results[i]._replace(passes=results[i].passes + int(passes_B[row]))
+      drawn += room
       rows = list(live.values())
   return results
 
@@ -404,18 +449,23 @@ def stream(
   eot: int,
   ends_V: np.ndarray | None = None,
   row_params: dict | None = None,
+  loop: Loop | None = None,
 ) -> Iterator[int]:
   """Yields the tokens of `generate` for one prompt, each as soon as it is drawn."""
-  step_params = row_params or params
+  loop, step_params = loop or Loop(compiled_run), row_params or params
   static = {'gpt': gpt, 'sampling': sampling, 'rules': rules, 'eot': eot}
   ends, new = _ending(eot, ends_V), []
   while len(new) < max_new_tokens:
     of = {'new': len(new), 'max_new_tokens': max_new_tokens, 'ends_V': ends_V}
+    of |= {'ahead': loop.ahead}
     state, room = _first(params, texts=[[*prompt, *new]], key_B2=key, **of, **static)
-    for n in range(1, room + 1):
+    more, n = {'room': room} if loop.ahead else {}, 0
+    while n < room:
       # The first token is there already.
-      state = compiled_run(step_params, state, n, ends_V, **static)
-      new.append(int(np.asarray(state.ids_BG)[0, n - 1]))
-      yield new[-1]
-      if new[-1] in ends:
-        return
+      state = loop.run(step_params, state, n + 1, ends_V, **more, **static)
+      before, n = n, int(_counted(state)[0])
+      for token in np.asarray(state.ids_BG)[0, before:n].tolist():
+        new.append(token)
+        yield token
+        if token in ends:
+          return

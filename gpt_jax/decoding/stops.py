@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gpt_jax.decoding.sampling import bucket
+from gpt_jax.decoding.rows import bucket
 from gpt_jax.tokenizers.spelling import Spelling
 
 MOST = 500  # bytes of all stops: their table has as many rows of V

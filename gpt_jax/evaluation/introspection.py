@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gpt_jax.config import UserError
+from gpt_jax.model import quantize
 from gpt_jax.model.gpt import GPT, unembed
 
 
@@ -67,7 +68,7 @@ def _inside(params, ids_BT, *, gpt: GPT):
   )
   T = ids_BT.shape[1]
   blocks = [seen['intermediates'][f'h_{layer}'] for layer in range(cfg.L)]
-  hidden = [params['wte'][ids_BT[0]] + params['wpe'][:T]]
+  hidden = [quantize.matrix(params, 'wte')[ids_BT[0]] + params['wpe'][:T]]
   hidden += [block['__call__'][0][0][0] for block in blocks]
   at = jnp.arange(T)
   causal_TT = at[:, None] >= at

@@ -10,7 +10,14 @@ import jax
 import numpy as np
 
 from gpt_jax.config import UserError, nearest
-from gpt_jax.decoding import beam, lowered, reranking, sampling, stochastic_beam
+from gpt_jax.decoding import (
+  beam,
+  lowered,
+  reranking,
+  sampling,
+  speculation,
+  stochastic_beam,
+)
 from gpt_jax.decoding import stops as stop_texts
 from gpt_jax.decoding.generation_config import GenerationConfig
 from gpt_jax.evaluation import introspection, likelihood
@@ -39,6 +46,8 @@ class Generation(NamedTuple):
     number: of the prompt, from 0.
     stop_logp: log p of each token after `ids` up to the one that completed the stop;
       empty: no stop ended it.
+    passes: forward passes that its tokens took, by 'greedy' and 'sample': one a token,
+      or fewer with `speculate`. They may have made more tokens than a stop left.
   """
 
   prompt: list[int]
@@ -48,6 +57,7 @@ class Generation(NamedTuple):
   score: float
   number: int
   stop_logp: tuple[float, ...] = ()
+  passes: int = 0
 
   @property
   def logp(self) -> float:
@@ -172,13 +182,13 @@ class LanguageModel:
     for number, candidates in enumerate(search(prompts, how)):
       prompt, generations = prompts[number], []
       text_of = self._continued(prompt, how).text
-      for ids, logp, value in candidates:
+      for ids, logp, value, *passes in candidates:
         cut = before_stop(ids, stops, text_of)
         n, used, text = cut or (len(ids), len(ids), text_of(ids))
         value = sum(logp[:n]) if value is None else value
         rest = tuple(logp[n:used])
         generations.append(
-          Generation(prompt, ids[:n], text, logp[:n], value, number, rest)
+          Generation(prompt, ids[:n], text, logp[:n], value, number, rest, *passes)
         )
       if stops and how.chosen() == 'beam':
         # Bytes that are no character may differ, and have one text.
@@ -197,7 +207,7 @@ class LanguageModel:
   def _drawn(
     self, prompts: list[list[int]], how: GenerationConfig
   ) -> list[list[tuple]]:
-    """Returns ids, log p and no score of the draws of each prompt."""
+    """Returns ids, log p, no score and passes of the draws of each prompt."""
     stops, n = how.stops(), how.draws()
     rows = [prompt for prompt in prompts for _ in range(n)]
     continued = [self._continued(prompt, how) for prompt in rows]
@@ -212,10 +222,10 @@ class LanguageModel:
       sampling.keys_of(how.seed, len(prompts), n),
       sampling=how.sampling(),
       stopped=stopped if stops else None,
-      row_params=self._row_params,
+      **self._loop(how),
       **self._limits(how),
     )
-    drawn = [(*one, None) for one in continuations]
+    drawn = [(one.ids, one.logp, None, one.passes) for one in continuations]
     return [drawn[at : at + n] for at in range(0, len(drawn), n)]
 
   def _beams(
@@ -259,9 +269,14 @@ class LanguageModel:
       shapes: arrays -> their shapes on that device.
 
     Raises:
-      UserError: as in `generate_ids`; or beams are drawn, which is left out.
+      UserError: as in `generate_ids`; or beams are drawn, or tokens drafted, which is
+        left out.
     """
     prompts, how = self._checked(prompts, settings)
+    if how.speculate:
+      raise UserError(
+        f'speculate={how.speculate} is not compiled for absent devices; leave it out'
+      )
     if how.chosen() == 'stochastic':
       raise UserError(
         "method='stochastic' is not compiled for absent devices; use beam"
@@ -335,7 +350,7 @@ class LanguageModel:
       prompts[0],
       key,
       sampling=how.sampling(),
-      row_params=self._row_params,
+      **self._loop(how),
       **self._limits(how),
     ):
       new.append(token)
@@ -350,6 +365,12 @@ class LanguageModel:
         shown = len(ready)
     if len(text) > shown:
       yield text[shown:]
+
+  def _loop(self, how: GenerationConfig) -> dict:
+    """Returns how tokens are drawn: one a pass, or several."""
+    if how.speculate:
+      return {'loop': speculation.loop(how.speculate)}
+    return {'row_params': self._row_params}
 
   @functools.cached_property
   def _decode_params(self) -> dict:
@@ -381,9 +402,27 @@ class LanguageModel:
       )
 
   def int8(self) -> 'LanguageModel':
-    """Returns the model with its linear layers' weights in 8 bits (`quantized`)."""
-    self._check_stored('int8')
-    return dataclasses.replace(self, params=quantized(self.params))
+    """Returns the model with its weights in 8 bits; see `quantized`."""
+    return self.quantized('int8')
+
+  def quantized(self, weights: str) -> 'LanguageModel':
+    """Returns the model with linear layers and output matrix in few bits.
+
+    Args:
+      weights: 'int8', or 'int4' for 4 bits in linear layers (`model/quantize.py`); '':
+        as they are.
+
+    Raises:
+      UserError: it is neither, or the model's shape does not allow it.
+    """
+    bits = {'': 0, 'int8': 8, 'int4': 4}
+    if weights not in bits:
+      raise UserError(f"weights={weights!r} must be int8, int4 or '' (as trained)")
+    if not weights:
+      return self
+    self._check_stored('quantized')
+    params = jax.jit(quantized, static_argnums=1)(self.params, bits[weights])
+    return dataclasses.replace(self, params=params)
 
   def _limits(self, how: GenerationConfig) -> dict:
     """Returns the arguments that every decoding method takes."""

@@ -1,5 +1,7 @@
 """What decoding keeps of the tokens read so far: keys, values and who sees them."""
 
+from functools import partial
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -16,11 +18,14 @@ class Cache:
   Beams of one text share its row: a step writes a slot for each of them, and which
   slots a beam's own text is made of is all that has to follow it when beams are chosen.
 
+  Where rows grow by different numbers of tokens (`ragged`), every row has a next slot
+  of its own, and slots are positions.
+
   Attributes:
     kv: per layer, keys and values, each [B, N, S, H].
     pos_BS: int32, the position of the token in a slot; -1 where there is none.
     fill_B: int32, tokens of the row's text: the position of the next one.
-    slot: int32 scalar, the next slot to write.
+    slot: int32, the next slot to write: a scalar, or one for each row.
     seen_BKS: bool, the slots that are the text of each beam; None without beams.
     fresh: whether no token is in it.
   """
@@ -46,6 +51,35 @@ class Cache:
     seen_BKS = jnp.take_along_axis(self.seen_BKS, parent_BK[..., None], axis=1)
     return self.replace(seen_BKS=seen_BKS)
 
+  def ragged(self) -> 'Cache':
+    """Returns the cache whose rows may grow by different numbers of tokens.
+
+    Only padding may be between a row's tokens and the slots not yet written: it is
+    written over.
+    """
+    return self.replace(slot=self.fill_B)
+
+  def forget(self, last_B: jax.Array) -> 'Cache':
+    """Returns the ragged cache without the last tokens of each row, [B] of them."""
+    fill_B = self.fill_B - last_B
+    pos_BS = jnp.where(self.pos_BS < fill_B[:, None], self.pos_BS, -1)
+    return self.replace(pos_BS=pos_BS, fill_B=fill_B, slot=fill_B)
+
+  def shared(self, B: int, S: int) -> 'Cache':
+    """Returns the cache of B texts that begin as its one does, with S more slots."""
+
+    def widened(x_1, axis, empty):
+      shape = [*x_1.shape]
+      shape[axis] = S
+      x_1 = jnp.concatenate([x_1, jnp.full(shape, empty, x_1.dtype)], axis=axis)
+      return jnp.broadcast_to(x_1, (B, *x_1.shape[1:]))
+
+    return self.replace(
+      kv=jax.tree.map(partial(widened, axis=2, empty=0), self.kv),
+      pos_BS=widened(self.pos_BS, 1, -1),
+      fill_B=jnp.broadcast_to(self.fill_B, (B,)),
+    )
+
   def written(
     self, T: int, length_B: jax.Array | None
   ) -> tuple['Cache', jax.Array, jax.Array]:
@@ -60,7 +94,6 @@ class Cache:
       see slot s?
     """
     B, t = len(self.fill_B), jnp.arange(T)
-    put = jax.lax.dynamic_update_slice_in_dim
     if self.seen_BKS is not None:
       pos_BT = jnp.broadcast_to(self.fill_B[:, None], (B, T))
       own_BTT = jnp.broadcast_to(jnp.eye(T, dtype=bool), (B, T, T))
@@ -81,6 +114,18 @@ class Cache:
       fresh=False,
     )
     return cache, pos_BT, seen_BTS
+
+
+def put(old: jax.Array, new: jax.Array, slot: jax.Array, axis: int) -> jax.Array:
+  """Returns an array [B, ...] with `new` in place of what is at a slot of an axis.
+
+  Args:
+    slot: of all rows, or [B], of each.
+  """
+  write = jax.lax.dynamic_update_slice_in_dim
+  if slot.ndim == 0:
+    return write(old, new, slot, axis)
+  return jax.vmap(partial(write, axis=axis - 1))(old, new, slot)
 
 
 @flax.struct.dataclass

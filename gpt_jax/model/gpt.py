@@ -26,9 +26,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gpt_jax.model import gradients
+from gpt_jax.model import gradients, quantize
 from gpt_jax.model.attention import attend, attend_text
-from gpt_jax.model.cache import Cache, Tree, in_band
+from gpt_jax.model.cache import Cache, Tree, in_band, put
 from gpt_jax.model.gpt_config import Execution, GPTConfig
 from gpt_jax.model.gradients import Gradients
 from gpt_jax.model.layers import (
@@ -91,16 +91,15 @@ class Attention(nn.Module):
       seen_BTS: with a cache, bool: may token t see slot s? Without, a text is causal
         and sees itself alone.
       kv: keys and values of the cache, [B, N, S, H] each.
-      slot: int32 scalar, where those of this text go.
+      slot: int32, where those of this text go: a scalar, or [B].
       first_BT: without a cache, as in `GPT`.
     """
     c, how = self.config, self.execution
 
     def linear(name, bias, residual=False, features=c.D):
       init = normal(c, residual)
-      return Linear(
-        features, bias, init, how.dtype, how.gradients, how.fused, name=name
-      )
+      ways = how.dtype, how.gradients, how.fused, how.quantized
+      return Linear(features, bias, init, *ways, name=name)
 
     def heads(y_BTD):
       return y_BTD.reshape(*y_BTD.shape[:2], c.N, c.H).swapaxes(1, 2)
@@ -116,7 +115,7 @@ class Attention(nn.Module):
     new_kv = k_BNSH, v_BNSH
     if kv is not None:
       k_BNSH, v_BNSH = kv = tuple(
-        jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), slot, axis=2)
+        put(old, new.astype(old.dtype), jnp.asarray(slot), axis=2)
         for old, new in zip(kv, new_kv, strict=True)
       )
     if seen_BTS is None:
@@ -155,9 +154,8 @@ class MLP(nn.Module):
 
     def linear(name, features, residual=False):
       init = normal(c, residual)
-      return Linear(
-        features, c.bias, init, how.dtype, how.gradients, how.fused, name=name
-      )
+      ways = how.dtype, how.gradients, how.fused, how.quantized
+      return Linear(features, c.bias, init, *ways, name=name)
 
     x_BTF = activation(c.activation, how.gradients)(linear('up', c.F)(x_BTD))
     y_BTD = linear('down', c.D, residual=True)(x_BTF)
@@ -239,10 +237,10 @@ class GPT(nn.Module):
     if cache is not None:
       how = dataclasses.replace(how, fused=False)
     B, T = ids_BT.shape
-    wte_VD = self.param('wte', _EMBEDDING, (c.V, c.D))
+    wte_VD = self._matrix('wte')
     wpe_TD = self.param('wpe', _EMBEDDING, (c.T, c.D))
     if not c.tied:  # of `unembed`
-      self.param('lm_head', _EMBEDDING, (c.V, c.D))
+      self._matrix('lm_head')
     if c.dropout_wte:
       wte_VD = drop_matrix(wte_VD, drop and drop.at(c.L))
       wpe_TD = drop_matrix(wpe_TD, drop and drop.at(c.L + 1))
@@ -291,6 +289,12 @@ class GPT(nn.Module):
       x_BTD = ln_f(x_BTD)
     return x_BTD, cache
 
+  def _matrix(self, name: str) -> jax.Array | quantize.Rows:
+    """Returns `wte` or `lm_head` [V, D], which may be stored in 8 bits."""
+    if self.has_variable('params', f'{name}_int8'):
+      return quantize.matrix(self.variables['params'], name)
+    return self.param(name, _EMBEDDING, (self.config.V, self.config.D))
+
 
 def _scanned(
   gpt: GPT,
@@ -336,7 +340,9 @@ def output_matrix(gpt: GPT, params: dict, drop: Dropout | None = None) -> jax.Ar
     drop: with `dropout_wte` it is on this matrix too.
   """
   c = gpt.config
-  head_VD = params['wte' if c.tied else 'lm_head']
+  head_VD = quantize.matrix(params, _head(gpt))
+  if isinstance(head_VD, quantize.Rows):
+    head_VD = head_VD[:]
   if c.tied and c.dropout_wte:
     head_VD = drop_matrix(head_VD, drop and drop.at(c.L))
   return head_VD
@@ -365,7 +371,17 @@ def logits_of(x: jax.Array, head_VD: jax.Array, vocab: int) -> jax.Array:
     logits = jnp.matmul(head_VD, x.T, preferred_element_type=jnp.float32).T
   else:
     logits = jnp.matmul(x, head_VD.T, preferred_element_type=jnp.float32)
+  return _known(logits, vocab)
+
+
+def _known(logits: jax.Array, vocab: int) -> jax.Array:
+  """Returns the logits [..., V], those of V's padding at -inf."""
   return jnp.where(jnp.arange(logits.shape[-1]) < vocab, logits, -jnp.inf)
+
+
+def _head(gpt: GPT) -> str:
+  """Returns the name of the output matrix."""
+  return 'wte' if gpt.config.tied else 'lm_head'
 
 
 def unembed(
@@ -375,6 +391,11 @@ def unembed(
 
   Arguments are those of `output_factors`.
   """
+  c, how = gpt.config, gpt.execution
+  head_VD = quantize.matrix(params, _head(gpt))
+  if isinstance(head_VD, quantize.Rows):
+    x = (x / c.width).astype(how.dtype)
+    return _known(quantize.head_logits(x, head_VD, how.quantized), c.vocab)
   return logits_of(*output_factors(gpt, params, x, drop), gpt.config.vocab)
 
 

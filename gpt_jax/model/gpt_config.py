@@ -92,6 +92,8 @@ class Execution:
       sends them about, where the parameters should be gathered.
     heads: where queries, keys and values [B, N, T, H] are; None: all of those that the
       program knows of are on one device.
+    quantized: how few rows are multiplied with weights in 8 or 4 bits; see
+      `model/kernels.py`.
   """
 
   dtype: str = 'float32'
@@ -103,6 +105,7 @@ class Execution:
   fused: bool = False
   rows: NamedSharding | PartitionSpec | None = None
   heads: NamedSharding | PartitionSpec | None = None
+  quantized: str = 'plain'
 
   @classmethod
   def of(
@@ -126,6 +129,7 @@ class Execution:
       fused=on_gpu and model.gradients == 'written',
       rows=rows,
       heads=heads,
+      quantized=kernels.of_quantized(devices).kernel,
     )
 
   @property

@@ -132,6 +132,26 @@ def choose_decode(
   return Choice('fused', f'{dtype} on {platform}')
 
 
+def of_quantized(devices: Sequence[jax.Device]) -> Choice:
+  """Returns how few rows are multiplied with weights in 8 or 4 bits.
+
+  'triton' and 'mosaic' are kernels that read the small bytes
+  (`model/quantized_kernels.py`); 'plain' leaves it to the compiler.
+
+  Args:
+    devices: as in `choose`.
+  """
+  platform = devices[0].platform if devices else 'cpu'
+  forms = {'gpu': 'triton', 'tpu': 'mosaic'}
+  if platform not in forms:
+    return Choice('plain', f'no such kernel for {platform}')
+  if len(devices) > 1:
+    return Choice('plain', 'the kernels need a single device')
+  if platform == 'gpu' and _capability(devices[0]) < 8:
+    return Choice('plain', 'triton needs compute capability 8.0')
+  return Choice(forms[platform], f'the small bytes are read on {platform}')
+
+
 def _capability(device: jax.Device) -> float:
   """Returns the compute capability of an NVIDIA GPU; 0 for others."""
   try:

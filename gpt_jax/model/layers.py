@@ -113,6 +113,7 @@ class Linear(nn.Module):
   dtype: str
   gradients: Gradients
   fused: bool = False
+  quantized: str = 'plain'
 
   @nn.compact
   def parameters(self, width: int) -> tuple[jax.Array, jax.Array | None]:
@@ -138,7 +139,11 @@ class Linear(nn.Module):
     if self.has_variable('params', 'kernel_T'):
       y = quantize.times_transposed(x, stored('kernel_T').astype(self.dtype))
     elif self.has_variable('params', 'kernel_int8'):
-      y = quantize.times_int8(x, stored('kernel_int8'), stored('kernel_scale'))
+      weights = stored('kernel_int8'), stored('kernel_scale')
+      y = quantize.times_int8(x, *weights, self.quantized)
+    elif self.has_variable('params', 'kernel_int4'):
+      weights = stored('kernel_int4'), stored('kernel_scale')
+      y = quantize.times_int4(x, *weights, self.quantized)
     else:
       y = matmul(x, self.parameters(x.shape[-1])[0])
     if self.has_variable('lora', 'a'):

@@ -217,7 +217,7 @@ def _trained(workdirs: list[pathlib.Path]) -> list[Measured]:
     return measured
   step = best[0]['step']
   for line in workdir.read_held_out(workdirs[0]):
-    if line['text'] and line['step'] == step and not line['int8']:
+    if line['text'] and line['step'] == step and not line['weights']:
       what = f'perplexity on the text of {line["text"]}'
       measured.append(Measured(what, line['valid_ppl']))
   return measured + _prompted(workdirs[0], step)
@@ -229,7 +229,8 @@ def _on_all(folder: pathlib.Path, best: dict[str, Any]) -> dict[str, Any] | None
   Raises:
     UserError: all of the text was read by another checkpoint only.
   """
-  own = [x for x in workdir.read_held_out(folder) if not x['text'] and not x['int8']]
+  lines = workdir.read_held_out(folder)
+  own = [x for x in lines if not x['text'] and not x['weights']]
   of_best = [line for line in own if line['step'] == best['step']]
   if own and not of_best:
     raise UserError(
@@ -243,7 +244,8 @@ def _prompted(folder: pathlib.Path, step: int) -> list[Measured]:
   """Returns the prompted tasks of a run's checkpoint."""
   if not any((folder / 'eval').glob('*.json')):
     return []
-  own = [x for x in task_results.read([folder]) if x.step == step and not x.model.int8]
+  results = task_results.read([folder])
+  own = [x for x in results if x.step == step and not x.model.weights]
   measured = []
   for key, seeds in task_results.choose(own).shown.items():
     _, task, shots = key

@@ -117,7 +117,8 @@ def _held_out(workdir: pathlib.Path) -> list[str]:
     for what, line in lines.items():
       rows.append([f'{what} while training', f'{line["step"]:,}', *_losses(line)])
   for line in read_held_out(workdir):
-    weights = ' in 8 bits' if line['int8'] else ''
+    bits = plain(line['weights'].removeprefix('int'))
+    weights = f' in {bits} bits' if bits else ''
     of = f'all of {plain(line["text"])}' if line['text'] else 'all of it'
     rows.append([f'{of}{weights}', f'{line["step"]:,}', *_losses(line)])
     for name, bits in line['baselines'].items():

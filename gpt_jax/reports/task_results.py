@@ -20,12 +20,12 @@ class Model(NamedTuple):
   Attributes:
     workdir: as the user wrote it.
     sha256: of the parameters.
-    int8: whether linear layers were in 8 bits.
+    weights: 'int8' or 'int4'; '': as trained.
   """
 
   workdir: str
   sha256: str
-  int8: bool
+  weights: str
 
 
 class Score(NamedTuple):
@@ -145,9 +145,11 @@ def _read(path: pathlib.Path, workdir: str) -> Result:
   def optional(name, kind, usual):
     return usual if fields.get(name) is None else get(name, kind)
 
+  older = 'int8' if fields.get('int8') is True else ''
+  weights = optional('weights', str, older)
   return Result(
     path=path,
-    model=Model(workdir, get('parameters_sha256', str), fields.get('int8') is True),
+    model=Model(workdir, get('parameters_sha256', str), weights),
     task=get('task', str),
     rule=get('rule', str),
     shots=get('shots', int),
@@ -290,7 +292,7 @@ def labels(shown: Shown) -> dict[Model, str]:
     inside = [other for other in steps if other.workdir == model.workdir]
     if len({other.sha256 for other in inside}) > 1:
       name += f' at {steps[model]}'
-    names[model] = name + (' in int8' if model.int8 else '')
+    names[model] = name + (f' in {model.weights}' if model.weights else '')
   for model, name in names.items():
     if list(names.values()).count(name) > 1:
       names[model] = f'{name} {model.sha256[:8]}'

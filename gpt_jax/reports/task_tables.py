@@ -282,7 +282,7 @@ def _models(shown: Shown) -> str:
       f'{own[0].parameters:,}',
       f'`{model.sha256[:12]}`',
       plain(own[0].tokenizer),
-      'int8' if model.int8 else 'as trained',
+      plain(model.weights) or 'as trained',
     ]
 
   head = 'model,workdir,checkpoint,step,parameters,their sha256,tokenizer,weights'

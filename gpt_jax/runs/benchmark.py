@@ -40,7 +40,7 @@ def evaluate(
   benchmarks: Sequence[Benchmark],
   *,
   checkpoint_step: str | int = 'best',
-  int8: bool = False,
+  weights: str = '',
   report: Callable[[str], None] = print,
 ) -> list[dict]:
   """Runs benchmarks on a workdir's model; returns their results.
@@ -50,6 +50,7 @@ def evaluate(
 
   Args:
     checkpoint_step: as in `load`.
+    weights: as in `LanguageModel.quantized`.
 
   Raises:
     UserError: no such model, or a damaged file of answers; or, after all results are
@@ -63,7 +64,7 @@ def evaluate(
     )
   model = load(workdir, checkpoint_step)
   number = sum(x.size for x in jax.tree.leaves(model.params))
-  model = model.int8() if int8 else model
+  model = model.quantized(weights)
   depends = {
     'parameters_sha256': checksums.digest(model.params),
     'tokenizer': tokenizers.digest(workdir / 'tokenizer'),
@@ -92,7 +93,8 @@ def evaluate(
         'metrics': values,
         'step': model.step,
         'checkpoint': str(checkpoint_step),
-        'int8': int8,
+        'int8': weights == 'int8',
+        'weights': weights,
         'parameters': number,
         **identity,
         'versions': {

@@ -17,7 +17,6 @@ from gpt_jax.evaluation import likelihood
 from gpt_jax.inference.language_model import LanguageModel
 from gpt_jax.model.gpt import GPT
 from gpt_jax.model.gpt_config import attention_kernel
-from gpt_jax.model.quantize import quantized
 from gpt_jax.programs import absent
 from gpt_jax.runs import load, on_paper
 from gpt_jax.runs.on_paper import Memory, Program, TooLarge, size
@@ -26,16 +25,16 @@ from gpt_jax.training.objective import LanguageModeling
 from gpt_jax.training.sharding import Layout
 
 
-def evaluation(workdir: str | pathlib.Path, on: str, *, int8: bool = False) -> str:
+def evaluation(workdir: str | pathlib.Path, on: str, weights: str = '') -> str:
   """Returns what batches of held-out text and of a benchmark take of devices.
 
   Args:
     on: the devices, as `absent.devices` takes them.
-    int8: whether the kernels are in 8 bits.
+    weights: as in `LanguageModel.quantized`.
   """
   devices = absent.devices(on)
   run = read_run(workdir)
-  model = _model(workdir, devices[0], int8)
+  model = _model(workdir, devices[0], weights)
   layout = Layout.of(config.Run(), devices)
   gpt = GPT(model.config, layout.execution(run.model))
   params = layout.placed(model.params)
@@ -84,22 +83,21 @@ def sampling(
   prompts: Sequence[str],
   settings: dict,
   on: str,
-  *,
-  int8: bool = False,
+  weights: str = '',
 ) -> str:
   """Returns what continuing prompts takes of a device.
 
   Args:
     settings: of `GenerationConfig`.
     on: the device, as `absent.devices` takes it.
-    int8: whether the kernels are in 8 bits.
+    weights: as in `LanguageModel.quantized`.
   """
   devices = absent.devices(on)
   if len(devices) > 1:
     raise UserError(
       f'--on={on} has {len(devices)} devices, and texts are continued on one; give one'
     )
-  model = _model(workdir, devices[0], int8)
+  model = _model(workdir, devices[0], weights)
   layout = Layout((devices[0],))
   ids = [model.prompt_ids(prompt, bool(settings.get('special'))) for prompt in prompts]
   lowered = model.lowered(ids, layout.whole_shapes, **settings)
@@ -123,12 +121,14 @@ def sampling(
 
 
 def _model(
-  workdir: str | pathlib.Path, device: jax.Device, int8: bool
+  workdir: str | pathlib.Path, device: jax.Device, weights: str
 ) -> LanguageModel:
   model = load.shapes(workdir, device)
-  if not int8:
-    return model
-  params = Layout((device,)).placed(jax.eval_shape(quantized, model.params))
+
+  def small(params):
+    return dataclasses.replace(model, params=params).quantized(weights).params
+
+  params = Layout((device,)).placed(jax.eval_shape(small, model.params))
   return dataclasses.replace(model, params=params)
 
 

@@ -23,7 +23,7 @@ def held_out_metrics(
   report: Callable[[str], None] = print,
   *,
   held_out: str | pathlib.Path = '',
-  int8: bool = False,
+  weights: str = '',
 ) -> dict[str, Any]:
   """Returns the metrics of a workdir's model on all of its held-out text.
 
@@ -33,12 +33,13 @@ def held_out_metrics(
   Args:
     checkpoint_step: 'best', 'latest' or a number of updates.
     held_out: another workdir, to evaluate on its held-out text instead.
+    weights: as in `LanguageModel.quantized`.
 
   Raises:
     UserError: the other workdir has another tokenizer, or the loss is not finite.
   """
-  run, model = read_run(workdir), load(workdir, checkpoint_step)
-  model = model.int8() if int8 else model
+  run = read_run(workdir)
+  model = load(workdir, checkpoint_step).quantized(weights)
   layout = sharding.Layout.of(config.Run())
   folder = pathlib.Path(held_out or workdir)
   data = prepared(read_run(folder), folder, report)

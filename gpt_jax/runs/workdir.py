@@ -32,6 +32,7 @@ _HELD_OUT = {  # fields of a line of held_out.json
   'text_sha256': str,
   'step': int,
   'int8': bool,
+  'weights': str,
   'valid_nll': float,
   'valid_ppl': float,
   'valid_bpb': float,
@@ -212,11 +213,13 @@ def keep_held_out(workdir: str | pathlib.Path, line: dict[str, Any]) -> None:
 
   Args:
     line: text (the workdir that holds it out; '': its own), text_sha256, step, int8,
-      valid_nll, valid_ppl, valid_bpb, baselines (bits/byte by name) and lost (how the
-      tokenizer changes that text, '' if it does not).
+      weights ('int8', 'int4'; '': as trained; by default what int8 says), valid_nll,
+      valid_ppl, valid_bpb, baselines (bits/byte by name) and lost (how the tokenizer
+      changes that text, '' if it does not).
   """
+  line = {'weights': 'int8' if line['int8'] else ''} | line
   same = lambda other: all(  # noqa: E731
-    other[name] == line[name] for name in ('text', 'text_sha256', 'step', 'int8')
+    other[name] == line[name] for name in ('text', 'text_sha256', 'step', 'weights')
   )
   before = read_held_out(workdir)
   kept = [other for other in before if not same(other)]
@@ -230,7 +233,9 @@ def read_held_out(workdir: str | pathlib.Path) -> list[dict[str, Any]]:
   path = pathlib.Path(workdir) / 'held_out.json'
   lines = read_json(path, list) if path.exists() else []
   for line in lines:
-    of_kind(line, dict, path).setdefault('lost', '')  # older ones say nothing of it
+    # Older ones have neither.
+    of_kind(line, dict, path).setdefault('lost', '')
+    line.setdefault('weights', 'int8' if line.get('int8') else '')
     for name, kind in _HELD_OUT.items():
       field(line, name, kind, path)
   return lines
