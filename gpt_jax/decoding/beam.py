@@ -30,8 +30,8 @@ from gpt_jax.decoding.beam_state import (
   rows_of,
 )
 from gpt_jax.decoding.constraints import Automaton
+from gpt_jax.decoding.contract import Model, model_of
 from gpt_jax.decoding.logit_rules import NO_RULES, History, Rules, adjust
-from gpt_jax.decoding.sampling import Model, model_of
 from gpt_jax.decoding.selection import bounded
 from gpt_jax.decoding.stops import Stops, distinct
 from gpt_jax.model.gpt import GPT

@@ -18,8 +18,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from gpt_jax.decoding.contract import Model, model_of
 from gpt_jax.decoding.logit_rules import NO_RULES, History, Rules, next_tokens
-from gpt_jax.decoding.sampling import Decoding, Loop, Model, model_of
+from gpt_jax.decoding.sampling import Decoding, Loop
 from gpt_jax.decoding.selection import Sampling
 
 _NGRAM = 3  # tokens of the text's end that are looked up; fewer where they are new

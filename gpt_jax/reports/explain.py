@@ -12,7 +12,8 @@ from gpt_jax import tokenizers
 from gpt_jax.config import UserError
 from gpt_jax.evaluation.introspection import Explanation
 from gpt_jax.files import write_whole
-from gpt_jax.inference.language_model import Generation, LanguageModel
+from gpt_jax.inference.generation import Generation
+from gpt_jax.inference.language_model import LanguageModel
 from gpt_jax.reports import figures
 from gpt_jax.training.metrics_log import read_metrics
 
