@@ -29,8 +29,6 @@ ROWS = (
   ('GPT-3 13B', f'{_3}13B', 'data=8,fsdp=8', 256, 4),
   ('GPT-3 13B', f'{_3}13B', 'fsdp=16,tensor=4', 64, 16),
   ('GPT-3 175B', f'{_3}175B', 'fsdp=512', 512, 3),
-  ('GPT-3 175B', f'{_3}175B', 'fsdp=64,tensor=8', 64, 24),
-  ('GPT-3 175B', f'{_3}175B', 'data=8,fsdp=16,tensor=8', 128, 12),
 )
 HEADING = (
   '| model | H100s, layout | rows at a time × accumulate | state | to work with | '
