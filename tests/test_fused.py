@@ -11,10 +11,11 @@ import updates
 
 from gpt_jax import config
 from gpt_jax.evaluation import introspection
-from gpt_jax.model import fused
+from gpt_jax.model import fused, lora, quantize
 from gpt_jax.model.gpt import GPT, init_params
 from gpt_jax.model.gpt_config import Execution, GPTConfig
-from gpt_jax.training import loss, narrow_loss, optim, step
+from gpt_jax.runs import cost
+from gpt_jax.training import loss, narrow_loss, optim, sharding, step
 from gpt_jax.training.objective import LanguageModeling
 
 # Share of an array's norm by which bfloat16 may differ: a few roundings of 2^-9.
@@ -231,3 +232,42 @@ def test_a_text_is_explained_whatever_the_form():
     for form in (True, False)
   )
   np.testing.assert_array_equal(one.attention, other.attention)
+
+
+@pytest.mark.parametrize('stored', ['lora', 'int8', 'transposed'])
+def test_layers_that_are_more_than_a_kernel_keep_their_form(stored):
+  cfg = GPTConfig.of(config.Model(L=1, D=16, N=2, T=8), 11)
+  params, ids = init_params(cfg, 0), updates.ragged_batch().ids_BT
+  variables = {'params': params}
+  if stored == 'lora':
+    change = lora.init(params, 2, jax.random.key(1))
+    variables['lora'] = jax.tree.map(lambda leaf: leaf + 0.1, change)
+  else:
+    make = quantize.quantized if stored == 'int8' else quantize.transposed
+    variables['params'] = make(params)
+  one, other = (
+    GPT(cfg, Execution(fused=form)).apply(variables, ids)[0] for form in (True, False)
+  )
+  assert_near(one, other, 1e-5)
+  if stored != 'transposed':  # they do change what is computed
+    without, _ = GPT(cfg).apply({'params': params}, ids)
+    assert not np.allclose(one, without, atol=1e-6)
+
+
+def test_the_plan_of_a_run_says_the_form_and_its_logits(monkeypatch):
+  run = config.Run(batch=8, accumulate=2, steps=1)
+  run.model = config.Model(L=1, D=16, N=2, T=64, dtype='bfloat16')
+  cfg, layout = (
+    GPTConfig.of(run.model, 1000),
+    sharding.Layout.of(run, jax.devices()[:1]),
+  )
+  sizes = {'tokens': 100, 'held_out': 10, 'bytes_per_token': 1.0}
+  assert '\nform ' not in cost.plan(run, cfg, layout, **sizes)
+  how = lambda self, model: Execution(fused=True)  # noqa: E731
+  monkeypatch.setattr(sharding.Layout, 'execution', how)
+  # 4 rows of 64 positions and 1,024 logits of 2 bytes
+  assert '0 MiB of bfloat16 logits' in cost.plan(run, cfg, layout, **sizes)
+  run.model.dtype, cfg = 'float32', dataclasses.replace(cfg, vocab=8 * 1024)
+  assert '8 MiB of float32 logits' in cost.plan(run, cfg, layout, **sizes)
+  run.loss_chunk = 16
+  assert '2 MiB of float32 logits' in cost.plan(run, cfg, layout, **sizes)
