@@ -320,10 +320,10 @@ def test_a_beginning_that_prompts_share_is_read_once(K, monkeypatch):
   for how in (GREEDY, Sampling(temperature=0.8)):
     monkeypatch.setattr(sampling, 'model_of', counting)
     sampling._begin.clear_cache()
-    found = continued(params, prompts, 50, K, how, RULES[1])
+    found = continued(params, prompts, 15, K, how, RULES[1])
     assert read[0] == (1, 16)
     monkeypatch.setattr(rows, '_SHARED', 10**6)
-    same(found, continued(params, prompts, 50, K, how, RULES[1]))
+    same(found, continued(params, prompts, 15, K, how, RULES[1]))
     assert read[-1][0] == 4
     monkeypatch.setattr(rows, '_SHARED', 32)
     read.clear()
