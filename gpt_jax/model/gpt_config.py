@@ -131,7 +131,7 @@ class Execution:
       mesh=self.heads.mesh if whole else None,
       in_specs=spec,
       out_specs=spec,
-      axis_names={axis for part in spec for axis in _names(part)},
+      axis_names={axis for part in spec for axis in axes_of(part)},
       check_vma=False,  # kernels do not say over which axes their results vary
     )
 
@@ -151,6 +151,6 @@ def attention_kernel(
   )
 
 
-def _names(part: str | tuple[str, ...] | None) -> tuple[str, ...]:
-  """Returns the axes of a mesh that a part of a specification names."""
+def axes_of(part: str | tuple[str, ...] | None) -> tuple[str, ...]:
+  """Returns the axes of a mesh that one part of a PartitionSpec names."""
   return (part,) if isinstance(part, str) else part or ()

@@ -244,7 +244,7 @@ def ready(
           "tokenizer's entries; 0 takes as many as it has"
         )
       layout.check(cfg)
-    limit = memory_limit(layout.devices[0])
+    limit = memory_limit(layout.devices)
     layout, schedule = cost.scheduled(run, cfg, layout, limit)
     sizes = windows.stages(run.batch, run.batch_start, run.batch_ramp, cfg.T)
     places = windows.training_rows(
