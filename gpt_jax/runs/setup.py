@@ -24,7 +24,7 @@ from gpt_jax.runs.workdir import (
   read_about,
   write_run_json,
 )
-from gpt_jax.training import checkpoint, checksums, sharding, step
+from gpt_jax.training import checkpoint, checksums, sharding, step, xla_flags
 from gpt_jax.training.objective import LanguageModeling
 from gpt_jax.training.throughput import memory_limit
 from gpt_jax.weights import facts
@@ -267,6 +267,8 @@ def ready(
     )
     if schedule:
       report(f'gradients {schedule}')
+    if flags := xla_flags.said(os.environ, layout.devices[0].platform):
+      report(flags)
     if data.lost:
       report(fidelity.warning(data.lost))
     objective = LanguageModeling.of(run, GPT(cfg, layout.execution(run.model)))
