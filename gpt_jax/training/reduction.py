@@ -73,10 +73,13 @@ def summed_once(
   dtype = objective.gpt.execution.dtype
 
   def gather(path, leaf, place):
-    spec = _only(place.spec, left)
-    if spec != place.spec:
-      leaf = leaf.astype(compute_dtype(path, leaf, dtype))
-    return jax.lax.with_sharding_constraint(leaf, NamedSharding(mesh, spec))
+    spec, sent = _only(place.spec, left), compute_dtype(path, leaf, dtype)
+    constrain = jax.lax.with_sharding_constraint
+    if spec == place.spec or sent == leaf.dtype:
+      return constrain(leaf, NamedSharding(mesh, spec))
+    # Behind barriers, as the compiler would else send float32 and cast afterwards.
+    cast = jax.lax.optimization_barrier(leaf.astype(sent))
+    return jax.lax.optimization_barrier(constrain(cast, NamedSharding(mesh, spec)))
 
   def gradients(trained, fixed, batch, hp, done):
     whole = jax.tree_util.tree_map_with_path(gather, trained | fixed, places)
