@@ -15,6 +15,7 @@ from gpt_jax.cli.flags import paths
 from gpt_jax.cli.messages import shown
 from gpt_jax.config import UserError
 from gpt_jax.paths import expand_paths
+from gpt_jax.training import xla_flags
 
 _HELP = '--help', '-help', '-h'
 
@@ -139,6 +140,7 @@ def main() -> None:
     print(_values(verb).get_help())
     return
   _keep_compiled()
+  xla_flags.set_up(os.environ)
   # Orbax and asyncio log what its threads and tasks raise, with a traceback, and it is
   # raised again for us.
   absl.logging.set_verbosity(absl.logging.FATAL)

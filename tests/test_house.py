@@ -22,6 +22,7 @@ WITHOUT_JAX = [
   'data.sources',
   'tasks.labelled',
   'data.token_files',
+  'training.xla_flags',
   'tasks.prompted',
   'programs.roofline',
   'evaluation.text_metrics',

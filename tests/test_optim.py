@@ -6,13 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 import pytest
 
 from gpt_jax import config
 from gpt_jax.model import lora
 from gpt_jax.model.gpt import init_params
 from gpt_jax.model.gpt_config import GPTConfig
-from gpt_jax.training import optim
+from gpt_jax.training import muon, optim
 
 
 def rates(schedule, **fields):
@@ -244,6 +245,28 @@ def test_muon_s_updates_are_orthogonal_and_as_large_as_adam_s(shape):
   singular /= 0.1 * 0.2 * np.sqrt(max(shape))
   # As near to 1 as five turns of Newton and Schulz bring a singular value.
   assert singular.min() > 0.6 and singular.max() < 1.3
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_stacked_matrices_become_what_each_becomes_by_itself(dtype):
+  keys = jax.random.split(jax.random.key(0), 3)
+  shapes = (16, 16), (16, 48), (48, 16)
+  grads = {
+    str(i): jax.random.normal(key, shape)
+    for i, (key, shape) in enumerate(zip(keys, shapes, strict=True))
+  }
+  grads['3'] = 2 * grads['0']
+  norms = jax.tree.map(lambda x: x / jnp.linalg.norm(x), grads)
+  found = jax.jit(lambda tree: muon.Stacked(dtype)(tree))(norms)
+  one = optax.contrib.scale_by_muon(beta=0.0, nesterov=False)
+  wanted, _ = one.update(grads, one.init(grads))
+  tolerance = 1e-5 if dtype == 'float32' else 0.06
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=tolerance), found, wanted
+  )
+  for matrix in jax.tree.leaves(found):
+    values = jnp.linalg.svd(matrix, compute_uv=False)
+    assert matrix.dtype == 'float32' and 0.5 < values.min() < values.max() < 1.3
 
 
 def test_what_muon_leaves_is_adamw_s():

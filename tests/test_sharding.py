@@ -139,6 +139,29 @@ def test_curves_of_adamw_agree(one_device_adamw, layout):
   assert losses[-1] < losses[0] - 0.1  # it does learn
 
 
+@pytest.fixture(scope='module')
+def one_device_muon():
+  return muon_updates('', 1)
+
+
+def muon_updates(layout, devices):
+  run = updates.make_run(
+    layout=layout, devices=devices, accumulate=2, model_dropout=0.0
+  )
+  run.optim = config.Optim(name='muon', lr=1e-2, schedule='constant', warmup=0)
+  return updates.trained(run, 2)
+
+
+@pytest.mark.parametrize(
+  ('layout', 'devices'), [('data=4', 4), ('data=2,fsdp=2,tensor=2', 8)]
+)
+def test_muon_over_devices_is_that_of_one(one_device_muon, layout, devices):
+  params, losses = muon_updates(layout, devices)
+  np.testing.assert_allclose(losses, one_device_muon[1], **SAME)
+  for a, b in zip(*map(jax.tree.leaves, (params, one_device_muon[0])), strict=True):
+    np.testing.assert_allclose(a, b, rtol=0, atol=5e-5)
+
+
 def lowered(run, vocab):
   layout, cfg = sharding.Layout.of(run), GPTConfig.of(run.model, vocab)
   program = members.Alone.of(run, cfg, layout)
@@ -156,6 +179,17 @@ def test_fsdp_holds_an_eighth_of_parameters_and_optimizer_state():
   batch = 4 * (3 * 16 + 1)  # a row of ids, targets and weights, and its number
   assert held - batch <= 1.15 / 8 * whole
   assert held - batch >= whole / 8
+
+
+def test_data_parallel_devices_hold_a_part_of_the_optimizer_state_each():
+  run = config.Run(batch=8, layout='data=8')
+  run.model = config.Model(L=2, D=128, N=2, T=16)
+  program, state = lowered(run, 500)
+  held = program.compile().memory_analysis().argument_size_in_bytes
+  size = lambda tree: sum(4 * x.size for x in jax.tree.leaves(tree))  # noqa: E731
+  batch = 4 * (3 * 16 + 1)
+  wanted = size(state.params) + size(state.opt_state) / 8
+  assert wanted <= held - batch <= 1.02 * wanted
 
 
 def test_chunks_of_the_loss_more_than_halve_the_peak_of_memory():

@@ -160,7 +160,7 @@ class Execution:
       mesh=self.heads.mesh if whole else None,
       in_specs=(spec, spec, spec, PartitionSpec(*spec[1:2]), PartitionSpec(*spec[:1])),
       out_specs=spec,
-      axis_names={axis for part in spec for axis in _names(part)},
+      axis_names={axis for part in spec for axis in axes_of(part)},
       check_vma=False,  # kernels do not say over which axes their results vary
     )
     return lambda q, k, v, heads, *rows: divided(q, k, v, heads, rows)
@@ -194,6 +194,6 @@ def decode_kernel(model: config.Model, devices: Sequence[jax.Device]) -> kernels
   )
 
 
-def _names(part: str | tuple[str, ...] | None) -> tuple[str, ...]:
-  """Returns the axes of a mesh that a part of a specification names."""
+def axes_of(part: str | tuple[str, ...] | None) -> tuple[str, ...]:
+  """Returns the axes of a mesh that one part of a PartitionSpec names."""
   return (part,) if isinstance(part, str) else part or ()

@@ -261,20 +261,37 @@ def scheduled(
     return layout, Schedule(True, 'each device has all weights')
   if not limit:
     return layout, Schedule(False, 'how much memory a device has is not known')
-  tensor = layout.mesh.shape['tensor']
-  rows = run.batch // run.accumulate // layout.parts
   flash = attention_kernel(run.model, layout.devices).kernel != 'plain'
-  kept = activation_bytes(run, cfg, rows, tensor=tensor, flash=flash)
-  state = state_bytes(run, cfg, layout)
-  need = state['parameters'] + state['optimizer'] + kept['output']
-  need += kept['layers, remat' if run.model.remat == 'block' else 'layers']
-  need += (_bytes_sent(run, _tree(cfg)) + _bytes(_tree(cfg))) / tensor
-  if run.model.scan:  # in the loop over layers weights and gradients are stacked
-    need += 2 * _bytes(_tree(cfg)) / tensor
+  need = update_bytes(run, cfg, dataclasses.replace(layout, whole=True), flash=flash)
   once = need <= _FILLED * limit
   words = f'{need / 2**30:.1f} of {limit / 2**30:.1f} GiB'
   why = f'with all weights and gradients a device has {words} filled'
   return dataclasses.replace(layout, whole=once), Schedule(once, why)
+
+
+def update_bytes(
+  run: config.Run, cfg: GPTConfig, layout: Layout, *, flash: bool
+) -> float:
+  """Returns the bytes of a device's memory that an update of a language model fills.
+
+  Args:
+    flash: as in `activation_bytes`.
+  """
+  tensor = layout.mesh.shape['tensor']
+  rows = run.batch // run.accumulate // layout.parts
+  kept = activation_bytes(run, cfg, rows, tensor=tensor, flash=flash)
+  state = state_bytes(run, cfg, layout)
+  need = state['parameters'] + state['optimizer'] + kept['output']
+  need += kept['layers, remat' if run.model.remat == 'block' else 'layers']
+  gradients = _bytes(_tree(cfg)) / tensor
+  if not layout.once:
+    return need + 2 * state['gradients']  # of the batch so far, and of a micro-batch
+  # In a loop over the layers weights and gradients are stacked, too.
+  return (
+    need
+    + _bytes_sent(run, _tree(cfg)) / tensor
+    + gradients * (3 if run.model.scan else 1)
+  )
 
 
 _FILLED = 0.9  # of a device's memory at most: the compiler needs room to work

@@ -24,7 +24,7 @@ from gpt_jax.runs.workdir import (
   read_about,
   write_run_json,
 )
-from gpt_jax.training import checkpoint, checksums, sharding, step
+from gpt_jax.training import checkpoint, checksums, sharding, step, xla_flags
 from gpt_jax.training.objective import LanguageModeling
 from gpt_jax.training.throughput import memory_limit
 from gpt_jax.weights import facts
@@ -250,7 +250,7 @@ def ready(
           "tokenizer's entries; 0 takes as many as it has"
         )
       layout.check(cfg)
-    limit = memory_limit(layout.devices[0])
+    limit = memory_limit(layout.devices)
     layout, schedule = cost.scheduled(run, cfg, layout, limit)
     sizes = windows.stages(run.batch, run.batch_start, run.batch_ramp, cfg.T)
     places = windows.training_rows(
@@ -273,6 +273,8 @@ def ready(
     )
     if schedule:
       report(f'gradients {schedule}')
+    if flags := xla_flags.said(os.environ, layout.devices[0].platform):
+      report(flags)
     if data.lost:
       report(fidelity.warning(data.lost))
     objective = LanguageModeling.of(run, GPT(cfg, layout.execution(run.model)))

@@ -14,6 +14,7 @@ import optax
 import optax.contrib
 
 from gpt_jax import config
+from gpt_jax.training.muon import Stacked
 
 
 @flax.struct.dataclass
@@ -179,6 +180,7 @@ def transformation(
   step: jax.Array,
   width: float = 1.0,
   norm: jax.Array | None = None,
+  stacked: Stacked | None = None,
 ) -> optax.GradientTransformation:
   """Returns the optax transformation whose update follows `step` updates.
 
@@ -200,13 +202,16 @@ def transformation(
     optim: its choices (optimizer, schedule, whether gradients are clipped) are static.
     width: `GPTConfig.width`: of the model, over that at which the numbers were tuned.
     norm: of the gradients, where it is known already.
+    stacked: how Muon makes matrices orthogonal; None: one by one, in float32.
   """
   adam = optax.scale_by_adam(hp.beta1, hp.beta2, hp.eps)
   muon = optax.chain(
     optax.contrib.scale_by_muon(
-      beta=hp.muon_momentum, weight_dimension_numbers=_matrices
+      beta=hp.muon_momentum,
+      weight_dimension_numbers=_matrices,
+      ns_steps=0 if stacked else 5,  # 0: the norm alone
     ),
-    optax.stateless(_adam_sized),
+    optax.stateless(lambda u, _: _adam_sized(stacked(u) if stacked else u, _)),
   )
   decay = hp.weight_decay
   parts = []

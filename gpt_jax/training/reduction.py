@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from gpt_jax.model.gpt_config import axes_of
 from gpt_jax.training import step
 from gpt_jax.training.objective import Objective
 
@@ -52,17 +53,13 @@ def summed_once(
     moments: that of each gradient's sum, as of the optimizer's state.
   """
   left = [axis for axis in mesh.axis_names if axis not in axes and mesh.shape[axis] > 1]
-  specs = jax.tree.map(
-    # What other axes cut as well would be gathered first. There the compiler makes one
-    # operation of a sum and the part that is kept, but for a CPU.
-    lambda place: P() if left else _only(place.spec, axes),
-    moments,
-  )
+  specs = jax.tree.map(lambda place: _scattered(place.spec, axes, left), moments)
+  others = jax.tree.map(lambda place: _only(place.spec, left), moments)
   mean = partial(
     step.mean_gradients,
     objective=_local(objective, left),
     axis=axes,
-    add=lambda grads: _summed(grads, specs, axes),
+    add=_add(specs, others, axes, left),
   )
   mapped = jax.shard_map(
     mean,
@@ -76,10 +73,13 @@ def summed_once(
   dtype = objective.gpt.execution.dtype
 
   def gather(path, leaf, place):
-    spec = _only(place.spec, left)
-    if spec != place.spec:
-      leaf = leaf.astype(compute_dtype(path, leaf, dtype))
-    return jax.lax.with_sharding_constraint(leaf, NamedSharding(mesh, spec))
+    spec, sent = _only(place.spec, left), compute_dtype(path, leaf, dtype)
+    constrain = jax.lax.with_sharding_constraint
+    if spec == place.spec or sent == leaf.dtype:
+      return constrain(leaf, NamedSharding(mesh, spec))
+    # Behind barriers, as the compiler would else send float32 and cast afterwards.
+    cast = jax.lax.optimization_barrier(leaf.astype(sent))
+    return jax.lax.optimization_barrier(constrain(cast, NamedSharding(mesh, spec)))
 
   def gradients(trained, fixed, batch, hp, done):
     whole = jax.tree_util.tree_map_with_path(gather, trained | fixed, places)
@@ -110,12 +110,41 @@ def compute_dtype(path: tuple, leaf: Any, dtype: str) -> jnp.dtype:
 
 def _only(spec: P, axes: Collection[str]) -> P:
   """Returns a specification without the axes that are not among these."""
-  names = [(part,) if isinstance(part, str) else part or () for part in spec]
-  kept = [tuple(name for name in part if name in axes) for part in names]
+  kept = [tuple(axis for axis in axes_of(part) if axis in axes) for part in spec]
   return P(*(part or None for part in kept))
 
 
-def _summed(grads: Any, specs: Any, axes: tuple[str, ...]) -> Any:
+def _scattered(spec: P, axes: Collection[str], left: Collection[str]) -> P:
+  """Returns over which of the axes the dimensions of a gradient's sum are scattered.
+
+  A dimension that others divide too is summed whole: its parts lie in another order.
+  """
+  cut = _only(spec, left)
+  return P(*(None if cut[i] else part for i, part in enumerate(_only(spec, axes))))
+
+
+def _add(
+  specs: Any, others: Any, axes: tuple[str, ...], left: Collection[str]
+) -> Callable:
+  """Returns f(gradients of a device) -> their sums, of which each keeps its part.
+
+  Args:
+    others: what the axes that are left divide: within, they are mapped too, or what
+      they divide would be gathered before it is scattered.
+  """
+  add = partial(_summed, specs=specs, axes=axes)
+  if not left:
+    return add
+  return jax.shard_map(
+    add,
+    in_specs=(others,),
+    out_specs=others,
+    axis_names=set(left),
+    check_vma=False,
+  )
+
+
+def _summed(grads: Any, *, specs: Any, axes: tuple[str, ...]) -> Any:
   """Returns sums over devices, of which each keeps its part.
 
   What stays whole is summed in one operation.

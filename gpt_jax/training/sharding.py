@@ -30,8 +30,9 @@ from jax.sharding import PartitionSpec as P
 from gpt_jax import config
 from gpt_jax.config import UserError
 from gpt_jax.data.windows import Batch
-from gpt_jax.model.gpt_config import Execution, GPTConfig
+from gpt_jax.model.gpt_config import Execution, GPTConfig, axes_of
 from gpt_jax.training import reduction, step
+from gpt_jax.training.muon import Stacked
 from gpt_jax.training.objective import LanguageModeling, Objective
 from gpt_jax.training.reduction import ROWS
 
@@ -233,15 +234,22 @@ class Layout:
         break
     return NamedSharding(self.mesh, fitting)
 
-  def placed(self, tree: Any) -> Any:
+  def placed(self, tree: Any, moments: bool = False) -> Any:
     """Returns the shapes of a state or of parameters, with where each array goes.
 
-    Optimizer states follow the parameters whose names end their own.
+    Optimizer states follow the parameters whose names end their own, and are divided
+    over `data` too (ZeRO: Rajbhandari et al. 2020, section 5.1).
+
+    Args:
+      moments: whether parameters are to be placed as their moments are.
     """
+    apart = self.mesh is not None and self._size('data') > 1
 
     def place(path, leaf):
       name = '/'.join(str(getattr(k, 'key', getattr(k, 'name', k))) for k in path)
       specs = next(specs for rule, *specs in RULES if re.search(rule, name))
+      if apart and (moments or name.startswith('opt_state/')):
+        specs = [_over_data(spec) for spec in specs] + specs
       sharding = self._sharding(specs, leaf.shape)
       return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
@@ -356,7 +364,14 @@ class Layout:
       state: shapes, as `placed` returns them.
       fixed: likewise, of the parameters that are not trained.
     """
-    fn = partial(step.train_step, objective=objective, choices=run.optim)
+    moments = _shardings(self.placed(state.params, moments=True))
+    stacked = None
+    if run.optim.name == 'muon':
+      params = _shardings(state.params)
+      stacked = Stacked.of(run.model, self.devices, self.mesh, params, moments)
+    fn = partial(
+      step.train_step, objective=objective, choices=run.optim, stacked=stacked
+    )
     if self.mesh is not None:
       whole = NamedSharding(self.mesh, P())
       places = _shardings(state), _shardings(fixed), self._batch_sharding(True), whole
@@ -364,9 +379,8 @@ class Layout:
       if not self.once:
         axes = [axis for axis in axes if axis != 'fsdp']
       if axes:
-        params = places[0].params
         once = reduction.summed_once(
-          self.mesh, tuple(axes), objective, params | places[1], params
+          self.mesh, tuple(axes), objective, places[0].params | places[1], moments
         )
         fn = partial(fn, gradients=once)
       return jax.jit(
@@ -403,6 +417,12 @@ class Layout:
     places = _shardings(params), self._batch_sharding(False)
     whole = NamedSharding(self.mesh, P())
     return jax.jit(fn, in_shardings=places, out_shardings=whole)
+
+
+def _over_data(spec: P) -> P:
+  """Returns a specification where `data` divides what `fsdp` does, too."""
+
+  return P(*((*axes_of(p), 'data') if 'fsdp' in axes_of(p) else p for p in spec))
 
 
 def _shardings(shapes: Any) -> Any:

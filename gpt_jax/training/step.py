@@ -14,6 +14,7 @@ from gpt_jax.data.windows import Batch
 from gpt_jax.model.gpt import init_params
 from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.training import optim
+from gpt_jax.training.muon import Stacked
 from gpt_jax.training.objective import LanguageModeling, Objective
 from gpt_jax.training.spikes import SpikeDetector, judge
 
@@ -155,6 +156,7 @@ def train_step(
   choices: config.Optim,
   axis: str | None = None,
   gradients: Callable | None = None,
+  stacked: Stacked | None = None,
 ) -> tuple[State, dict[str, jax.Array]]:
   """Returns the state after one update, and its metrics.
 
@@ -164,6 +166,7 @@ def train_step(
     choices: the optimizer, its schedule, and whether there is clipping: static.
     axis: name of the mapped axis that devices form, or None.
     gradients: takes the place of `mean_gradients` (`training/reduction.py`).
+    stacked: as in `optim.transformation`.
 
   Returns:
     The state, and float32 scalars: the objective's, divided ('loss' among them),
@@ -177,7 +180,7 @@ def train_step(
   norm = None
   if objective.gpt.execution.joined:
     grads, norm = optim.in_few_arrays(grads)
-  tx = optim.transformation(choices, hp, state.step, width, norm)
+  tx = optim.transformation(choices, hp, state.step, width, norm, stacked)
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
   metrics |= {

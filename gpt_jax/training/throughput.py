@@ -103,9 +103,11 @@ def peak_memory_mib(devices: Sequence[jax.Device]) -> float | None:
   return max(sizes) / 2**20 if sizes else None
 
 
-def memory_limit(device: jax.Device) -> int:
-  """Returns the bytes of memory that jax may use of a device; 0: it does not say."""
-  return (device.memory_stats() or {}).get('bytes_limit', 0)
+def memory_limit(devices: Sequence[jax.Device]) -> int:
+  """Returns the bytes of memory that jax may use of each; 0: they do not say."""
+  # Those of another process can't be asked.
+  own = next(d for d in devices if d.process_index == jax.process_index())
+  return (own.memory_stats() or {}).get('bytes_limit', 0)
 
 
 def free_memory(devices: Sequence[jax.Device]) -> float:
