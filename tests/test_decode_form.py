@@ -200,9 +200,9 @@ def test_the_compiled_loop_casts_no_weights():
   form = decode_form(params, gpt)
   how = {'sampling': Sampling(temperature=0), 'rules': sampling.NO_RULES, 'eot': 99}
   arrays = (form, np.ones((1, 4), np.int32), np.array([4]), sampling.keys_of(0, 1))
-  begin = functools.partial(sampling._begin, gpt=gpt, G=8, **how)
+  begin = functools.partial(sampling.compiled_begin, gpt=gpt, G=8, **how)
   state = jax.eval_shape(begin, *arrays, 0, None, None)
-  run = sampling._run.trace(form, state, 8, None, gpt=gpt, **how)
+  run = sampling.compiled_run.trace(form, state, 8, None, gpt=gpt, **how)
   casts = [
     line for line in str(run.jaxpr).splitlines() if 'convert_element_type' in line
   ]

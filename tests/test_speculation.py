@@ -319,7 +319,7 @@ def test_a_beginning_that_prompts_share_is_read_once(K, monkeypatch):
   prompts = [[*begin, *end] for end in ([1], [2, 3, 4], [5, 6], [1, 7, 8, 9, 2, 3, 1])]
   for how in (GREEDY, Sampling(temperature=0.8)):
     monkeypatch.setattr(sampling, 'model_of', counting)
-    sampling._begin.clear_cache()
+    sampling.compiled_begin.clear_cache()
     found = continued(params, prompts, 15, K, how, RULES[1])
     assert read[0] == (1, 16)
     monkeypatch.setattr(rows, '_SHARED', 10**6)
@@ -327,7 +327,7 @@ def test_a_beginning_that_prompts_share_is_read_once(K, monkeypatch):
     assert read[-1][0] == 4
     monkeypatch.setattr(rows, '_SHARED', 32)
     read.clear()
-  sampling._begin.clear_cache()
+  sampling.compiled_begin.clear_cache()
 
 
 def test_what_is_shared_is_a_beginning_of_all_and_pays():
