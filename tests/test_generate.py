@@ -555,11 +555,11 @@ def test_prompts_of_one_bucket_compile_once_and_a_second_call_nothing(model, cap
     lines = [r.getMessage() for r in caplog.records]
     return [line.split(' with ')[0] for line in lines if line.startswith('Compiling')]
 
-  before = sampling._begin._cache_size(), sampling._run._cache_size()
+  before = sampling.compiled_begin._cache_size(), sampling.compiled_run._cache_size()
   assert len(compiled('a', seed=1)) >= 2  # so the test can see compilations
   for n in range(1, 16):  # among them those that outgrow the context
     assert compiled('b' * n, seed=n) == [], n
-  after = sampling._begin._cache_size(), sampling._run._cache_size()
+  after = sampling.compiled_begin._cache_size(), sampling.compiled_run._cache_size()
   assert after == (before[0] + 1, before[1] + 1)
   assert compiled('c' * 17)  # of another bucket
   # Batches are rounded up too.
