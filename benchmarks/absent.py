@@ -201,8 +201,8 @@ def page(rows: list[tuple[dict, Counted, Counted]], before: str) -> str:
     f'{1e6 * roofline.DEVICES["h100"].launch:.0f} µs for the launch of a kernel on an '
     'H100. An update has texts of 1,024 tokens (2,048 for 13B and 175B), bfloat16 and '
     'no dropout; a token is a turn of the loop that decodes, for each row or search. '
-    'What is sent counts where no kernel hides it. Of the peak of bfloat16: the FLOPs of '
-    'the model (PaLM, appendix B); of a token the bytes of the bandwidth. Each cell '
+    'What is sent counts where no kernel hides it. Of the peak of bfloat16: the FLOPs '
+    'of the model (PaLM, appendix B); of a token the bytes of the bandwidth. Each cell '
     'is before → after.',
     '',
     '| ' + ' | '.join(_HEADS) + ' |',
