@@ -167,7 +167,11 @@ def _cells(row: dict, given: Counted) -> list[str]:
     return [given.wrong] + [''] * (len(_HEADS) - 3)
   of, facts = given.of, given.facts
   seconds = of.total_seconds
-  reached = of.product_seconds * roofline.REACHED.products / seconds
+  kind = roofline.DEVICES[row['device'].partition(':')[0]]
+  share = f'{of.bytes / seconds / kind.bandwidth:.0%} of memory'
+  if 'formula' in facts:
+    useful = facts['tokens'] * sum(facts['formula'].values()) / facts['devices']
+    share = f'{useful / seconds / kind.peaks["bf16"]:.0%}'
   digits = 3 if facts.get('turn') else 1
   return [
     f'{of.kernels:,}',
@@ -179,7 +183,7 @@ def _cells(row: dict, given: Counted) -> list[str]:
     f'{1e3 * of.launch_seconds:,.{digits}f}',
     f'{1e3 * of.exposed_seconds:,.{digits}f}',
     f'{facts["tokens"] / seconds:,.0f}' + (f' ({given.wrong})' if given.wrong else ''),
-    f'{reached:.0%}',
+    share,
   ]
 
 
@@ -197,7 +201,9 @@ def page(rows: list[tuple[dict, Counted, Counted]], before: str) -> str:
     f'{1e6 * roofline.DEVICES["h100"].launch:.0f} µs for the launch of a kernel on an '
     'H100. An update has texts of 1,024 tokens (2,048 for 13B and 175B), bfloat16 and '
     'no dropout; a token is a turn of the loop that decodes, for each row or search. '
-    'What is sent counts where no kernel hides it. Each cell is before → after.',
+    'What is sent counts where no kernel hides it. Of the peak of bfloat16: the FLOPs '
+    'of the model (PaLM, appendix B); of a token the bytes of the bandwidth. Each cell '
+    'is before → after.',
     '',
     '| ' + ' | '.join(_HEADS) + ' |',
     '|---' * len(_HEADS) + '|',
