@@ -149,9 +149,10 @@ def test_decoding_compiles_and_a_token_reads_all_weights(name):
   for program, lowered in programs.items():
     found = facts(lowered, on, turn=program != 'prompt')
     assert found['arguments'] >= weights
-    # Embeddings of positions and of most tokens are not read; the output matrix is.
-    read = weights - 4 * model.config.T * model.config.D
-    assert 0.9 * read < found['bytes'] < 20 * read
+    if on[0] == 'h':  # a TPU keeps so few weights in the memory of its core
+      # Embeddings of positions and of most tokens are not read; the output matrix is.
+      read = weights - 4 * model.config.T * model.config.D
+      assert 0.9 * read < found['bytes'] < 20 * read
     rows = len(ids) * beams * settings.get('num_return', 1)
     if program != 'prompt':
       multiplied = 2 * rows * (weights / 4 - 2 * model.config.T * model.config.D)
