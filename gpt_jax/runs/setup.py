@@ -271,12 +271,11 @@ def ready(
         bytes_per_token=_bytes_per_token(data.train),
       )
     )
-    if schedule:
-      report(f'gradients {schedule}')
-    if flags := xla_flags.said(os.environ, layout.devices[0].platform):
-      report(flags)
-    if data.lost:
-      report(fidelity.warning(data.lost))
+    lines = [f'gradients {schedule}' if schedule else '']
+    lines.append(xla_flags.said(os.environ, layout.devices[0].platform))
+    lines.append(fidelity.warning(data.lost) if data.lost else '')
+    for line in filter(None, lines):
+      report(line)
     objective = LanguageModeling.of(run, GPT(cfg, layout.execution(run.model)))
     with sharding.first_process_first('opened'):
       checkpoints = checkpoint.Checkpoints(

@@ -104,7 +104,8 @@ def _local(objective: Objective, left: list[str]) -> Objective:
 
 def compute_dtype(path: tuple, leaf: Any, dtype: str) -> jnp.dtype:
   """Returns the dtype in which a parameter is sent: what its only use casts it to."""
-  alone = path[-1].key in ('kernel', 'lm_head')
+  # The head of a task, `clf`, computes in float32.
+  alone = path[-1].key in ('kernel', 'lm_head') and path[0].key != 'clf'
   return jnp.dtype(dtype) if alone else leaf.dtype
 
 
