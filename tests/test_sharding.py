@@ -13,6 +13,7 @@ import updates
 
 from gpt_jax import config
 from gpt_jax.config import UserError
+from gpt_jax.model import kernels
 from gpt_jax.model.gpt import init_params
 from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.runs import evaluate, train
@@ -330,3 +331,42 @@ def test_a_run_goes_on_in_another_layout_and_its_average_is_what_is_loaded(tmp_p
   train.train(again, tmp_path / 'two', report=say_nothing)
   best = load(tmp_path / 'one').params
   jax.tree.map(np.testing.assert_array_equal, load(tmp_path / 'two').params, best)
+
+
+@pytest.mark.parametrize('kernel', ['plain', 'interpret'])
+@pytest.mark.parametrize(
+  'layout, accumulate', [('context=8', 1), ('data=2,tensor=2,context=2', 2)]
+)
+def test_tokens_over_devices_equal_one_device(layout, accumulate, kernel, monkeypatch):
+  shape = {'model_N': 8, 'model_attention': 'dense,banded', 'model_band': 3}
+  wanted = updates.trained(updates.make_run(devices=1, **shape))
+  choice = kernels.Choice(kernel, '')
+  monkeypatch.setattr(kernels, 'choose', lambda *_, **__: choice)
+  run = updates.make_run(layout=layout, accumulate=accumulate, **shape)
+  params, losses = updates.trained(run)
+  np.testing.assert_allclose(losses, wanted[1], **SAME)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **SAME), params, wanted[0])
+
+
+def test_a_device_of_a_context_keeps_its_part_of_the_activations():
+  run = config.Run(batch=1)
+  run.model = config.Model(L=2, D=64, N=8, T=512)
+  kept = {}
+  for layout in ('data=1', 'context=8'):
+    run.layout = layout
+    memory = lowered(run, 100)[0].compile().memory_analysis()
+    kept[layout] = memory.temp_size_in_bytes
+  assert kept['context=8'] < kept['data=1'] / 4
+
+
+def test_a_context_that_does_not_divide_tokens_and_heads_is_refused():
+  run = config.Run(layout='tensor=2,context=4', batch=8)
+  run.model = config.Model(L=1, D=16, N=4, T=8)
+  cfg = GPTConfig.of(run.model, 11)
+  with pytest.raises(UserError, match='context=4 must divide model.T=8, and tensor x'):
+    sharding.Layout.of(run).check(cfg)
+  run.task.name = 'rte'
+  with pytest.raises(
+    UserError, match="layout='tensor=2,context=4' must have no context"
+  ):
+    config.check(run)

@@ -341,6 +341,11 @@ def _wrong_task(config: Run) -> list[str]:
       f"task.data='' must name the folder with the files of {t.name}, or its data set: "
       '--config.task.data=FOLDER or hf:NAME:CONFIG@REVISION'
     )
+  if 'context' in config.layout:
+    wrong.append(
+      f'layout={config.layout!r} must have no context with a task, whose texts are of '
+      'any length; use data, fsdp and tensor'
+    )
   layers = config.model.L
   if t.transfer not in ('all', 'none') and not (
     t.transfer.isdigit() and int(t.transfer) <= layers

@@ -323,7 +323,8 @@ class Run:
     devices: how many to use; 0 means all.
     layout: how they share the work: '', each a part of the rows; or a product of
       'data' (a part of the rows), 'fsdp' (a part of the rows, and of the parameters
-      and optimizer state) and 'tensor' (a part of each layer), like 'data=2,fsdp=4'.
+      and optimizer state), 'tensor' (a part of each layer) and 'context' (a part of the
+      tokens of each row), like 'data=2,fsdp=4'.
       One number may be left out.
     init_from: what to start from, its weights and its tokenizer: a workdir, whose best
       weights it is, a Hugging Face folder, or hf:NAME@REVISION. With a task the model's

@@ -138,7 +138,13 @@ def _kept(f, *args, tensor: int = 1) -> float:
 
 
 def activation_bytes(
-  run: config.Run, cfg: GPTConfig, rows: int, *, tensor: int = 1, flash: bool = False
+  run: config.Run,
+  cfg: GPTConfig,
+  rows: int,
+  *,
+  tensor: int = 1,
+  context: int = 1,
+  flash: bool = False,
 ) -> dict[str, float]:
   """Returns the bytes of activations that training keeps for `rows` rows of T tokens.
 
@@ -147,7 +153,7 @@ def activation_bytes(
   By part: 'layers', all of them, everything kept; 'layers, remat', their inputs and
   one layer's insides at a time; 'output', from the last layer to the loss, where
   `run.loss_chunk` keeps little. A body that is frozen is counted as if it were trained.
-   `tensor` devices share the insides of layers. What the
+  `tensor` devices share the insides of layers, `context` devices everything. What the
   compiler fuses away is counted, and room to work is not: XLA's own figure was 0.84 to
   1.11 of the sum for small models on a CPU. Attention is as in `model.attention`
   without a flash kernel; `flash`: with one, which keeps what remat=attention keeps.
@@ -203,9 +209,9 @@ def activation_bytes(
   output_bytes = _kept(output, ends, ids, tensor=tensor) + few / tensor
 
   return {
-    'layers': everything,
-    'layers, remat': cfg.L * _bytes(x_BTD) + max(layer.values()),
-    'output': output_bytes,
+    'layers': everything / context,
+    'layers, remat': (cfg.L * _bytes(x_BTD) + max(layer.values())) / context,
+    'output': output_bytes / context,
   }
 
 
@@ -316,12 +322,13 @@ def communication_bytes(
   gathered for each micro-batch once forward and once backward, and gradients are
   scattered for each.
   """
-  data, fsdp, tensor = (layout.mesh.shape[axis] for axis in AXES)
+  data, fsdp, tensor, context = (layout.mesh.shape[axis] for axis in AXES)
   ring = lambda n: (n - 1) / n  # noqa: E731
   trained = sum(trained_by_part(run, cfg).values()) / tensor
   frozen = parameter_count(cfg) / tensor if run.task.train != 'full' else 0
   task = task_of(run)
   tokens = run.batch // layout.parts * cfg.T * (sequences_each(task) if task else 1)
+  tokens /= context
   sums = 4 * cfg.L + 2  # after each branch, both ways; embedding and output
   item = jnp.dtype(run.model.dtype).itemsize
   if layout.once:
@@ -330,10 +337,14 @@ def communication_bytes(
     times, gathers = run.accumulate, 2 * run.accumulate
     gathered = item * (trained + frozen)
   return {
-    'gradients, summed over data': 2 * ring(data) * 4 * trained / fsdp,
+    'gradients, summed over data': 2 * ring(data * context) * 4 * trained / fsdp,
     'parameters, gathered over fsdp': gathers * ring(fsdp) * gathered,
     'gradients, scattered over fsdp': times * ring(fsdp) * 4 * trained,
     'activations, summed over tensor': 2 * ring(tensor) * sums * tokens * cfg.D * item,
+    # Queries, keys, values and results, both ways.
+    'heads, sent all to all over context': (
+      8 * cfg.L * ring(context) * tokens * cfg.D / tensor * item
+    ),
   }
 
 

@@ -128,9 +128,9 @@ def _memory(run: config.Run, cfg: GPTConfig, layout: Layout) -> Table:
   )
   here, there = state_bytes(run, cfg), state_bytes(run, cfg, layout)
   mine = rows // layout.parts
-  tensor = layout.mesh.shape['tensor']
+  share = {axis: layout.mesh.shape[axis] for axis in ('tensor', 'context')}
   kept = activation_bytes(run, cfg, rows)
-  kept_there = activation_bytes(run, cfg, mine, tensor=tensor)
+  kept_there = activation_bytes(run, cfg, mine, **share)
   totals = [
     ('total', 'layers', kept, kept_there),
     ('total with --config.model.remat=block', 'layers, remat', kept, kept_there),
@@ -138,7 +138,7 @@ def _memory(run: config.Run, cfg: GPTConfig, layout: Layout) -> Table:
   if not run.loss_chunk:
     few = dataclasses.replace(run, loss_chunk=small_chunk(cfg.T))
     each = activation_bytes(few, cfg, rows)
-    each_there = activation_bytes(few, cfg, mine, tensor=tensor)
+    each_there = activation_bytes(few, cfg, mine, **share)
     name = f'total with --config.loss_chunk={few.loss_chunk}'
     totals.append((name, 'layers', each, each_there))
   gib = lambda size: f'{size / 2**30:,.2f}'  # noqa: E731

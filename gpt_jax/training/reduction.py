@@ -93,11 +93,12 @@ def summed_once(
 def _local(objective: Objective, left: list[str]) -> Objective:
   """Returns an objective as computed by the devices that only `left` tells apart."""
   rows = tuple(axis for axis in left if axis in ROWS)
-  tensor = 'tensor' if 'tensor' in left else None
+  heads = tuple(axis for axis in ('tensor', 'context') if axis in left)
+  context = 'context' if 'context' in left else None
   execution = dataclasses.replace(
     objective.gpt.execution,
-    rows=P(rows) if left else None,
-    heads=P(rows, tensor) if left else None,
+    rows=P(rows, context) if left else None,
+    heads=P(rows, heads) if left else None,
   )
   return dataclasses.replace(objective, gpt=objective.gpt.clone(execution=execution))
 

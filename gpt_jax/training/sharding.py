@@ -2,9 +2,10 @@
 
 One device: `jit`. Several devices of one process: `pmap`, data parallel, each with the
 whole state. `config.Run.layout`, or several processes: `jit` over a mesh of devices
-with the axes `data`, `fsdp` and `tensor`; RULES say how each parameter is cut, and the
-compiler adds the communication (GSPMD, Xu et al. 2021). A batch's rows are divided over
-`data` and `fsdp`. A checkpoint is the same in all of them.
+with the axes `data`, `fsdp`, `tensor` and `context`; RULES say how each parameter is
+cut, and the compiler adds the communication (GSPMD, Xu et al. 2021). A batch's rows are
+divided over `data` and `fsdp`, the residual stream's tokens over `context`. A
+checkpoint is the same in all of them.
 """
 
 import contextlib
@@ -36,7 +37,7 @@ from gpt_jax.training.muon import Stacked
 from gpt_jax.training.objective import LanguageModeling, Objective
 from gpt_jax.training.reduction import ROWS
 
-AXES = 'data', 'fsdp', 'tensor'
+AXES = 'data', 'fsdp', 'tensor', 'context'
 
 # How parameters are cut, by the end of their name: the first rule that matches. What is
 # cut by `tensor` is cut by output and then input features, so that the two linear
@@ -135,8 +136,8 @@ class Layout:
 
   Attributes:
     devices: all of them, over all processes.
-    mesh: of them, with the axes `data`, `fsdp` and `tensor`; None for `jit` on one
-      device and `pmap` on several.
+    mesh: of them, with the axes `AXES`; None for `jit` on one device and `pmap` on
+      several.
     whole: whether a device has the memory for all weights and gradients during an
       update, but for what `tensor` divides; `runs.cost.scheduled` says so.
   """
@@ -209,13 +210,21 @@ class Layout:
 
   def check(self, cfg: GPTConfig) -> None:
     """Raises UserError if the model can't be cut so."""
-    tensor = 1 if self.mesh is None else self.mesh.shape['tensor']
+    if self.mesh is None:
+      return
+    tensor, context = self.mesh.shape['tensor'], self.mesh.shape['context']
     for name in ('N', 'F'):
       if getattr(cfg, name) % tensor:
         raise UserError(
           f'layout: tensor={tensor} must divide model.{name}={getattr(cfg, name)}, '
           'since each device computes whole heads and a part of the MLP'
         )
+    if cfg.N % (tensor * context) or cfg.T % context:
+      raise UserError(
+        f'layout: context={context} must divide model.T={cfg.T}, and tensor x context '
+        f'= {tensor * context} model.N={cfg.N}, since a device has a part of the '
+        'tokens, and in attention whole heads; choose a smaller context'
+      )
 
   def _sharding(self, specs: tuple[P, ...], shape: tuple) -> jax.sharding.Sharding:
     """Returns the sharding of an array: the first that fits, or the last in part."""
@@ -348,9 +357,10 @@ class Layout:
     if self.mesh is None:
       return Execution.of(model, self.devices)
     place = partial(NamedSharding, self.mesh)
-    return Execution.of(
-      model, self.devices, place(P(ROWS)), heads=place(P(ROWS, 'tensor'))
-    )
+    # For attention all tokens of some heads, sent all to all (DeepSpeed Ulysses: Jacobs
+    # et al. 2023, section 3): the compiler adds what lies between the two.
+    heads = place(P(ROWS, ('tensor', 'context')))
+    return Execution.of(model, self.devices, place(P(ROWS, 'context')), heads=heads)
 
   def train_step(
     self, run: config.Run, objective: Objective, state: step.State, fixed: dict
