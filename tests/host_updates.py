@@ -18,7 +18,7 @@ import updates
 from gpt_jax import config
 from gpt_jax.data.windows import Batch
 from gpt_jax.model.gpt_config import GPTConfig
-from gpt_jax.training import checkpoint, members, sharding, step
+from gpt_jax.training import checkpoint, members, processes, sharding, step
 
 ROWS = 16
 
@@ -65,7 +65,7 @@ def trained(run: config.Run, until: int, folder: pathlib.Path) -> dict:
     rows = layout.mesh.devices.reshape(layout.mesh.shape['data'], -1)
     saw['groups'] = [[device.process_index for device in row] for row in rows]
   params = jax.tree.map(np.asarray, layout.gathered(state.params))
-  if sharding.first_process():
+  if processes.first_process():
     named = jax.tree_util.tree_leaves_with_path(params)
     arrays = {jax.tree_util.keystr(path): leaf for path, leaf in named}
     np.savez(folder / f'params_{until}.npz', **arrays)
@@ -74,7 +74,7 @@ def trained(run: config.Run, until: int, folder: pathlib.Path) -> dict:
 
 def main() -> None:
   distributed, layout, until, folder = sys.argv[1:]
-  sharding.start(distributed)
+  processes.start(distributed)
   saw = trained(run_of(layout), int(until), pathlib.Path(folder))
   place = pathlib.Path(folder) / f'saw_{until}_{jax.process_index()}.json'
   place.write_text(json.dumps(saw))

@@ -79,7 +79,7 @@ def train_flags(values):
 def train(values) -> None:
   """Trains a run, or resumes it: the same command again continues."""
   from gpt_jax.runs.train import train as train_run
-  from gpt_jax.training import sharding
+  from gpt_jax.training import processes
 
   run = overridden(values)
   if values.dry_run:
@@ -93,7 +93,7 @@ def train(values) -> None:
       'add --dry_run'
     )
   if values.distributed:
-    sharding.start(values.distributed)
+    processes.start(values.distributed)
   with _stopped_and_saved():
     train_run(
       run,

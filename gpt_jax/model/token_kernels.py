@@ -195,7 +195,7 @@ def _attention(
   from jax.experimental.pallas import triton
 
   y_ref, *stats, k_ref, v_ref = results
-  (_, N, _, H), rows = k_ref.shape, max(_ROWS, pl.next_power_of_2(K))
+  (_, N, S, H), rows = k_ref.shape, max(_ROWS, pl.next_power_of_2(K))
   (b, n, part), slot = map(pl.program_id, range(3)), slot_ref[0]
   first = part == 0  # the part that the token belongs to
   real_K1 = (jnp.arange(rows) < K)[:, None]
@@ -207,8 +207,9 @@ def _attention(
 
   q, k, v = map(of_token, range(3))
   q = (q.astype(jnp.float32) * scale).astype(k.dtype)
+  free_K1 = real_K1 & (slot + jnp.arange(rows) < S)[:, None] & first
   for ref, new in ((k_ref, k), (v_ref, v)):
-    triton.store(ref.at[b, n, pl.ds(slot, rows)], new, mask=real_K1 & first)
+    triton.store(ref.at[b, n, pl.ds(slot, rows)], new, mask=free_K1)
 
   def read(i, carry):
     most, total, y = carry
@@ -226,11 +227,8 @@ def _attention(
     return more, total * keep + e.sum(1), y * keep[:, None] + y_more
 
   own = (q.astype(jnp.float32) * k.astype(jnp.float32)).sum(1)
-  start = (
-    jnp.where(first, own, _HIDDEN),
-    jnp.where(first, jnp.ones_like(own), 0),
-    jnp.where(first, v.astype(jnp.float32), 0),
-  )
+  own = jnp.where(first, own, _HIDDEN)  # elsewhere exp(own - most) is 0
+  start = own, jnp.ones_like(own), v.astype(jnp.float32)
   turns = pl.cdiv(slot, _SLOTS)
   each = pl.cdiv(turns, pl.num_programs(2))
   last = jnp.minimum((part + 1) * each, turns)

@@ -46,6 +46,7 @@ from gpt_jax.training import (
   checkpoint,
   metrics_log,
   optim,
+  processes,
   saved,
   sharding,
   transfer,
@@ -164,10 +165,10 @@ def opened(
   """
   workdir = pathlib.Path(workdir)
   job = read_job(run, report)
-  run, writes = job.run, sharding.first_process()
+  run, writes = job.run, processes.first_process()
   workdir.mkdir(parents=True, exist_ok=True)
   with alone(workdir) if writes else contextlib.nullcontext():
-    with sharding.first_process_first('prepared'):
+    with processes.first_process_first('prepared'):
       check_workdir(job, workdir)
       _give_seeds_their_states(job, workdir)
       together = groups(job, workdir, report)
@@ -324,7 +325,7 @@ def _evaluation(
 def _give_seeds_their_states(job: Job, workdir: pathlib.Path) -> None:
   """Divides states that seeds share, as a version before this one kept them."""
   old = old_groups(workdir)
-  if old and sharding.several_processes():
+  if old and processes.several_processes():
     raise UserError(
       f'workdir={workdir} is of an older version, whose seeds share their states; let '
       'it go on with one process once, without --distributed'
@@ -388,7 +389,7 @@ class _Seed:
     self.job, self.folder, self.seed = job, folder, seed
     self.own = dataclasses.replace(job.run, seed=seed, seeds=1)
     run = config.identity(self.own)
-    with sharding.first_process_first('opened'):
+    with processes.first_process_first('opened'):
       saved.newest_by_files(folder / TRAINING, report, run)
       # One more than a kill in the midst of saving all seeds' can spoil.
       keep = max(2, job.run.keep)
@@ -398,7 +399,7 @@ class _Seed:
 
   def begin(self, done: int) -> None:
     """Forgets what followed `done` updates: they are about to be done again."""
-    if sharding.first_process():
+    if processes.first_process():
       _write_workdir(self.job, self.folder, self.own, done)
     self.states.forget_after(done)
     self.models.forget_after(done)
@@ -430,7 +431,7 @@ class _Seed:
       lines = ['prediction\tlabel\n']
       for p, label in zip(predicted.tolist(), job.labels.tolist(), strict=True):
         lines.append(f'{p!r}\t{label!r}\n')
-      if sharding.first_process():
+      if processes.first_process():
         write_whole(self.folder / 'dev_predictions.tsv', ''.join(lines))
       self.models.save(State(model(), {}, np.int32(step)), -self.best)
       self.models.wait()

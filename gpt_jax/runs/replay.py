@@ -24,7 +24,7 @@ from gpt_jax.files import read_json, write_json
 from gpt_jax.model.gpt import GPT
 from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.runs.setup import Prepared, RunContext
-from gpt_jax.training import checkpoint, checksums, optim, sharding, step
+from gpt_jax.training import checkpoint, checksums, optim, processes, sharding, step
 from gpt_jax.training.members import Alone
 from gpt_jax.training.objective import LanguageModeling
 from gpt_jax.training.step import State
@@ -53,7 +53,7 @@ def keep(
   folder = context.workdir / f'poisoned_{update}'
   if len(documents) > _SHOWN:
     said.append(f'  and {len(documents) - _SHOWN} more, in {folder / _ABOUT}')
-  if sharding.several_processes():
+  if processes.several_processes():
     said[-1] = '  and others; train it in one process to get a bundle that replays it'
     return '\n'.join(said)
   stage = folder.with_name(f'.{folder.name}.tmp')

@@ -24,8 +24,16 @@ from gpt_jax.runs.workdir import (
   read_about,
   write_run_json,
 )
-from gpt_jax.training import checkpoint, checksums, sharding, step, xla_flags
+from gpt_jax.training import (
+  checkpoint,
+  checksums,
+  processes,
+  sharding,
+  step,
+  xla_flags,
+)
 from gpt_jax.training.objective import LanguageModeling
+from gpt_jax.training.reduction import Schedule
 from gpt_jax.training.throughput import memory_limit
 from gpt_jax.weights import facts
 
@@ -176,7 +184,7 @@ class RunContext:
     else:
       state, source = self.begin(report)
     done = int(state.step)
-    if done < run.steps and sharding.first_process():
+    if done < run.steps and processes.first_process():
       write_run_json(
         run,
         self.workdir,
@@ -237,8 +245,8 @@ def ready(
   config.check(run, layout.parts)
   workdir = pathlib.Path(workdir)
   workdir.mkdir(parents=True, exist_ok=True)
-  with alone(workdir) if sharding.first_process() else contextlib.nullcontext():
-    with sharding.first_process_first('prepared'):
+  with alone(workdir) if processes.first_process() else contextlib.nullcontext():
+    with processes.first_process_first('prepared'):
       check_same_run(run, workdir)
       if run.init_from and not (workdir / 'run.json').exists():
         _check_early(run)
@@ -261,23 +269,10 @@ def ready(
       order=run.data.windows,
       part=lambda number: layout.rows(number, run.accumulate),
     )
-    report(
-      cost.plan(
-        run,
-        cfg,
-        layout,
-        tokens=len(data.train.ids) - 1,
-        held_out=len(data.valid.ids) - 1,
-        bytes_per_token=_bytes_per_token(data.train),
-      )
-    )
-    lines = [f'gradients {schedule}' if schedule else '']
-    lines.append(xla_flags.said(os.environ, layout.devices[0].platform))
-    lines.append(fidelity.warning(data.lost) if data.lost else '')
-    for line in filter(None, lines):
+    for line in _described(run, cfg, layout, data, schedule):
       report(line)
     objective = LanguageModeling.of(run, GPT(cfg, layout.execution(run.model)))
-    with sharding.first_process_first('opened'):
+    with processes.first_process_first('opened'):
       checkpoints = checkpoint.Checkpoints(
         workdir / 'checkpoints', run.keep, run=config.identity(run)
       )
@@ -295,6 +290,30 @@ def ready(
       )
     finally:
       checkpoints.close()
+
+
+def _described(
+  run: config.Run,
+  cfg: GPTConfig,
+  layout: sharding.Layout,
+  data: Prepared,
+  schedule: Schedule | None,
+) -> Iterator[str]:
+  """Yields what there is to say of a run before it begins."""
+  yield cost.plan(
+    run,
+    cfg,
+    layout,
+    tokens=len(data.train.ids) - 1,
+    held_out=len(data.valid.ids) - 1,
+    bytes_per_token=_bytes_per_token(data.train),
+  )
+  if schedule:
+    yield f'gradients {schedule}'
+  if flags := xla_flags.said(os.environ, layout.devices[0].platform):
+    yield flags
+  if data.lost:
+    yield fidelity.warning(data.lost)
 
 
 def _check_early(run: config.Run) -> None:

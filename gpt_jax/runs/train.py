@@ -20,7 +20,7 @@ from gpt_jax.paths import expand_paths, user_path
 from gpt_jax.runs import benchmark, cost, finetune, replay, shape
 from gpt_jax.runs.setup import RunContext, ready, samples
 from gpt_jax.runs.workdir import diverged, mark_diverged
-from gpt_jax.training import loop, saved, sharding
+from gpt_jax.training import loop, processes, saved, sharding
 from gpt_jax.training.loop import Training
 from gpt_jax.training.members import Alone, Together
 from gpt_jax.training.step import State
@@ -53,7 +53,7 @@ def train(
   """
   workdir, run = user_path(workdir, 'workdir', workdir=True), copy.deepcopy(run)
   expand_paths(run)
-  report = report if sharding.first_process() else _say_nothing
+  report = report if processes.first_process() else _say_nothing
   recorded = {'argv': argv, 'overrides': overrides, 'report': report}
   if run.is_finetuning:
     with finetune.opened(run, workdir, **recorded) as trainings:
@@ -99,11 +99,11 @@ def _trained(
   """Trains members to their end; returns a line about the speed."""
   return loop.train(
     training,
-    anywhere=sharding.anywhere if sharding.several_processes() else None,
+    anywhere=processes.anywhere if processes.several_processes() else None,
     diverged=diverged,
     profile=profile,
     profile_folder=training.folders[0] / 'profile',
-    shows=sharding.first_process(),
+    shows=processes.first_process(),
   )
 
 
@@ -125,7 +125,7 @@ def _language_models(
       scores = context.held_out(eval_step, params)
       if _examines(run, step):
         model = context.model(params)
-        scores |= asked(model) if sharding.first_process() else {}
+        scores |= asked(model) if processes.first_process() else {}
       each.append(scores)
     return each
 
@@ -133,7 +133,7 @@ def _language_models(
     texts = []
     for i, context in enumerate(contexts):
       model = context.model(program.weights(state, i))
-      texts.append(samples(model, context.run) if sharding.first_process() else '')
+      texts.append(samples(model, context.run) if processes.first_process() else '')
     return texts
 
   return Training(

@@ -17,7 +17,7 @@ import orbax.checkpoint as ocp
 from gpt_jax.config import UserError
 from gpt_jax.files import brief, sync
 from gpt_jax.paths import said_by_system
-from gpt_jax.training import checksums, manifest, saved, sharding
+from gpt_jax.training import checksums, manifest, processes, saved
 from gpt_jax.training.step import State
 
 
@@ -134,7 +134,7 @@ class Checkpoints:
     if self._unread is None:
       return
     (step, like), self._unread = self._unread, None
-    if sharding.several_processes():  # the optimizer's state may not fit twice
+    if processes.several_processes():  # the optimizer's state may not fit twice
       like.pop('rest')
     folder = self.folder / str(step)
     for item, tree in like.items():

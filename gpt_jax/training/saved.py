@@ -11,7 +11,7 @@ import orbax.checkpoint as ocp
 
 from gpt_jax.config import UserError
 from gpt_jax.files import brief
-from gpt_jax.training import checksums, manifest, metrics_log, sharding
+from gpt_jax.training import checksums, manifest, metrics_log, processes
 
 
 class Damaged(UserError):
@@ -278,7 +278,7 @@ def _placed(leaf: Any, place: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
 
 def read_back_as(leaf: Any) -> jax.ShapeDtypeStruct:
   """Returns how to read an array back: by one process in the host's memory."""
-  if sharding.several_processes():
+  if processes.several_processes():
     return _placed(leaf, leaf.sharding)
   try:
     device = jax.local_devices(backend='cpu')[0]

@@ -8,17 +8,15 @@ divided over `data` and `fsdp`, the residual stream's tokens over `context`. A
 checkpoint is the same in all of them.
 """
 
-import contextlib
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import (
   AbstractMesh,
   AxisType,
@@ -32,7 +30,7 @@ from gpt_jax import config
 from gpt_jax.config import UserError
 from gpt_jax.data.windows import Batch
 from gpt_jax.model.gpt_config import Execution, GPTConfig, axes_of
-from gpt_jax.training import reduction, step
+from gpt_jax.training import processes, reduction, step
 from gpt_jax.training.muon import Stacked
 from gpt_jax.training.objective import LanguageModeling, Objective
 from gpt_jax.training.reduction import ROWS
@@ -55,39 +53,6 @@ RULES = (
 )
 
 
-def start(distributed: str) -> None:
-  """Joins the processes of a run, before anything else is done with jax.
-
-  Args:
-    distributed: 'auto' where a cluster tells each process its place (SLURM, TPU pods,
-      Open MPI), or ADDRESS:PORT,PROCESSES,INDEX: the first process's address, how many
-      there are, and which one this is.
-
-  Raises:
-    UserError: it is neither, or they could not be joined.
-  """
-  jax.config.update('jax_cpu_collectives_implementation', 'gloo')
-  place = {}
-  if distributed != 'auto':
-    address, *numbers = distributed.split(',')
-    if len(numbers) != 2 or not all(n.isdigit() for n in numbers):
-      raise UserError(
-        f"distributed={distributed!r} must be 'auto' or ADDRESS:PORT,PROCESSES,INDEX, "
-        'like 10.0.0.1:1234,2,0 on the first of two'
-      )
-    place = {
-      'coordinator_address': address,
-      'num_processes': int(numbers[0]),
-      'process_id': int(numbers[1]),
-    }
-  try:
-    jax.distributed.initialize(**place)
-  except (ValueError, RuntimeError) as error:
-    raise UserError(
-      f'distributed={distributed!r}: the processes could not be joined ({error})'
-    ) from error
-
-
 def asked_devices(run: config.Run) -> int:
   """Returns how many devices a config asks for; 0 means all there are."""
   return run.devices or _product(run.layout)
@@ -102,32 +67,6 @@ def real_or_simulated(number: int) -> list[jax.Device]:
     jax.config.update('jax_num_cpu_devices', number)
   devices = jax.devices()
   return devices if len(devices) >= number else jax.devices('cpu')
-
-
-def first_process() -> bool:
-  """Returns whether this is the process that writes and prints."""
-  return jax.process_index() == 0
-
-
-def several_processes() -> bool:
-  """Returns whether the run has several processes."""
-  return jax.process_count() > 1
-
-
-@contextlib.contextmanager
-def first_process_first(name: str) -> Iterator[None]:
-  """Runs its body in the first process, then in the others."""
-  wait = partial(multihost_utils.sync_global_devices, name)
-  if several_processes() and not first_process():
-    wait()
-  yield
-  if several_processes() and first_process():
-    wait()
-
-
-def anywhere(value: int) -> int:
-  """Returns the largest of the processes' values; every process must call it."""
-  return int(multihost_utils.process_allgather(np.int32(value)).max())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -281,7 +220,8 @@ class Layout:
 
   def place(self, state: step.State) -> step.State:
     """Returns a state, which all processes have whole, where this layout keeps it."""
-    if several_processes():  # from the host, as devices of one reach no others
+    if processes.several_processes():
+      # From the host, as devices of one process reach no others.
       state = jax.device_get(state)
     return jax.device_put(state, _shardings(self.placed(state)))
 
@@ -302,7 +242,7 @@ class Layout:
 
   def rows(self, number: int, accumulate: int = 1) -> np.ndarray:
     """Returns which rows of a batch of `number` this process reads, in order."""
-    if not several_processes():
+    if not processes.several_processes():
       return np.arange(number)
     shape = accumulate, number // accumulate
     places = self._batch_sharding(True).addressable_devices_indices_map(shape)
@@ -320,7 +260,7 @@ class Layout:
     """
     sharding = self._batch_sharding(bool(accumulate))
     local = self._divided(batch, accumulate)
-    if not several_processes():
+    if not processes.several_processes():
       return jax.device_put(local, sharding)
     return jax.tree.map(
       partial(jax.make_array_from_process_local_data, sharding), local
