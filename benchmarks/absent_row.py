@@ -70,6 +70,11 @@ def update(row: dict, devices: list[jax.Device]) -> tuple[jax.stages.Lowered, di
   run.model = model_of(row['size'], **row.get('model', {}))
   cfg = GPTConfig.of(run.model, run.model.vocab)
   layout = sharding.Layout.of(run, devices)
+  if hasattr(cost, 'scheduled'):
+    from gpt_jax.runs import on_paper  # which an older tree does not have
+
+    limit, _ = on_paper.room(row['device'], devices[0])
+    layout, _ = cost.scheduled(run, cfg, layout, limit)
   alone = Alone.of(run, cfg, layout)
   ids = jax.ShapeDtypeStruct((run.batch, cfg.T), np.int32)
   weights, rows = ids.update(dtype=np.float32), ids.update(shape=(run.batch,))

@@ -27,7 +27,12 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 KEPT = ROOT / '.pytest_cache/absent'
 VOCAB = 500
 # The calls of the kernels that `model/kernels.py` names.
-TARGETS = {'cudnn': '__cudnn$fmha', 'splash': 'tpu_custom_call'}
+TARGETS = {
+  'cudnn': '__cudnn$fmha',
+  'triton': '__gpu$xla.gpu.triton',
+  'splash': 'tpu_custom_call',
+  'mosaic': 'tpu_custom_call',
+}
 
 
 class Row(NamedTuple):

@@ -39,7 +39,9 @@ ROWS = {
   'h100 banded': Row('h100', 'cudnn', model=BANDED),
   'h100 plain': Row('h100', 'plain', model={'flash': 'plain'}),
   'h100 heads of 128': Row('h100', 'cudnn', model={'N': 1}),
-  'h100 float32': Row('h100', 'plain', model={'dtype': 'float32'}),
+  'h100 float32': Row('h100', 'triton', model={'dtype': 'float32'}),
+  'h100 dropout': Row('h100', 'triton', model={'dropout': 0.1}),
+  'h100 documents': Row('h100', 'triton', model={'documents': 'apart'}),
   'h100 scan': Row('h100', 'cudnn', model=SCANNED),
   'h100 remat': Row('h100', 'cudnn', model=SCANNED | {'remat': 'block'}),
   'h100 accumulate': Row('h100', 'cudnn', fields={'accumulate': 4, 'loss_chunk': 64}),
@@ -50,10 +52,11 @@ ROWS = {
   'h100 hosts': Row('h100:16', 'cudnn', 'data=4,fsdp=2,tensor=2'),
   'v5e': Row('v5e:1x1', 'splash', model={'N': 2}),
   'v5e banded': Row('v5e:1x1', 'splash', model=BANDED),
+  'v5e dropout': Row('v5e:1x1', 'mosaic', model={'N': 2, 'dropout': 0.1}),
   'v5e remat': Row('v5e:1x1', 'splash', model=SCANNED | {'remat': 'block'}),
-  'v5e data': Row('v5e:2x2', 'plain', 'data'),
-  'v5p fsdp': Row('v5p:2x2x1', 'plain', 'fsdp'),
-  'v5p tensor': Row('v5p:2x2x1', 'plain', 'data=2,tensor=2'),
+  'v5e data': Row('v5e:2x2', 'splash', 'data'),
+  'v5p fsdp': Row('v5p:2x2x1', 'splash', 'fsdp'),
+  'v5p tensor': Row('v5p:2x2x1', 'splash', 'data=2,tensor=2'),
 }
 # Where what texts are continued on, and by which settings.
 DECODED = {
@@ -87,9 +90,9 @@ def test_an_update_compiles_with_the_kernel_that_was_chosen(name):
   found, row = made(name), ROWS[name]
   kernel = found.layout.execution(found.run.model).kernel
   assert kernel == row.kernel
-  for each, target in TARGETS.items():
+  for target in set(TARGETS.values()):
     calls = [call for call in found.facts['targets'] if target in call]
-    assert bool(calls) == (each == kernel), found.facts['targets']
+    assert bool(calls) == (target == TARGETS.get(kernel)), found.facts['targets']
   # Flash kernels never write the weights; blocks of a band are none of the context's.
   assert bool(square(found.facts['shapes'], found.cfg.T)) == (kernel == 'plain')
   counted(found)
@@ -117,12 +120,12 @@ def test_a_layout_sends_no_more_than_its_formula_says(name):
 def test_pmap_and_data_reduce_gradients_once():
   for name in ('h100 pmap', 'h100 data'):
     found = made(name)
-    # Combined into few operations, whose bytes are those of all gradients.
+    # Of few operations, whose bytes are those of all gradients; over a mesh they are
+    # scattered, and the new parameters gathered, which is as much.
     gradients = 4 * cost.parameter_count(found.cfg)
-    assert found.facts['sent']['all-reduce'] == pytest.approx(
-      2 * 3 / 4 * gradients, rel=0.3
-    )
-    assert found.facts['operations']['all-reduce'] < 12
+    sent = sum(found.facts['sent'].values())
+    assert sent == pytest.approx(2 * 3 / 4 * gradients, rel=0.3)
+    assert sum(found.facts['operations'].values()) < 60
 
 
 def test_remat_works_with_less_memory():
