@@ -5,6 +5,7 @@
 
 import importlib.util
 import json
+import math
 import pathlib
 import re
 
@@ -27,6 +28,7 @@ from updates import make_run, ragged_batch
 
 from benchmarks import layouts
 from gpt_jax.config import UserError
+from gpt_jax.model.decode_form import decode_form
 from gpt_jax.programs import absent
 from gpt_jax.runs import cost, on_paper
 from gpt_jax.training.sharding import Layout
@@ -148,17 +150,20 @@ def test_decoding_compiles_and_a_token_reads_all_weights(name):
   programs = model.lowered(ids, layout.whole_shapes, max_new_tokens=16, **settings)
   beams = settings.get('beams', 1)
   assert set(programs) == ({'search'} if beams > 1 else {'prompt', 'tokens'})
-  weights = layout.bytes_each(model.params)
+  T_D = model.config.T * model.config.D
+  form = jax.eval_shape(lambda params: decode_form(params, model.gpt), model.params)
+  weights = layout.bytes_each(layout.placed(form))
+  numbers = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(model.params))
   for program, lowered in programs.items():
     found = facts(lowered, on, turn=program != 'prompt')
     assert found['arguments'] >= weights
     if on[0] == 'h':  # a TPU keeps so few weights in the memory of its core
       # Embeddings of positions and of most tokens are not read; the output matrix is.
-      read = weights - 4 * model.config.T * model.config.D
+      read = weights - 2 * T_D
       assert 0.9 * read < found['bytes'] < 20 * read
     rows = len(ids) * beams * settings.get('num_return', 1)
     if program != 'prompt':
-      multiplied = 2 * rows * (weights / 4 - 2 * model.config.T * model.config.D)
+      multiplied = 2 * rows * (numbers - 2 * T_D)
       assert found['flops'] >= 0.8 * multiplied
 
 

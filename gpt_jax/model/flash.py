@@ -55,6 +55,9 @@ class _Form:
       # Loads ahead of time, beside the bits, take Triton minutes to compile.
       stages = 1 if self.dropout else 2
       how['compiler_params'] = triton.CompilerParams(num_warps=4, num_stages=stages)
+      # jax hands a GPU's compiler no cost_estimate.
+      of, names = how['cost_estimate'], ('flops', 'transcendentals', 'bytes_accessed')
+      how['metadata'] = {name: str(getattr(of, name)) for name in names}
     return pl.pallas_call(
       partial(kernel, self), interpret=self.backend == 'interpret', **how
     )

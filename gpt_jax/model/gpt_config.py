@@ -86,7 +86,8 @@ class Execution:
     decode: how decoding reads a token: 'plain', or by 'fused' kernels, which
       'interpreted' runs where there is no GPU; see `model/decode_form.py`.
     fused: whether texts without a cache are computed, and the update is made, as
-      `model/fused.py` has it, for compilers that fuse: GPUs', with written gradients.
+      `model/fused.py` has it, for compilers that fuse: GPUs', with written gradients
+      and layers that no device has a part of.
     rows: where the residual stream is on the devices; None leaves it to the compiler.
       Without it the compiler cuts activations like the parameters that `fsdp` cut, and
       sends them about, where the parameters should be gathered.
@@ -119,6 +120,8 @@ class Execution:
     kernel, _ = attention_kernel(model, devices)
     decode, _ = decode_kernel(model, devices)
     on_gpu = bool(devices) and devices[0].platform == 'gpu'
+    # The form ends products in float32: over `tensor` twice as many bytes are summed.
+    divided = rows is not None and rows.mesh.shape.get('tensor', 1) > 1
     return cls(
       dtype=model.dtype,
       remat=model.remat,
@@ -126,7 +129,7 @@ class Execution:
       gradients=model.gradients,
       kernel=kernel,
       decode=decode,
-      fused=on_gpu and model.gradients == 'written',
+      fused=on_gpu and model.gradients == 'written' and not divided,
       rows=rows,
       heads=heads,
       quantized=kernels.of_quantized(devices).kernel,

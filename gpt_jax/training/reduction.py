@@ -67,7 +67,7 @@ def summed_once(
     in_specs=(P(), P(), P(None, axes), P(), P()),
     out_specs=(P(), specs),
     # A kernel can't be divided over an axis that is the compiler's, even of size 1.
-    axis_names=set(axes) if left else set(mesh.axis_names),
+    axis_names=set(mesh.axis_names) - set(left),
     check_vma=False,  # kernels do not say over which axes their results vary
   )
   dtype = objective.gpt.execution.dtype
