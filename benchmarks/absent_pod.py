@@ -10,6 +10,7 @@ form of `benchmarks.absent`, to be compiled for these devices.
 from typing import NamedTuple
 
 from gpt_jax import config
+from gpt_jax.cli.messages import shown
 from gpt_jax.config import papers
 from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.runs import cost
@@ -121,4 +122,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  main()
+  with shown():
+    main()

@@ -31,6 +31,7 @@ from jax.sharding import NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
 from gpt_jax import config
+from gpt_jax.cli.messages import shown
 from gpt_jax.config import papers
 from gpt_jax.data.windows import Batch
 from gpt_jax.inference.language_model import LanguageModel
@@ -202,4 +203,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  main()
+  with shown():
+    main()

@@ -257,7 +257,10 @@ def place(reader: Reader, number: int, seed: int, folder: pathlib.Path) -> None:
 
 def tried(reader: Reader, folder: pathlib.Path) -> tuple[str, str]:
   """Returns how a reader ends on a folder, one of OUTCOMES, and why."""
-  before, peak = _resident(), _peak()
+  before = _resident()
+  if _peak() - before > MEMORY:
+    _forget_peak()
+  peak = _peak()
   begin, outcome, why = time.process_time(), 'read', ''
   faulthandler.dump_traceback_later(_STUCK, exit=True)
   signal.setitimer(signal.ITIMER_REAL, _HANG)
@@ -285,7 +288,7 @@ def tried(reader: Reader, folder: pathlib.Path) -> tuple[str, str]:
   if most > peak and most - before > MEMORY:
     if outcome in ('read', 'refused'):
       outcome, why = 'memory', f'{(most - before) >> 20} MB'
-    pathlib.Path('/proc/self/clear_refs').write_text('5')  # forgets the peak
+    _forget_peak()
   return outcome, why
 
 
@@ -296,6 +299,10 @@ def _resident() -> int:
 
 def _peak() -> int:
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+
+
+def _forget_peak() -> None:
+  pathlib.Path('/proc/self/clear_refs').write_text('5')
 
 
 def _stop(signum: int, frame: Any) -> None:

@@ -12,7 +12,7 @@ import pytest
 from gpt_jax import config
 from gpt_jax.model import attention, kernels
 from gpt_jax.model import gradients as written
-from gpt_jax.runs import dry_run
+from gpt_jax.programs import collectives, hlo
 from gpt_jax.training import sharding
 
 
@@ -167,4 +167,4 @@ def test_a_kernel_over_a_mesh_is_plain_attention_and_so_are_its_gradients(
   assert_close(jax.jit(attend)(q, k, v), plain(q, k, v), 1e-4)
   assert_close(gradients(attend, q, k, v), gradients(plain, q, k, v), 1e-4)
   compiled = jax.jit(attend, in_shardings=how.heads).lower(q, k, v).compile()
-  assert not dry_run.communication(compiled.as_text())[0]
+  assert not collectives.sent(hlo.read(compiled.as_text()))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import types
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -234,7 +235,7 @@ def test_a_text_is_explained_whatever_the_form():
   np.testing.assert_array_equal(one.attention, other.attention)
 
 
-@pytest.mark.parametrize('stored', ['lora', 'int8', 'transposed'])
+@pytest.mark.parametrize('stored', ['lora', 'int8', 'int4', 'transposed'])
 def test_layers_that_are_more_than_a_kernel_keep_their_form(stored):
   cfg = GPTConfig.of(config.Model(L=1, D=16, N=2, T=8), 11)
   params, ids = init_params(cfg, 0), updates.ragged_batch().ids_BT
@@ -243,8 +244,12 @@ def test_layers_that_are_more_than_a_kernel_keep_their_form(stored):
     change = lora.init(params, 2, jax.random.key(1))
     variables['lora'] = jax.tree.map(lambda leaf: leaf + 0.1, change)
   else:
-    make = quantize.quantized if stored == 'int8' else quantize.transposed
-    variables['params'] = make(params)
+    make = {
+      'int8': quantize.quantized,
+      'int4': partial(quantize.quantized, bits=4),
+      'transposed': quantize.transposed,
+    }
+    variables['params'] = make[stored](params)
   one, other = (
     GPT(cfg, Execution(fused=form)).apply(variables, ids)[0] for form in (True, False)
   )

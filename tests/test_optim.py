@@ -259,7 +259,7 @@ def test_stacked_matrices_become_what_each_becomes_by_itself(dtype):
   norms = jax.tree.map(lambda x: x / jnp.linalg.norm(x), grads)
   found = jax.jit(lambda tree: muon.Stacked(dtype)(tree))(norms)
   one = optax.contrib.scale_by_muon(beta=0.0, nesterov=False)
-  wanted, _ = one.update(grads, one.init(grads))
+  wanted, _ = one.update(grads, one.init(grads), grads)
   tolerance = 1e-5 if dtype == 'float32' else 0.06
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=tolerance), found, wanted

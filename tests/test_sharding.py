@@ -272,10 +272,14 @@ def test_a_layout_that_does_not_fit_is_refused(fields, message):
 
 
 def test_the_rest_of_the_devices_go_to_the_axis_without_a_number():
-  sizes = lambda text: dict(sharding.Layout.of(config.Run(layout=text)).mesh.shape)  # noqa: E731
-  assert sizes('fsdp') == {'data': 1, 'fsdp': 8, 'tensor': 1}
-  assert sizes('data=2,tensor') == {'data': 2, 'fsdp': 1, 'tensor': 4}
-  assert sizes('data=2') == {'data': 2, 'fsdp': 1, 'tensor': 1}
+  def sizes(text):
+    mesh = sharding.Layout.of(config.Run(layout=text)).mesh
+    return {axis: size for axis, size in mesh.shape.items() if size > 1}
+
+  assert sizes('fsdp') == {'fsdp': 8}
+  assert sizes('data=2,tensor') == {'data': 2, 'tensor': 4}
+  assert sizes('context=2,data') == {'data': 4, 'context': 2}
+  assert sizes('data=2') == {'data': 2}
 
 
 @pytest.mark.parametrize('gradients', ['written', 'plain'])

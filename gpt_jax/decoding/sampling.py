@@ -355,9 +355,11 @@ def generate(
           enough = stopped and stopped(i, results[i].ids)
           if enough or results[i].ids[-1] in ends:
             del live[row]
-      passes_B = _counted(state) if state.passes_B is None else state.passes_B
       for row, i in enumerate(rows):
-        results[i] = results[i]._replace(passes=results[i].passes + int(passes_B[row]))
+        passes = len(results[i].ids)
+        if state.passes_B is not None:
+          passes = results[i].passes + int(state.passes_B[row])
+        results[i] = results[i]._replace(passes=passes)
       drawn += room
       rows = list(live.values())
   return results

@@ -1,5 +1,6 @@
 """Likelihoods of held-out text and of continuations after contexts."""
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -214,6 +215,8 @@ def _scores(
     before = _read(params, ids_BP, np.array([skip], np.int32), gpt=gpt, S=P)
   rows = packing.packed(texts, W, skip)
   put, devices = _over_devices()
+  if devices > 1:  # kernels of small weights are for one
+    gpt = gpt.clone(execution=dataclasses.replace(gpt.execution, quantized='plain'))
   params, before = put(params, False), put(before, False)
   for some in _batches(rows, devices):
     B = -(-len(some) // devices) * devices

@@ -374,6 +374,11 @@ class LanguageModel:
     if not weights:
       return self
     self._check_stored('quantized')
+    if {'wte_int8', 'lm_head_int8'} & self.params.keys():
+      raise UserError(
+        f'weights={weights}: the weights are in few bits already; start from the model '
+        'as it was loaded'
+      )
     params = jax.jit(quantized, static_argnums=1)(self.params, bits[weights])
     return dataclasses.replace(self, params=params)
 

@@ -157,8 +157,10 @@ class Linear(nn.Module):
   @property
   def joins(self) -> bool:
     """Whether `fused.affine` computes this layer: it is a kernel and no more."""
-    forms = ('params', 'kernel_T'), ('params', 'kernel_int8'), ('lora', 'a')
-    return self.fused and not any(self.has_variable(*form) for form in forms)
+    stored = [('params', f'kernel_{form}') for form in ('T', 'int8', 'int4')]
+    return self.fused and not any(
+      self.has_variable(*other) for other in [*stored, ('lora', 'a')]
+    )
 
 
 def outputs(layers: Sequence[Linear], x: jax.Array | Normed) -> Sequence[jax.Array]:

@@ -283,9 +283,10 @@ def update_bytes(
   Args:
     flash: as in `activation_bytes`.
   """
-  tensor = layout.mesh.shape['tensor']
+  tensor, context = (layout.mesh.shape[axis] for axis in ('tensor', 'context'))
   rows = run.batch // run.accumulate // layout.parts
-  kept = activation_bytes(run, cfg, rows, tensor=tensor, flash=flash)
+  cut = {'tensor': tensor, 'context': context}
+  kept = activation_bytes(run, cfg, rows, flash=flash, **cut)
   state = state_bytes(run, cfg, layout)
   need = state['parameters'] + state['optimizer'] + kept['output']
   need += kept['layers, remat' if run.model.remat == 'block' else 'layers']

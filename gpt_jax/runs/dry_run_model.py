@@ -41,7 +41,8 @@ def evaluation(workdir: str | pathlib.Path, on: str, weights: str = '') -> str:
   B, T = run.eval_batch * layout.parts, model.config.T
   ids = jax.ShapeDtypeStruct((B, T), np.int32)
   weights, row = ids.update(dtype=np.float32), ids.update(shape=(B,))
-  rows = layout.batch_shapes(Batch(ids, ids, weights, row))
+  first_BT = ids if run.model.documents == 'apart' else None
+  rows = layout.batch_shapes(Batch(ids, ids, weights, row, first_BT))
   step = layout.eval_step(LanguageModeling.of(run, gpt), params)
   parameters = layout.bytes_each(params)
   here = [device for device in devices if not device.process_index]

@@ -258,7 +258,7 @@ def ready(
           "tokenizer's entries; 0 takes as many as it has"
         )
       layout.check(cfg)
-    limit = memory_limit(layout.devices)
+    limit = _memory_limit(layout)
     layout, schedule = cost.scheduled(run, cfg, layout, limit)
     sizes = windows.stages(run.batch, run.batch_start, run.batch_ramp, cfg.T)
     places = windows.training_rows(
@@ -290,6 +290,15 @@ def ready(
       )
     finally:
       checkpoints.close()
+
+
+def _memory_limit(layout: sharding.Layout) -> int:
+  """Returns the bytes of memory of the device that has least; 0: it does not say."""
+  limit = memory_limit(layout.devices)
+  if not processes.several_processes():
+    return limit
+  # In MiB, as the largest of negative numbers of 32 bits.
+  return -processes.anywhere(-(limit >> 20)) << 20
 
 
 def _described(

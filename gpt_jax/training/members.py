@@ -19,6 +19,7 @@ from gpt_jax import config
 from gpt_jax.model.gpt import GPT
 from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.training import optim, sharding, step
+from gpt_jax.training.muon import Stacked
 from gpt_jax.training.objective import LanguageModeling, Objective
 from gpt_jax.training.step import State
 
@@ -146,7 +147,12 @@ class Together:
       jax.tree.map(lambda *leaf: np.stack(leaf), *hps), self.each
     )
     axis = 'row' if self.mesh.shape['row'] > 1 else None
-    one = partial(step.train_step, objective=objective, choices=choices, axis=axis)
+    stacked = None
+    if choices.name == 'muon':
+      stacked = Stacked.of(self.run.model, self.devices, None, None, None)
+    one = partial(
+      step.train_step, objective=objective, choices=choices, axis=axis, stacked=stacked
+    )
     at_once = jax.vmap(one, (self.axes, None, 0, 0), (self.axes, 0))
 
     def one_by_one(state, fixed, batch, hp):

@@ -228,7 +228,7 @@ class Layout:
   def gathered(self, params: dict) -> dict:
     """Returns whole parameters on this process's first device; all must call it."""
     if self.mesh is None:
-      return params
+      return jax.device_put(params, self.devices[0])
     whole = jax.jit(lambda tree: tree, out_shardings=NamedSharding(self.mesh, P()))
     return jax.tree.map(lambda leaf: leaf.addressable_data(0), whole(params))
 
@@ -328,7 +328,11 @@ class Layout:
       axes = [axis for axis in ROWS if self._size(axis) > 1]
       if not self.once:
         axes = [axis for axis in axes if axis != 'fsdp']
-      if axes:
+      left = [axis for axis in AXES if axis not in axes and self._size(axis) > 1]
+      # XLA's compiler for GPUs ends the process where axes are mapped and it divides
+      # over two others (a check in spmd_partitioner_util.cc, jaxlib 0.10.2): then it
+      # sums gradients itself, for each micro-batch.
+      if axes and not (len(left) > 1 and self.devices[0].platform == 'gpu'):
         once = reduction.summed_once(
           self.mesh, tuple(axes), objective, places[0].params | places[1], moments
         )
