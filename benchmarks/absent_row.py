@@ -121,7 +121,8 @@ def token(row: dict, devices: list[jax.Device]) -> tuple[jax.stages.Lowered, dic
   if hasattr(lm, 'lowered'):
     how = {'beams': beams} if beams > 1 else {'method': 'greedy'}
     programs = lm.lowered(prompts, here, max_new_tokens=half, **how)
-    return programs['search' if beams > 1 else 'tokens'], facts
+    lowered, _ = programs['search' if beams > 1 else 'tokens']
+    return lowered, facts
   return _old_token(lm, here, prompts, half, beams), facts
 
 

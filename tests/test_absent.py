@@ -154,7 +154,7 @@ def test_decoding_compiles_and_a_token_reads_all_weights(name):
   form = jax.eval_shape(lambda params: decode_form(params, model.gpt), model.params)
   weights = layout.bytes_each(layout.placed(form))
   numbers = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(model.params))
-  for program, lowered in programs.items():
+  for program, (lowered, _) in programs.items():
     found = facts(lowered, on, turn=program != 'prompt')
     assert found['arguments'] >= weights
     if on[0] == 'h':  # a TPU keeps so few weights in the memory of its core

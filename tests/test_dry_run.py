@@ -287,7 +287,9 @@ def test_the_programs_of_decoding_are_those_that_it_runs(
   settings = {'max_new_tokens': 4} | settings
   whole = sharding.Layout((jax.devices()[0],)).whole_shapes
   lowered = model.lowered(prompts, whole, **settings)
-  wanted = {computed(program) for program in lowered.values()}
+  wanted = {computed(program) for program, _ in lowered.values()}
+  rows = len(prompts) * settings.get('num_return', 1)
+  assert {number for _, number in lowered.values()} == {rows}
   ran = set()
 
   def noted(module, name):

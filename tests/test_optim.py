@@ -258,8 +258,10 @@ def test_stacked_matrices_become_what_each_becomes_by_itself(dtype):
   grads['3'] = 2 * grads['0']
   norms = jax.tree.map(lambda x: x / jnp.linalg.norm(x), grads)
   found = jax.jit(lambda tree: muon.Stacked(dtype)(tree))(norms)
-  one = optax.contrib.scale_by_muon(beta=0.0, nesterov=False)
-  wanted, _ = one.update(grads, one.init(grads), grads)
+  one = optax.contrib.scale_by_muon(
+    beta=0.0, nesterov=False, weight_dimension_numbers=optim._matrices
+  )
+  wanted, _ = one.update(grads, one.init(grads))
   tolerance = 1e-5 if dtype == 'float32' else 0.06
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=tolerance), found, wanted

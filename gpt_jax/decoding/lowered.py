@@ -25,8 +25,8 @@ def sampled(
   *,
   max_new_tokens: int,
   **how,
-) -> tuple[jax.stages.Lowered, jax.stages.Lowered]:
-  """Returns the program that reads the prompts, and the loop over new tokens.
+) -> tuple[jax.stages.Lowered, jax.stages.Lowered, int]:
+  """Returns the program that reads prompts, the loop over new tokens, and their rows.
 
   Args:
     keys, how: as in `sampling.generate`.
@@ -46,7 +46,8 @@ def sampled(
   begin = sampling.compiled_begin.lower(params, *arrays, **static)
   del static['G'], static['ahead']
   going_on = shapes((np.int32(room), how['ends_V']))
-  return begin, sampling.compiled_run.lower(params, state, *going_on, **static)
+  run = sampling.compiled_run.lower(params, state, *going_on, **static)
+  return begin, run, len(rows)
 
 
 def searched(
@@ -58,14 +59,14 @@ def searched(
   beams: beam.Beams,
   starts: Sequence[int] = (),
   **how,
-) -> jax.stages.Lowered:
-  """Returns the program of a beam search: the prompts, then the loop over tokens.
+) -> tuple[jax.stages.Lowered, int]:
+  """Returns the program of a beam search, prompts and tokens, and how many prompts.
 
   Args:
     starts, how: as in `beam.generate`.
   """
-  size = max(1, ROWS // beams.beams)
+  size = min(len(prompts), max(1, ROWS // beams.beams))
   arrays, static = beam.arguments(
     gpt, prompts[:size], beams=beams, starts=starts[:size], **how
   )
-  return beam.compiled_search.lower(params, *shapes(arrays), **static)
+  return beam.compiled_search.lower(params, *shapes(arrays), **static), size

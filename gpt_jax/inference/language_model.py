@@ -212,10 +212,11 @@ class LanguageModel:
     prompts: Sequence[Sequence[int]],
     shapes: Callable[[Any], Any],
     **settings,
-  ) -> dict[str, jax.stages.Lowered]:
+  ) -> dict[str, tuple[jax.stages.Lowered, int]]:
     """Returns the programs that `generate_ids` runs for its first batch, not compiled.
 
-    'prompt' and 'tokens', which is a loop, or for beams 'search', which does both.
+    'prompt' and 'tokens', which is a loop, or for beams 'search', which does both;
+    each with how many rows, or searches, it computes.
     Parameters may be shapes, on one device that may be absent.
 
     Args:
@@ -242,10 +243,10 @@ class LanguageModel:
     rows = [prompt for prompt in prompts for _ in range(how.draws())]
     keys = sampling.keys_of(how.seed, len(prompts), how.draws())
     limits = self._limits(how)
-    begin, run = lowered.sampled(
+    begin, run, number = lowered.sampled(
       *of, rows, keys, shapes, sampling=how.sampling(), **limits
     )
-    return {'prompt': begin, 'tokens': run}
+    return {'prompt': (begin, number), 'tokens': (run, number)}
 
   @functools.cached_property
   def _spelling(self) -> Spelling:

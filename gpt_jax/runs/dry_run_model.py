@@ -103,15 +103,16 @@ def sampling(
   ids = [model.prompt_ids(prompt, bool(settings.get('special'))) for prompt in prompts]
   lowered = model.lowered(ids, layout.whole_shapes, **settings)
   held = {'parameters': layout.bytes_each(model.params)}
-  longest, rows = max(map(len, ids)), len(ids) * settings.get('num_return', 1)
+  longest = max(map(len, ids))
   of = {
-    'prompt': (f'prompts, {rows} of {longest} tokens or fewer', rows * longest, False),
-    'tokens': (f'one token of each of {rows} rows', rows, True),
-    'search': (f'one token of each of {len(ids)} beam searches', len(ids), True),
+    'prompt': (f'prompts, {{}} of {longest} tokens or fewer', longest, False),
+    'tokens': ('one token of each of {} rows', 1, True),
+    'search': ('one token of each of {} beam searches', 1, True),
   }
   programs = []
-  for name, each in lowered.items():
+  for name, (each, rows) in lowered.items():
     what, tokens, turn = of[name]
+    what, tokens = what.format(rows), tokens * rows
     rest = 'prompts' if name == 'prompt' else 'cache and texts'
     programs.append(Program(what, each, held, tokens, turn, rest))
   head = f'compiled for {devices[0].device_kind}; not run'
