@@ -104,8 +104,9 @@ def test_an_update_compiles_with_the_kernel_that_was_chosen(name):
 def test_a_device_holds_its_part_of_state_and_batch(name):
   found = made(name)
   held = found.program.held
-  # A TPU pads vectors to tiles.
-  assert found.facts['arguments'] == pytest.approx(sum(held.values()), rel=0.05)
+  # A TPU pads vectors, and small parts of matrices, to tiles.
+  most = 1.05 if ROWS[name].on[0] == 'h' else 1.15
+  assert 0.95 < found.facts['arguments'] / sum(held.values()) < most
   state = cost.state_bytes(found.run, found.cfg, found.layout)
   assert held['parameters'] == state['parameters']
   assert held['optimizer'] == pytest.approx(state['optimizer'], abs=8)
@@ -160,7 +161,7 @@ def test_decoding_compiles_and_a_token_reads_all_weights(name):
     if on[0] == 'h':  # a TPU keeps so few weights in the memory of its core
       # Embeddings of positions and of most tokens are not read; the output matrix is.
       read = weights - 2 * T_D
-      assert 0.9 * read < found['bytes'] < 20 * read
+      assert 0.9 * read < found['bytes'] < 30 * read
     rows = len(ids) * beams * settings.get('num_return', 1)
     if program != 'prompt':
       multiplied = 2 * rows * (numbers - 2 * T_D)
