@@ -111,7 +111,7 @@ def apart(x, y):
 
 # What a rehearsal sets of `Execution` where a GPU's kernels would be chosen: forms that
 # run on any device. A kernel of NVIDIA's own has none.
-INTERPRETED = {}
+INTERPRETED = {'kernel': 'interpret', 'decode': 'interpreted'}
 
 
 def gpt_on(device, form, **fields):
