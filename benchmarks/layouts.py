@@ -54,6 +54,8 @@ def measured(run: config.Run) -> dict[str, float]:
   config.check(run, layout.parts)
   cfg = GPTConfig.of(run.model, cost.vocabulary(run))
   layout.check(cfg)
+  limit, _ = on_paper.room(on, layout.devices[0])
+  layout, _ = cost.scheduled(run, cfg, layout, limit)
   program = dry_run.update_of(run, cfg, layout)
   compiled = on_paper.compiled(program.lowered)
   of = roofline.estimate(hlo.read(compiled.as_text()), 'h100')
