@@ -20,6 +20,8 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
+from gpt_jax.model import kernels
+
 # Queries and keys of a block. Triton: what two warp groups hold in registers; Mosaic:
 # a TPU's tile. Interpreted: small, so that tests cross blocks.
 _BLOCK = {'triton': 64, 'mosaic': 128, 'interpret': 16}
@@ -55,9 +57,6 @@ class _Form:
       # Loads ahead of time, beside the bits, take Triton minutes to compile.
       stages = 1 if self.dropout else 2
       how['compiler_params'] = triton.CompilerParams(num_warps=4, num_stages=stages)
-      # jax hands a GPU's compiler no cost_estimate.
-      of, names = how['cost_estimate'], ('flops', 'transcendentals', 'bytes_accessed')
-      how['metadata'] = {name: str(getattr(of, name)) for name in names}
     return pl.pallas_call(
       partial(kernel, self), interpret=self.backend == 'interpret', **how
     )
@@ -333,7 +332,7 @@ def _specs(form: _Form, shape: tuple[int, ...]):
   return draw, first, block, whole
 
 
-def _cost(form: _Form, q_BNTH: jax.Array, products: int, arrays: int):
+def _cost(form: _Form, q_BNTH: jax.Array, products: int, arrays: int) -> dict:
   """Returns what a kernel computes and moves.
 
   Args:
@@ -343,7 +342,7 @@ def _cost(form: _Form, q_BNTH: jax.Array, products: int, arrays: int):
   B, N, _, H = q_BNTH.shape
   T, band = form.T, form.band
   pairs = B * N * (band * (band + 1) // 2 + (T - band) * band)
-  return pl.CostEstimate(
+  return kernels.stated_cost(
     flops=2 * products * pairs * H,
     transcendentals=pairs,
     bytes_accessed=arrays * math.prod(q_BNTH.shape) * q_BNTH.dtype.itemsize,
@@ -370,7 +369,7 @@ def _forward(form, q_BNTH, k_BNTH, v_BNTH, draw_B4, first_BT):
     ],
     out_specs=[block(H), block(1)],
     out_shape=[q_BNTH, jax.ShapeDtypeStruct((B, N, T, 1), jnp.float32)],
-    cost_estimate=_cost(form, q_BNTH, products=2, arrays=4),
+    **_cost(form, q_BNTH, products=2, arrays=4),
     name='flash_forward',
   )(draw_B4, _column(first_BT), q_BNTH, k_BNTH, v_BNTH)
   saved = q_BNTH, k_BNTH, v_BNTH, draw_B4, first_BT, y_BNTH, lse_BNT1[..., 0]
@@ -392,7 +391,7 @@ def _backward(form, saved, dy_BNTH):
     in_specs=[*shared, block(H), whole(H), whole(H), block(H), block(1), block(1)],
     out_specs=block(H),
     out_shape=q_BNTH,
-    cost_estimate=_cost(form, q_BNTH, products=3, arrays=5),
+    **_cost(form, q_BNTH, products=3, arrays=5),
     name='flash_dq',
   )(*args)
   dk_BNTH, dv_BNTH = form.call(
@@ -401,7 +400,7 @@ def _backward(form, saved, dy_BNTH):
     in_specs=[*shared, whole(H), block(H), block(H), whole(H), whole(1), whole(1)],
     out_specs=[block(H), block(H)],
     out_shape=[k_BNTH, v_BNTH],
-    cost_estimate=_cost(form, q_BNTH, products=4, arrays=6),
+    **_cost(form, q_BNTH, products=4, arrays=6),
     name='flash_dkv',
   )(*args)
   return dq_BNTH, dk_BNTH, dv_BNTH, None, None

@@ -8,7 +8,7 @@ that traces it, so a program can be compiled for devices that are not there.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -150,6 +150,28 @@ def of_quantized(devices: Sequence[jax.Device]) -> Choice:
   if platform == 'gpu' and _capability(devices[0]) < 8:
     return Choice('plain', 'triton needs compute capability 8.0')
   return Choice(forms[platform], f'the small bytes are read on {platform}')
+
+
+def stated_cost(
+  *, flops: int, bytes_accessed: int, transcendentals: int = 0
+) -> dict[str, Any]:
+  """Returns the arguments by which `pallas_call` says what a kernel does.
+
+  A TPU's program keeps the estimate, a GPU's the metadata alone; `programs/work.py`
+  counts neither kernel without.
+  """
+  # Pallas takes a second to import, and only its kernels need it.
+  from jax.experimental import pallas as pl
+
+  cost = {
+    'flops': flops,
+    'bytes_accessed': bytes_accessed,
+    'transcendentals': transcendentals,
+  }
+  return {
+    'cost_estimate': pl.CostEstimate(**cost),
+    'metadata': {name: str(number) for name, number in cost.items()},
+  }
 
 
 def _capability(device: jax.Device) -> float:

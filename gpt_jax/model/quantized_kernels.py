@@ -10,6 +10,8 @@ processors; and 'mosaic' for TPUs, which go through the outputs one block after 
 import jax
 import jax.numpy as jnp
 
+from gpt_jax.model.kernels import stated_cost
+
 _PROGRAMS = (
   264  # of a GPU's product at least, where it is large enough: two a processor
 )
@@ -58,12 +60,10 @@ def _call(kernel, x: jax.Array, operands: list[jax.Array], out, **how) -> jax.Ar
 
   moved = sum(a.size * a.dtype.itemsize for a in (x, *operands, out))
   flops = 2 * x.size * out.shape[-1]
-  cost = {'flops': flops, 'bytes_accessed': moved, 'transcendentals': 0}
   call = pl.pallas_call(
     kernel,
     out_shape=out,
-    cost_estimate=pl.CostEstimate(**cost),
-    metadata={name: str(number) for name, number in cost.items()},  # for GPUs
+    **stated_cost(flops=flops, bytes_accessed=moved),
     name='quantized_product',
     **how,
   )

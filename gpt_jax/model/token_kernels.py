@@ -20,6 +20,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from gpt_jax.model.kernels import stated_cost
+
 _ROWS = 16  # of a program; the least that tensor cores take
 _FEW = 4  # rows up to which sums are faster than tensor cores
 _SLOTS = 64  # of the cache that a program reads at once
@@ -31,11 +33,6 @@ ACTIVATIONS = {
   'gelu_tanh': partial(jax.nn.gelu, approximate=True),
   'relu': jax.nn.relu,
 }
-
-
-def _cost(**numbers: int) -> dict[str, str]:
-  """Returns what a kernel does as XLA's program is to keep it: the only place of it."""
-  return {name: str(number) for name, number in numbers.items()}
 
 
 def product(
@@ -77,7 +74,7 @@ def product(
     interpret=interpret,
     name='product',
     compiler_params=triton.CompilerParams(num_warps=4, num_stages=4),
-    metadata=_cost(
+    **stated_cost(
       flops=2 * X * O * I,
       transcendentals=X * O if activation else 0,
       bytes_accessed=moved + X * O * jnp.dtype(dtype).itemsize,
@@ -176,7 +173,7 @@ def attention(
     interpret=interpret,
     name='attention',
     compiler_params=triton.CompilerParams(num_warps=4, num_stages=3),
-    metadata=_cost(  # at most: how many slots are filled is known when it runs
+    **stated_cost(  # at most: how many slots are filled is known when it runs
       flops=4 * X * N * S * H,
       transcendentals=X * N * S,
       bytes_accessed=sum(array.nbytes for array in arrays) + 3 * X * N * H * 2,
