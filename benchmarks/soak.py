@@ -182,14 +182,16 @@ def checks(looks: Sequence[Look], keep: int) -> list[Check]:
       max(memory) <= 1.02 * min(memory),
     )
   ]
-  for name, words in (
-    ('arrays', 'live arrays of jax'),
-    ('descriptors', 'descriptors'),
-    ('threads', 'threads'),
-    ('files', 'files beside checkpoints'),
+  # Pools start their threads one by one; those of a leak go on in the second half.
+  half = looks[: len(looks) // 2]
+  for name, words, before in (
+    ('arrays', 'live arrays of jax', early),
+    ('descriptors', 'descriptors', early),
+    ('threads', 'threads', half[len(half) // 2 :]),
+    ('files', 'files beside checkpoints', early),
   ):
     start, end = (
-      middle(getattr(each, name) for each in part) for part in (early, late)
+      middle(getattr(each, name) for each in part) for part in (before, late)
     )
     # One may come and go while we look: Orbax opens and closes some in the background.
     rows.append(

@@ -1,9 +1,14 @@
 """A short form of benchmarks/soak.py, and its verdicts on made-up runs."""
 
+import concurrent.futures
+import multiprocessing
+import pathlib
+
 import pytest
 
 from benchmarks import soak
 
+KEEP = 2
 LOOKS = [
   soak.Look(
     step=200 * i,
@@ -23,14 +28,23 @@ LOOKS = [
 
 
 def not_flat(looks: list[soak.Look]) -> list[str]:
-  return [row.name for row in soak.checks(looks, keep=2) if not row.flat]
+  return [row.name for row in soak.checks(looks, KEEP) if not row.flat]
+
+
+def short_run(folder: pathlib.Path) -> list[soak.Look]:
+  """Returns what was seen of 400 updates, a checkpoint every 20."""
+  run = soak.tiny(folder, steps=400, eval_every=20)
+  assert run.keep == KEEP
+  return soak.soak(run, folder / 'run')
 
 
 def test_a_short_run_leaves_nothing_open(tmp_path):
-  run = soak.tiny(tmp_path, steps=400, eval_every=20)
-  looks = soak.soak(run, tmp_path / 'run')
+  # In a process of its own: the pools of other tests start threads when they please.
+  spawn = multiprocessing.get_context('spawn')
+  with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as process:
+    looks = process.submit(short_run, tmp_path).result()
   assert [look.step for look in looks] == list(range(20, 401, 20))
-  rows = {row.name: row for row in soak.checks(looks, run.keep)}
+  rows = {row.name: row for row in soak.checks(looks, KEEP)}
   for name in (
     'descriptors',
     'threads',
@@ -76,6 +90,13 @@ def test_what_passes_by_is_no_leak(at, change):
   changed = list(LOOKS)
   changed[at] = changed[at]._replace(**change)
   assert not_flat(changed) == []
+
+
+def test_threads_of_a_pool_that_fills_are_no_leak():
+  assert (
+    not_flat([look._replace(threads=min(34, 24 + look.step // 200)) for look in LOOKS])
+    == []
+  )
 
 
 def test_the_figure_has_memory_counts_and_speed():
