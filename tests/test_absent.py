@@ -3,9 +3,9 @@
 `make absent-test` has the compilers. A row more is a line more.
 """
 
+import dataclasses
 import importlib.util
 import json
-import math
 import pathlib
 import re
 
@@ -65,8 +65,12 @@ DECODED = {
   'h100 greedy': ('h100', {'temperature': 0}),
   'h100 top-p': ('h100', {'top_p': 0.9, 'num_return': 4}),
   'h100 beams': ('h100', {'beams': 4}),
+  'h100 int8': ('h100', {'temperature': 0, 'weights': 'int8'}),
+  'h100 int4': ('h100', {'beams': 4, 'weights': 'int4'}),
   'v5e greedy': ('v5e:1x1', {'temperature': 0}),
   'v5e beams': ('v5e:1x1', {'beams': 4}),
+  'v5e int8': ('v5e:1x1', {'temperature': 0, 'weights': 'int8'}),
+  'v5e int4': ('v5e:1x1', {'temperature': 0, 'weights': 'int4'}),
 }
 COMPILERS = {'h': 'jax_plugins.xla_cuda13', 'v': 'libtpu'}
 
@@ -141,20 +145,45 @@ def test_remat_works_with_less_memory():
     assert less['flops'] > more['flops']
 
 
-@pytest.mark.parametrize('name', DECODED)
-def test_decoding_compiles_and_a_token_reads_all_weights(name):
-  on, settings = DECODED[name]
+def decoded(on, *, weights='', **settings):
+  """Returns a model, its layout and the programs that continue two prompts."""
   needed(on)
   layout = Layout((devices(on)[0],))
   model = model_of(layout)
+  small = jax.eval_shape(
+    lambda params: dataclasses.replace(model, params=params).quantized(weights).params,
+    model.params,
+  )
+  model = dataclasses.replace(model, params=layout.placed(small))
   ids = [[1, 2, 3], [4, 5, 6, 7, 8]]
-  programs = model.lowered(ids, layout.whole_shapes, max_new_tokens=16, **settings)
+  of = {'max_new_tokens': 16, **settings}
+  return model, layout, model.lowered(ids, layout.whole_shapes, **of)
+
+
+@pytest.mark.parametrize(
+  ('weights', 'settings'), [('int8', {'temperature': 0}), ('int4', {'beams': 4})]
+)
+def test_few_bits_take_the_kernels_of_bfloat16_and_less_time(weights, settings):
+  program = 'search' if 'beams' in settings else 'tokens'
+  found = []
+  for bits in ('', weights):
+    *_, programs = decoded('h100', weights=bits, **settings)
+    found.append(facts(programs[program][0], 'h100', turn=True))
+  bfloat16, small = found
+  assert small['kernels'] == bfloat16['kernels']
+  assert small['seconds'] < bfloat16['seconds']
+
+
+@pytest.mark.parametrize('name', DECODED)
+def test_decoding_compiles_and_a_token_reads_all_weights(name):
+  on, settings = DECODED[name]
+  model, layout, programs = decoded(on, **settings)
   beams = settings.get('beams', 1)
   assert set(programs) == ({'search'} if beams > 1 else {'prompt', 'tokens'})
   T_D = model.config.T * model.config.D
   form = jax.eval_shape(lambda params: decode_form(params, model.gpt), model.params)
   weights = layout.bytes_each(layout.placed(form))
-  numbers = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(model.params))
+  numbers = cost.parameter_count(model.config)
   for program, (lowered, _) in programs.items():
     found = facts(lowered, on, turn=program != 'prompt')
     assert found['arguments'] >= weights
@@ -162,7 +191,7 @@ def test_decoding_compiles_and_a_token_reads_all_weights(name):
       # Embeddings of positions and of most tokens are not read; the output matrix is.
       read = weights - 2 * T_D
       assert 0.9 * read < found['bytes'] < 30 * read
-    rows = len(ids) * beams * settings.get('num_return', 1)
+    rows = 2 * beams * settings.get('num_return', 1)
     if program != 'prompt':
       multiplied = 2 * rows * (numbers - 2 * T_D)
       assert found['flops'] >= 0.8 * multiplied

@@ -13,7 +13,7 @@ from gpt_jax.config import UserError
 from gpt_jax.decoding import beam, sampling, stochastic_beam
 from gpt_jax.decoding.selection import Sampling
 from gpt_jax.inference.language_model import LanguageModel
-from gpt_jax.model import kernels, token_kernels
+from gpt_jax.model import kernels, quantize, token_kernels
 from gpt_jax.model.decode_form import decode_form, is_fused
 from gpt_jax.model.gpt import GPT, init_params
 from gpt_jax.model.gpt_config import Execution, GPTConfig
@@ -49,10 +49,16 @@ def made(name):
   return cfg, jax.tree.map(noisy, init_params(cfg, 0))
 
 
-@functools.cache
-def prompted(name, how, S=40):
-  """The contract of a model, and its cache after prompts of 5, 2 and 4 tokens."""
+def in_bits(name, bits):
+  """A model's architecture, and parameters in few bits; bits=32: as they are."""
   cfg, params = made(name)
+  return cfg, params if bits == 32 else quantize.quantized(params, bits)
+
+
+@functools.cache
+def prompted(name, how, S=40, bits=32):
+  """The contract of a model, and its cache after prompts of 5, 2 and 4 tokens."""
+  cfg, params = in_bits(name, bits)
   gpt = GPT(cfg, how)
   model = sampling.model_of(decode_form(params, gpt), gpt)
   ids_BT = np.random.default_rng(0).integers(0, cfg.vocab, (3, 5))
@@ -66,11 +72,13 @@ def assert_same_cache(a, b, **close):
     np.testing.assert_allclose(*(np.asarray(z, np.float32) for z in (x, y)), **close)
 
 
-@pytest.mark.parametrize('name', MODELS)
-def test_the_kernels_give_a_tokens_logits_and_cache(name):
+@pytest.mark.parametrize(
+  ('name', 'bits'), [*((name, 32) for name in MODELS), ('apart', 8), ('GPT-2', 4)]
+)
+def test_the_kernels_give_a_tokens_logits_and_cache(name, bits):
   both = []
   for how in (Execution(), EXACT):
-    model, logits_BV, cache = prompted(name, how)
+    model, logits_BV, cache = prompted(name, how, bits=bits)
     step, steps = jax.jit(model.step), [logits_BV]
     for i in range(7):
       logits_BV, cache = step(cache, jnp.array([i, 50 + i, 99 - i]))
@@ -81,11 +89,11 @@ def test_the_kernels_give_a_tokens_logits_and_cache(name):
   assert_same_cache(own, cache, **CLOSE)
 
 
-@pytest.mark.parametrize('name', ['GPT-2', 'GPT-3'])
-def test_the_kernels_give_the_logits_of_beams(name):
+@pytest.mark.parametrize(('name', 'bits'), [('GPT-2', 32), ('GPT-3', 32), ('GPT-2', 8)])
+def test_the_kernels_give_the_logits_of_beams(name, bits):
   both = []
   for how in (Execution(), EXACT):
-    model, logits_BV, cache = prompted(name, how)
+    model, logits_BV, cache = prompted(name, how, bits=bits)
     cache, step, steps = model.branch(cache, 2), jax.jit(model.step_beams), []
     for i in range(5):
       parent_BK = jnp.array([[0, 0], [1, 0], [i % 2, 1]])
@@ -97,19 +105,36 @@ def test_the_kernels_give_the_logits_of_beams(name):
   assert_same_cache(own, cache, **CLOSE)
 
 
-@pytest.mark.parametrize('X', [1, 3, 4, 5, 17])
+def stored(kernel, bits):
+  """A transposed kernel as `product` takes it, and the numbers it stands for."""
+  if bits == 32:
+    return {'kernel_T': jnp.asarray(kernel)}, kernel
+  small = quantize._int8(kernel.T) if bits == 8 else quantize._int4(kernel.T)
+  values, scale = small[f'kernel_int{bits}'], small['kernel_scale']
+  if bits == 4:
+    scale = np.repeat(scale, len(kernel.T) // len(scale), axis=0)
+    values = quantize.unpacked(values, len(small['kernel_scale']))
+  return quantize.transposed(small, few_bits=True), np.float32(values * scale).T
+
+
+@pytest.mark.parametrize(
+  ('X', 'bits'),
+  [*((X, 32) for X in (1, 3, 4, 5, 17)), (3, 8), (17, 8), (3, 4), (17, 4)],
+)
 @pytest.mark.parametrize(('inputs', 'outputs'), [(48, 37), (1600, 6)])
-def test_a_product_in_pieces_is_the_product(X, inputs, outputs):
+def test_a_product_in_pieces_is_the_product(X, inputs, outputs, bits):
   draw = np.random.default_rng(X)
   array = lambda *shape: draw.normal(size=shape).astype(np.float32)  # noqa: E731
   x, kernel, add = array(X, inputs), array(outputs, inputs), array(X, outputs)
   bias, scale, shift = array(outputs), array(inputs), array(inputs)
+  linear, kernel = stored(kernel, bits)
   y = token_kernels.product(
     jnp.asarray(x),
-    {'kernel_T': jnp.asarray(kernel), 'bias': bias},
+    linear | {'bias': bias},
     norm={'scale': scale, 'bias': shift},
     activation='relu',
     add_XO=add,
+    factors='float32',
     dtype='float32',
     interpret=True,
   )
@@ -147,9 +172,19 @@ def test_attention_reads_the_filled_slots_and_no_other(S, slot):
     np.testing.assert_array_equal(after, old)
 
 
-@pytest.mark.parametrize('way', ['greedy', 'sampled', 'beams', 'drawn beams'])
-def test_texts_are_those_of_the_plain_path(way):
-  cfg, params = made('GPT-2')
+@pytest.mark.parametrize(
+  ('way', 'bits'),
+  [
+    ('greedy', 32),
+    ('sampled', 32),
+    ('beams', 32),
+    ('drawn beams', 32),
+    ('greedy', 8),
+    ('beams', 4),
+  ],
+)
+def test_texts_are_those_of_the_plain_path(way, bits):
+  cfg, params = in_bits('GPT-2', bits)
   prompts, keys = [[1, 2, 3], [4]], sampling.keys_of(0, 2)
   of = {'max_new_tokens': 8, 'eot': 99}
   both = []

@@ -13,7 +13,8 @@ from fakes import random_bytes_model
 from gpt_jax import config
 from gpt_jax.cli import flags
 from gpt_jax.config import UserError
-from gpt_jax.model import kernels, quantize, quantized_kernels
+from gpt_jax.model import kernels, quantize, quantized_kernels, token_kernels
+from gpt_jax.model.decode_form import decode_form
 from gpt_jax.model.gpt import GPT, init_params, unembed
 from gpt_jax.model.gpt_config import Execution, GPTConfig
 
@@ -42,6 +43,14 @@ def of_int4(stored):
         signed = np.where(value > 7, value - 16, value)
         kernel[g * 2 * half + place] = signed * scale[g]
   return kernel
+
+
+def by_gpu(x, stored, factors='float32'):
+  """Returns x times what is stored [in, out], by the kernel of a GPU."""
+  linear = quantize.transposed(stored, few_bits=True)
+  return token_kernels.product(
+    x, linear, factors=factors, dtype='float32', interpret=True
+  )
 
 
 def test_four_bits_are_the_best_grid_of_some_widths_for_each_group():
@@ -73,23 +82,30 @@ def test_products_are_those_of_the_stored_numbers(shape, how):
   for R in (1, 3, 20):
     x = normal(R, R, shape[0])
 
-    def product(x, weights, plain, transposed=False):
-      if how == 'plain':
-        return plain(x)
-      return quantized_kernels.times(
-        x, *weights, how, transposed=transposed, interpret=True
-      )
-
     for stored, name, wanted in (
       (int8, 'int8', of_int8(int8)),
       (int4, 'int4', of_int4(int4)),
     ):
       weights = stored[f'kernel_{name}'], stored['kernel_scale']
-      times = getattr(quantize, f'times_{name}')
-      y = product(x, weights, lambda x, w=weights, t=times: t(x, *w))
-      np.testing.assert_allclose(y, x @ wanted, atol=2e-4)
-    stored = rows.values, rows.scale
-    y = product(x, stored, lambda x: quantize.head_logits(x, rows), True)
+      if how == 'plain':
+        found = [getattr(quantize, f'times_{name}')(x, *weights)]
+        other = quantize.transposed(stored, few_bits=True)
+        found.append(quantize.times_small(x, other))
+      elif how == 'mosaic':
+        found = [quantized_kernels.times(x, *weights, interpret=True)]
+      else:
+        found = [by_gpu(x, stored)]
+      for y in found:
+        np.testing.assert_allclose(y, x @ wanted, atol=2e-4)
+    if how == 'plain':
+      y = quantize.head_logits(x, rows)
+    elif how == 'mosaic':
+      head = rows.values, rows.scale
+      y = quantized_kernels.times(x, *head, transposed=True, interpret=True)
+    else:
+      y = token_kernels.product(
+        x, rows.linear, factors='float32', dtype='float32', interpret=True
+      )
     np.testing.assert_allclose(y, x @ of_int8(int8), atol=2e-4)
 
 
@@ -97,10 +113,12 @@ def test_a_product_in_bfloat16_sums_in_float32():
   kernel = np.abs(normal(0, 512, 64))
   x = jnp.ones((1, 512), jnp.bfloat16)
   stored = quantize._int4(kernel)
-  for how in ('triton', 'mosaic'):
-    y = quantized_kernels.times(
-      x, stored['kernel_int4'], stored['kernel_scale'], how, interpret=True
-    )
+  weights = stored['kernel_int4'], stored['kernel_scale']
+  for y in (
+    quantized_kernels.times(x, *weights, interpret=True),
+    by_gpu(x, stored, 'bfloat16'),
+    by_gpu(jnp.tile(x, (5, 1)), stored, 'bfloat16'),
+  ):
     assert y.dtype == jnp.float32
     # In bfloat16 alone sums of some hundred would be wrong by several parts of 256.
     np.testing.assert_allclose(y[0], of_int4(stored).sum(0), rtol=1e-3)
@@ -200,21 +218,37 @@ def test_kernels_are_chosen_for_the_devices_of_the_layout():
   assert Execution.of(model, devices('tpu')).quantized == 'mosaic'
 
 
-def test_few_rows_take_the_kernel_and_many_do_not(monkeypatch):
+@pytest.mark.parametrize('how', ['triton', 'mosaic'])
+@pytest.mark.parametrize('bits', [8, 4])
+def test_few_rows_take_the_kernel_and_many_do_not(how, bits, monkeypatch):
   seen = []
-  monkeypatch.setattr(
-    quantized_kernels,
-    'times',
-    lambda x, w, *_, transposed=False: (
-      seen.append(x.shape)
-      or jnp.zeros((*x.shape[:-1], w.shape[0 if transposed else 1]))
-    ),
-  )
+
+  def mosaic(x, weights, scale, transposed=False):
+    seen.append(x.shape)
+    return jnp.zeros((*x.shape[:-1], weights.shape[0 if transposed else 1]))
+
+  def triton(x, linear, *, factors, dtype):
+    seen.append(x.shape)
+    return token_kernels_product(
+      x, linear, factors=factors, dtype=dtype, interpret=True
+    )
+
+  token_kernels_product = token_kernels.product
+  monkeypatch.setattr(quantized_kernels, 'times', mosaic)
+  monkeypatch.setattr(token_kernels, 'product', triton)
   cfg = GPTConfig.of(config.Model(L=1, D=64, N=1, T=128), vocab=11)
-  small = quantize.quantized(init_params(cfg, 0), 4)
-  gpt = GPT(cfg, dataclasses.replace(Execution(), quantized='triton'))
+  small = quantize.quantized(init_params(cfg, 0), bits)
+  gpt = GPT(cfg, dataclasses.replace(Execution(), quantized=how))
+  form = decode_form(small, gpt)
+  assert (form is small) == (how == 'mosaic')
+  assert jax.tree.structure(decode_form(form, gpt)) == jax.tree.structure(form)
   for T, calls in ((64, 7), (65, 0)):
     seen.clear()
-    x, _ = gpt.apply({'params': small}, np.zeros((1, T), int))
-    unembed(gpt, small, x)
+    ids = np.zeros((1, T), int)
+    x, _ = gpt.apply({'params': form}, ids)
+    y = unembed(gpt, form, x)
     assert len(seen) == calls
+    if how == 'triton':
+      x, _ = GPT(cfg).apply({'params': small}, ids)
+      wanted = unembed(GPT(cfg), small, x)
+      np.testing.assert_allclose(y[..., :11], wanted[..., :11], atol=2e-4)

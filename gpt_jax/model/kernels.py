@@ -135,8 +135,8 @@ def choose_decode(
 def of_quantized(devices: Sequence[jax.Device]) -> Choice:
   """Returns how few rows are multiplied with weights in 8 or 4 bits.
 
-  'triton' and 'mosaic' are kernels that read the small bytes
-  (`model/quantized_kernels.py`); 'plain' leaves it to the compiler.
+  'triton' (`token_kernels.product`) and 'mosaic' (`model/quantized_kernels.py`) are
+  kernels that read the small bytes; 'plain' leaves it to the compiler.
 
   Args:
     devices: as in `choose`.

@@ -144,6 +144,10 @@ class Linear(nn.Module):
     elif self.has_variable('params', 'kernel_int4'):
       weights = stored('kernel_int4'), stored('kernel_scale')
       y = quantize.times_int4(x, *weights, self.quantized)
+    elif self.has_variable('params', 'kernel_T_scale'):
+      names = [name for name in self.variables['params'] if name.startswith('kernel')]
+      linear = {name: stored(name) for name in names}
+      y = quantize.times_small(x, linear, self.quantized)
     else:
       y = matmul(x, self.parameters(x.shape[-1])[0])
     if self.has_variable('lora', 'a'):
@@ -157,7 +161,8 @@ class Linear(nn.Module):
   @property
   def joins(self) -> bool:
     """Whether `fused.affine` computes this layer: it is a kernel and no more."""
-    stored = [('params', f'kernel_{form}') for form in ('T', 'int8', 'int4')]
+    forms = 'T', 'int8', 'int4', 'T_scale'
+    stored = [('params', f'kernel_{form}') for form in forms]
     return self.fused and not any(
       self.has_variable(*other) for other in [*stored, ('lora', 'a')]
     )

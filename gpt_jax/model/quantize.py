@@ -2,7 +2,9 @@
 
 A small weight is a whole number times a scale. The plain products here turn it into
 floats and leave the rest to the compiler, which on an accelerator may write these
-floats out; the kernels of `model/quantized_kernels.py` read the small bytes themselves.
+floats out; on those, kernels read the small bytes themselves: a TPU's that of
+`model/quantized_kernels.py`, a GPU's `token_kernels.product`, which takes the weights
+transposed.
 """
 
 import math
@@ -13,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from gpt_jax.config import UserError
-from gpt_jax.model import quantized_kernels
+from gpt_jax.model import quantized_kernels, token_kernels
 
 _GROUP = 64  # inputs that share a scale, of kernels in 4 bits
 _ROWS = 64  # most rows for which reading the weights is what takes time
@@ -21,12 +23,24 @@ _ROWS = 64  # most rows for which reading the weights is what takes time
 _CLIPS = 1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7
 
 
-def transposed(params: dict) -> dict:
+def transposed(params: dict, few_bits: bool = False) -> dict:
   """Returns the parameters with each `kernel` as `kernel_T`, [out, in], for decoding.
 
   A CPU multiplies one vector with a matrix stored so about 1.4 times as fast.
+
+  Args:
+    few_bits: whether kernels in few bits become `kernel_T_int8` and so on, too.
   """
-  return _each_kernel(params, lambda kernel: {'kernel_T': jnp.array(kernel.T)})
+  small = 'kernel_int8', 'kernel_int4', 'kernel_scale'
+  changed = {}
+  for name, leaf in params.items():
+    if isinstance(leaf, dict):
+      changed[name] = transposed(leaf, few_bits)
+    elif name == 'kernel' or (few_bits and name in small):
+      changed[name.replace('kernel', 'kernel_T')] = jnp.array(leaf.T)
+    else:
+      changed[name] = leaf
+  return changed
 
 
 def quantized(params: dict, bits: int = 8) -> dict:
@@ -68,6 +82,11 @@ class Rows:
     one = jnp.arange(32) == (ids % 32)[..., None]
     row = jnp.where(one[..., None], blocks, 0).astype(jnp.float32).sum(-2)
     return row * self.scale[ids][..., None]
+
+  @property
+  def linear(self) -> dict:
+    """The matrix as a layer of D inputs and V outputs, for `token_kernels.product`."""
+    return {'kernel_T_int8': self.values, 'kernel_T_scale': self.scale}
 
 
 def matrix(params: dict, name: str) -> jax.Array | Rows:
@@ -158,10 +177,10 @@ def times_int8(
   """Returns x [..., I] @ kernel [I, O] * scale [O], in the dtype of x.
 
   Args:
-    how: 'plain', or which kernel for few rows: `Execution.quantized`.
+    how: 'plain', or 'mosaic' for a kernel for few rows: `Execution.quantized`.
   """
-  if _by_kernel(x, kernel, how):
-    return quantized_kernels.times(x, kernel, scale, how).astype(x.dtype)
+  if how == 'mosaic' and _few(x):
+    return quantized_kernels.times(x, kernel, scale).astype(x.dtype)
   if x.size == x.shape[-1]:
     # One vector. XLA fuses this sum, where before a product it would write out the
     # whole matrix as floats.
@@ -179,22 +198,39 @@ def times_int4(
     scale: [groups, O].
     how: as in `times_int8`.
   """
-  if _by_kernel(x, kernel, how):
-    return quantized_kernels.times(x, kernel, scale, how).astype(x.dtype)
+  if how == 'mosaic' and _few(x):
+    return quantized_kernels.times(x, kernel, scale).astype(x.dtype)
   values = unpacked(kernel, len(scale)).reshape(len(scale), -1, scale.shape[-1])
   floats = (values * scale[:, None]).astype(x.dtype)
   return x @ floats.reshape(x.shape[-1], -1)
+
+
+def times_small(x: jax.Array, linear: dict, how: str = 'plain') -> jax.Array:
+  """Returns x [..., I] @ a kernel in few bits that is transposed, in the dtype of x.
+
+  Args:
+    linear: as in `token_kernels.product`, without bias.
+    how: 'triton' for that kernel, else plain: `Execution.quantized`.
+  """
+  if how == 'triton' and _few(x):
+    return _by_product(x, linear).astype(x.dtype)
+  scale = linear['kernel_T_scale'].T
+  if 'kernel_T_int8' in linear:
+    return times_int8(x, linear['kernel_T_int8'].T, scale)
+  return times_int4(x, linear['kernel_T_int4'].T, scale)
 
 
 def head_logits(x: jax.Array, head_VD: Rows, how: str = 'plain') -> jax.Array:
   """Returns float32 x [..., D] @ head' [V, D].
 
   Args:
-    how: as in `times_int8`.
+    how: 'plain', or which kernel for few rows: `Execution.quantized`.
   """
   head, scale = head_VD.values, head_VD.scale
-  if _by_kernel(x, head, how):
-    return quantized_kernels.times(x, head, scale, how, transposed=True)
+  if how == 'triton' and _few(x):
+    return _by_product(x, head_VD.linear)
+  if how == 'mosaic' and _few(x):
+    return quantized_kernels.times(x, head, scale, transposed=True)
   rows = x.reshape(-1, x.shape[-1])
   if len(rows) == 1:
     y = (head.astype(x.dtype) * rows).sum(axis=1, dtype=jnp.float32)[None]
@@ -204,6 +240,12 @@ def head_logits(x: jax.Array, head_VD: Rows, how: str = 'plain') -> jax.Array:
   return (y * scale).reshape(*x.shape[:-1], len(head))
 
 
-def _by_kernel(x: jax.Array, stored: jax.Array, how: str) -> bool:
-  few = x.size // x.shape[-1] <= _ROWS
-  return how != 'plain' and few and quantized_kernels.fits(stored.shape, how)
+def _few(x: jax.Array) -> bool:
+  return x.size // x.shape[-1] <= _ROWS
+
+
+def _by_product(x: jax.Array, linear: dict) -> jax.Array:
+  """Returns a GPU's product, float32."""
+  rows = x.reshape(-1, x.shape[-1])
+  y = token_kernels.product(rows, linear, factors=x.dtype, dtype='float32')
+  return y.reshape(*x.shape[:-1], y.shape[-1])

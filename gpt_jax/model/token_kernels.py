@@ -7,7 +7,9 @@ kernel begins with a wait. So a layer is five kernels, and each weight is read o
   attention  writes the token's key and value, and reads the slots that are filled
 
 A program of `product` computes some outputs of all rows (or of 16 of them); it
-normalises the rows by itself, which costs less than a kernel that does it for all. A
+normalises the rows by itself, which costs less than a kernel that does it for all.
+Weights in 8 or 4 bits (`model/quantize.py`) are read as they are stored, and become
+numbers in its registers. A
 program of `attention` computes the texts of one head in one row of the cache, with the
 softmax of FlashAttention (Dao et al. 2022, section 3.1); long caches are divided among
 several programs, whose sums are added up.
@@ -21,6 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from gpt_jax.model.kernels import stated_cost
+from gpt_jax.model.quantized_kernels import halves
 
 _ROWS = 16  # of a program; the least that tensor cores take
 _FEW = 4  # rows up to which sums are faster than tensor cores
@@ -28,6 +31,8 @@ _SLOTS = 64  # of the cache that a program reads at once
 _PART = 128  # slots of a part of a long cache, at least
 _PROGRAMS = 128  # that a GPU runs at once, about
 _HIDDEN = -2e38  # nearly the least float32
+
+_STORED = 'kernel_T', 'kernel_T_int8', 'kernel_T_int4'
 
 ACTIVATIONS = {
   'gelu_tanh': partial(jax.nn.gelu, approximate=True),
@@ -42,6 +47,7 @@ def product(
   norm: dict | None = None,
   activation: str = '',
   add_XO: jax.Array | None = None,
+  factors: str,
   dtype: str,
   interpret: bool = False,
 ) -> jax.Array:
@@ -50,25 +56,29 @@ def product(
   Sums are float32, and so is what follows them.
 
   Args:
-    linear: kernel_T [O, I] in the dtype of the product; bias [O] or none.
+    linear: kernel_T [O, I]; or kernel_T_int8 [O, I] and kernel_T_scale [O]; or
+      kernel_T_int4 [O, I / 2] and kernel_T_scale [O, groups]; bias [O] or none.
     norm: scale [I] and bias or none, of a LayerNorm before the product.
     activation: of `ACTIVATIONS`; '' for none.
     add_XO: the residual stream that the result is added to.
+    factors: the dtype that x and weights are multiplied in.
   """
   # Pallas takes a second to import, and only a GPU needs it.
   from jax.experimental import pallas as pl
   from jax.experimental.pallas import triton
 
-  (X, I), O = x_XI.shape, len(linear['kernel_T'])  # noqa: E741
+  stored = next(name for name in linear if name in _STORED)
+  (X, I), O = x_XI.shape, len(linear[stored])  # noqa: E741
   few = X <= _FEW
   rows = pl.next_power_of_2(X) if few else _ROWS
   outputs, inputs = (4, 2048 // rows) if few else (16, 256)
-  inputs = min(inputs, max(_ROWS, pl.next_power_of_2(I)))
+  inputs = min(inputs, max(2 * _ROWS, pl.next_power_of_2(I)))
   arrays = {'x': x_XI, **linear, 'norm': norm, 'add': add_XO}
   moved = sum(array.nbytes for array in jax.tree.leaves(arrays))
   sizes = {'rows': rows, 'outputs': outputs, 'inputs': inputs}
+  how = {'few': few, 'activation': activation, 'factors': factors, 'stored': stored}
   return pl.pallas_call(
-    partial(_product, few=few, activation=activation, **sizes),
+    partial(_product, **how, **sizes),
     jax.ShapeDtypeStruct((X, O), dtype),
     grid=(pl.cdiv(X, rows), pl.cdiv(O, outputs)),
     interpret=interpret,
@@ -82,57 +92,79 @@ def product(
   )(arrays)
 
 
-def _product(refs, y_ref, *, rows, outputs, inputs, few, activation):
+def _product(refs, y_ref, *, rows, outputs, inputs, few, activation, factors, stored):
   """The program of `product` for some rows and outputs, `inputs` at a time."""
   from jax.experimental import pallas as pl
   from jax.experimental.pallas import triton
 
   (X, I), O, norm = refs['x'].shape, y_ref.shape[1], refs['norm']  # noqa: E741
-  x0, o0 = pl.program_id(0) * rows, pl.program_id(1) * outputs
-  real_X1 = (x0 + jnp.arange(rows) < X)[:, None]
-  real_O = o0 + jnp.arange(outputs) < O
+  row_X1 = pl.program_id(0) * rows + jnp.arange(rows)[:, None]
+  output_O = pl.program_id(1) * outputs + jnp.arange(outputs)
+  real_X1, real_O, real_O1 = row_X1 < X, output_O < O, (output_O < O)[:, None]
+  kernel, scale = refs[stored], refs.get('kernel_T_scale')
+  parts = 2 if stored == 'kernel_T_int4' else 1  # numbers to one that is stored
+  half = I // scale.shape[1] // 2 if parts > 1 else 0  # of a group
+  size = inputs // parts
 
-  def read(at, size):
-    """Returns some of x, float32, and which of them are real."""
-    real_I = at + jnp.arange(size) < I
-    here = pl.ds(x0, rows), pl.ds(at, size)
-    x = triton.load(refs['x'].at[here], mask=real_X1 & real_I, other=0)
-    return x.astype(jnp.float32), real_I
+  def of_rows(column):
+    x = _at(refs['x'], row_X1, column, real_X1 & (column < I))
+    return x.astype(jnp.float32)
 
   if norm is not None:
-    x, real_I = read(0, pl.next_power_of_2(I))
+    column = jnp.arange(pl.next_power_of_2(I))
+    x = of_rows(column)
     mean_X1 = x.sum(1)[:, None] / I
-    square = jnp.square(jnp.where(real_I, x - mean_X1, 0))
+    square = jnp.square(jnp.where(column < I, x - mean_X1, 0))
     rate_X1 = jax.lax.rsqrt(square.sum(1)[:, None] / I + 1e-5)
 
-  def add(i, sums):
-    at = i * inputs
-    x, real_I = read(at, inputs)
-    of_I = partial(triton.load, mask=real_I, other=0)
-    if norm is not None:
-      x = (x - mean_X1) * rate_X1 * of_I(norm['scale'].at[pl.ds(at, inputs)])
-      x += of_I(norm['bias'].at[pl.ds(at, inputs)]) if 'bias' in norm else 0
-    kernel = triton.load(
-      refs['kernel_T'].at[pl.ds(o0, outputs), pl.ds(at, inputs)],
-      mask=real_O[:, None] & real_I,
-      other=0,
-    )
-    x = x.astype(kernel.dtype)
-    if few:
-      return sums + x.astype(jnp.float32)[:, None] * kernel.astype(jnp.float32)
-    return sums + triton.dot(x, kernel, trans_b=True)
+  def normalised(x, column):
+    of_I = lambda name: triton.load(norm[name].at[column], mask=column < I, other=0)  # noqa: E731
+    x = (x - mean_X1) * rate_X1 * of_I('scale')
+    return x + of_I('bias') if 'bias' in norm else x
 
-  shape = (rows, outputs, inputs) if few else (rows, outputs)
-  sums = jax.lax.fori_loop(0, pl.cdiv(I, inputs), add, jnp.zeros(shape, jnp.float32))
+  def add(i, sums):
+    place = i * size + jnp.arange(size)
+    here = real_O1 & (place < kernel.shape[1])
+    weights = _at(kernel, output_O[:, None], place, here)
+    for part, w in enumerate(halves(weights) if parts > 1 else [weights]):
+      column = place
+      if parts > 1:
+        group = jax.lax.div(place, half)
+        column = place + (group + part) * half
+        w *= _at(scale, output_O[:, None], group, here)
+      x = of_rows(column)
+      x = (x if norm is None else normalised(x, column)).astype(factors)
+      if few:
+        sums += x.astype(jnp.float32)[:, None] * w.astype(jnp.float32)
+      else:
+        sums += dot(x, w.astype(factors))
+    return sums
+
+  dot = partial(triton.dot, trans_b=True)
+  if jnp.dtype(factors) == jnp.float32:
+    dot = partial(dot, precision=jax.lax.Precision.HIGHEST)
+  shape = (rows, outputs, inputs // parts) if few else (rows, outputs)
+  turns = pl.cdiv(kernel.shape[1], size)
+  sums = jax.lax.fori_loop(0, turns, add, jnp.zeros(shape, jnp.float32))
   y = sums.sum(2) if few else sums
+  of_O = lambda ref: triton.load(ref.at[output_O], mask=real_O, other=0)  # noqa: E731
+  if stored == 'kernel_T_int8':
+    y *= of_O(scale)
   if 'bias' in refs:
-    bias = triton.load(refs['bias'].at[pl.ds(o0, outputs)], mask=real_O, other=0)
-    y += bias.astype(jnp.float32)
+    y += of_O(refs['bias']).astype(jnp.float32)
   y = ACTIVATIONS[activation](y) if activation else y
-  place = pl.ds(x0, rows), pl.ds(o0, outputs)
   if refs['add'] is not None:
-    y += triton.load(refs['add'].at[place], mask=real_X1 & real_O, other=0)
-  triton.store(y_ref.at[place], y.astype(y_ref.dtype), mask=real_X1 & real_O)
+    y += _at(refs['add'], row_X1, output_O, real_X1 & real_O)
+  at = [jnp.broadcast_to(index, y.shape) for index in (row_X1, output_O[None])]
+  triton.store(y_ref.at[tuple(at)], y.astype(y_ref.dtype), mask=real_X1 & real_O)
+
+
+def _at(ref, row_R1: jax.Array, column_C: jax.Array, real_RC: jax.Array) -> jax.Array:
+  """Returns entries [R, C] of a matrix, 0 where they are not real."""
+  from jax.experimental.pallas import triton
+
+  at = [jnp.broadcast_to(index, real_RC.shape) for index in (row_R1, column_C[None])]
+  return triton.load(ref.at[tuple(at)], mask=real_RC, other=0)
 
 
 def attention(
