@@ -199,12 +199,13 @@ def page(kept: dict) -> str:
     '## Utilisation, beside MaxText',
     '',
     'FLOPs of the model (PaLM, appendix B) a second, of the peak of bfloat16, for '
-    'texts of 2,048 tokens. MaxText: as published in its MaxText/configs/v5p/README.md and '
-    'v5e/README.md (one slice; a v5p-128 has 64 chips), with the batch of the '
+    'texts of 2,048 tokens. MaxText: as published in its MaxText/configs/v5p/README.md '
+    'and v5e/README.md (one slice; a v5p-128 has 64 chips), with the batch of the '
     'configuration named. Ours: L, D, heads, and products of MLP and vocabulary the '
     'same; LayerNorm for RMSNorm, no gate and no rotary positions; `remat=block`, '
     '`scan`, `loss_chunk=256`. "At most" is by the roofline, whose products reach '
-    f'{roofline.REACHED.products:.0%} of the peak.',
+    f'{roofline.REACHED.products:.0%} of the peak; what it computes again counts as no '
+    'use.',
     '',
     '| model | chips | rows a chip | MaxText: configuration, remat | TFLOP/s, of the '
     'peak | ours: layout | parameters | memory of each | ms at least | TFLOP/s, of the '
