@@ -350,7 +350,8 @@ def test_what_is_shared_is_a_beginning_of_all_and_pays():
   begin = rng.integers(0, 9, 700).tolist()
   assert rows.shared([[*begin, 1], [*begin, 2, 3], [*begin, 1, 1]]) == 640
   assert rows.shared([[*begin, 1], [*begin, 2, 3]]) == 0  # 640 tokens are too few
-  assert rows.shared([begin] * 9) == 640  # a token is left
+  assert rows.shared([begin] * 9) == 640
+  assert rows.shared([begin[:640]] * 9) == 512  # a token is left
   assert rows.shared([begin]) == 0
   assert rows.shared([begin[:90] + [9], begin] * 20) == 80
   assert rows.shared([[9, *begin], begin] * 20) == 0
