@@ -175,6 +175,12 @@ def test_it_lowers_for_a_gpu_and_a_tpu_and_says_what_it_computes(platform):
   assert sorted(cost.flops for cost in costs) == [
     2 * products * pairs * width for products in (2, 3, 4)
   ]
+  # 7 or 8 of softmax, 3 of the band, and of a weight's bits 125 and 2 for the band; a
+  # rotation is one instruction of a GPU instead of three.
+  least = 97 if platform == 'cuda' else 137
+  assert [cost.transcendentals for cost in costs] == [
+    pairs * (least + more) for more in (0, 2, 3)
+  ]
 
 
 @pytest.mark.parametrize('apart', [False, True], ids=['joined', 'apart'])

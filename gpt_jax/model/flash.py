@@ -354,9 +354,6 @@ _WORK = {
   'flash_dq': _Work(3, 5, 2, 7),
   'flash_dkv': _Work(4, 6, 2, 8),
 }
-# Of 20 rounds: an addition, a rotation in three operations, and a xor; then the key's
-# words, added before and after every four rounds, and what joins the two words.
-_THREEFRY = 20 * 5 + 2 + 5 * 3 + 1
 
 
 def _cost(form: _Form, name: str, q_BNTH: jax.Array, apart: bool) -> dict:
@@ -371,9 +368,11 @@ def _cost(form: _Form, name: str, q_BNTH: jax.Array, apart: bool) -> dict:
   moved = work.arrays * math.prod(q_BNTH.shape) * q_BNTH.dtype.itemsize
   moved += 4 * (work.columns * B * N * rows + apart * B * rows)
   if form.dropout:
-    # A weight's place, its bits, and whether they drop it; backward two products more.
-    elements += 4 + 2 * (band < T) + _THREEFRY + 3
-    elements += 2 * (name != 'flash_forward')
+    # A weight's place and whether its bits drop it; backward two products more. 20
+    # rounds: an addition, a rotation (NVIDIA's funnel shift; else two shifts and an or)
+    # and a xor; the key's words before and after every four; one word of both.
+    elements += 4 + 2 * (band < T) + 3 + 2 * (name != 'flash_forward')
+    elements += 20 * (3 if form.backend == 'triton' else 5) + 2 + 5 * 3 + 1
     moved += 4 * 4 * B
   return {'name': name} | kernels.stated_cost(
     flops=2 * work.products * pairs * H,
