@@ -100,7 +100,7 @@ first() {
     part train-tiny 120 "$python" -m benchmarks.train --shapes=tiny --rounds=2 \
       --peers='PyTorch, eager'
     part profile-tiny 60 "$python" -m benchmarks.profile --shape=tiny --batch=4 --rows=5
-    [ -d "$DATA/gpt2" ] && part decode 120 "$python" -m benchmarks.decode --tiny \
+    [ -d "$DATA/gpt2" ] && part decode 300 "$python" -m benchmarks.decode --tiny \
       --gpt2="$DATA/gpt2" --rounds=1 --rows="$ways" --peers='gpt_jax;Hugging Face'
     return
   fi

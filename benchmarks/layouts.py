@@ -10,6 +10,8 @@ import importlib.metadata
 import json
 import pathlib
 
+import jax
+
 from gpt_jax import config
 from gpt_jax.cli.messages import shown
 from gpt_jax.config import experiment
@@ -46,28 +48,43 @@ def run_of(file: str, layout: str, rows: int, accumulate: int) -> config.Run:
   return run
 
 
-def measured(run: config.Run) -> dict[str, float]:
-  """Returns what an update takes of each GPU."""
-  devices = sharding.asked_devices(run)
-  on = f'h100:{devices}'
-  layout = sharding.Layout.of(run, absent.devices(on))
+def program_of(
+  run: config.Run, devices: list[jax.Device], limit: float
+) -> on_paper.Program:
+  """Returns the update of a run on some devices, to be compiled.
+
+  Args:
+    limit: bytes of a device's memory.
+  """
+  layout = sharding.Layout.of(run, devices)
   config.check(run, layout.parts)
   cfg = GPTConfig.of(run.model, cost.vocabulary(run))
   layout.check(cfg)
-  limit, _ = on_paper.room(on, layout.devices[0])
   layout, _ = cost.scheduled(run, cfg, layout, limit)
-  program = dry_run.update_of(run, cfg, layout)
+  return dry_run.update_of(run, cfg, layout)
+
+
+def measured(run: config.Run, on: str) -> dict[str, float]:
+  """Returns what an update takes of each device.
+
+  Args:
+    on: absent devices, as `absent.devices` takes them.
+  """
+  devices = absent.devices(on)
+  limit, _ = on_paper.room(on, devices[0])
+  program = program_of(run, devices, limit)
   compiled = on_paper.compiled(program.lowered)
-  of = roofline.estimate(hlo.read(compiled.as_text()), 'h100')
+  of = roofline.estimate(hlo.read(compiled.as_text()), on_paper.kind_of(on))
   tokens = round(program.tokens)
-  roofline.check_flops(of.flops, program.formula, tokens, devices=devices)
+  roofline.check_flops(of.flops, program.formula, tokens, devices=len(devices))
   memory = on_paper.Memory.of(compiled)
   return {
-    'devices': devices,
+    'devices': len(devices),
     'state': memory.arguments,
     'working': memory.working,
     'sent': sum(collectives.by_kind(of.collectives)[0].values()),
     'seconds': of.total_seconds,
+    'products': of.product_seconds,
     'tokens': tokens,
     'jax': importlib.metadata.version('jax'),
   }
@@ -102,7 +119,8 @@ def main() -> None:
   kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
   for name, file, *how in ROWS:
     if key(name, *how) not in kept:
-      kept[key(name, *how)] = measured(run_of(file, *how))
+      run = run_of(file, *how)
+      kept[key(name, *how)] = measured(run, f'h100:{sharding.asked_devices(run)}')
       KEPT.write_text(json.dumps(kept, indent=2) + '\n')
       print(key(name, *how), flush=True)
   print(table(kept))

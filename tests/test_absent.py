@@ -291,6 +291,7 @@ def test_the_dry_run_of_each_verb_says_what_it_takes(tmp_path, task_place):
   assert said.count('tokens/s at most') == 3 and 'fits      in' in said
   said = launch(tmp_path, 'sample', workdir, '--prompt=a', '--on=h100').stdout
   assert 'one token of each of 1 rows:' in said and said.count('at most') == 2
+  assert re.search(r'attention \w+: .*, for the prompts\na token   \w+: ', said)
   refused = launch(tmp_path, 'sample', workdir, '--on=h100:2')
   assert 'texts are continued on one' in refused.stderr
 

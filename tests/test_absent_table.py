@@ -6,7 +6,11 @@ import json
 import pytest
 from test_roofline import PROGRAM
 
-from benchmarks import absent
+from benchmarks import absent, on_beside
+from gpt_jax.config import papers
+from gpt_jax.model.gpt_config import GPTConfig
+from gpt_jax.runs import cost
+from gpt_jax.training import sharding
 
 ROW = {'name': 'tiny', 'device': 'h100', 'what': 'update'}
 
@@ -75,3 +79,23 @@ def test_a_program_is_asked_for_once(tmp_path, monkeypatch):
     said = absent.compiled(ROW, tmp_path, 'python', 'a third')
     assert said == 'not compiled: ValueError: no'
   assert len(asked) == 5
+
+
+@pytest.mark.parametrize('layout', on_beside.LAYOUTS)
+@pytest.mark.parametrize('name', on_beside.UPDATES)
+def test_a_state_counted_by_hand_is_that_of_the_layout(name, layout):
+  fields, rows, chunk = on_beside.UPDATES[name]
+  run = on_beside.run_of(fields, layout, rows, chunk)
+  cfg = GPTConfig.of(run.model, papers.GPT2_VOCAB)
+  over = sharding.Layout.imagined(run, 8)
+  state, hand = cost.state_bytes(run, cfg, over), on_beside.by_hand(cfg, layout, rows)
+  assert hand['parameters'] == state['parameters']
+  assert hand['optimizer'] == state['optimizer'] - 8  # two counters of updates
+
+
+def test_the_page_beside_other_sources_is_that_of_its_file():
+  kept = json.loads(on_beside.KEPT.read_text())
+  assert on_beside.PAGE.read_text(encoding='utf-8') == on_beside.page(kept)
+  models = {f'{of.name}, {of.on}, {of.layout}' for of in on_beside.MAXTEXT}
+  updates = {f'{n}, {lay}' for n in on_beside.UPDATES for lay in on_beside.LAYOUTS}
+  assert updates <= kept.keys() <= models | updates

@@ -154,7 +154,8 @@ def muon_updates(layout, devices):
 
 
 @pytest.mark.parametrize(
-  ('layout', 'devices'), [('data=4', 4), ('data=2,fsdp=2,tensor=2', 8)]
+  ('layout', 'devices'),
+  [('data=4', 4), ('data=2,fsdp=2,tensor=2', 8), ('data=2,context=2', 4)],
 )
 def test_muon_over_devices_is_that_of_one(one_device_muon, layout, devices):
   params, losses = muon_updates(layout, devices)

@@ -71,8 +71,8 @@ REPEATED = [
 def continued(params, prompts, n, K, how=GREEDY, rules=NO_RULES, **more):
   settings = {'rules': rules, 'eot': EOT, 'max_new_tokens': n, 'sampling': how} | more
   keys = sampling.keys_of(settings.pop('seed', 0), len(prompts))
-  loop = speculation.loop(K) if K else None
-  return sampling.generate(params, GPT(SHAPE), prompts, keys, loop=loop, **settings)
+  settings.setdefault('loop', speculation.loop(K) if K else None)
+  return sampling.generate(params, GPT(SHAPE), prompts, keys, **settings)
 
 
 def same(found, wanted):
@@ -113,6 +113,21 @@ def test_each_of_several_ends_ends_a_text():
   assert ended > 5
   common = max(range(11), key=lambda i: sum(one.ids.count(i) for one in free))
   same(*(continued(params, REPEATED, 30, K, eot=common) for K in (4, 0)))
+
+
+def test_nothing_is_kept_behind_an_end_that_was_drafted():
+  params, loop, states = random_params(1), speculation.loop(4), []
+
+  def run(*args, **how):
+    states.append(loop.run(*args, **how))
+    return states[-1]
+
+  # What follows is what stood before, also behind an end: there it is not kept.
+  rules, ends_V = Rules(forced=(1, 2, 3) * 2), np.isin(np.arange(SHAPE.V), [EOT, 3])
+  more = {'rules': rules, 'ends_V': ends_V, 'loop': sampling.Loop(run, loop.ahead)}
+  (found,) = continued(params, [[1, 2, 3] * 3], 10, 0, **more)
+  assert found.ids == [1, 2, 3] and states[-1].passes_B.tolist() == [2]
+  assert states[-1].n.tolist() == [3]
 
 
 @pytest.mark.parametrize(
@@ -335,7 +350,8 @@ def test_what_is_shared_is_a_beginning_of_all_and_pays():
   begin = rng.integers(0, 9, 700).tolist()
   assert rows.shared([[*begin, 1], [*begin, 2, 3], [*begin, 1, 1]]) == 640
   assert rows.shared([[*begin, 1], [*begin, 2, 3]]) == 0  # 640 tokens are too few
-  assert rows.shared([begin] * 9) == 640  # a token is left
+  assert rows.shared([begin] * 9) == 640
+  assert rows.shared([begin[:640]] * 9) == 512  # a token is left
   assert rows.shared([begin]) == 0
   assert rows.shared([begin[:90] + [9], begin] * 20) == 80
   assert rows.shared([[9, *begin], begin] * 20) == 0

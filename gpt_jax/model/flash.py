@@ -332,20 +332,52 @@ def _specs(form: _Form, shape: tuple[int, ...]):
   return draw, first, block, whole
 
 
-def _cost(form: _Form, q_BNTH: jax.Array, products: int, arrays: int) -> dict:
-  """Returns what a kernel computes and moves.
+class _Work(NamedTuple):
+  """What a kernel does.
 
-  Args:
+  Attributes:
     products: of [T, H] and [H, T] or their like.
     arrays: of the size of q that it reads or writes.
+    columns: of float32 numbers of queries that it reads or writes.
+    elements: operations for each pair of positions, besides products: the causal mask,
+      softmax and its sums, or the gradient of logits.
   """
-  B, N, _, H = q_BNTH.shape
-  T, band = form.T, form.band
+
+  products: int
+  arrays: int
+  columns: int
+  elements: int
+
+
+_WORK = {
+  'flash_forward': _Work(2, 4, 1, 7),
+  'flash_dq': _Work(3, 5, 2, 7),
+  'flash_dkv': _Work(4, 6, 2, 8),
+}
+
+
+def _cost(form: _Form, name: str, q_BNTH: jax.Array, apart: bool) -> dict:
+  """Returns the name of a kernel, and what it computes and moves.
+
+  Of documents apart all pairs that causality leaves are counted: how many of them the
+  documents leave is known when it runs.
+  """
+  (B, N, rows, H), T, band, work = q_BNTH.shape, form.T, form.band, _WORK[name]
   pairs = B * N * (band * (band + 1) // 2 + (T - band) * band)
-  return kernels.stated_cost(
-    flops=2 * products * pairs * H,
-    transcendentals=pairs,
-    bytes_accessed=arrays * math.prod(q_BNTH.shape) * q_BNTH.dtype.itemsize,
+  elements = work.elements + 2 * apart + 3 * (band < T)
+  moved = work.arrays * math.prod(q_BNTH.shape) * q_BNTH.dtype.itemsize
+  moved += 4 * (work.columns * B * N * rows + apart * B * rows)
+  if form.dropout:
+    # A weight's place and whether its bits drop it; backward two products more. 20
+    # rounds: an addition, a rotation (NVIDIA's funnel shift; else two shifts and an or)
+    # and a xor; the key's words before and after every four; one word of both.
+    elements += 4 + 2 * (band < T) + 3 + 2 * (name != 'flash_forward')
+    elements += 20 * (3 if form.backend == 'triton' else 5) + 2 + 5 * 3 + 1
+    moved += 4 * 4 * B
+  return {'name': name} | kernels.stated_cost(
+    flops=2 * work.products * pairs * H,
+    bytes_accessed=moved,
+    transcendentals=pairs * elements,
   )
 
 
@@ -369,8 +401,7 @@ def _forward(form, q_BNTH, k_BNTH, v_BNTH, draw_B4, first_BT):
     ],
     out_specs=[block(H), block(1)],
     out_shape=[q_BNTH, jax.ShapeDtypeStruct((B, N, T, 1), jnp.float32)],
-    **_cost(form, q_BNTH, products=2, arrays=4),
-    name='flash_forward',
+    **_cost(form, 'flash_forward', q_BNTH, first_BT is not None),
   )(draw_B4, _column(first_BT), q_BNTH, k_BNTH, v_BNTH)
   saved = q_BNTH, k_BNTH, v_BNTH, draw_B4, first_BT, y_BNTH, lse_BNT1[..., 0]
   return y_BNTH, saved
@@ -391,8 +422,7 @@ def _backward(form, saved, dy_BNTH):
     in_specs=[*shared, block(H), whole(H), whole(H), block(H), block(1), block(1)],
     out_specs=block(H),
     out_shape=q_BNTH,
-    **_cost(form, q_BNTH, products=3, arrays=5),
-    name='flash_dq',
+    **_cost(form, 'flash_dq', q_BNTH, first_BT is not None),
   )(*args)
   dk_BNTH, dv_BNTH = form.call(
     _dkv_kernel,
@@ -400,8 +430,7 @@ def _backward(form, saved, dy_BNTH):
     in_specs=[*shared, whole(H), block(H), block(H), whole(H), whole(1), whole(1)],
     out_specs=[block(H), block(H)],
     out_shape=[k_BNTH, v_BNTH],
-    **_cost(form, q_BNTH, products=4, arrays=6),
-    name='flash_dkv',
+    **_cost(form, 'flash_dkv', q_BNTH, first_BT is not None),
   )(*args)
   return dq_BNTH, dk_BNTH, dv_BNTH, None, None
 

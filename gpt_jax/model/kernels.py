@@ -159,6 +159,9 @@ def stated_cost(
 
   A TPU's program keeps the estimate, a GPU's the metadata alone; `programs/work.py`
   counts neither kernel without.
+
+  Args:
+    transcendentals: operations on elements, all besides products.
   """
   # Pallas takes a second to import, and only its kernels need it.
   from jax.experimental import pallas as pl

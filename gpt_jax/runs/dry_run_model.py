@@ -15,8 +15,10 @@ from gpt_jax.config import UserError
 from gpt_jax.data.windows import Batch
 from gpt_jax.evaluation import likelihood
 from gpt_jax.inference.language_model import LanguageModel
+from gpt_jax.model import kernels
+from gpt_jax.model.decode_form import decode_form, is_fused
 from gpt_jax.model.gpt import GPT
-from gpt_jax.model.gpt_config import attention_kernel
+from gpt_jax.model.gpt_config import attention_kernel, decode_kernel
 from gpt_jax.programs import absent
 from gpt_jax.runs import load, on_paper
 from gpt_jax.runs.on_paper import Memory, Program, TooLarge, size
@@ -98,7 +100,7 @@ def sampling(
     raise UserError(
       f'--on={on} has {len(devices)} devices, and texts are continued on one; give one'
     )
-  model = _model(workdir, devices[0], weights)
+  run, model = read_run(workdir), _model(workdir, devices[0], weights)
   layout = Layout((devices[0],))
   ids = [model.prompt_ids(prompt, bool(settings.get('special'))) for prompt in prompts]
   lowered = model.lowered(ids, layout.whole_shapes, **settings)
@@ -115,11 +117,40 @@ def sampling(
     what, tokens = what.format(rows), tokens * rows
     rest = 'prompts' if name == 'prompt' else 'cache and texts'
     programs.append(Program(what, each, held, tokens, turn, rest))
-  head = f'compiled for {devices[0].device_kind}; not run'
+  kernel, why = attention_kernel(run.model, devices)
+  head = [
+    f'compiled for {devices[0].device_kind}; not run',
+    f'attention {kernel}: {why}, for the prompts',
+    token_line(model.gpt, model.params, run.model, devices, weights),
+  ]
   fewer = 'fewer prompts, or --max_new_tokens'
   numbers = [1] * len(programs)
   about = _described(programs, numbers, on, devices[0], fewer)
-  return '\n'.join([head, *about])
+  return '\n'.join([*head, *about])
+
+
+def token_line(
+  gpt: GPT,
+  params: dict,
+  model: config.Model,
+  devices: Sequence[jax.Device],
+  weights: str = '',
+) -> str:
+  """Returns how decoding reads a token, and why, as a line.
+
+  Args:
+    params: or their shapes.
+    weights: as in `LanguageModel.quantized`.
+  """
+  form, why = decode_kernel(model, devices)
+  read = jax.eval_shape(lambda params: decode_form(params, gpt), params)
+  if form != 'plain' and not is_fused(gpt, read):
+    form, why = 'plain', 'the kernels for a token do not read weights in this form'
+  line = f'a token   {form}: {why}'
+  if weights:
+    small, why = kernels.of_quantized(devices)
+    line += f'; {weights} by {small}: {why}'
+  return line
 
 
 def _model(
