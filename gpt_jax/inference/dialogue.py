@@ -7,15 +7,15 @@ objective function") have the other scores of `Ranking`.
 """
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 from gpt_jax.config import UserError
 from gpt_jax.evaluation import likelihood
 from gpt_jax.inference.language_model import LanguageModel
 from gpt_jax.tokenizers import start_of_text
 
-CANDIDATES, TOP_K = 16, 10
+CANDIDATES, TOP_K, LONGEST = 16, 10, 64
 
 
 class Ranking(NamedTuple):
@@ -93,31 +93,21 @@ def replies(
   Raises:
     UserError: no turn, no room for a reply, another tokenizer, or wrong settings.
   """
-  if not turns:
-    raise UserError('there is no turn to reply to; give one or more')
   if backward and backward.tokenizer.vocab != model.tokenizer.vocab:
     raise UserError(
       f'the backward model has {backward.tokenizer.vocab:,} tokens and the model '
       f'{model.tokenizer.vocab:,}; both must have the same tokenizer'
     )
-  settings = {'num_return': CANDIDATES, 'max_new_tokens': 64, **settings}
-  if not {'beams', 'method', 'temperature', 'top_k', 'top_p'} & settings.keys():
-    settings['top_k'] = TOP_K
-  room = model.config.T - settings['max_new_tokens']
-  if room < 1:
-    raise UserError(
-      f'max_new_tokens={settings["max_new_tokens"]} leaves no room for a dialogue in a '
-      f'context of {model.config.T}; set it lower'
-    )
+  settings = _with_defaults({'num_return': CANDIDATES, **settings})
+  source, number = _read(model, turns, settings)
   end = start_of_text(model.tokenizer)
-  encoded = [model.tokenizer.encode(turn) for turn in turns]
-  source, number = context(encoded, end, room)
   drawn = model.generate_ids([source], **settings)
   ids = [[*one.ids, *([] if one.ids[-1:] == [end] else [end])] for one in drawn]
   finished = [one.logp for one in drawn]
   of_source = [math.nan] * len(drawn)
   if backward:
-    of_source = source_logp(backward, ids, encoded[-number:], end)
+    encoded = [model.tokenizer.encode(turn) for turn in turns[-number:]]
+    of_source = source_logp(backward, ids, encoded, end)
   of_itself = [0.0] * len(drawn)
   if ranking.anti:
     of_itself = _sums(model, [([end], reply) for reply in ids])
@@ -130,6 +120,40 @@ def replies(
     repeats = ranking.fresh and _plain(one.text) in said
     candidates.append(Reply(one.text.strip(), one.ids, logp, back, score, repeats))
   return sorted(candidates, key=lambda one: (one.repeats, -one.score))
+
+
+def stream(model: LanguageModel, turns: Sequence[str], **settings) -> Iterator[str]:
+  """Yields the parts of one reply as they are drawn.
+
+  Arguments and errors are those of `replies`, without a backward model.
+  """
+  settings = _with_defaults(settings)
+  source, _ = _read(model, turns, settings)
+  yield from model.stream_ids(source, **settings)
+
+
+def _with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
+  """Returns settings with the length and, if none say how to draw, the top k."""
+  settings = {'max_new_tokens': LONGEST, **settings}
+  if not {'beams', 'method', 'temperature', 'top_k', 'top_p'} & settings.keys():
+    settings['top_k'] = TOP_K
+  return settings
+
+
+def _read(
+  model: LanguageModel, turns: Sequence[str], settings: dict[str, Any]
+) -> tuple[list[int], int]:
+  """Returns the ids that are read of a dialogue, and how many turns they are."""
+  if not turns:
+    raise UserError('there is no turn to reply to; give one or more')
+  longest = settings['max_new_tokens']
+  if longest >= model.config.T:
+    raise UserError(
+      f'max_new_tokens={longest} leaves no room for a dialogue in a context of '
+      f'{model.config.T}; set it lower'
+    )
+  encoded = [model.tokenizer.encode(turn) for turn in turns]
+  return context(encoded, start_of_text(model.tokenizer), model.config.T - longest)
 
 
 def source_logp(
