@@ -1,6 +1,6 @@
 """The verbs of launch.py: the flags of each, and what it calls."""
 
-from gpt_jax.cli import models, results, training
+from gpt_jax.cli import chat, models, results, training
 
 VERBS = {
   'prepare': (training.prepare_flags, training.prepare),
@@ -10,6 +10,7 @@ VERBS = {
   'describe': (training.describe_flags, training.describe),
   'eval': (models.eval_flags, models.evaluate),
   'sample': (models.sample_flags, models.sample),
+  'chat': (chat.chat_flags, chat.chat),
   'import': (results.import_flags, results.import_),
   'verify': (results.verify_flags, results.verify),
   'export': (results.export_flags, results.export),

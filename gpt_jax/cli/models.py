@@ -185,7 +185,7 @@ def sample_flags(values):
     define(getattr(flags, f'DEFINE_{kind}'), name, None, what)
 
 
-def _settings(values) -> dict:
+def settings_of(values) -> dict:
   """Returns the generation settings among the flags, and a temperature."""
   from gpt_jax.decoding.generation_config import FLAGS
 
@@ -209,7 +209,7 @@ def sample(values) -> None:
   prompts = list(values.prompt)
   if values.prompts_file:
     prompts += read_text(values.prompts_file).splitlines()
-  settings = _settings(values)
+  settings = settings_of(values)
   if template := _template(values):
     if prompts and template.stop:
       raise UserError(

@@ -289,7 +289,11 @@ class LanguageModel:
       UserError: as in `generate`.
     """
     ids = self.prompt_ids(prompt, bool(settings.get('special')))
-    prompts, how = self._checked([ids], settings)
+    yield from self.stream_ids(ids, **settings)
+
+  def stream_ids(self, prompt: Sequence[int], **settings) -> Iterator[str]:
+    """Yields the text that follows token ids; all else is as in `stream`."""
+    prompts, how = self._checked([prompt], settings)
     if how.num_return > 1 or how.chosen() not in ('greedy', 'sample'):
       raise UserError(
         'a stream is one continuation, drawn token by token; num_return='
