@@ -8,7 +8,7 @@ import runpy
 import pytest
 
 from gpt_jax import config
-from gpt_jax.config import UserError, papers, schema
+from gpt_jax.config import UserError, papers, schema, values
 from gpt_jax.reports.experiments_table import claims
 from gpt_jax.training import optim
 
@@ -163,7 +163,7 @@ def test_a_variant_of_fine_tuning_that_is_none_is_named():
 
 FACTS = {
   name: each.metadata | {'default': each.default}
-  for name, each, _ in schema.fields(config.Run())
+  for name, each, _ in values.fields(config.Run())
 }
 
 

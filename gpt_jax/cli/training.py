@@ -174,7 +174,7 @@ def describe(values) -> None:
   import rich
 
   from gpt_jax.model.gpt_config import GPTConfig
-  from gpt_jax.runs import cost, cost_tables, dry_run, finetune_job, shape
+  from gpt_jax.runs import cost, cost_tables, dry_run, finetune_job, schedule, shape
   from gpt_jax.training import sharding
 
   given = run = overridden(values)
@@ -188,6 +188,7 @@ def describe(values) -> None:
   run = shape.resolved(run)
   if not values.on:
     config.check(run, sharding.Layout.imagined(run, devices).parts)
+  run = schedule.resolved(run, 0)
   cfg = cfg or GPTConfig.of(run.model, values.vocab or cost.vocabulary(run))
   tables = cost_tables.of_model(run, cfg)
   if not values.on:
@@ -195,6 +196,7 @@ def describe(values) -> None:
   for table in tables:
     rich.print(table)
     print()
+  print('\n'.join(schedule.lines(run)))
   if values.on:
     print(dry_run.report(given, on=values.on, vocab=values.vocab))
 

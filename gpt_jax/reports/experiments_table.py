@@ -295,7 +295,7 @@ def _cost(workdirs: list[pathlib.Path], runs: list[config.Run]) -> dict[str, flo
   if not runs[0].is_finetuning:
     cfg = GPTConfig.of(runs[0].model, workdir.read_about(workdirs[0])['vocab'])
     spent['parameters'] = cost.parameter_count(cfg)
-    spent['tokens'] = cost.tokens_read(runs[0], cfg)
+    spent['tokens'] = config.tokens_read(runs[0])
   seconds = sum(map(workdir.seconds_of_training, workdirs)) / len(workdirs)
   return spent | {'seconds': round(seconds)}
 
