@@ -186,8 +186,7 @@ def describe(values) -> None:
     refuse(values, ['vocab'], 'a fine-tuning, whose vocabulary is that of init_from')
     run, cfg = finetune_job.unread(run)
   run = shape.resolved(run)
-  if not values.on:
-    config.check(run, sharding.Layout.imagined(run, devices).parts)
+  config.check(run, 1 if values.on else sharding.Layout.imagined(run, devices).parts)
   run = schedule.resolved(run, 0)
   cfg = cfg or GPTConfig.of(run.model, values.vocab or cost.vocabulary(run))
   tables = cost_tables.of_model(run, cfg)
@@ -196,9 +195,11 @@ def describe(values) -> None:
   for table in tables:
     rich.print(table)
     print()
-  print('\n'.join(schedule.lines(run)))
   if values.on:
     print(dry_run.report(given, on=values.on, vocab=values.vocab))
+    return
+  for line in schedule.lines(run):
+    print(line)
 
 
 def sweep_flags(values):

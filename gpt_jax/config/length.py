@@ -89,6 +89,7 @@ def resolved(run: Run, text: int = 0) -> Run:
   """
   if run.steps or not (run.tokens or text):
     return run
-  tokens = run.tokens or math.ceil(run.epochs * text)
+  # Rounded, as 1152 / 3500 epochs of 3500 tokens are not 1153.
+  tokens = run.tokens or math.ceil(round(run.epochs * text, 3))
   rows = -(-tokens // run.model.T)
   return dataclasses.replace(run, steps=updates_for(stages_of(run), rows))
