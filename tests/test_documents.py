@@ -50,7 +50,9 @@ def test_documents_apart_give_the_same_updates_in_every_way(plain, way, monkeypa
   }.get(way, {})
   usual = Execution.of
   monkeypatch.setattr(
-    Execution, 'of', lambda *args: dataclasses.replace(usual(*args), **changed)
+    Execution,
+    'of',
+    lambda *args, **how: dataclasses.replace(usual(*args, **how), **changed),
   )
   params, losses = trained(run_of(**WAYS[way]), updates=2, batch=packed)
   np.testing.assert_allclose(losses, plain[1], rtol=1e-5)

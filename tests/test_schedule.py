@@ -328,7 +328,7 @@ def test_a_wsd_run_branches_before_its_cooldown_bit_for_bit(place, tmp_path):
   # Made longer after its end, the rate goes up again, and this is said.
   said = []
   train.train(tiny(place / 'text', steps=14), first, report=said.append)
-  assert any('from 0 in update 10 to 0.01 in the next' in line for line in said)
+  assert any('from 0 in update 10 to 0.0075 in the next' in line for line in said)
   assert losses(first)[10][1] == 0 and losses(first)[11][1] != 0
 
 
@@ -347,7 +347,7 @@ def test_a_run_in_tokens_that_was_stopped_goes_on_the_same(place, tmp_path):
   about = json.loads((tmp_path / 'a/run.json').read_text())
   assert about['config']['tokens'] == 1500 and about['config']['steps'] == len(read)
   shutil.copytree(tmp_path / 'a', tmp_path / 'b')
-  last = max(int(p.name) for p in (tmp_path / 'b/checkpoints').iterdir())
+  last = saved.done(tmp_path / 'b')
   shutil.rmtree(tmp_path / 'b/checkpoints' / str(last))
   train.train(run(), tmp_path / 'b', report=lambda line: None)
   assert losses(tmp_path / 'b') == found
