@@ -169,13 +169,12 @@ def test_what_a_fine_tuning_trains_is_counted():
 
 def test_tokens_of_growing_updates_are_those_that_are_read():
   run = config.Run(steps=10, batch=8, model=config.Model(T=16))
-  cfg = GPTConfig.of(run.model, 50)
-  assert cost.tokens_read(run, cfg) == 10 * 8 * 16
-  assert cost.tokens_read(run, cfg, 3) == 3 * 8 * 16
+  assert config.tokens_read(run) == 10 * 8 * 16
+  assert config.tokens_read(run, 3) == 3 * 8 * 16
   run.batch_start, run.batch_ramp = 4, 16 * 4 * 3
   # Updates of 4 rows up to 3 of them, then of 8.
-  assert cost.tokens_read(run, cfg) == (3 * 4 + 7 * 8) * 16
-  assert cost.tokens_read(run, cfg, 2) == 2 * 4 * 16
+  assert config.tokens_read(run) == (3 * 4 + 7 * 8) * 16
+  assert config.tokens_read(run, 2) == 2 * 4 * 16
 
 
 def test_launch_describes_a_fine_tuning_without_weights_or_data(tmp_path):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gpt_jax.data.windows import stages
+from gpt_jax.config.length import stages
 from gpt_jax.tasks import inputs as task_inputs
 from gpt_jax.tasks.inputs import Order, answers, inputs, padded_length
 from gpt_jax.tasks.labelled import Example

@@ -8,6 +8,7 @@ import pytest
 from scripts import opened
 
 from gpt_jax import config
+from gpt_jax.config.length import stages
 from gpt_jax.data import windows
 from gpt_jax.model.gpt import GPT, init_params
 from gpt_jax.model.gpt_config import GPTConfig
@@ -53,9 +54,7 @@ def test_gradients_are_those_of_single_rows():
   cfg = GPTConfig.of(model, 11)
   params = init_params(cfg, 0)
   ids = np.random.default_rng(0).integers(0, 11, 200).astype(np.int32)
-  draw = windows.training_batches(
-    ids, T=8, sizes=windows.stages(2), seed=1, order='random'
-  )
+  draw = windows.training_batches(ids, T=8, sizes=stages(2), seed=1, order='random')
   drawn = [draw(i) for i in range(5)]
   found = noise_scale.of_rows(params, GPT(cfg), drawn)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from updates import VOCAB, make_run, program_of, ragged_batch, updater
 
+from gpt_jax.config.length import rows_read, stages
 from gpt_jax.data import windows
 from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.training import checkpoint, loop, metrics_log, spikes, step
@@ -71,17 +72,17 @@ def test_the_average_is_that_of_the_weights_so_far():
 
 
 def test_updates_grow_linearly_in_tokens_by_equal_steps():
-  sizes = windows.stages(batch=12, start=3, ramp=2700, T=10)
+  sizes = stages(batch=12, start=3, ramp=2700, T=10)
   assert [stage.rows for stage in sizes] == [3, 6, 9, 12]
   rows = [
     next(s for s in reversed(sizes) if s.update <= update).rows for update in range(80)
   ]
   read = 10 * np.cumsum([0, *rows])
-  assert [windows.rows_read(sizes, n) for n in range(81)] == (read // 10).tolist()
+  assert [rows_read(sizes, n) for n in range(81)] == (read // 10).tolist()
   # It has grown to n-th size when n / 3 of the ramp is read, up to half an update.
   for n, stage in enumerate(sizes):
     assert abs(read[stage.update] - n * 900) <= 10 * 12 / 2 + 10 * 12
-  assert windows.stages(12) == [(0, 0, 12)]
+  assert stages(12) == [(0, 0, 12)]
 
 
 def test_growing_updates_read_an_epoch_without_gap_or_repetition():
@@ -89,16 +90,16 @@ def test_growing_updates_read_an_epoch_without_gap_or_repetition():
   make = lambda sizes: windows.training_batches(  # noqa: E731
     ids, T=8, sizes=sizes, seed=0, order='epochs'
   )
-  sizes = windows.stages(batch=4, start=1, ramp=8 * 40, T=8)
+  sizes = stages(batch=4, start=1, ramp=8 * 40, T=8)
   grown = np.concatenate([make(sizes)(i).ids_BT for i in range(40)])
-  plain = np.concatenate([make(windows.stages(1))(i).ids_BT for i in range(len(grown))])
+  plain = np.concatenate([make(stages(1))(i).ids_BT for i in range(len(grown))])
   np.testing.assert_array_equal(grown, plain)
 
 
 def test_a_host_reads_its_rows_alone():
   ids = np.arange(1000, dtype=np.uint16)
   for order in ('epochs', 'random'):
-    settings = {'T': 8, 'sizes': windows.stages(6), 'seed': 0, 'order': order}
+    settings = {'T': 8, 'sizes': stages(6), 'seed': 0, 'order': order}
     whole = windows.training_batches(ids, **settings)(5)
     own = lambda rows: np.arange(rows // 2, rows)  # noqa: E731
     half = windows.training_batches(ids, part=own, **settings)(5)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from gpt_jax.config import UserError
+from gpt_jax.config.length import stages
 from gpt_jax.data import windows
 
 IDS = np.arange(1000, 1103, dtype=np.uint16)  # a token tells its place
@@ -11,7 +12,7 @@ IDS = np.arange(1000, 1103, dtype=np.uint16)  # a token tells its place
 
 def make(order='epochs', **fields):
   settings = {'T': 8, 'seed': 3, 'order': order} | fields
-  sizes = windows.stages(settings.pop('rows', 4))
+  sizes = stages(settings.pop('rows', 4))
   return windows.training_batches(IDS, **{'sizes': sizes} | settings)
 
 
@@ -63,14 +64,10 @@ def test_random_windows_reach_both_ends():
 
 def test_the_shortest_text_is_one_window_and_a_token():
   ids = IDS[:9]
-  batch = windows.training_batches(
-    ids, T=8, sizes=windows.stages(2), seed=0, order='epochs'
-  )(7)
+  batch = windows.training_batches(ids, T=8, sizes=stages(2), seed=0, order='epochs')(7)
   np.testing.assert_array_equal(batch.ids_BT, [ids[:8]] * 2)
   with pytest.raises(UserError, match='7 tokens, fewer than one context of model.T=8'):
-    windows.training_batches(
-      IDS[:8], T=8, sizes=windows.stages(2), seed=0, order='epochs'
-    )
+    windows.training_batches(IDS[:8], T=8, sizes=stages(2), seed=0, order='epochs')
 
 
 @pytest.mark.parametrize('rows', [1, 4, 50])

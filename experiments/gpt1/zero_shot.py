@@ -45,6 +45,7 @@ from absl import app, flags, logging
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 import gpt_jax
+from gpt_jax import config
 from gpt_jax.cli.messages import run_script
 from gpt_jax.config import UserError, nearest
 from gpt_jax.evaluation import likelihood, metrics, statistics
@@ -52,7 +53,6 @@ from gpt_jax.files import field, read_json_lines, write_whole
 from gpt_jax.inference.language_model import LanguageModel
 from gpt_jax.reports import committed, figures
 from gpt_jax.reports.committed import Measured
-from gpt_jax.runs import cost
 from gpt_jax.runs.workdir import read_run
 from gpt_jax.tasks import labelled, prompted_files
 from gpt_jax.tasks.labelled import Example
@@ -278,7 +278,7 @@ def measure(workdir: pathlib.Path, data: dict[str, Items]) -> list[dict]:
         there[step, task] = {
           'task': task,
           'step': step,
-          'tokens': cost.tokens_read(run, model.config, step),
+          'tokens': config.tokens_read(run, step),
           **measured(task, model, items),
           'chance': HEURISTICS[task].chance,
           'reference': HEURISTICS[task].reference,

@@ -31,6 +31,7 @@ from absl import flags, logging
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 from gpt_jax.cli.messages import run_script
+from gpt_jax.config.length import stages
 from gpt_jax.data import windows
 from gpt_jax.data.windows import Batch
 from gpt_jax.model.gpt import GPT
@@ -132,7 +133,7 @@ def main(argv: list[str]) -> None:
   draw = windows.training_batches(
     data.train.ids,
     T=T,
-    sizes=windows.stages(rows),
+    sizes=stages(rows),
     seed=run.seed + 1,  # other rows than those of the next updates
     order='random',
   )

@@ -10,14 +10,16 @@ section 2.1, table 2.1, appendices B and D. Cost: those FLOPs. Not run here.
 
 Dense and banded layers alternate; `--config.model.attention=dense` switches it off.
 
-The batch grows from 32k tokens (appendix B), here over the first 4 billion; GPT-3's
-took 4 to 12, by size, and which took how many was not published. Differs: the cosine
-falls to a tenth over all 300 billion tokens, not over the first 260.
+The schedules are appendix B's, in tokens: the rate rises over the first 375 million,
+falls by a cosine to a tenth at 260 billion and stays there to 300 billion. The batch
+grows evenly from 32k tokens over the first 4 to 12 billion, in at most 8 sizes, as each
+is a program to compile. Differs: which size grew over how many tokens was not
+published; ours grow the longer, the larger the batch is (`_RAMPS`). And updates are
+whole, so that the last one may pass 300 billion tokens by less than itself.
 """
 
 from gpt_jax import config
 from gpt_jax.config import papers
-from gpt_jax.data import windows
 
 # Tokens of a batch and learning rate: table 2.1. 0.5M is 2**19, and so on.
 _TRAINING = {
@@ -30,6 +32,9 @@ _TRAINING = {
   '13B': (2**21, 1.0e-4),
   '175B': (3_276_800, 0.6e-4),
 }
+# Tokens of a batch and those over which it grows: a choice within the published 4 to 12
+# billion.
+_RAMPS = {2**19: 4 * 10**9, 2**20: 6 * 10**9, 2**21: 9 * 10**9, 3_276_800: 12 * 10**9}
 
 
 def get_config(size: str = 'Small') -> config.Run:
@@ -37,16 +42,22 @@ def get_config(size: str = 'Small') -> config.Run:
   model = papers.gpt3(size)
   model.dtype = 'bfloat16'
   tokens, rate = _TRAINING[size]
-  batch, start, ramp = tokens // model.T, 2**15 // model.T, 4_000_000_000
-  last = windows.stages(batch, start, ramp, model.T)[-1]
   return config.Run(
-    steps=last.update + round((300e9 / model.T - last.row) / batch),
-    batch=batch,
-    batch_start=start,
-    batch_ramp=ramp,
+    steps=0,
+    tokens=300 * 10**9,
+    batch=tokens // model.T,
+    batch_start=2**15 // model.T,
+    batch_ramp=_RAMPS[tokens],
+    batch_stages=8,
     eval_every=1000,
     eval_tokens=1_000_000,
     data=config.Data(source='', tokenizer='byte_bpe', vocab=papers.GPT2_VOCAB),
     model=model,
-    optim=config.Optim(lr=rate, final_lr=rate / 10, warmup=round(375e6 / tokens)),
+    optim=config.Optim(
+      lr=rate,
+      final_lr=rate / 10,
+      by='tokens',
+      warmup=375 * 10**6,
+      until=260 * 10**9,
+    ),
   )

@@ -23,6 +23,7 @@ from absl import app, flags
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 from gpt_jax import config
 from gpt_jax.cli.messages import run_script
+from gpt_jax.config.length import stages
 from gpt_jax.data import sources, windows
 from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.reports import committed
@@ -60,9 +61,7 @@ def losses(D: int, mup: bool, rates: list[float], ids: np.ndarray) -> list[float
   # The rate is traced, so that one program serves all of them.
   layout = sharding.Layout.of(config.Run(devices=1))
   program = Alone.of(runs[0], cfg, layout)
-  batch = windows.training_batches(
-    ids, T=T, sizes=windows.stages(ROWS), seed=0, order='random'
-  )
+  batch = windows.training_batches(ids, T=T, sizes=stages(ROWS), seed=0, order='random')
   found = []
   for run in runs:
     state, hp, seen = step.new_state(run, cfg), optim.Hyper.of(run), []

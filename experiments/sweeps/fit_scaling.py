@@ -32,6 +32,7 @@ import scipy.optimize
 from absl import flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+from gpt_jax import config
 from gpt_jax.cli.messages import run_script
 from gpt_jax.config import UserError
 from gpt_jax.model.gpt_config import GPTConfig
@@ -94,7 +95,7 @@ def read(pattern: str) -> list[Point]:
     cfg = GPTConfig.of(run.model, load(folder).config.vocab)
     parts = cost.parameters_by_part(cfg)
     N = sum(size for part, size in parts.items() if part not in _EMBEDDINGS)
-    D = cost.tokens_read(run, cfg)
+    D = config.tokens_read(run)
     C = D * sum(cost.flops_per_token(cfg).values())
     found.append(Point(N, D, C, ends[-1]['valid_nll'], folder.name))
   if not found:

@@ -174,7 +174,7 @@ def describe(values) -> None:
   import rich
 
   from gpt_jax.model.gpt_config import GPTConfig
-  from gpt_jax.runs import cost, cost_tables, dry_run, finetune_job, shape
+  from gpt_jax.runs import cost, cost_tables, dry_run, finetune_job, schedule, shape
   from gpt_jax.training import sharding
 
   given = run = overridden(values)
@@ -186,8 +186,8 @@ def describe(values) -> None:
     refuse(values, ['vocab'], 'a fine-tuning, whose vocabulary is that of init_from')
     run, cfg = finetune_job.unread(run)
   run = shape.resolved(run)
-  if not values.on:
-    config.check(run, sharding.Layout.imagined(run, devices).parts)
+  config.check(run, 1 if values.on else sharding.Layout.imagined(run, devices).parts)
+  run = schedule.resolved(run, 0)
   cfg = cfg or GPTConfig.of(run.model, values.vocab or cost.vocabulary(run))
   tables = cost_tables.of_model(run, cfg)
   if not values.on:
@@ -197,6 +197,9 @@ def describe(values) -> None:
     print()
   if values.on:
     print(dry_run.report(given, on=values.on, vocab=values.vocab))
+    return
+  for line in schedule.lines(run):
+    print(line)
 
 
 def sweep_flags(values):

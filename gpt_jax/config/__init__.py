@@ -1,8 +1,8 @@
 """The config of a run: fields (`schema`), rules (`checks`), the models of `papers`."""
 
 from gpt_jax.config.checks import LARGEST, check, check_early, recorded, wrong_model
+from gpt_jax.config.length import tokens_read
 from gpt_jax.config.schema import (
-  FREE_ON_RESUME,
   TRAINED,
   Data,
   Exams,
@@ -11,6 +11,9 @@ from gpt_jax.config.schema import (
   Run,
   Task,
   UserError,
+)
+from gpt_jax.config.values import (
+  FREE_ON_RESUME,
   fields_with,
   flat,
   from_flat,
@@ -37,5 +40,6 @@ __all__ = [
   'identity',
   'nearest',
   'recorded',
+  'tokens_read',
   'wrong_model',
 ]

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from gpt_jax.config.length import resolved, tokens_read
 from gpt_jax.config.schema import (
   TRAINED,
   Data,
@@ -14,11 +15,8 @@ from gpt_jax.config.schema import (
   Optim,
   Run,
   UserError,
-  fields,
-  flat,
-  from_flat,
-  nearest,
 )
+from gpt_jax.config.values import fields, flat, from_flat, nearest
 
 # Optimizers whose rate for a wider model is known (training/optim.py, `_kernel_rate`).
 _MUP_OPTIMIZERS = 'adamw', 'adam_gpt1', 'muon'
@@ -51,7 +49,7 @@ def check(config: Run, devices: int = 1) -> None:
     _wrong_data(config.data) + _wrong_exams(config) + _wrong_sampling(config.data)
   )
   wrong += _wrong_model(config.model, config.optim) + _wrong_batches(config, devices)
-  wrong += _wrong_schedule(config.optim, config.steps) + _wrong_task(config)
+  wrong += _wrong_length(config) + _wrong_schedule(config) + _wrong_task(config)
   if wrong:
     raise UserError('\n'.join(wrong))
 
@@ -237,9 +235,7 @@ def recorded(values: Mapping[str, Any], where: str, remedy: str) -> Run:
       wrong.append(f'{name} is {type(value).__name__}, not a list of texts')
   if not wrong:
     run = from_flat(dict(values))
-    # Of a fine-tuning that has not begun steps are 0.
-    judged = dataclasses.replace(run, steps=1 if run.steps == 0 else run.steps)
-    rules = (_wrong_type(*each) or _wrong_value(*each) for each in fields(judged))
+    rules = (_wrong_type(*each) or _wrong_value(*each) for each in fields(run))
     wrong = [rule for rule in rules if rule] or _wrong_size(run.model)
   if wrong:
     raise UserError(f'{where} is damaged: {"; ".join(wrong[:3])}; {remedy}')
@@ -268,24 +264,67 @@ def _wrong_batches(config: Run, devices: int) -> list[str]:
       f'batch={config.batch} must be a multiple of batch_start={config.batch_start}, '
       'by which it grows'
     )
+  if config.batch_stages == 1 and config.batch > config.batch_start > 0:
+    wrong.append(
+      'batch_stages=1 must be at least 2, as updates grow from '
+      f'batch_start={config.batch_start} to batch={config.batch} rows'
+    )
   if config.loss_chunk and config.model.T % config.loss_chunk:
     wrong.append(f'loss_chunk={config.loss_chunk} must divide model.T={config.model.T}')
   return wrong
 
 
-def _wrong_schedule(o: Optim, steps: int) -> list[str]:
-  """Returns the rules that are broken about the learning rate's schedule."""
-  wrong = []
+def _wrong_length(config: Run) -> list[str]:
+  """Returns the rule that is broken about how long a run is, or nothing."""
+  given = [n for n in ('steps', 'tokens', 'epochs') if getattr(config, n) > 0]
+  if len(given) == 1:
+    return []
+  if not given:
+    return [
+      f'steps={config.steps} must be at least 1; 0 needs another length of the run, '
+      '--config.tokens= or --config.epochs='
+    ]
+  values = ' and '.join(f'{name}={getattr(config, name)}' for name in given)
+  return [
+    f'{values} each say how long the run is: leave one, and set the others to 0, like '
+    f'--config.{given[0]}=0'
+  ]
+
+
+def _wrong_schedule(config: Run) -> list[str]:
+  """Returns the rules that are broken about the learning rate's schedule.
+
+  Nothing is said of a run whose steps are not known yet.
+  """
+  o, wrong = config.optim, []
+  sizes = config.batch, config.batch_start or config.batch, config.model.T
+  if (o.by == 'tokens' or config.tokens) and min(sizes) < 1:
+    return []  # another rule's
+  steps, unit = resolved(config).steps, 'steps'
+  if o.by == 'tokens' and steps:
+    steps, unit = tokens_read(config, steps), f'the tokens of {steps} updates'
   if o.final_lr > o.lr and o.schedule in ('cosine', 'linear', 'wsd'):
     wrong.append(f'optim.final_lr={o.final_lr} must not exceed optim.lr={o.lr}')
+  if o.until and o.schedule not in ('cosine', 'linear'):
+    wrong.append(
+      f'optim.until={o.until} must be 0 for the {o.schedule} schedule: only cosine and '
+      'linear have an end of their own'
+    )
+  if 0 < o.until < o.warmup:
+    wrong.append(
+      f'optim.until={o.until} must be at least optim.warmup={o.warmup}: both count '
+      "from the run's start"
+    )
+  if not steps:
+    return wrong
   if o.schedule != 'constant' and o.warmup > steps:
     wrong.append(
-      f'optim.warmup={o.warmup} must not exceed steps={steps} (schedule '
+      f'optim.warmup={o.warmup} must not exceed {unit}={steps} (schedule '
       f'{o.schedule}); lower it with --config.optim.warmup'
     )
   if o.schedule == 'wsd' and not 1 <= o.cooldown <= steps - o.warmup:
     wrong.append(
-      f'optim.cooldown={o.cooldown} must be in 1..steps - warmup = '
+      f'optim.cooldown={o.cooldown} must be in 1..{unit} - warmup = '
       f'{steps - o.warmup} for the wsd schedule'
     )
   return wrong

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 
 from gpt_jax.config import schema
 from gpt_jax.config.schema import Run, UserError
+from gpt_jax.config.values import nearest
 
 _NAME = 'config_file'  # of the module; a class in the file needs one to be found by
 _SECTIONS = {
@@ -121,4 +122,4 @@ def _nearest_field(error: Exception) -> str:
   if owner not in _SECTIONS:
     return ''
   names = [each.name for each in dataclasses.fields(_SECTIONS[owner])]
-  return f'.{near}' if (near := schema.nearest(name, names)) else ''
+  return f'.{near}' if (near := nearest(name, names)) else ''

@@ -6,10 +6,6 @@ set on the command line: `--config.optim.lr=3e-4`. Where a number can be switche
 """
 
 import dataclasses
-import difflib
-import hashlib
-import json
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 
@@ -56,10 +52,12 @@ def setting(
     tasks: whether a fine-tuning may change it from its default.
   """
   facts = {'choices': choices, 'low': low, 'below': below, 'tasks': tasks}
-  return dataclasses.field(default=default, metadata=facts | {'roles': _roles(role)})
+  return dataclasses.field(
+    default=default, metadata=facts | {'roles': role_names(role)}
+  )
 
 
-def _roles(names: str) -> set[str]:
+def role_names(names: str) -> set[str]:
   """Returns the roles named in a text; a ValueError where one is unknown."""
   if unknown := set(names.split()) - set(ROLES):
     raise ValueError(f'roles {unknown} must be among {ROLES}')
@@ -208,8 +206,12 @@ class Optim:
     final_lr: learning rate at the end of 'cosine', 'linear' and 'wsd'.
     schedule: after the warm-up: 'cosine', 'linear', 'rsqrt' (inverse square root of
       the update), 'constant', or 'wsd' (constant, then linear over `cooldown`).
-    warmup: updates of linear warm-up.
-    cooldown: updates of the last phase of 'wsd'.
+    by: what warmup, until and cooldown count: 'updates', or the 'tokens' that updates
+      have read, whatever their size (GPT-3, appendix B).
+    warmup: updates, or tokens, of linear warm-up.
+    until: from the run's start to where 'cosine' and 'linear' reach `final_lr`, which
+      they keep; 0: to the run's end.
+    cooldown: updates, or tokens, of the last phase of 'wsd'.
     muon_momentum: Muon's Nesterov momentum.
     beta1, beta2, eps: of Adam; Lion has the first two, Adafactor its own.
     weight_decay: decoupled, on weight matrices and embeddings only; SGD has none.
@@ -231,7 +233,9 @@ class Optim:
   schedule: str = setting(
     'cosine', choices=('cosine', 'linear', 'rsqrt', 'constant', 'wsd')
   )
+  by: str = setting('updates', choices=('updates', 'tokens'), tasks=False)
   warmup: int = setting(100, low=0, role='number')
+  until: int = setting(0, low=0, role='number', tasks=False)
   cooldown: int = setting(0, low=0, role='number')
   muon_momentum: float = setting(0.95, low=0, below=1, role='number')
   beta1: float = setting(0.9, low=0, below=1, role='number')
@@ -312,11 +316,17 @@ class Run:
   Attributes:
     seed: of initialisation, data order and dropout.
     seeds: how many runs a fine-tuning trains, with seeds from `seed` on.
-    steps: optimizer updates; with a task, 0 means as many as `task.epochs` need.
+    steps: optimizer updates; with a task, 0 means as many as `task.epochs` need; else
+      as many as read `tokens`, or `epochs`, one of which must be given then.
+    tokens: that a language model is trained on; needs steps=0.
+    epochs: passes over the training tokens, for a language model; needs steps=0.
     batch: rows (windows of T tokens) per update, over all devices.
     batch_start: rows of the first updates; with `batch_ramp`, updates grow from them to
       `batch` rows, by so many at a time (GPT-3, section 2.3). 0 means no ramp.
     batch_ramp: tokens over which they grow, evenly.
+    batch_stages: sizes of updates at most, each a program to compile: multiples of
+      `batch_start`, evenly spread, each the one that is nearest to an even growth.
+      0: all multiples, each when an even growth has reached it.
     accumulate: micro-batches that an update is split into.
     loss_chunk: positions of a row whose logits exist at a time, to save memory; 0 means
       all.
@@ -344,10 +354,13 @@ class Run:
 
   seed: int = setting(0, low=0, below=2**32, role='number')
   seeds: int = setting(1, low=1)
-  steps: int = setting(1000, low=1, role='length')
+  steps: int = setting(1000, low=0, role='length')
+  tokens: int = setting(0, low=0, role='length', tasks=False)
+  epochs: float = setting(0.0, low=0, below=1e6, role='length', tasks=False)
   batch: int = setting(16, low=1)
   batch_start: int = setting(0, low=0)
   batch_ramp: int = setting(0, low=0)
+  batch_stages: int = setting(0, low=0)
   accumulate: int = setting(1, low=1, role='execution')
   loss_chunk: int = setting(0, low=0, role='execution')
   devices: int = setting(0, low=0, role='execution')
@@ -371,80 +384,3 @@ class Run:
   def is_finetuning(self) -> bool:
     """Whether a labelled task is trained, and not a language model."""
     return bool(self.task.name)
-
-
-def fields(
-  config: Any, prefix: str = ''
-) -> Iterator[tuple[str, dataclasses.Field, Any]]:
-  """Yields the dotted name, the declaration and the value of every field, in order."""
-  for each in dataclasses.fields(config):
-    value = getattr(config, each.name)
-    if dataclasses.is_dataclass(value):
-      yield from fields(value, f'{prefix}{each.name}.')
-    else:
-      yield prefix + each.name, each, value
-
-
-def flat(config: Any) -> dict[str, Any]:
-  """Returns the values of a dataclass tree by dotted name, in the order declared."""
-  return {name: value for name, _, value in fields(config)}
-
-
-def fields_with(*roles: str, of: str | None = None) -> tuple[str, ...]:
-  """Returns the dotted names of the fields that have at least one of the roles.
-
-  Args:
-    of: a section of the config, such as 'model', '' for the fields of `Run` itself;
-      None: any section.
-  """
-  wanted = _roles(' '.join(roles))
-  return tuple(
-    name
-    for name, each, _ in fields(Run())
-    if each.metadata.get('roles', {'identity'}) & wanted
-    and of in (None, name.rpartition('.')[0])
-  )
-
-
-# A run may be resumed with other values of these; any other field makes another run.
-FREE_ON_RESUME = fields_with('execution', 'length', 'logging')
-
-
-def identity(run: Run) -> str:
-  """Returns a hash of what makes a run this one: fields that a resume must not change.
-
-  Fields at their defaults are left out, so that a new field changes no run's.
-  """
-  usual = flat(Run())
-  own = {
-    name: value
-    for name, value in flat(run).items()
-    if value != usual[name] and name not in FREE_ON_RESUME
-  }
-  return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def from_flat(values: dict[str, Any]) -> Run:
-  """Returns the run with the given values by dotted name; others keep their defaults.
-
-  Raises:
-    KeyError: a name is not in the schema.
-  """
-  run = Run()
-  known = flat(run)
-  for name, value in values.items():
-    *path, last = name.split('.')
-    target = run
-    for part in path:
-      target = getattr(target, part)
-    setattr(target, last, tuple(value) if isinstance(known[name], tuple) else value)
-  return run
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-  """Returns ' Did you mean ...?' with the names closest to `name`, or ''."""
-  names = list(names)
-  close = difflib.get_close_matches(name, names, 3, 0.5)
-  last = name.rsplit('.', 1)[-1]
-  close += [n for n in names if n.rsplit('.', 1)[-1] == last and n not in close]
-  return f' Did you mean {" or ".join(close)}?' if close else ''

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from gpt_jax.config import UserError
+from gpt_jax.config.length import Stage, stage_at
 
 
 @flax.struct.dataclass
@@ -76,51 +77,6 @@ def _first(documents: np.ndarray, place_BT: np.ndarray) -> np.ndarray:
 def _random(seed: int, *counters: int) -> np.random.Generator:
   """Returns a generator that is a function of its arguments."""
   return np.random.default_rng((seed, *counters))
-
-
-class Stage(NamedTuple):
-  """Updates of one size, from one on until the next stage.
-
-  Attributes:
-    update: number of the first.
-    row: rows of all updates before it.
-    rows: of each.
-  """
-
-  update: int
-  row: int
-  rows: int
-
-
-def stages(batch: int, start: int = 0, ramp: int = 0, T: int = 1) -> list[Stage]:
-  """Returns the sizes of a run's updates, growing as GPT-3's do (section 2.3).
-
-  From `start` to `batch` rows over `ramp` tokens, linearly in the tokens read, in steps
-  of `start` rows: each size is a program to compile, so there should be few.
-
-  Args:
-    batch: rows of an update in the end.
-    start: rows of the first; 0 means `batch`.
-    ramp: tokens [of T a row].
-  """
-  sizes = [Stage(0, 0, start or batch)]
-  while sizes[-1].rows < batch:
-    update, row, rows = sizes[-1]
-    grown = rows // start * ramp / (batch // start - 1)  # tokens read when it grows
-    number = max(1, round((grown / T - row) / rows))
-    sizes.append(Stage(update + number, row + number * rows, rows + start))
-  return sizes
-
-
-def stage_at(sizes: list[Stage], step: int) -> Stage:
-  """Returns the stage of the update that follows `step` updates."""
-  return next(stage for stage in reversed(sizes) if stage.update <= step)
-
-
-def rows_read(sizes: list[Stage], steps: int) -> int:
-  """Returns how many rows all of the first `steps` updates have."""
-  stage = stage_at(sizes, steps)
-  return stage.row + (steps - stage.update) * stage.rows
 
 
 class Rows(NamedTuple):

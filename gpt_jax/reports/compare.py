@@ -1,5 +1,6 @@
 """Two runs compared: config and environment, results, and a paired test."""
 
+import functools
 import math
 import pathlib
 from collections.abc import Sequence
@@ -12,9 +13,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from gpt_jax import tokenizers
+from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
-from gpt_jax.data.windows import rows_read, stages
 from gpt_jax.evaluation import likelihood, statistics
 from gpt_jax.files import field
 from gpt_jax.model.gpt_config import GPTConfig
@@ -215,8 +215,7 @@ def curve(workdir: pathlib.Path) -> Curve:
   if not judged:
     raise UserError(f'{workdir} has no evaluation to compare yet; train it further')
   cfg = GPTConfig.of(run.model, field(read_about(workdir), 'vocab', int, workdir))
-  sizes = stages(run.batch, run.batch_start, run.batch_ramp, cfg.T)
-  tokens = lambda step: rows_read(sizes, step) * cfg.T  # noqa: E731
+  tokens = functools.partial(config.tokens_read, run)
   at, clock = [0], [0.0]
   for line in lines:
     if 'tokens_per_s' in line:

@@ -158,9 +158,11 @@ def _check_same(
   free = {'seed'} if len(workdirs) > 1 else set()
   if runs[0].is_finetuning:
     # Filled in, from examples and the model that it starts from.
-    free |= set(finetune_job.FILLED) - ({'steps'} if wanted['steps'] else set())
+    free |= set(finetune_job.FILLED) - {'steps'}
   elif runs[0].take_shape:
     free |= set(shape.TAKEN)
+  if not wanted['steps']:
+    free.add('steps')  # they follow from tokens or epochs
   if len({run.seed for run in runs}) < len(runs):
     raise UserError('runs of one config must differ in their seed; leave some out')
   if len({json.dumps(_digests(folder)) for folder in workdirs}) > 1:
@@ -295,7 +297,7 @@ def _cost(workdirs: list[pathlib.Path], runs: list[config.Run]) -> dict[str, flo
   if not runs[0].is_finetuning:
     cfg = GPTConfig.of(runs[0].model, workdir.read_about(workdirs[0])['vocab'])
     spent['parameters'] = cost.parameter_count(cfg)
-    spent['tokens'] = cost.tokens_read(runs[0], cfg)
+    spent['tokens'] = config.tokens_read(runs[0])
   seconds = sum(map(workdir.seconds_of_training, workdirs)) / len(workdirs)
   return spent | {'seconds': round(seconds)}
 

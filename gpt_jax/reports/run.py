@@ -208,7 +208,7 @@ def _cost(workdir: pathlib.Path, run: config.Run) -> str:
   if not run.is_finetuning:
     cfg = architecture(workdir)
     done = max((lines[-1]['step'] for lines in groups if lines), default=0)
-    tokens = cost.tokens_read(run, cfg, done)
+    tokens = config.tokens_read(run, done)
     flops = tokens * sum(cost.flops_per_token(cfg).values())
     text += f' for {tokens:,} tokens and {flops:.3g} FLOPs'
   lines = [line for each in groups for line in each]

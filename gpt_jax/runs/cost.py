@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
-from gpt_jax.data.windows import Batch, rows_read, stages
+from gpt_jax.data.windows import Batch
 from gpt_jax.model.gpt import GPT, Block, init_params
 from gpt_jax.model.gpt_config import Execution, GPTConfig, attention_kernel
 from gpt_jax.tasks.inputs import TaskBatch, classes, sequences_each
@@ -77,12 +77,6 @@ def flops_per_token(cfg: GPTConfig) -> dict[str, float]:
     'MLP': 6 * kernels['MLP'],
     'output': 6 * cfg.vocab * cfg.D,
   }
-
-
-def tokens_read(run: config.Run, cfg: GPTConfig, steps: int | None = None) -> int:
-  """Returns how many tokens a run trains on: in all, or in its first `steps`."""
-  sizes = stages(run.batch, run.batch_start, run.batch_ramp, cfg.T)
-  return rows_read(sizes, run.steps if steps is None else steps) * cfg.T
 
 
 def _bytes(tree) -> int:
@@ -366,7 +360,7 @@ def plan(
   grows = f'{run.batch_start * cfg.T:,} to ' if run.batch_start else ''
   flops = sum(flops_per_token(cfg).values())
   state = sum(state_bytes(run, cfg, layout).values())
-  read = tokens_read(run, cfg)
+  read = config.tokens_read(run)
   kernel, why = attention_kernel(run.model, layout.devices)
   return '\n'.join(
     [

@@ -14,7 +14,6 @@ from gpt_jax.runs.cost import (
   parameters_by_part,
   small_chunk,
   state_bytes,
-  tokens_read,
   trained_by_part,
 )
 from gpt_jax.tasks.inputs import sequences_each
@@ -109,9 +108,10 @@ def _flops(run: config.Run, cfg: GPTConfig) -> Table:
   total = sum(parts.values())
   for part, flops in parts.items():
     table.add_row(part, f'{flops:.3e}', f'{flops / total:.1%}')
-  tokens = tokens_read(run, cfg)
+  tokens = config.tokens_read(run)
   table.add_row('total', f'{total:.3e}', '')
-  table.add_row(f'run of {tokens:.3g} tokens', f'{total * tokens:.3e}', '')
+  if tokens:
+    table.add_row(f'run of {tokens:.3g} tokens', f'{total * tokens:.3e}', '')
   return table
 
 

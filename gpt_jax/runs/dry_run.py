@@ -15,10 +15,11 @@ import numpy as np
 
 from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
+from gpt_jax.data import token_files
 from gpt_jax.data.windows import Batch
 from gpt_jax.model.gpt_config import GPTConfig, attention_kernel
 from gpt_jax.programs import absent, collectives, hlo
-from gpt_jax.runs import cost, finetune, finetune_job, on_paper, shape
+from gpt_jax.runs import cost, finetune, finetune_job, on_paper, schedule, shape
 from gpt_jax.runs.on_paper import GIB, Program, TooLarge, size
 from gpt_jax.training import sharding, transfer
 from gpt_jax.training.members import Alone
@@ -238,7 +239,10 @@ def report(
     if not vocab and own and own.exists():
       vocab = tokenizers.load(own).vocab
     entries = vocab or cost.vocabulary(run)
+    text = _tokens(run, workdir)
+    known = schedule.resolved(run, text)
     update = _of_language_model(run, entries, devices, limit)
+    update.lines[:0] = schedule.lines(known, text)
   layout, taken, change = update.layout, update.cost, update.change
   need = taken.state + taken.working
   over = f'{len(layout.devices)} x {device.device_kind}, {layout}{update.what}'
@@ -261,6 +265,14 @@ def report(
   else:
     lines.append(f'fits      in {free}')
   return '\n'.join(lines)
+
+
+def _tokens(run: config.Run, workdir: str | pathlib.Path | None) -> int:
+  """Returns the tokens of an epoch, where a run's length needs them; 0: not known."""
+  tokens = pathlib.Path(run.data.tokens or workdir or '') / 'tokens/train'
+  if not run.epochs or not tokens.with_suffix('.json').exists():
+    return 0
+  return len(token_files.open_tokens(tokens).ids) - 1
 
 
 def _on_paper(run: config.Run, update: _Update, on: str) -> list[str]:

@@ -23,6 +23,7 @@ from gpt_jax import config
 from gpt_jax.config import UserError
 from gpt_jax.evaluation import metrics
 from gpt_jax.files import write_json, write_whole
+from gpt_jax.runs import schedule
 from gpt_jax.runs.finetune_job import (
   Job,
   check_workdir,
@@ -174,6 +175,8 @@ def opened(
       together = groups(job, workdir, report)
       run.task.together = len(together[0])  # by memory, perhaps: run.json says so
       done = [saved.done(_folder(workdir, s), TRAINING) for s in sum(together, [])]
+      if max(done) and (said := schedule.continued(read_run(workdir), run, max(done))):
+        report(said)
       if writes and min(done) < run.steps:
         _write_workdir(job, workdir, run, max(done), argv, overrides)
     report(plan(job))

@@ -14,7 +14,7 @@ import numpy as np
 
 from gpt_jax import config
 from gpt_jax.config import UserError
-from gpt_jax.data import windows
+from gpt_jax.config.length import stages_of
 from gpt_jax.model.gpt import GPT, init_params
 from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.runs import cost, shape
@@ -149,7 +149,7 @@ def read_job(
   layout.check(cfg)
   order = inputs.Order(
     train.lengths,
-    windows.stages(run.batch, run.batch_start, run.batch_ramp, cfg.T),
+    stages_of(run),
     cfg.T,
     run.task.batches,
   )

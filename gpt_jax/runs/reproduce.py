@@ -184,6 +184,7 @@ def _stages(
         + ', '.join(f'{name}={new!r}' for name, _, new in differing)
       )
   for stage in stages:
+    stage.tokens, stage.epochs = 0, 0.0  # its steps are known
     # As many as there were: 0 means all, which may be more here.
     number = len(done[-1].session['environment'].get('devices', ()))
     number = number if stage.layout else min(number, len(jax.devices()))

@@ -10,18 +10,20 @@ from typing import Any, NamedTuple
 
 from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
+from gpt_jax.config.length import stages_of
 from gpt_jax.data import fidelity, prepare, token_files, windows
 from gpt_jax.evaluation import likelihood
 from gpt_jax.inference import hugging_face
 from gpt_jax.inference.language_model import LanguageModel
 from gpt_jax.model.gpt import GPT, init_params
 from gpt_jax.model.gpt_config import GPTConfig
-from gpt_jax.runs import cost, shape
+from gpt_jax.runs import cost, schedule, shape
 from gpt_jax.runs.load import architecture, is_weights, load
 from gpt_jax.runs.workdir import (
   alone,
   check_same_run,
   read_about,
+  read_run,
   write_run_json,
 )
 from gpt_jax.training import (
@@ -184,6 +186,10 @@ class RunContext:
     else:
       state, source = self.begin(report)
     done = int(state.step)
+    if done and (self.workdir / 'run.json').exists():
+      before = read_run(self.workdir)
+      if rate := schedule.continued(before, run, done):
+        report(rate)
     if done < run.steps and processes.first_process():
       write_run_json(
         run,
@@ -258,23 +264,26 @@ def ready(
           "tokenizer's entries; 0 takes as many as it has"
         )
       layout.check(cfg)
+      run = schedule.resolved(run, len(data.train.ids) - 1, layout.parts)
     limit = _memory_limit(layout)
-    layout, schedule = cost.scheduled(run, cfg, layout, limit)
-    sizes = windows.stages(run.batch, run.batch_start, run.batch_ramp, cfg.T)
+    layout, reduction = cost.scheduled(run, cfg, layout, limit)
     places = windows.training_rows(
       len(data.train.ids),
       T=cfg.T,
-      sizes=sizes,
+      sizes=stages_of(run),
       seed=run.seed,
       order=run.data.windows,
       part=lambda number: layout.rows(number, run.accumulate),
     )
-    for line in _described(run, cfg, layout, data, schedule):
+    for line in _described(run, cfg, layout, data, reduction):
       report(line)
     objective = LanguageModeling.of(run, GPT(cfg, layout.execution(run.model)))
     with processes.first_process_first('opened'):
       checkpoints = checkpoint.Checkpoints(
-        workdir / 'checkpoints', run.keep, run=config.identity(run)
+        workdir / 'checkpoints',
+        run.keep,
+        run=config.identity(run),
+        branch=schedule.cooldown_begins(run),
       )
     try:
       yield RunContext(
@@ -306,7 +315,7 @@ def _described(
   cfg: GPTConfig,
   layout: sharding.Layout,
   data: Prepared,
-  schedule: Schedule | None,
+  reduction: Schedule | None,
 ) -> Iterator[str]:
   """Yields what there is to say of a run before it begins."""
   yield cost.plan(
@@ -317,8 +326,10 @@ def _described(
     held_out=len(data.valid.ids) - 1,
     bytes_per_token=_bytes_per_token(data.train),
   )
-  if schedule:
-    yield f'gradients {schedule}'
+  yield from schedule.batch_lines(run)
+  yield schedule.rate_line(run)
+  if reduction:
+    yield f'gradients {reduction}'
   if flags := xla_flags.said(os.environ, layout.devices[0].platform):
     yield flags
   if data.lost:

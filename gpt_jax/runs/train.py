@@ -71,7 +71,7 @@ def train(
   run = shape.resolved(run, workdir)
   layout = sharding.Layout.of(run)
   with ready(run, workdir, layout, **recorded) as context:
-    state = context.start(report)
+    run, state = context.run, context.start(report)
     best = lambda: (  # noqa: E731
       f'The best checkpoint is that of update {context.checkpoints.best()}.'
     )
@@ -225,11 +225,12 @@ def train_together(
   for member in members:
     saved.newest_by_files(member.workdir / 'checkpoints', report)
     done = saved.done(member.workdir)
-    if not diverged(member.workdir) and done < member.run.steps:
+    steps = member.run.steps or math.inf  # 0: they follow from the text, read below
+    if not diverged(member.workdir) and done < steps:
       standing.setdefault(done, []).append(member)
   left = sum(map(len, standing.values()))
   report(f'{left} of {len(members)} runs, together')
-  for _, alike in sorted(standing.items()):
+  for at_update, alike in sorted(standing.items()):
     size = _most(alike, devices, sharing, argv, report)
     for at in range(0, len(alike), size):
       with contextlib.ExitStack() as stack:
@@ -237,7 +238,8 @@ def train_together(
         for number, member in enumerate(alike[at : at + size]):
           tells = _say_nothing if number else report
           contexts.append(stack.enter_context(_ready(member, devices, argv, tells)))
-        _train_stacked(contexts, devices, report)
+        if at_update < contexts[0].run.steps:
+          _train_stacked(contexts, devices, report)
   return {m.workdir: at for m in members if (at := diverged(m.workdir))}
 
 

@@ -92,10 +92,13 @@ class Result:
 
 
 def steps_of(entry: Entry) -> int:
-  """Returns the updates of the whole run; 0: a fine-tuning that has not begun yet."""
-  if entry.run.steps or not (entry.workdir / 'run.json').exists():
-    return entry.run.steps
-  return read_run(entry.workdir).steps
+  """Returns the updates of the whole run; 0: they follow from data not read yet."""
+  run = entry.run
+  if run.steps or not (entry.workdir / 'run.json').exists():
+    return run.steps
+  before = read_run(entry.workdir)
+  same = (before.tokens, before.epochs) == (run.tokens, run.epochs)
+  return before.steps if same else 0
 
 
 def finished(entry: Entry) -> bool:
@@ -105,7 +108,8 @@ def finished(entry: Entry) -> bool:
   """
   if entry.run.is_finetuning and not (entry.workdir / 'results.json').exists():
     return False
-  return updates_done(entry.workdir) >= steps_of(entry)
+  steps = steps_of(entry)
+  return steps > 0 and updates_done(entry.workdir) >= steps
 
 
 def lines(entry: Entry) -> list[dict[str, Any]]:
@@ -211,7 +215,7 @@ def result(entry: Entry) -> Result:
   environment = sessions(entry.workdir)[-1]['environment']
   run, task = entry.run, task_of(entry.run)
   cfg = GPTConfig.of(run.model, about.get('vocab') or run.model.vocab)
-  tokens = 0 if task else cost.tokens_read(run, cfg, step)
+  tokens = 0 if task else config.tokens_read(run, step)
   return Result(
     state='finished' if finished(entry) else 'unfinished',
     step=step,

@@ -20,7 +20,7 @@ import flax.struct
 import jax
 import numpy as np
 
-from gpt_jax.data.windows import Stage, rows_read, stage_at
+from gpt_jax.config.length import Stage, rows_read, stage_at, updates_for
 from gpt_jax.tasks.labelled import Example
 from gpt_jax.tasks.labelled_table import Task
 
@@ -231,8 +231,7 @@ class Order:
   def updates(self, epochs: int) -> int:
     """Returns the updates that read so many epochs."""
     rows = epochs * len(self.sizes) * self.unit
-    stage = next(stage for stage in reversed(self.stages) if stage.row < rows)
-    return stage.update + -(-(rows - stage.row) // stage.rows)
+    return updates_for(self.stages, rows)
 
   def _groups(self, seed: int, epoch: int) -> list[np.ndarray]:
     if (epoch, seed) not in self._known:

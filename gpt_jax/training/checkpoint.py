@@ -54,6 +54,7 @@ class Checkpoints:
     keep: int = 2,
     best: bool = True,
     run: str = '',
+    branch: int | None = None,
   ):
     """Opens `folder` to train, created if missing.
 
@@ -61,7 +62,9 @@ class Checkpoints:
       keep: how many of the latest are kept, besides the best.
       best: whether the best is kept too.
       run: the identity of the run's config, `config.identity`; '': any.
+      branch: the last of at most so many updates is kept too; None: nothing is.
     """
+    self.branch = branch
     self.folder = pathlib.Path(folder).resolve()
     self.keep, self.keep_best, self.run = keep, best, run
     self._recorded = saved.recorded(self.folder)
@@ -160,7 +163,8 @@ class Checkpoints:
   def _kept(self) -> set[int]:
     """Returns the checkpoints to keep: the latest few, and the best."""
     best = {self.best()} if self.keep_best and self._nll else set()
-    return {*self.steps()[-self.keep :], *best}
+    before = [step for step in self.steps() if step <= (self.branch or 0)]
+    return {*self.steps()[-self.keep :], *best, *before[-1:]}
 
   def close(self) -> None:
     """Releases the writer's threads."""

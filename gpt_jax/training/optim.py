@@ -14,18 +14,47 @@ import optax
 import optax.contrib
 
 from gpt_jax import config
+from gpt_jax.config.length import stages_of
 from gpt_jax.training.muon import Stacked
+
+
+@flax.struct.dataclass
+class Read:
+  """How many tokens updates have read: a table of the batch's sizes, float32 [sizes].
+
+  Attributes:
+    update: updates before the first of a size.
+    before: tokens read before it.
+    each: tokens of each.
+  """
+
+  update: jax.Array
+  before: jax.Array
+  each: jax.Array
+
+  @classmethod
+  def of(cls, run: config.Run) -> 'Read':
+    """Returns the table of a language model's run."""
+    sizes, T = stages_of(run), run.model.T
+    table = [(each.update, each.row * T, each.rows * T) for each in sizes]
+    return cls(*(jnp.array(column, jnp.float32) for column in zip(*table, strict=True)))
+
+  def after(self, updates: jax.Array) -> jax.Array:
+    """Returns the tokens that so many updates have read, float32 of any shape."""
+    size = (updates[..., None] >= self.update).sum(-1) - 1
+    return self.before[size] + (updates - self.update[size]) * self.each[size]
 
 
 @flax.struct.dataclass
 class Hyper:
   """Numeric hyper-parameters of a run, scalars; fields as in `config.Optim`.
 
-  `aux` and `clf_dropout` are `aux` and `dropout` of `config.Task`.
+  `aux` and `clf_dropout` are `aux` and `dropout` of `config.Task`; `end` is where the
+  schedule ends, in updates; or in tokens with `read`, which counts them.
   """
 
   seed: jax.Array
-  steps: jax.Array
+  end: jax.Array
   dropout: jax.Array
   lr: jax.Array
   muon_momentum: jax.Array
@@ -41,13 +70,16 @@ class Hyper:
   guard_sigmas: jax.Array
   aux: jax.Array
   clf_dropout: jax.Array
+  read: Read | None = None
 
   @classmethod
   def of(cls, run: config.Run) -> 'Hyper':
     """Returns the numbers of `run`; a seed is uint32, all else float32."""
+    by_tokens = run.optim.by == 'tokens'
+    end = config.tokens_read(run) if by_tokens else run.steps
     optim = {k: v for k, v in vars(run.optim).items() if k in cls.__annotations__}
     numbers = optim | {
-      'steps': run.steps,
+      'end': run.optim.until or end,
       'dropout': run.model.dropout,
       'aux': run.task.aux,
       'clf_dropout': run.task.dropout,
@@ -55,31 +87,37 @@ class Hyper:
     if run.is_finetuning:
       numbers['warmup'] = round(run.task.warmup * run.steps)
     scalars = {name: jnp.float32(value) for name, value in numbers.items()}
-    return cls(seed=jnp.uint32(run.seed), **scalars)
+    read = Read.of(run) if by_tokens else None
+    return cls(seed=jnp.uint32(run.seed), read=read, **scalars)
 
 
 def learning_rate(step: jax.Array, hp: Hyper, schedule: str) -> jax.Array:
   """Returns the learning rate of the update that follows `step` updates.
 
   Warm-up is linear and reaches `lr` with update number `warmup`. Then 'cosine' and
-  'linear' fall to `final_lr` at `steps` and stay there; 'rsqrt' is
+  'linear' fall to `final_lr` at `end` and stay there; 'rsqrt' is
   lr * sqrt(warmup / update); 'wsd' is constant until the last `cooldown` updates,
-  which fall linearly to `final_lr`.
+  which fall linearly to `final_lr`. By tokens, the number of an update is that of the
+  tokens read with it (GPT-3, appendix B).
+
+  Args:
+    step: of any shape.
   """
   update = jnp.float32(step) + 1
-  ramp = jnp.minimum(1.0, update / jnp.maximum(hp.warmup, 1))
+  now = update if hp.read is None else hp.read.after(update)
+  ramp = jnp.minimum(1.0, now / jnp.maximum(hp.warmup, 1))
   # One update after the warm-up is where the fall begins; the last update ends it.
-  length = jnp.maximum(hp.steps - hp.warmup, 1)
-  done = jnp.clip((update - hp.warmup) / length, 0, 1)
+  length = jnp.maximum(hp.end - hp.warmup, 1)
+  done = jnp.clip((now - hp.warmup) / length, 0, 1)
   if schedule == 'cosine':
     share = 0.5 * (1 + jnp.cos(jnp.pi * done))
   elif schedule == 'linear':
     share = 1 - done
   elif schedule == 'wsd':
-    share = jnp.clip((hp.steps - update) / jnp.maximum(hp.cooldown, 1), 0, 1)
+    share = jnp.clip((hp.end - now) / jnp.maximum(hp.cooldown, 1), 0, 1)
   elif schedule == 'rsqrt':
     start = jnp.maximum(hp.warmup, 1)
-    return hp.lr * ramp * jnp.sqrt(start / jnp.maximum(update, start))
+    return hp.lr * ramp * jnp.sqrt(start / jnp.maximum(now, start))
   else:
     return hp.lr * ramp
   return ramp * (hp.final_lr + (hp.lr - hp.final_lr) * share)
