@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from gpt_jax.config.mixture import wrong_mixture
 from gpt_jax.config.schema import (
   TRAINED,
   Data,
@@ -50,6 +51,7 @@ def check(config: Run, devices: int = 1) -> None:
   wrong += (
     _wrong_data(config.data) + _wrong_exams(config) + _wrong_sampling(config.data)
   )
+  wrong += wrong_mixture(config.data)
   wrong += _wrong_model(config.model, config.optim) + _wrong_batches(config, devices)
   wrong += _wrong_schedule(config.optim, config.steps) + _wrong_task(config)
   if wrong:
@@ -120,11 +122,12 @@ def _wrong_data(data: Data) -> list[str]:
       f'data.holdout={data.holdout} must be in (0, 1), or name the held-out '
       'text in data.valid'
     )
-  addresses = f'{data.source},{data.valid}'.count('://')
+  addresses = f'{data.source},{data.valid},{data.mixture}'.count('://')
   if addresses != len([s for s in data.sha256.split(',') if s.strip()]):
     wrong.append(
       f'data.sha256={data.sha256!r} must name one checksum for each web address '
-      f'in data.source and data.valid, in their order; there are {addresses} (for '
+      f'in data.source, data.valid and data.mixture, in their order; there are '
+      f'{addresses} (for '
       'files on this machine alone: --config.data.sha256=)'
     )
   name = data.tokenizer
