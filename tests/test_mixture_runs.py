@@ -185,3 +185,21 @@ def test_a_mixture_is_trained_resumed_and_evaluated(place):
   )
   with pytest.raises(UserError, match='the run has a mixture of one, two'):
     baselines(place / 'whole')
+
+
+def losses(workdir):
+  return [line['loss'] for line in read_metrics(workdir) if 'loss' in line]
+
+
+def test_devices_micro_batches_and_members_read_the_same_rows(place):
+  fields = {'steps': 4, 'batch': 8, 'weights': 'one=3, two=1; 3: two=1'}
+  train.train(a_run(**fields), place / 'plain', report=lambda line: None)
+  more = {'devices': 2, 'layout': 'data=2', 'accumulate': 2}
+  train.train(a_run(**fields, **more), place / 'cut', report=lambda line: None)
+  assert losses(place / 'cut') == pytest.approx(losses(place / 'plain'), rel=1e-4)
+  train.train_together(
+    [train.Member(a_run(**fields, seed=seed), place / f'{seed}') for seed in (0, 1)],
+    report=lambda line: None,
+  )
+  assert losses(place / '0') == pytest.approx(losses(place / 'plain'), rel=1e-4)
+  assert losses(place / '1') != pytest.approx(losses(place / 'plain'), rel=1e-4)

@@ -199,6 +199,8 @@ def where(values) -> None:
   )
   for place in found:
     print('\n'.join(where.described(place)))
+  if values.text and len(found) >= where.MOST:
+    print(f'of each source the first {where.MOST} places; give more text for fewer')
 
 
 def describe_flags(values):

@@ -16,7 +16,7 @@ from gpt_jax.tokenizers.spelling import Spelling, spelling
 
 _EXCERPT = 12  # tokens shown of a row
 _BLOCK = 1 << 20  # tokens looked at once
-_MOST = 20  # rows, and places of a text, that are named
+MOST = 20  # rows, and places of a text, that are named
 
 
 class Opened:
@@ -230,7 +230,7 @@ def _at_offset(
   own, origins = source.train, Origins(source.train.path)
   tokenizer, spelled = opened.data.tokenizer, opened.spelling
   documents = origins.documents(file, document)
-  if len({origins.name_of(each) for each in documents[: _MOST + 1]}) > 1:
+  if len({origins.name_of(each) for each in documents[: MOST + 1]}) > 1:
     raise UserError(
       f'--file={file} --document={document} is several documents, as '
       f'{origins.name_of(documents[0])} and {origins.name_of(documents[1])}; name one, '
@@ -272,7 +272,7 @@ def _with_text(
       of = np.searchsorted(own.starts, [first + begin, first + end], 'right') - 1
       if of[0] == of[1]:
         number += 1
-        if number > _MOST:
+        if number > MOST:
           return
         yield origins.name_of(int(of[0])), int(first + begin), int(first + end)
       place = whole.find(wanted, place + 1)
@@ -287,7 +287,7 @@ def described(place: dict[str, Any]) -> list[str]:
   first, last = place['tokens']
   lines = [f'{place["name"]}{of}, tokens {first:,} to {last:,}:']
   read = place['rows']
-  lines += [f'  update {update}, row {row}' for update, row in read[:_MOST]]
-  if len(read) > _MOST:
-    lines.append(f'  and {len(read) - _MOST:,} more')
+  lines += [f'  update {update}, row {row}' for update, row in read[:MOST]]
+  if len(read) > MOST:
+    lines.append(f'  and {len(read) - MOST:,} more')
   return lines if read else [f'{lines[0]} no row of the run reads it']
