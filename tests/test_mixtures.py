@@ -135,7 +135,7 @@ def test_weights_change_by_stage():
     ({'mixture': 'x.txt'}, 'must be NAME=SOURCE'),
     ({'weights': 'a=1, c=1'}, 'not to c'),
     ({'weights': 'a=1, a=1'}, 'one of them twice'),
-    ({'weights': 'a=-1, b=1'}, 'numbers and not negative'),
+    ({'weights': 'a=-1, b=3'}, 'numbers and not negative'),
     ({'weights': 'a=nan, b=1'}, 'numbers and not negative'),
     ({'weights': 'a=0'}, 'one above 0'),
     ({'weights': 'a=1, b=0.00004'}, 'b would have less than one of 10,000 rows'),

@@ -290,7 +290,6 @@ def _read_mark(
   """Returns how far a killed run got with the same text, else an empty mark."""
   path, again = stage / _MARK, 'it is not used, and all is encoded again'
   same = {'recipe': wanted, 'sources': text.digests, 'format': FORMAT}
-  same |= {'origins': True}  # an older version wrote no .src
   none = same | {'pieces': 0, 'files': {}, 'fidelity': {}}
   if not path.exists():
     return none
