@@ -239,7 +239,7 @@ def test_rows_of_hosts_are_the_rows_of_one(tmp_path):
 
 def test_windows_are_drawn_once_an_epoch_of_their_source(tmp_path):
   fields = {name: text.format(tmp_path) for name, text in MIXTURE.items()}
-  workdir, _ = written_run(tmp_path, steps=120, **fields)
+  workdir, _ = written_run(tmp_path, steps=200, **fields)
   opened = where.Opened(workdir)
   seen = {0: [], 1: []}
   for step in range(opened.run.steps):
