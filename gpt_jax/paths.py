@@ -45,6 +45,7 @@ _TEXT = *_HUB, 'https://', 'http://'
 _OTHERS = {
   'data.source': _TEXT,
   'data.valid': _TEXT,
+  'data.mixture': _TEXT,
   'init_from': _HUB,
   'task.data': _HUB,
 }
@@ -123,6 +124,8 @@ def expand_paths(run: config.Run) -> None:
     if not isinstance(text, str):
       continue  # `config.check` says so
     entries = text.split(',') if name in ('data.source', 'data.valid') else [text]
+    if name == 'data.mixture':  # each with a name before it
+      entries = [each.split('=', 1)[-1] for each in text.replace(',', ';').split(';')]
     paths = [user_path(entry.strip(), name, others=others) for entry in entries]
     if name in _EXPANDED:
       setattr(holder, last, paths[0])

@@ -8,7 +8,7 @@ import runpy
 import pytest
 
 from gpt_jax import config
-from gpt_jax.config import UserError, papers, schema, values
+from gpt_jax.config import UserError, papers, setting, values
 from gpt_jax.reports.experiments_table import claims
 from gpt_jax.training import optim
 
@@ -172,11 +172,11 @@ def changed(name, value):
 
 
 def test_every_field_has_a_known_role():
-  assert set(config.fields_with(*schema.ROLES)) == set(FACTS)
+  assert set(config.fields_with(*setting.ROLES)) == set(FACTS)
   with pytest.raises(ValueError, match='exection'):
     config.fields_with('exection')
   with pytest.raises(ValueError, match='exection'):
-    schema.setting(0, role='logging exection')
+    setting.setting(0, role='logging exection')
 
 
 def test_every_number_has_a_range():
@@ -212,8 +212,8 @@ def test_a_word_that_is_no_choice_is_refused_with_all_of_them(name):
 def test_a_new_field_is_checked_by_its_line_in_the_schema():
   @dataclasses.dataclass
   class Longer(config.Run):
-    depth: int = schema.setting(1, low=1, tasks=False)
-    mode: str = schema.setting('a', choices=('a', 'b'))
+    depth: int = setting.setting(1, low=1, tasks=False)
+    mode: str = setting.setting('a', choices=('a', 'b'))
 
   config.check(Longer(depth=2, mode='b'))
   text = problems(Longer(depth=0, mode='c'))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gpt_jax.config import UserError
-from gpt_jax.config.length import stages
+from gpt_jax.config.length import rows_read, stage_at, stages
 from gpt_jax.data import windows
 
 IDS = np.arange(1000, 1103, dtype=np.uint16)  # a token tells its place
@@ -102,3 +102,30 @@ def test_tokens_know_where_their_document_begins_in_the_row():
   batch = windows.windows(np.arange(20), starts, 6, numbers, documents)
   assert batch.first_BT.tolist() == [[0] * 6, [0, 1, 1, 3, 3, 3]]
   assert windows.windows(np.arange(20), starts, 6, numbers).first_BT is None
+
+
+def test_rows_of_several_files_are_read_in_their_order():
+  files = [(IDS, None), (IDS + 1000, None), (IDS + 2000, None)]
+  numbers, of = np.arange(7), np.array([2, 0, 1, 1, 0, 2, 1])
+  rows = windows.Rows(np.array([5, 0, 9, 2, 30, 1, 4]), numbers, of)
+  batch = windows.read(files, rows, 8)
+  np.testing.assert_array_equal(batch.ids_BT[:, 0], 1000 + rows.starts + 1000 * of)
+  np.testing.assert_array_equal(batch.row_B, numbers)
+  assert batch.first_BT is None
+
+
+@pytest.mark.parametrize('ramp', [0, 8 * 40])
+def test_a_row_of_the_run_is_found_in_its_batch(ramp):
+  sizes = stages(batch=4, start=1 if ramp else 0, ramp=ramp, T=8)
+  for row in range(150):
+    step, number = windows.batch_with(sizes, row)
+    assert rows_read(sizes, step) + number == row
+    assert number < stage_at(sizes, step).rows
+
+
+def test_the_rows_that_read_a_token_are_found():
+  epochs = windows.Epochs(len(IDS), 8, seed=3)
+  starts = [epochs.start(row) for row in range(40)]
+  for first, last in ((0, 0), (7, 8), (50, 50), (102, 102), (20, 45)):
+    found = list(epochs.rows_with(first, last, 40))
+    assert found == [i for i, s in enumerate(starts) if s <= last and s + 8 > first]

@@ -39,7 +39,7 @@ from gpt_jax.reports import committed
 from gpt_jax.reports.committed import Measured
 from gpt_jax.runs import workdir
 from gpt_jax.runs.load import load
-from gpt_jax.runs.setup import prepared
+from gpt_jax.runs.tokens import prepared
 from gpt_jax.training import manifest
 from gpt_jax.training.objective import LanguageModeling
 

@@ -7,6 +7,7 @@ VERBS = {
   'train': (training.train_flags, training.train),
   'reproduce': (training.reproduce_flags, training.reproduce),
   'replay': (training.replay_flags, training.replay),
+  'where': (training.where_flags, training.where),
   'describe': (training.describe_flags, training.describe),
   'eval': (models.eval_flags, models.evaluate),
   'sample': (models.sample_flags, models.sample),

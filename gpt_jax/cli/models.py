@@ -119,6 +119,8 @@ def evaluate(values) -> None:
   of = f' of {text}' if text else ''
   print(f'checkpoint of update {scores["step"]}, on all held-out text{of}:')
   print(f'  {scores["valid_nll"]:.4f} nats/token, perplexity {scores["valid_ppl"]:.2f}')
+  for name in [n for n in scores if n.startswith('valid_nll/')]:
+    print(f'    {scores[name]:.4f} nats/token  {name.partition("/")[2]}')
   others = baselines(text or values.workdir) if values.baselines else {}
   for name, bits in ({'this GPT': scores['valid_bpb']} | others).items():
     print(f'  {bits:.4f} bits/byte  {name}')

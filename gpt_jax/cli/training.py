@@ -27,7 +27,7 @@ def prepare_flags(values):
 
 def prepare(values) -> None:
   """Makes the tokenizer and token files of a config."""
-  from gpt_jax.runs.setup import prepared
+  from gpt_jax.runs.tokens import prepared
 
   run = overridden(values)
   if run.is_finetuning:
@@ -38,11 +38,12 @@ def prepare(values) -> None:
   config.check(run)
   workdir = pathlib.Path(values.workdir)
   data = prepared(run, workdir)
-  for name, file in (('train', data.train), ('valid', data.valid)):
-    print(
-      f'{name}: {len(file.ids) - 1:,} tokens of {file.bytes:,} bytes in '
-      f'{file.documents:,} documents'
-    )
+  for source in data.newest:
+    for name, file in (('train', source.train), ('valid', source.valid)):
+      print(
+        f'{f"{source.name} {name}".strip()}: {len(file.ids) - 1:,} tokens of '
+        f'{file.bytes:,} bytes in {file.documents:,} documents'
+      )
   print(f'prepared in {run.data.tokens or workdir}')
 
 
@@ -158,6 +159,50 @@ def replay(values) -> None:
   replay.replay(values.bundle)
 
 
+def where_flags(values):
+  workdir(values)
+  define = lambda kind, *args: kind(*args, flag_values=values)  # noqa: E731
+  define(flags.DEFINE_integer, 'step', 0, 'update, from 1, whose row to find')
+  define(flags.DEFINE_integer, 'row', 0, 'row of it, from 0')
+  define(flags.DEFINE_string, 'file', '', 'file of the text whose rows to find')
+  define(flags.DEFINE_integer, 'document', 0, 'number in the file, as NAME:NUMBER says')
+  define(flags.DEFINE_integer, 'offset', 0, "bytes of the document's text before it")
+  define(flags.DEFINE_string, 'text', '', 'text whose rows to find, wherever it stands')
+
+
+def where(values) -> None:
+  """Says where a training row is in the text, and which rows read a text."""
+  from gpt_jax.runs import where
+
+  ways = {'step': ['row'], 'file': ['document', 'offset'], 'text': []}
+  chosen = [name for name in ways if values[name].value]
+  if len(chosen) != 1:
+    raise UserError(
+      'give one of --step (and --row), which is a row; --file (and --document, '
+      f'--offset), which is a place; and --text; there are {len(chosen)}'
+    )
+  others = [n for name in ways if name not in chosen for n in (name, *ways[name])]
+  refuse(values, others, f'--{chosen[0]}')
+  opened = where.Opened(values.workdir)
+  if values.step:
+    place = where.row_at(opened, values.step, values.row)
+    print(f'update {values.step},{where.in_words(place)[1:]}')
+    if not place['name']:
+      print(where.missing(opened))
+    return
+  found = where.find(
+    opened,
+    file=values.file,
+    document=values.document,
+    offset=values.offset,
+    text=values.text,
+  )
+  for place in found:
+    print('\n'.join(where.described(place)))
+  if values.text and len(found) >= where.MOST:
+    print(f'of each source the first {where.MOST} places; give more text for fewer')
+
+
 def describe_flags(values):
   experiment(values)
   flags.DEFINE_integer(
@@ -173,8 +218,17 @@ def describe(values) -> None:
   """Prints a model's architecture, parameters, FLOPs and memory; allocates nothing."""
   import rich
 
+  from gpt_jax.config import length
   from gpt_jax.model.gpt_config import GPTConfig
-  from gpt_jax.runs import cost, cost_tables, dry_run, finetune_job, schedule, shape
+  from gpt_jax.runs import (
+    cost,
+    cost_tables,
+    dry_run,
+    finetune_job,
+    rows,
+    schedule,
+    shape,
+  )
   from gpt_jax.training import sharding
 
   given = run = overridden(values)
@@ -199,6 +253,8 @@ def describe(values) -> None:
     print(dry_run.report(given, on=values.on, vocab=values.vocab))
     return
   for line in schedule.lines(run):
+    print(line)
+  for line in rows.expected(run, cfg.T, length.stages_of(run)):
     print(line)
 
 

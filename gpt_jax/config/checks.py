@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gpt_jax.config.length import resolved, tokens_read
+from gpt_jax.config.mixture import wrong_mixture
 from gpt_jax.config.schema import (
   TRAINED,
   Data,
@@ -48,6 +49,7 @@ def check(config: Run, devices: int = 1) -> None:
   wrong += (
     _wrong_data(config.data) + _wrong_exams(config) + _wrong_sampling(config.data)
   )
+  wrong += wrong_mixture(config.data)
   wrong += _wrong_model(config.model, config.optim) + _wrong_batches(config, devices)
   wrong += _wrong_length(config) + _wrong_schedule(config) + _wrong_task(config)
   if wrong:
@@ -118,11 +120,12 @@ def _wrong_data(data: Data) -> list[str]:
       f'data.holdout={data.holdout} must be in (0, 1), or name the held-out '
       'text in data.valid'
     )
-  addresses = f'{data.source},{data.valid}'.count('://')
+  addresses = f'{data.source},{data.valid},{data.mixture}'.count('://')
   if addresses != len([s for s in data.sha256.split(',') if s.strip()]):
     wrong.append(
       f'data.sha256={data.sha256!r} must name one checksum for each web address '
-      f'in data.source and data.valid, in their order; there are {addresses} (for '
+      f'in data.source, data.valid and data.mixture, in their order; there are '
+      f'{addresses} (for '
       'files on this machine alone: --config.data.sha256=)'
     )
   name = data.tokenizer
@@ -277,6 +280,11 @@ def _wrong_batches(config: Run, devices: int) -> list[str]:
 def _wrong_length(config: Run) -> list[str]:
   """Returns the rule that is broken about how long a run is, or nothing."""
   given = [n for n in ('steps', 'tokens', 'epochs') if getattr(config, n) > 0]
+  if given == ['epochs'] and config.data.mixture:
+    return [
+      f'epochs={config.epochs} of data.mixture: its sources have epochs of their own; '
+      'say the length by --config.tokens= or --config.steps='
+    ]
   if len(given) == 1:
     return []
   if not given:

@@ -80,6 +80,7 @@ def run_file(file: str | pathlib.Path, name: str) -> types.ModuleType:
   module = importlib.util.module_from_spec(
     importlib.util.spec_from_loader(name, loader, origin=str(path))
   )
+  module.__file__ = str(path)  # an experiment may build on one beside it
   sys.modules[name] = module
   with blamed_on(file):
     loader.exec_module(module)

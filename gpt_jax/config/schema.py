@@ -6,7 +6,8 @@ set on the command line: `--config.optim.lr=3e-4`. Where a number can be switche
 """
 
 import dataclasses
-from typing import Any
+
+from gpt_jax.config.setting import setting
 
 
 class UserError(ValueError):
@@ -16,52 +17,7 @@ class UserError(ValueError):
   """
 
 
-# What a field means for a run; the first is the default.
-ROLES = (
-  'identity',  # another value is another run
-  'number',  # as identity; compiled programs take it as an argument
-  'training',  # as identity; but not of the model, or the tokens, that runs may share
-  'start',  # as identity; only new weights depend on it, not what a model computes
-  'execution',  # how the same is computed; changes at most the rounding
-  'length',  # how long the run is
-  'logging',  # what is measured and kept during training
-  'place',  # where something is stored
-)
 TRAINED = 'bpe', 'unigram', 'byte_bpe', 'chars', 'bytes'  # tokenizers trained here
-
-
-def setting(
-  default: Any,
-  *,
-  choices: tuple[str, ...] = (),
-  low: float | None = None,
-  below: float | None = None,
-  role: str = 'identity',
-  tasks: bool = True,
-) -> Any:
-  """Returns a field of the schema with the facts about it.
-
-  The checks and all lists of fields derive from these facts, so that a new field is one
-  line here.
-
-  Args:
-    choices: the texts it may be; empty: any.
-    low: the smallest number it may be.
-    below: numbers must be smaller than this.
-    role: one of `ROLES`, or several separated by spaces.
-    tasks: whether a fine-tuning may change it from its default.
-  """
-  facts = {'choices': choices, 'low': low, 'below': below, 'tasks': tasks}
-  return dataclasses.field(
-    default=default, metadata=facts | {'roles': role_names(role)}
-  )
-
-
-def role_names(names: str) -> set[str]:
-  """Returns the roles named in a text; a ValueError where one is unknown."""
-  if unknown := set(names.split()) - set(ROLES):
-    raise ValueError(f'roles {unknown} must be among {ROLES}')
-  return set(names.split())
 
 
 @dataclasses.dataclass
@@ -98,6 +54,9 @@ class Data:
     tokens: a folder that `launch.py prepare` filled; empty: the workdir itself.
     windows: 'epochs' visits every window of T tokens once an epoch, shuffled;
       'random' draws windows at random offsets, as nanoGPT does.
+    mixture: sources to draw from instead of `source`, 'NAME=SOURCE; NAME=SOURCE'.
+    weights: shares of the training rows, 'NAME=60, NAME=40; 5000: NAME=1': from update
+      5000 on others. They are divided by their sum; '': all alike.
   """
 
   source: str = setting('python:docs', role='place')
@@ -117,6 +76,8 @@ class Data:
   processes: int = setting(0, low=0, role='execution')
   tokens: str = setting('', role='place')
   windows: str = setting('epochs', choices=('epochs', 'random'), role='training')
+  mixture: str = setting('', role='place length', tasks=False)
+  weights: str = setting('', role='length', tasks=False)
 
 
 @dataclasses.dataclass

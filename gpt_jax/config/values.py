@@ -7,7 +7,8 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from gpt_jax.config.schema import Run, role_names
+from gpt_jax.config.schema import Run
+from gpt_jax.config.setting import roles_of
 
 
 def fields(
@@ -34,7 +35,7 @@ def fields_with(*roles: str, of: str | None = None) -> tuple[str, ...]:
     of: a section of the config, such as 'model', '' for the fields of `Run` itself;
       None: any section.
   """
-  wanted = role_names(' '.join(roles))
+  wanted = roles_of(' '.join(roles))
   return tuple(
     name
     for name, each, _ in fields(Run())

@@ -2,11 +2,14 @@
 
 import contextlib
 import fcntl
+import hashlib
+import itertools
+import json
 import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import rich.progress
@@ -22,7 +25,10 @@ from gpt_jax.paths import disk_error
 _LEARNT = 'bpe', 'unigram', 'byte_bpe'  # tokenizers that data.vocab gives a size
 _STAGE = 'preparing'  # where everything is made before it is moved into place
 # Where tokens go and how they are made and read, not what they are.
-_NOT_RECIPE = 'data.tokens', *config.fields_with('training', 'execution', of='data')
+_NOT_RECIPE = (
+  'data.tokens',
+  *config.fields_with('training', 'execution', 'length', of='data'),
+)
 _MARK = 'mark.json'  # in the stage: how far a run got, to resume from if it is killed
 _MARK_EVERY = 32e6  # bytes of text between marks
 _WORTH_PROCESSES = 16e6  # bytes of text that are encoded before processes would start
@@ -185,7 +191,8 @@ def _fill(
     (stage / 'tokens').mkdir(parents=True)
     if not original and data.tokenizer in _LEARNT:
       report(f'training {data.tokenizer} with {data.vocab:,} ids ...')
-    tokenizer = _make_tokenizer(data, text, stage / 'tokenizer', original)
+    texts = _texts(data, text)
+    tokenizer = _make_tokenizer(data, texts, stage / 'tokenizer', original)
   else:
     tokenizer = tokenizers.load(stage / 'tokenizer')
   how = f', {tokenizer.cleaning} cleaning' if tokenizer.kind == 'gpt1' else ''
@@ -262,7 +269,8 @@ def _encode_all(
     with contextlib.closing(ids_of):
       for (i, piece), ids in ids_of:
         kept[piece.file].watch(piece.name, piece.text, ids, size())
-        files[piece.file].add(ids, len(piece.text.encode()), piece.first)
+        added = ids, len(piece.text.encode()), piece.first, piece.name
+        files[piece.file].add(*added)
         advance(size())
         if size() - marked >= _MARK_EVERY:
           marked = size()
@@ -294,7 +302,7 @@ def _read_mark(
     records = field(mark, 'fidelity', dict, path, again)
     for name in ('train', 'valid'):
       counts = field(done, name, dict, path, again)
-      for count in ('tokens', 'documents', 'bytes'):
+      for count in ('tokens', 'documents', 'bytes', 'names'):
         field(counts, count, int, f'{path}: {name}', again)
       checked(field(records, name, dict, path, again), f'{path}: {name}', again)
   except UserError as e:
@@ -303,8 +311,16 @@ def _read_mark(
   return same | {'pieces': pieces, 'files': done, 'fidelity': records}
 
 
+def _texts(data: config.Data, text: split.Text) -> Iterator[str]:
+  """Yields what a tokenizer is trained on: none that is held out but of `chars`."""
+  everything = data.tokenizer == 'chars'
+  for piece in split.divide(data, text):
+    if everything or piece.file == 'train':
+      yield piece.text
+
+
 def _make_tokenizer(
-  data: config.Data, text: split.Text, folder: Path, original: str | Path | None
+  data: config.Data, texts: Iterator[str], folder: Path, original: str | Path | None
 ) -> tokenizers.Tokenizer:
   """Returns the tokenizer of the config, trained, opened or copied into a folder."""
   if original:
@@ -315,15 +331,48 @@ def _make_tokenizer(
   if data.tokenizer not in tokenizers.TRAINED:
     tokenizer = tokenizers.open_path(data.tokenizer, data.cleaning)
   else:
-    everything = data.tokenizer == 'chars'
-    texts = (
-      piece.text
-      for piece in split.divide(data, text)
-      if everything or piece.file == 'train'
-    )
     tokenizer = tokenizers.train(data.tokenizer, texts, data.vocab)
   tokenizer.save(folder)
   return tokenizer
+
+
+def snapshot(data: config.Data, tokenizer: str | Path | None = None) -> str:
+  """Returns a hash of a recipe and of the names and sizes of its local files.
+
+  It is another one once the source grows.
+  """
+  about = [recipe(data, tokenizer), sources.listing(data.source)]
+  made = json.dumps(about, sort_keys=True)
+  return hashlib.sha256(made.encode()).hexdigest()[:12]
+
+
+def tokenizer_folder(data: Sequence[config.Data], folder: Path) -> Path:
+  """Returns where in `folder` the tokenizer of several sources is, or would be."""
+  keys = ' '.join(map(snapshot, data))
+  return folder / hashlib.sha256(keys.encode()).hexdigest()[:12]
+
+
+def prepare_tokenizer(
+  data: Sequence[config.Data], folder: Path, report: Callable[[str], None] = print
+) -> Path:
+  """Returns a folder in `folder` with a tokenizer for several sources, made if missing.
+
+  One that is trained here reads each source's training text once, whatever its weight.
+  """
+  own = tokenizer_folder(data, folder)
+  folder.mkdir(parents=True, exist_ok=True)
+  with _alone(folder, report):
+    if not own.exists():
+      stage = folder / f'.{own.name}.tmp'
+      shutil.rmtree(stage, ignore_errors=True)
+      report(f'tokenizer of {len(data)} sources: {data[0].tokenizer} ...')
+      looked = ((each, split.look(each, lambda line: None)) for each in data)
+      texts = itertools.chain.from_iterable(itertools.starmap(_texts, looked))
+      _make_tokenizer(data[0], texts, stage, None)
+      for path in [*stage.iterdir(), stage]:
+        sync(path)
+      stage.rename(own)
+  return own
 
 
 @contextlib.contextmanager

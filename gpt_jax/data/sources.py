@@ -131,6 +131,21 @@ def checksums(source: str) -> dict[str, str]:
   }
 
 
+def listing(source: str) -> list[list[str | int]]:
+  """Returns the entries of a source: local files with their sizes, others by name.
+
+  Raises:
+    UserError: as `checksums`.
+  """
+  found = []
+  for entry in split_list(source):
+    if entry == 'python:docs' or entry.startswith('hf:') or '://' in entry:
+      found.append([entry])
+    else:
+      found += [[str(path), path.stat().st_size] for path in _matches(entry)]
+  return found
+
+
 def split_list(source: str) -> list[str]:
   """Returns the entries of a comma-separated list, blanks around them removed."""
   if os.path.exists(source):  # a path with a comma in it

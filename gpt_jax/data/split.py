@@ -3,7 +3,7 @@
 import hashlib
 import os
 from array import array
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -211,22 +211,6 @@ def divide(data: Data, text: Text) -> Iterator[Piece]:
     at += len(part.text)
   for part in _read(data, 'valid') if text.way == 'valid' else ():
     yield Piece('valid', part.text, part.first, part.name)
-
-
-def names(data: Data, numbers: Collection[int]) -> dict[int, str]:
-  """Returns the names of documents that are trained on, by their numbers from 0.
-
-  All text before them is read again.
-  """
-  found: dict[int, str] = {}
-  number = -1
-  for piece in divide(data, look(data, lambda _: None)):
-    number += piece.file == 'train' and piece.first
-    if piece.file == 'train' and number in numbers:
-      found[number] = piece.name
-    if len(found) == len(set(numbers)):
-      break
-  return found
 
 
 def describe(data: Data, text: Text) -> str:

@@ -9,6 +9,9 @@ A folder that gpt_jax/data/prepare.py filled holds
                        tokenizer whose eot is no entry: document document ...
   tokens/train.idx     where the documents' eot stand, little-endian uint64; without
                        eot, where they begin
+  tokens/train.src     two little-endian uint64 a document: where the name of its file
+                       stands in train.names, and its number in that file, or 0
+  tokens/train.names   names of files in UTF-8, a line each
   tokens/train.json    the header: counts, checksums, the recipe, and whether the
                        tokenizer gives the text back
   tokens/valid.*       the same for the held-out text
@@ -26,10 +29,17 @@ import numpy as np
 from gpt_jax import tokenizers
 from gpt_jax.config import UserError
 from gpt_jax.data.fidelity import checked
+from gpt_jax.data.origins import Origins, parted
 from gpt_jax.files import field, read_json, shown, write_json
 
-FORMAT = 1
-_DTYPES = {'bin': ('<u2', '<u4'), 'idx': ('<u8',)}  # that a header may say
+FORMAT = 1  # a folder that is older than .src and .names has none, and is read
+_PARTS = 'idx', 'src', 'names'  # besides .bin
+_DTYPES = {  # that a header may say
+  'bin': ('<u2', '<u4'),
+  'idx': ('<u8',),
+  'src': ('<u8',),
+  'names': ('|u1',),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +47,7 @@ class TokenFile:
   """An opened token file.
 
   Attributes:
+    path: of its files, but for their suffixes.
     ids: [tokens] memory-mapped, uint16 or uint32.
     starts: [documents] positions in `ids` of each document's eot, uint64; where
       documents have none, of their first tokens.
@@ -50,6 +61,7 @@ class TokenFile:
       folder that is older than this, {}.
   """
 
+  path: Path
   ids: np.ndarray
   starts: np.ndarray
   documents: int
@@ -91,6 +103,7 @@ def open_tokens(prefix: str | Path) -> TokenFile:
       for part in ('bin', 'idx')
     }
     return TokenFile(
+      path,
       parts['bin'],
       parts['idx'],
       about['documents'],
@@ -104,6 +117,14 @@ def open_tokens(prefix: str | Path) -> TokenFile:
   except OSError as e:
     reason = 'missing' if isinstance(e, FileNotFoundError) else e.strerror or e
     raise UserError(f'{e.filename or path}: {reason}; {again}') from e
+
+
+def count(prefix: str | Path) -> int:
+  """Returns the tokens that PREFIX.json speaks of; 0 where it is not there."""
+  path = Path(f'{prefix}.json')
+  if not path.exists():
+    return 0
+  return field(field(read_json(path), 'bin', dict, path), 'count', int, path)
 
 
 def _map(path: Path, about: dict, part: str, again: str) -> np.ndarray:
@@ -143,14 +164,14 @@ class Writer:
     Raises:
       UserError: a file has less than `done` says.
     """
-    self.tokens, self.documents, self.bytes = (
-      done.get(name, 0) for name in ('tokens', 'documents', 'bytes')
+    self.tokens, self.documents, self.bytes, self._names = (
+      done.get(name, 0) for name in ('tokens', 'documents', 'bytes', 'names')
     )
-    self._path = path
+    self._path, self._last, self._place = path, None, 0
     has_end = tokenizer.eot < tokenizer.vocab
     self._eot = np.uint32(tokenizer.eot) if has_end else None
     ids = np.dtype('<u2' if tokenizer.vocab <= 1 << 16 else '<u4')
-    self._dtypes = {'bin': ids, 'idx': np.dtype('<u8')}
+    self._dtypes = {'bin': ids} | {part: np.dtype(_DTYPES[part][0]) for part in _PARTS}
     self._sums, self._files = {}, {}
     for suffix, dtype in self._dtypes.items():
       file = open(f'{path}.{suffix}', 'r+b' if done else 'w+b')  # noqa: SIM115
@@ -163,17 +184,29 @@ class Writer:
         )
       file.truncate(kept)
       self._sums[suffix] = hashlib.file_digest(file, 'sha256')
+    if self.documents:
+      origins = Origins(path)
+      self._last, self._place = origins.file_of(self.documents - 1)
 
   def _count(self, suffix: str) -> int:
-    return self.tokens if suffix == 'bin' else self.documents
+    return {
+      'bin': self.tokens,
+      'idx': self.documents,
+      'src': 2 * self.documents,
+      'names': self._names,
+    }[suffix]
 
-  def add(self, ids: np.ndarray, size: int, first: bool) -> None:
+  def add(self, ids: np.ndarray, size: int, first: bool, name: str = '') -> None:
     """Appends ids of `size` bytes of text, after eot where a document begins.
 
     There is no eot of a tokenizer whose eot is no entry: no model predicts it.
+
+    Args:
+      name: of the document, FILE or FILE:NUMBER.
     """
     if first:
       self._write('idx', np.array([self.tokens]))
+      self._write('src', np.array(self._origin(name), np.uint64))
       self.documents += 1
       if self._eot is not None:
         self._write('bin', np.array([self._eot]))
@@ -181,6 +214,16 @@ class Writer:
     self._write('bin', ids)
     self.tokens += len(ids)
     self.bytes += size
+
+  def _origin(self, name: str) -> tuple[int, int]:
+    """Returns the entry of .src of a document, its file's name written where new."""
+    file, number = parted(name)
+    if file != self._last:
+      line = f'{file}\n'.encode('utf-8', 'surrogateescape')
+      self._last, self._place = file, self._names
+      self._write('names', np.frombuffer(line, np.uint8))
+      self._names += len(line)
+    return self._place, number
 
   def _write(self, suffix: str, values: np.ndarray) -> None:
     content = values.astype(self._dtypes[suffix]).tobytes()
@@ -192,7 +235,12 @@ class Writer:
     for file in self._files.values():
       file.flush()
       os.fsync(file.fileno())
-    return {'tokens': self.tokens, 'documents': self.documents, 'bytes': self.bytes}
+    return {
+      'tokens': self.tokens,
+      'documents': self.documents,
+      'bytes': self.bytes,
+      'names': self._names,
+    }
 
   def finish(self, about: dict) -> None:
     """Writes the header, `about` included."""

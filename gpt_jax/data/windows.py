@@ -4,7 +4,8 @@ So a resumed run needs the step number and nothing else, on any number of device
 """
 
 import collections
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -14,7 +15,9 @@ import jax
 import numpy as np
 
 from gpt_jax.config import UserError
-from gpt_jax.config.length import Stage, stage_at
+from gpt_jax.config.length import Stage, rows_read, stage_at
+
+_BLOCK = 1 << 12  # rows whose windows are looked through at once
 
 
 @flax.struct.dataclass
@@ -83,12 +86,71 @@ class Rows(NamedTuple):
   """The rows of a batch, before they are read.
 
   Attributes:
-    starts: [B] where each begins in the token file.
+    starts: [B] where each begins in its token file.
     numbers: [B] of each in the whole batch.
+    files: [B] the number of its token file; None: there is but one.
   """
 
   starts: np.ndarray
   numbers: np.ndarray
+  files: np.ndarray | None = None
+
+
+class Epochs:
+  """Every window of a token file once an epoch, in a new shuffle each.
+
+  The cuts between windows are moved at random, so that no token is always at an edge.
+
+  Attributes:
+    number: windows of an epoch.
+  """
+
+  def __init__(self, tokens: int, T: int, seed: int, what: str = 'the training text'):
+    """Raises UserError where `tokens` ids are less than a window and its last target.
+
+    Args:
+      what: has the tokens, for the error.
+    """
+    if tokens < T + 1:
+      raise UserError(
+        f'{what} has {tokens - 1} tokens, fewer than one context of model.T={T}; use '
+        'more text or a smaller model.T'
+      )
+    self.number = max(1, (tokens - T) // T)
+    self._T, self._seed = T, seed
+    self._room = tokens - 1 - self.number * T
+    shuffled = grain.MapDataset.range(self.number).shuffle(seed=seed % 2**32)
+    self._shuffled = shuffled.repeat()
+    self._windows = functools.lru_cache(maxsize=256)(self._windows_of)
+
+  def start(self, row: int) -> int:
+    """Returns where the window of a row from 0 begins in the token file."""
+    return self._shift(row // self.number) + self._shuffled[int(row)] * self._T
+
+  def _shift(self, epoch: int) -> int:
+    room = min(self._room, self._T - 1)
+    return int(_random(self._seed, epoch).integers(0, room + 1))
+
+  def rows_with(self, first: int, last: int, rows: int) -> Iterator[int]:
+    """Yields which of the first `rows` rows have inputs among tokens first .. last.
+
+    Looks through the shuffle of each epoch, in blocks: some 10 s for a million rows.
+    """
+    for epoch in range(-(-rows // self.number)):
+      shift, begin = self._shift(epoch), epoch * self.number
+      low, high = (first - shift) // self._T, (last - shift) // self._T
+      if high < 0 or low >= self.number:
+        continue
+      end = min(begin + self.number, rows)
+      for block in range(begin // _BLOCK, -(-end // _BLOCK)):
+        window = self._windows(block)
+        found = np.flatnonzero((low <= window) & (window <= high)) + block * _BLOCK
+        yield from found[(begin <= found) & (found < end)].tolist()
+
+  def _windows_of(self, block: int) -> np.ndarray:
+    """Returns the windows of _BLOCK rows."""
+    rows = range(block * _BLOCK, (block + 1) * _BLOCK)
+    return np.array([self._shuffled[row] for row in rows])
 
 
 def training_rows(
@@ -104,49 +166,60 @@ def training_rows(
 
   Args:
     tokens: ids in the token file.
-    order: 'epochs': every window once an epoch, in a new shuffle each, the cuts
-      between windows moved at random so that no token is always at an edge; 'random':
-      every window at a random offset, drawn independently (nanoGPT's way).
+    order: 'epochs': as `Epochs`; 'random': every window at a random offset, drawn
+      independently (nanoGPT's way).
     part: number of rows -> the numbers of those to read: all, or a host's own.
 
   Raises:
     UserError: the text is shorter than one window and the token after it.
   """
-  if tokens < T + 1:
-    raise UserError(
-      f'the training text has {tokens - 1} tokens, fewer than one context of '
-      f'model.T={T}; use more text or a smaller model.T'
-    )
-  number = max(1, (tokens - T) // T)
-  shuffled = grain.MapDataset.range(number).shuffle(seed=seed % 2**32).repeat()
-  room = tokens - 1 - number * T
-
-  def start(i):
-    shift = _random(seed, i // number).integers(0, min(room, T - 1) + 1)
-    return shift + shuffled[int(i)] * T
+  epochs = Epochs(tokens, T, seed)
 
   def rows(step):
-    stage = stage_at(sizes, step)
-    own = part(stage.rows)
+    number = stage_at(sizes, step).rows
+    own = part(number)
     if order == 'random':
-      starts = _random(seed, step).integers(0, tokens - T, stage.rows)[own]
+      starts = _random(seed, step).integers(0, tokens - T, number)[own]
     else:
-      first = stage.row + (step - stage.update) * stage.rows
-      starts = np.array([start(first + i) for i in own])
+      first = rows_read(sizes, step)
+      starts = np.array([epochs.start(first + i) for i in own])
     return Rows(starts, own)
 
   return rows
+
+
+def batch_with(sizes: list[Stage], row: int) -> tuple[int, int]:
+  """Returns the batch, from 0, that has a row of the run, and its number in it."""
+  stage = next(stage for stage in reversed(sizes) if stage.row <= row)
+  further, number = divmod(row - stage.row, stage.rows)
+  return stage.update + further, number
+
+
+def read(
+  files: Sequence[tuple[np.ndarray, np.ndarray | None]], rows: Rows, T: int
+) -> Batch:
+  """Returns the windows of T tokens of some rows.
+
+  Args:
+    files: ids and where documents begin, as in `windows`, of each token file.
+  """
+  if rows.files is None:
+    return windows(files[0][0], rows.starts, T, rows.numbers, files[0][1])
+  order = np.argsort(rows.files, kind='stable')
+  parts = []
+  for i in np.unique(rows.files):
+    own = order[rows.files[order] == i]
+    ids, documents = files[i]
+    parts.append(windows(ids, rows.starts[own], T, rows.numbers[own], documents))
+  back = np.argsort(order)
+  return jax.tree.map(lambda *each: np.concatenate(each)[back], *parts)
 
 
 def training_batches(ids: np.ndarray, *, T: int, **how) -> Callable[[int], Batch]:
   """Returns batch(step), numpy arrays with the rows of T tokens of `training_rows`."""
   rows = training_rows(len(ids), T=T, **how)
 
-  def batch(step):
-    starts, numbers = rows(step)
-    return windows(ids, starts, T, numbers)
-
-  return batch
+  return lambda step: read([(ids, None)], rows(step), T)
 
 
 def held_out_batches(

@@ -28,7 +28,7 @@ from gpt_jax.runs.reproduce import (
   environment_changes,
   parts,
 )
-from gpt_jax.runs.setup import prepared
+from gpt_jax.runs.tokens import prepared
 from gpt_jax.runs.workdir import (
   best_line,
   read_about,
@@ -251,6 +251,7 @@ def at_equal(curves: tuple[Curve, Curve], axis: str) -> list[tuple[float, ...]]:
 
 
 _OTHER_TEXT = 'their held-out texts are not the same'
+_MIXTURES = 'the held-out text of a mixture is several texts, which are not paired'
 _FEW_DOCUMENTS = (
   f'fewer than {_LEAST_DOCUMENTS} held-out documents, and other tokens: nothing to pair'
 )
@@ -266,6 +267,8 @@ def texts(first: pathlib.Path, second: pathlib.Path) -> Texts | str:
   data = [
     prepared(run, folder) for run, folder in zip(runs, (first, second), strict=True)
   ]
+  if any(each.stages for each in data):
+    return _MIXTURES
   a, b = (each.valid for each in data)
   if (a.text, a.bytes, a.documents) != (b.text, b.bytes, b.documents):
     return _OTHER_TEXT

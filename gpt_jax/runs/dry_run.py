@@ -14,12 +14,12 @@ import jax
 import numpy as np
 
 from gpt_jax import config, tokenizers
-from gpt_jax.config import UserError
+from gpt_jax.config import UserError, length
 from gpt_jax.data import token_files
 from gpt_jax.data.windows import Batch
 from gpt_jax.model.gpt_config import GPTConfig, attention_kernel
 from gpt_jax.programs import absent, collectives, hlo
-from gpt_jax.runs import cost, finetune, finetune_job, on_paper, schedule, shape
+from gpt_jax.runs import cost, finetune, finetune_job, on_paper, rows, schedule, shape
 from gpt_jax.runs.on_paper import GIB, Program, TooLarge, size
 from gpt_jax.training import sharding, transfer
 from gpt_jax.training.members import Alone
@@ -232,6 +232,7 @@ def report(
     limit = device_gib * GIB or known
     free = size(limit)
   device = devices[0]
+  mixed = []
   if run.is_finetuning:
     update = _of_fine_tuning(run, devices, limit)
   else:
@@ -243,10 +244,11 @@ def report(
     known = schedule.resolved(run, text)
     update = _of_language_model(run, entries, devices, limit)
     update.lines[:0] = schedule.lines(known, text)
+    mixed = list(rows.expected(known, run.model.T, length.stages_of(known), workdir))
   layout, taken, change = update.layout, update.cost, update.change
   need = taken.state + taken.working
   over = f'{len(layout.devices)} x {device.device_kind}, {layout}{update.what}'
-  lines = [*update.lines, f'compiled for {over}; not run']
+  lines = [*mixed, *update.lines, f'compiled for {over}; not run']
   if on:
     lines += _on_paper(run, update, on)
   else:

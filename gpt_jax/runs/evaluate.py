@@ -11,7 +11,8 @@ from gpt_jax.data import fidelity
 from gpt_jax.evaluation.baselines import kneser_ney_nll, xz_bits_per_byte
 from gpt_jax.model.gpt import GPT
 from gpt_jax.runs.load import load
-from gpt_jax.runs.setup import held_out_loss, prepared
+from gpt_jax.runs.setup import held_out_loss
+from gpt_jax.runs.tokens import prepared
 from gpt_jax.runs.workdir import read_run
 from gpt_jax.training import sharding
 from gpt_jax.training.objective import LanguageModeling
@@ -43,7 +44,8 @@ def held_out_metrics(
   layout = sharding.Layout.of(config.Run())
   folder = pathlib.Path(held_out or workdir)
   data = prepared(read_run(folder), folder, report)
-  if data.valid.tokenizer != tokenizers.digest(pathlib.Path(workdir) / 'tokenizer'):
+  own = tokenizers.digest(pathlib.Path(workdir) / 'tokenizer')
+  if data.sources[0].valid.tokenizer != own:
     raise UserError(
       f'--held_out={held_out} has another tokenizer than {workdir}; name a run that '
       f'started from it (--config.init_from={workdir}), or the one that it started from'
@@ -52,15 +54,13 @@ def held_out_metrics(
   gpt = GPT(model.config, layout.execution(run.model))
   objective = LanguageModeling.of(run, gpt)
   eval_step = layout.eval_step(objective, layout.placed(model.params))
-  metrics = held_out_loss(
-    eval_step, model.params, model.config, data.valid, run, layout
-  )
+  metrics = held_out_loss(eval_step, model.params, model.config, data, run, layout)
   if not math.isfinite(metrics['valid_nll']):
     raise UserError(
       f'{workdir}: the held-out loss of the checkpoint of update {model.step} is '
       f'{metrics["valid_nll"]}; choose another with --checkpoint'
     )
-  about = {'step': model.step, 'text_sha256': data.valid.text, 'lost': data.lost}
+  about = {'step': model.step, 'text_sha256': data.text_sha256, 'lost': data.lost}
   return {**about, **metrics}
 
 

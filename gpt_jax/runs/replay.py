@@ -19,20 +19,18 @@ import numpy as np
 
 from gpt_jax import config
 from gpt_jax.config import UserError
-from gpt_jax.data import split, windows
+from gpt_jax.data import windows
 from gpt_jax.files import read_json, write_json
 from gpt_jax.model.gpt import GPT
 from gpt_jax.model.gpt_config import GPTConfig
-from gpt_jax.runs.setup import Prepared, RunContext
+from gpt_jax.runs import where
+from gpt_jax.runs.setup import RunContext
 from gpt_jax.training import checkpoint, checksums, optim, processes, sharding, step
 from gpt_jax.training.members import Alone
 from gpt_jax.training.objective import LanguageModeling
 from gpt_jax.training.step import State
 
 _ABOUT, _BATCH = 'bundle.json', 'batch.npz'
-_MOST_READ = 2e9  # bytes of text that are read again for the names of documents
-_MOST_DECODED = 1e6  # tokens that are decoded for the offset of a row
-_EXCERPT = 12  # tokens shown of a row
 _SHOWN = 3  # rows named in the message
 
 
@@ -46,9 +44,9 @@ def keep(
     before: computes the state that it began from.
   """
   rows = context.places(number)
-  documents = documents_of(context.run.data, context.data, rows.starts, context.cfg.T)
+  documents = where.places(context.data, rows, context.cfg.T)
   said = ['the rows of its batch are'] + [
-    _in_words(each) for each in documents[:_SHOWN]
+    where.in_words(each) for each in documents[:_SHOWN]
   ]
   folder = context.workdir / f'poisoned_{update}'
   if len(documents) > _SHOWN:
@@ -76,55 +74,6 @@ def keep(
   return '\n'.join(said)
 
 
-def documents_of(
-  data: config.Data, prepared: Prepared, starts: np.ndarray, T: int
-) -> list[dict[str, Any]]:
-  """Returns where in which document each row begins.
-
-  Returns:
-    For each row: its number; tokens, its first and last place in the token file;
-    document, the number among those trained on, and its name, a file with a line where
-    a file has several ('' for a text too long to be read again); offset, bytes from the
-    document's beginning to the row (-1: too many to decode); and how the row begins.
-  """
-  file, tokenizer = prepared.train, prepared.tokenizer
-  first = np.searchsorted(file.starts, starts, 'right') - 1
-  names: dict[int, str] = {}
-  if file.bytes < _MOST_READ:
-    with contextlib.suppress(UserError):  # a source that is not there any more
-      names = split.names(data, set(first.tolist()))
-  rows = []
-  for row, (start, number) in enumerate(
-    zip(starts.tolist(), first.tolist(), strict=True)
-  ):
-    begin = int(file.starts[number])
-    offset = -1
-    if start - begin < _MOST_DECODED:
-      offset = len(tokenizer.decode(file.ids[begin:start].tolist()).encode())
-    rows.append(
-      {
-        'row': row,
-        'tokens': [start, start + T],
-        'document': number,
-        'name': names.get(number, ''),
-        'offset': offset,
-        'text': tokenizer.decode(file.ids[start : start + _EXCERPT].tolist()),
-      }
-    )
-  return rows
-
-
-def _in_words(row: dict[str, Any]) -> str:
-  """Returns where a row is, as an indented line."""
-  where = f', {row["name"]}' if row['name'] else ''
-  at = f', byte {row["offset"]:,}' if row['offset'] >= 0 else ''
-  first, last = row['tokens']
-  return (
-    f'  row {row["row"]}: document {row["document"]}{where}{at} (tokens {first:,} to '
-    f'{last:,}): {row["text"]!r}'
-  )
-
-
 def replay(bundle: str | pathlib.Path, report: Callable[[str], None] = print) -> str:
   """Computes a poisoned update again; returns the first tensor that is not finite.
 
@@ -134,7 +83,8 @@ def replay(bundle: str | pathlib.Path, report: Callable[[str], None] = print) ->
     UserError: `bundle` is no bundle, or is damaged.
   """
   run, update, places = _opened(pathlib.Path(bundle))[:3]
-  report(f'update {update}, {len(places)} rows, of {run.data.source}')
+  text = run.data.mixture or run.data.source
+  report(f'update {update}, {len(places)} rows, of {text}')
   for name, tensor in tensors(bundle):
     bad = ~np.isfinite(np.asarray(tensor, np.float32))
     if bad.any():
@@ -144,7 +94,7 @@ def replay(bundle: str | pathlib.Path, report: Callable[[str], None] = print) ->
       )
       rows = _rows_of(name, bad, places)
       for row in rows[:_SHOWN]:
-        report(_in_words(row))
+        report(where.in_words(row))
       if len(rows) > _SHOWN:
         report(f'  and {len(rows) - _SHOWN} more rows')
       return name

@@ -12,7 +12,7 @@ from gpt_jax import config
 from gpt_jax.config import UserError
 from gpt_jax.runs import finetune_job, provenance, train
 from gpt_jax.runs.load import load
-from gpt_jax.runs.setup import prepared
+from gpt_jax.runs.tokens import prepared
 from gpt_jax.runs.workdir import check_same_run, read_about, read_run, sessions
 from gpt_jax.training import checksums, manifest, saved, sharding
 from gpt_jax.training.metrics_log import CLOCK_FIELDS, read_checksums, read_metrics

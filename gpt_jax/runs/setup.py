@@ -4,21 +4,20 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-import shutil
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-from gpt_jax import config, tokenizers
-from gpt_jax.config import UserError
+from gpt_jax import config
+from gpt_jax.config import UserError, mixture
 from gpt_jax.config.length import stages_of
-from gpt_jax.data import fidelity, prepare, token_files, windows
+from gpt_jax.data import fidelity, token_files, windows
 from gpt_jax.evaluation import likelihood
-from gpt_jax.inference import hugging_face
 from gpt_jax.inference.language_model import LanguageModel
 from gpt_jax.model.gpt import GPT, init_params
 from gpt_jax.model.gpt_config import GPTConfig
-from gpt_jax.runs import cost, schedule, shape
-from gpt_jax.runs.load import architecture, is_weights, load
+from gpt_jax.runs import cost, rows, schedule, shape, tokens
+from gpt_jax.runs.load import architecture, load
+from gpt_jax.runs.tokens import Prepared
 from gpt_jax.runs.workdir import (
   alone,
   check_same_run,
@@ -38,100 +37,6 @@ from gpt_jax.training.objective import LanguageModeling
 from gpt_jax.training.reduction import Schedule
 from gpt_jax.training.throughput import memory_limit
 from gpt_jax.weights import facts
-
-
-class Prepared(NamedTuple):
-  """The tokens of a run."""
-
-  tokenizer: tokenizers.Tokenizer
-  train: token_files.TokenFile
-  valid: token_files.TokenFile
-
-  def digests(self) -> dict[str, Any]:
-    """Returns checksums of the tokens, the tokenizer, the text and its files.
-
-    With them comes what the tokenizer made of the held-out text.
-    """
-    return {
-      'train': self.train.digest,
-      'valid': self.valid.digest,
-      'tokenizer': self.train.tokenizer,
-      'text': self.train.text,
-      'valid_text': self.valid.text,
-      'files': self.train.files | self.valid.files,
-      'fidelity': self.valid.fidelity,
-    }
-
-  @property
-  def lost(self) -> str:
-    """How the tokenizer changes the held-out text, '' if it does not."""
-    return fidelity.lost(self.valid.fidelity, self.tokenizer.kind)
-
-
-def prepared(
-  run: config.Run, workdir: pathlib.Path, report: Callable[[str], None] = print
-) -> Prepared:
-  """Returns the tokenizer and tokens of a run, prepared first if they are missing.
-
-  With `init_from` the tokenizer is copied from there, and what a Hugging Face folder
-  says besides. With data.tokens the tokenizer is copied into the workdir too, which so
-  stays complete.
-  """
-  if not run.data.source:
-    raise UserError(
-      f"data.source='' names no text for {workdir}; set --config.data.source. If these "
-      'are imported weights, train and evaluate in a new workdir that starts from '
-      f'them: --config.init_from={workdir}'
-    )
-  folder = pathlib.Path(run.data.tokens or workdir)
-  own = pathlib.Path(workdir) / 'tokenizer'
-  original = None
-  if run.init_from:
-    if not own.exists():
-      _copy_descriptions(run, pathlib.Path(workdir))
-    original = own if own.exists() else pathlib.Path(run.init_from) / 'tokenizer'
-  prepare.prepare(run.data, folder, report=report, tokenizer=original)
-  source = folder / 'tokenizer'
-  if not own.exists():
-    staged = own.with_name(f'.tokenizer.{os.getpid()}.tmp')
-    shutil.copytree(source, staged, dirs_exist_ok=True)
-    staged.rename(own)
-  files = [
-    token_files.open_tokens(folder / 'tokens' / part) for part in ('train', 'valid')
-  ]
-  digest = tokenizers.digest(own)
-  if any(file.tokenizer != digest for file in files):
-    raise UserError(
-      f'{own} is not the tokenizer that made {folder / "tokens"}; remove the one that '
-      'does not belong there'
-    )
-  return Prepared(tokenizers.load(own), *files)
-
-
-def _copy_descriptions(run: config.Run, workdir: pathlib.Path) -> None:
-  """Takes from `init_from` what its folder says, and its tokenizer if it has no run.
-
-  Raises:
-    UserError: `init_from` is neither a workdir nor a folder of weights, or has no
-      tokenizer.
-  """
-  own = workdir / 'tokenizer'
-  shape.check_source(run.init_from)
-  if not is_weights(run.init_from):
-    facts.keep(facts.kept(run.init_from), workdir)
-    return
-  folder = hugging_face.find(run.init_from)
-  tokenizer = hugging_face.open_tokenizer(folder, cleaning=run.data.cleaning)
-  if not tokenizer:
-    raise UserError(
-      f'init_from={run.init_from} has no tokenizer; import it with one, and start from '
-      f'the workdir: python launch.py import --source={run.init_from} --tokenizer=... '
-      '--workdir=...'
-    )
-  facts.keep(facts.read(folder), workdir)
-  staged = own.with_name(f'.tokenizer.{os.getpid()}.tmp')
-  tokenizer.save(staged)
-  staged.rename(own)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,14 +65,12 @@ class RunContext:
 
   def rows(self, done: int) -> windows.Batch:
     """Returns the batch after so many updates, numpy rows of this process."""
-    starts, numbers = self.places(done)
-    return windows.windows(
-      self.data.train.ids,
-      starts,
-      self.cfg.T,
-      numbers,
-      self.data.train.starts if self.run.model.documents == 'apart' else None,
-    )
+    apart = self.run.model.documents == 'apart'
+    files = [
+      (source.train.ids, source.train.starts if apart else None)
+      for source in self.data.sources
+    ]
+    return windows.read(files, self.places(done), self.cfg.T)
 
   def make(self) -> step.State:
     """Returns the state before the first update, of new parameters."""
@@ -219,9 +122,7 @@ class RunContext:
 
   def held_out(self, eval_step: Callable, params: dict) -> dict[str, float]:
     """Returns the held-out metrics of parameters during the run."""
-    return held_out_loss(
-      eval_step, params, self.cfg, self.data.valid, self.run, self.layout
-    )
+    return held_out_loss(eval_step, params, self.cfg, self.data, self.run, self.layout)
 
   def model(self, params: dict) -> LanguageModel:
     """Returns parameters as a model to use; all processes must call it."""
@@ -256,7 +157,7 @@ def ready(
       check_same_run(run, workdir)
       if run.init_from and not (workdir / 'run.json').exists():
         _check_early(run)
-      data = prepared(run, workdir, report)
+      data = tokens.prepared(run, workdir, report, trains=True)
       cfg = GPTConfig.of(run.model, data.tokenizer.vocab)
       if cfg.vocab < data.tokenizer.vocab:
         raise UserError(
@@ -264,17 +165,13 @@ def ready(
           "tokenizer's entries; 0 takes as many as it has"
         )
       layout.check(cfg)
-      run = schedule.resolved(run, len(data.train.ids) - 1, layout.parts)
+      # A mixture has no epoch: its length is never said in them.
+      text = 0 if data.stages else len(data.train.ids) - 1
+      run = schedule.resolved(run, text, layout.parts)
     limit = _memory_limit(layout)
     layout, reduction = cost.scheduled(run, cfg, layout, limit)
-    places = windows.training_rows(
-      len(data.train.ids),
-      T=cfg.T,
-      sizes=stages_of(run),
-      seed=run.seed,
-      order=run.data.windows,
-      part=lambda number: layout.rows(number, run.accumulate),
-    )
+    part = lambda number: layout.rows(number, run.accumulate)  # noqa: E731
+    places = rows.rows_of(run, data, cfg.T, stages_of(run), part)
     for line in _described(run, cfg, layout, data, reduction):
       report(line)
     objective = LanguageModeling.of(run, GPT(cfg, layout.execution(run.model)))
@@ -318,16 +215,18 @@ def _described(
   reduction: Schedule | None,
 ) -> Iterator[str]:
   """Yields what there is to say of a run before it begins."""
+  number = sum(len(source.train.ids) - 1 for source in data.newest)
   yield cost.plan(
     run,
     cfg,
     layout,
-    tokens=len(data.train.ids) - 1,
-    held_out=len(data.valid.ids) - 1,
-    bytes_per_token=_bytes_per_token(data.train),
+    tokens=number,
+    held_out=sum(len(source.valid.ids) - 1 for source in data.held_out),
+    bytes_per_token=sum(source.train.bytes for source in data.newest) / number,
   )
   yield from schedule.batch_lines(run)
   yield schedule.rate_line(run)
+  yield from rows.lines(run, data, cfg.T, stages_of(run))
   if reduction:
     yield f'gradients {reduction}'
   if flags := xla_flags.said(os.environ, layout.devices[0].platform):
@@ -381,21 +280,44 @@ def held_out_loss(
   eval_step: Callable,
   params: dict,
   cfg: GPTConfig,
-  file: token_files.TokenFile,
+  data: Prepared,
   run: config.Run,
   layout: sharding.Layout,
 ) -> dict[str, float]:
-  """Returns the metrics of parameters on held-out tokens."""
-  rows = windows.held_out_batches(
-    file.ids,
-    T=cfg.T,
-    rows=run.eval_batch * layout.parts,
-    limit=run.eval_tokens,
-    part=layout.rows,
-    documents=file.starts if run.model.documents == 'apart' else None,
-  )
-  nll, count = likelihood.held_out_nll(eval_step, params, map(layout.put, rows))
-  return likelihood.held_out_metrics(nll, count, _bytes_per_token(file))
+  """Returns the metrics of parameters on held-out tokens.
+
+  Of a mixture those of each source come too, valid_nll/NAME and valid_bpb/NAME. All
+  together count by the weights of the first stage, so that they mean the same as long
+  as the run lasts; `run.eval_tokens` is divided by the largest of each source.
+  """
+  each = {}
+  for source in data.held_out:
+    file, limit = source.valid, run.eval_tokens
+    if limit and data.stages:
+      most = max(stage.rows.get(source.name, 0) for stage in data.stages)
+      limit = max(1, limit * most // mixture.CYCLE)
+    batches = windows.held_out_batches(
+      file.ids,
+      T=cfg.T,
+      rows=run.eval_batch * layout.parts,
+      limit=limit,
+      part=layout.rows,
+      documents=file.starts if run.model.documents == 'apart' else None,
+    )
+    nll, count = likelihood.held_out_nll(eval_step, params, map(layout.put, batches))
+    each[source.name] = nll, count, _bytes_per_token(file)
+  if not data.stages:
+    return likelihood.held_out_metrics(*each[''])
+  mean = nats = 0.0
+  for name, share in data.stages[0].rows.items():
+    nll, count, size = each[name]
+    nats += share / mixture.CYCLE * nll / count
+    mean += share / mixture.CYCLE * size
+  metrics = likelihood.held_out_metrics(nats, 1, mean)
+  for name, own in each.items():
+    own = likelihood.held_out_metrics(*own)
+    metrics |= {f'{part}/{name}': own[part] for part in ('valid_nll', 'valid_bpb')}
+  return metrics
 
 
 def _bytes_per_token(file: token_files.TokenFile) -> float:

@@ -10,7 +10,7 @@ import jax
 from gpt_jax.config import UserError
 from gpt_jax.runs import train
 from gpt_jax.runs.provenance import git_state
-from gpt_jax.runs.setup import prepared
+from gpt_jax.runs.tokens import prepared
 from gpt_jax.runs.workdir import alone
 from gpt_jax.sweep import plan, pool, status
 from gpt_jax.sweep.board import Board
@@ -52,10 +52,13 @@ def opened(sweep: Sweep, *, shared: bool) -> Iterator[None]:
 
 def prepare(entries: Sequence[Entry], report: Callable[[str], None] = print) -> None:
   """Makes the token files of runs, once for all that share them."""
-  seen = {''}  # a fine-tuning reads none
+  seen = set()
   for entry in entries:
-    if entry.run.data.tokens not in seen and not status.finished(entry):
-      seen.add(entry.run.data.tokens)
+    data = entry.run.data
+    if not data.tokens:  # a fine-tuning reads none
+      continue
+    if (data.tokens, data.mixture) not in seen and not status.finished(entry):
+      seen.add((data.tokens, data.mixture))
       entry.workdir.mkdir(parents=True, exist_ok=True)
       prepared(entry.run, entry.workdir, report)
 
