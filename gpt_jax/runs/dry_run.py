@@ -18,7 +18,14 @@ from gpt_jax.config import UserError
 from gpt_jax.data.windows import Batch
 from gpt_jax.model.gpt_config import GPTConfig, attention_kernel
 from gpt_jax.programs import absent, collectives, hlo
-from gpt_jax.runs import cost, finetune, finetune_job, on_paper, shape
+from gpt_jax.runs import (
+  cost,
+  finetune,
+  finetune_job,
+  layout_choice,
+  on_paper,
+  shape,
+)
 from gpt_jax.runs.on_paper import GIB, Program, TooLarge, size
 from gpt_jax.training import sharding, transfer
 from gpt_jax.training.members import Alone
@@ -150,7 +157,7 @@ def _compiled(program: Program) -> tuple[jax.stages.Compiled | None, Cost]:
 
 
 def _of_language_model(
-  run: config.Run, vocab: int, devices: list[jax.Device], limit: float
+  run: config.Run, vocab: int, devices: list[jax.Device], limit: float, on: str
 ) -> _Update:
   layout = sharding.Layout.of(run, devices)
   config.check(run, layout.parts)
@@ -158,6 +165,10 @@ def _of_language_model(
   layout.check(cfg)
   layout, schedule = cost.scheduled(run, cfg, layout, limit)
   lines = [f'gradients {schedule}'] if schedule else []
+  if on:
+    kind = on_paper.kind_of(on)
+    said = layout_choice.better(run, cfg, layout, kind, cost.FILLED * limit)
+    lines += [said] if said else []
   program = update_of(run, cfg, layout)
   compiled, taken = _compiled(program)
   change = advice(run, cfg, layout, taken)
@@ -238,7 +249,7 @@ def report(
     if not vocab and own and own.exists():
       vocab = tokenizers.load(own).vocab
     entries = vocab or cost.vocabulary(run)
-    update = _of_language_model(run, entries, devices, limit)
+    update = _of_language_model(run, entries, devices, limit, on)
   layout, taken, change = update.layout, update.cost, update.change
   need = taken.state + taken.working
   over = f'{len(layout.devices)} x {device.device_kind}, {layout}{update.what}'
