@@ -155,8 +155,8 @@ def _cells(row: Row, kept: dict[str, Any]) -> Iterator[str]:
     yield 'not looked at yet'
     return
   if not kept['fits']:
-    least = f'{kept["need"] / 2**30:,.0f} GiB or more'
-    yield f'does not fit: {least} of {row.memory / 2**30:,.0f}'
+    room = cost.FILLED * row.memory / 2**30
+    yield f'does not fit: {kept["need"] / 2**30:,.1f} GiB or more, not {room:,.1f}'
     return
   parts = kept['batch'] // kept['accumulate']
   split = dict(part.split('=') for part in kept['layout'].split(','))
