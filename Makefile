@@ -7,7 +7,7 @@ RUN = runs/quickstart
 # Large memory pages, where glibc has them: about 10 % more tokens a second on a CPU.
 export GLIBC_TUNABLES = glibc.malloc.hugetlb=1
 
-.PHONY: quickstart tutorial test mutants layouts parity absent-env absent-test absent lint lock audit
+.PHONY: quickstart tutorial test mutants layouts parity absent-env absent-test absent slices lint lock audit
 
 .venv/installed: requirements.lock
 	$(PYTHON) -m venv .venv
@@ -78,6 +78,11 @@ absent-test: absent-env
 # FLAGS=--only='update of 124M' compiles some rows, FLAGS=--before=REF compares with REF.
 absent: absent-env
 	JAX_PLATFORMS=cpu .venv-absent/bin/python -m benchmarks.absent $(FLAGS)
+
+# Slices of 8 to 1,024 devices that are not here, into benchmarks/results/slices.md: hours
+# the first time; stopped, it goes on where it was. FLAGS=--only='13B, h100' compiles some.
+slices: absent-env
+	JAX_PLATFORMS=cpu .venv-absent/bin/python -m benchmarks.slices $(FLAGS)
 
 lint: .venv/installed-dev
 	.venv/bin/ruff check .

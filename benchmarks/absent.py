@@ -17,6 +17,8 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+import types
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from gpt_jax.cli.messages import shown
@@ -96,15 +98,23 @@ def code_of(tree: pathlib.Path) -> str:
   return digest.hexdigest()
 
 
-def compiled(row: dict, tree: pathlib.Path, python: str, code: str) -> str:
+def compiled(
+  row: dict,
+  tree: pathlib.Path,
+  python: str,
+  code: str,
+  settings: Mapping[str, str] = types.MappingProxyType({}),
+) -> str:
   """Returns the hash of a row's program, or, with a space in it, what went wrong.
 
   Args:
     tree: whose code makes the program.
     python: that has the compilers; '': what is there already counts.
     code: hash of that code.
+    settings: variables of the environment that it is compiled with.
   """
-  same = hashlib.sha256(f'{code} {json.dumps(row)}'.encode()).hexdigest()[:16]
+  given = [code, json.dumps(row), *(f'{k}={v}' for k, v in settings.items())]
+  same = hashlib.sha256(' '.join(given).encode()).hexdigest()[:16]
   note = KEPT / 'rows' / same
   if note.exists():
     return note.read_text()
@@ -115,6 +125,7 @@ def compiled(row: dict, tree: pathlib.Path, python: str, code: str) -> str:
     'PYTHONPATH': str(tree),
     'JAX_PLATFORMS': 'cpu',
     'PATH': '/usr/bin:/bin',
+    **settings,
   }
   done = subprocess.run(
     # -P: files of this folder have names of Python's own modules.

@@ -4,6 +4,7 @@ A row says what to compile, `facts` what came of it. A program whose StableHLO,
 versions and flags are as before, and which is read as before, is not compiled again.
 """
 
+import dataclasses
 import hashlib
 import importlib.metadata
 import json
@@ -43,6 +44,7 @@ class Row(NamedTuple):
     kernel: that is to be chosen for its attention.
     model: fields that differ from `run_of`'s.
     fields: of the run, likewise.
+    whole: as in `sharding.Layout`.
   """
 
   on: str
@@ -50,6 +52,7 @@ class Row(NamedTuple):
   layout: str = ''
   model: dict = {}
   fields: dict = {}
+  whole: bool = False
 
 
 def run_of(row: Row) -> config.Run:
@@ -78,6 +81,7 @@ def update(row: Row) -> Update:
   run = run_of(row)
   cfg = GPTConfig.of(run.model, VOCAB)
   layout = sharding.Layout.of(run, devices(row.on))
+  layout = dataclasses.replace(layout, whole=row.whole)
   config.check(run, layout.parts)
   program = dry_run.update_of(run, cfg, layout)
   return Update(run, cfg, layout, program, facts(program.lowered, row.on))

@@ -26,7 +26,7 @@ from absent_programs import (
 from scripts import launch
 from updates import make_run, ragged_batch
 
-from benchmarks import layouts
+from benchmarks import layouts, slices
 from gpt_jax.config import UserError
 from gpt_jax.model.decode_form import decode_form
 from gpt_jax.programs import absent
@@ -36,6 +36,7 @@ from gpt_jax.training.sharding import Layout
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BANDED = {'attention': 'banded', 'band': 64}
 SCANNED = {'scan': True, 'L': 4}
+LAYERS = {'scan': True, 'remat': 'block', 'L': 6, 'D': 512, 'N': 4}
 ROWS = {
   'h100': Row('h100', 'cudnn'),
   'h100 banded': Row('h100', 'cudnn', model=BANDED),
@@ -51,6 +52,8 @@ ROWS = {
   'h100 data': Row('h100:4', 'cudnn', 'data'),
   'h100 fsdp': Row('h100:4', 'cudnn', 'fsdp'),
   'h100 tensor': Row('h100:4', 'cudnn', 'fsdp=2,tensor=2'),
+  'h100 layers': Row('h100:4', 'cudnn', 'fsdp', LAYERS, {'accumulate': 2}),
+  'h100 once': Row('h100:4', 'cudnn', 'fsdp=2,tensor=2', whole=True),
   'h100 hosts': Row('h100:16', 'cudnn', 'data=4,fsdp=2,tensor=2'),
   'v5e': Row('v5e:1x1', 'splash', model={'N': 2}),
   'v5e banded': Row('v5e:1x1', 'splash', model=BANDED),
@@ -133,6 +136,33 @@ def test_pmap_and_data_reduce_gradients_once():
     sent = sum(found.facts['sent'].values())
     assert sent == pytest.approx(2 * 3 / 4 * gradients, rel=0.3)
     assert sum(found.facts['operations'].values()) < 60
+
+
+def test_layers_are_gathered_twice_a_micro_batch():
+  found = made('h100 layers')
+  L, D, V, T = found.cfg.L, found.cfg.D, found.cfg.V, found.cfg.T
+  # Kernels in bfloat16, forward and backward; embeddings in float32, once.
+  gathered = 3 / 4 * 2 * (2 * 2 * L * 12 * D * D + 4 * (V + T) * D)
+  scattered = 3 / 4 * 2 * 4 * (L * 12 * D * D + (V + T) * D)
+  # And what no one asked for: of each product its result's gradient, over pairs of
+  # devices, a row of D or 4 D features each.
+  pairs = 2 * L * 9 * T * D * 2
+  sent = found.facts['sent']
+  assert sent['all-gather'] == pytest.approx(gathered + pairs, rel=0.03)
+  assert sent['reduce-scatter'] == pytest.approx(scattered, rel=0.03)
+  assert sent.get('all-reduce', 0) < 0.01 * scattered
+
+
+def test_over_tensor_only_activations_are_summed_whole():
+  found = made('h100 once')
+  L, D, V, T = found.cfg.L, found.cfg.D, found.cfg.V, found.cfg.T
+  sent = found.facts['sent']
+  # Of the half that a device has by `tensor`: `wte` too, whose rows both axes divide.
+  weights = (L * 12 * D * D + V * D) / 2 + T * D
+  assert sent['reduce-scatter'] == pytest.approx(4 * weights / 2, rel=0.03)
+  # After each branch, both ways, of 4 rows in bfloat16; and for both ends in float32.
+  summed = (4 * L + 2 * 2) * 4 * T * D * 2
+  assert sent['all-reduce'] == pytest.approx(summed, rel=0.02)
 
 
 def test_remat_works_with_less_memory():
@@ -301,3 +331,14 @@ def test_the_table_of_layouts_is_that_of_its_file():
   keys = {layouts.key(name, *how) for name, _, *how in layouts.ROWS}
   assert kept.keys() == keys
   assert layouts.table(kept) in (ROOT / 'docs/scaling.md').read_text(encoding='utf-8')
+
+
+def test_the_table_of_slices_is_that_of_its_file():
+  kept = json.loads((slices.RESULTS / 'slices.json').read_text())
+  assert kept.keys() <= {str(row) for row in slices.ROWS}
+  assert slices.page(kept) == (slices.RESULTS / 'slices.md').read_text()
+  for name, row in kept.items():
+    # A program that fits the formula fits the compiler too.
+    if 'seconds' in row:
+      memory = next(each.memory for each in slices.ROWS if str(each) == name)
+      assert row['fits'] and row['memory'] <= memory

@@ -110,7 +110,7 @@ def test_tensor_sums_activations_and_data_gradients():
   wanted = sum(foretold.values())
   assert sum(found.sent.values()) == pytest.approx(wanted, rel=0.2)
   # Of the gradients' sum half is scattered and half gathered again; activations are
-  # summed whole, and so is `wte`, whose rows `tensor` divides.
+  # summed whole.
   half = foretold['gradients, summed over data'] / 2
   for kind in ('reduce-scatter', 'all-gather'):
     assert found.sent[kind] == pytest.approx(half, rel=0.1)

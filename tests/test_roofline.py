@@ -134,6 +134,25 @@ def test_an_update_computes_what_its_formula_says(attention):
     roofline.check_flops(of.flops / 8, formula, tokens, devices=4)
 
 
+@pytest.mark.parametrize(
+  'kind, group, ring, rate',
+  [
+    ('h100', range(8), True, 450e9),
+    ('h100', range(64), True, 8 * 50e9),  # by the cards of all GPUs of a host
+    ('h100', range(0, 64, 8), True, 50e9),  # by one card of each
+    ('h100', range(0, 64, 2), True, 4 * 50e9),
+    ('h100', range(64), False, 50e9),
+    ('h100', range(8), False, 450e9),
+    ('v5p', range(1024), True, 200e9),
+  ],
+)
+def test_a_ring_crosses_to_the_next_host_by_all_cards_of_its_gpus(
+  kind, group, ring, rate
+):
+  device = roofline.DEVICES[kind]
+  assert roofline.rate_sent(group, device, ring=ring) == pytest.approx(0.8 * rate)
+
+
 def test_peaks_are_those_of_the_utilisation():
   for name, kind in [
     ('h100', 'NVIDIA H100 80GB HBM3'),

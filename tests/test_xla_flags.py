@@ -41,7 +41,7 @@ def test_nothing_is_added_for_libraries_that_are_not_there_or_do_not_know(tmp_pa
 def test_devices_and_jax_s_platforms_decide(library, tmp_path, monkeypatch):
   there = {'gpu': [str(library)], 'tpu': [str(tmp_path / 'none')]}
   monkeypatch.setattr(xla_flags, '_DEVICES', there)
-  monkeypatch.setattr(xla_flags, '_libraries', lambda platform: iter([library]))
+  monkeypatch.setattr(xla_flags, 'libraries', lambda platform: iter([library]))
   for platforms, wanted in [('', True), ('cuda,cpu', True), ('cpu', False)]:
     environ = {'JAX_PLATFORMS': platforms}
     xla_flags.set_up(environ)

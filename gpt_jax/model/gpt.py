@@ -319,8 +319,11 @@ def _scanned(
     for i in range(period):
       block = Block(c, how, c.attention[i] == 'banded')
       here = drop and drop.at(first + i)
+      own = params[i]
+      if how.gathered and how.remat == 'block':  # or all would be kept, gathered
+        own = how.gathered(own)
       x_BTD, _ = block.apply(
-        {'params': params[i]}, how.spread(x_BTD), drop=here, first_BT=first_BT
+        {'params': own}, how.spread(x_BTD), drop=here, first_BT=first_BT
       )
     return x_BTD, None
 

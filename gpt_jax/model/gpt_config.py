@@ -95,6 +95,8 @@ class Execution:
       program knows of are on one device.
     quantized: how few rows are multiplied with weights in 8 or 4 bits; see
       `model/kernels.py`.
+    gathered: f(parameters of a layer, or of what is not in layers) -> the same, whole
+      but for what `tensor` divides; None: they are.
   """
 
   dtype: str = 'float32'
@@ -107,6 +109,7 @@ class Execution:
   rows: NamedSharding | PartitionSpec | None = None
   heads: NamedSharding | PartitionSpec | None = None
   quantized: str = 'plain'
+  gathered: Callable[[dict], dict] | None = None
 
   @classmethod
   def of(

@@ -28,7 +28,7 @@ class Device(NamedTuple):
     launch: seconds that a kernel costs besides its work.
     joined: how many devices the fast interconnect joins.
     inside: bytes/s that a device sends by it, in a ring.
-    between: bytes/s that a device sends beyond it.
+    between: bytes/s that a device sends beyond it, by a network card of its own.
   """
 
   peaks: dict[str, float]
@@ -98,6 +98,7 @@ DEVICES = {
     7.1e12, 1.638e12, 32 * 2**30, 0, 256, 200e9, 12.5e9,
   ),
 }  # fmt: skip
+GPUS = 'h100', 'h200', 'a100'
 
 
 class Estimate(NamedTuple):
@@ -156,9 +157,33 @@ def seconds(kernel: Kernel, device: Device) -> float:
 
 def seconds_sent(collective: Collective, device: Device) -> float:
   """Returns the least time of one run of a collective."""
-  homes = {number // device.joined for number in collective.group}
-  rate = device.inside if len(homes) == 1 else device.between
-  return collective.sent / (rate * REACHED.sent)
+  ring = collective.kind not in _PAIRS
+  return collective.sent / rate_sent(collective.group, device, ring=ring)
+
+
+# In these each device sends to the others by itself.
+_PAIRS = 'all-to-all', 'ragged-all-to-all', 'collective-permute'
+
+
+def rate_sent(group: Sequence[int], device: Device, *, ring: bool = True) -> float:
+  """Returns the bytes/s that each device of a group reaches in a collective.
+
+  Within a home (a host of GPUs, a slice of a TPU) it is the interconnect's. Beyond, a
+  ring enters and leaves each home once, and there are as many rings as network cards,
+  which share the bytes: a group with all 8 GPUs of its hosts has 8 cards for what one
+  GPU sends (NCCL's bus bandwidth: nccl-tests, PERFORMANCE.md). A group with one GPU of
+  each host has one.
+
+  Args:
+    group: numbers of the devices.
+    ring: or else each sends to every other by its own card.
+  """
+  homes = collections.Counter(number // device.joined for number in group)
+  rate = device.inside
+  if len(homes) > 1:
+    cards = min(homes.values()) if ring else 1
+    rate = min(rate, cards * device.between)
+  return rate * REACHED.sent
 
 
 def estimate(

@@ -263,7 +263,7 @@ def scheduled(
     return layout, Schedule(False, 'how much memory a device has is not known')
   flash = attention_kernel(run.model, layout.devices).kernel != 'plain'
   need = update_bytes(run, cfg, dataclasses.replace(layout, whole=True), flash=flash)
-  once = need <= _FILLED * limit
+  once = need <= FILLED * limit
   words = f'{need / 2**30:.1f} of {limit / 2**30:.1f} GiB'
   why = f'with all weights and gradients a device has {words} filled'
   return dataclasses.replace(layout, whole=once), Schedule(once, why)
@@ -295,7 +295,7 @@ def update_bytes(
   )
 
 
-_FILLED = 0.9  # of a device's memory at most: the compiler needs room to work
+FILLED = 0.9  # of a device's memory at most: the compiler needs room to work
 
 
 def _bytes_sent(run: config.Run, tree: dict) -> int:
@@ -313,9 +313,10 @@ def communication_bytes(
 
   With ring algorithms: of S bytes over n devices a gather or a scatter sends
   S (n - 1) / n, and a sum twice that. Parameters are gathered in the compute dtype;
-  gradients are float32. Where a device has no room for all of them, parameters are
-  gathered for each micro-batch once forward and once backward, and gradients are
-  scattered for each.
+  gradients are float32. Where a device has no room for all of them, parameters of
+  layers are gathered for each micro-batch once forward and once backward, embeddings
+  once, and gradients are scattered for each. What `model.remat` computes again it sums
+  over `tensor` again: the results of attention.
   """
   data, fsdp, tensor, context = (layout.mesh.shape[axis] for axis in AXES)
   ring = lambda n: (n - 1) / n  # noqa: E731
@@ -325,15 +326,17 @@ def communication_bytes(
   tokens = run.batch // layout.parts * cfg.T * (sequences_each(task) if task else 1)
   tokens /= context
   sums = 4 * cfg.L + 2  # after each branch, both ways; embedding and output
+  sums += cfg.L if run.model.remat == 'block' else 0
   item = jnp.dtype(run.model.dtype).itemsize
-  if layout.once:
-    times, gathers, gathered = 1, 1, _bytes_sent(run, _tree(cfg)) / tensor
-  else:
-    times, gathers = run.accumulate, 2 * run.accumulate
-    gathered = item * (trained + frozen)
+  gathered, times = _bytes_sent(run, _tree(cfg)) / tensor, 1
+  if not layout.once:
+    times = run.accumulate
+    layers = {k: leaf for k, leaf in _tree(cfg).items() if k.startswith('h_')}
+    again = _bytes_sent(run, layers) / tensor
+    gathered = 2 * item * (trained + frozen) if task else gathered + again
   return {
     'gradients, summed over data': 2 * ring(data * context) * 4 * trained / fsdp,
-    'parameters, gathered over fsdp': gathers * ring(fsdp) * gathered,
+    'parameters, gathered over fsdp': times * ring(fsdp) * gathered,
     'gradients, scattered over fsdp': times * ring(fsdp) * 4 * trained,
     'activations, summed over tensor': 2 * ring(tensor) * sums * tokens * cfg.D * item,
     # Queries, keys, values and results, both ways.

@@ -19,7 +19,16 @@ from gpt_jax.data import token_files
 from gpt_jax.data.windows import Batch
 from gpt_jax.model.gpt_config import GPTConfig, attention_kernel
 from gpt_jax.programs import absent, collectives, hlo
-from gpt_jax.runs import cost, finetune, finetune_job, on_paper, rows, schedule, shape
+from gpt_jax.runs import (
+  cost,
+  finetune,
+  finetune_job,
+  layout_choice,
+  on_paper,
+  rows,
+  schedule,
+  shape,
+)
 from gpt_jax.runs.on_paper import GIB, Program, TooLarge, size
 from gpt_jax.training import sharding, transfer
 from gpt_jax.training.members import Alone
@@ -151,7 +160,7 @@ def _compiled(program: Program) -> tuple[jax.stages.Compiled | None, Cost]:
 
 
 def _of_language_model(
-  run: config.Run, vocab: int, devices: list[jax.Device], limit: float
+  run: config.Run, vocab: int, devices: list[jax.Device], limit: float, on: str
 ) -> _Update:
   layout = sharding.Layout.of(run, devices)
   config.check(run, layout.parts)
@@ -159,6 +168,10 @@ def _of_language_model(
   layout.check(cfg)
   layout, schedule = cost.scheduled(run, cfg, layout, limit)
   lines = [f'gradients {schedule}'] if schedule else []
+  if on:
+    kind = on_paper.kind_of(on)
+    said = layout_choice.better(run, cfg, layout, kind, cost.FILLED * limit)
+    lines += [said] if said else []
   program = update_of(run, cfg, layout)
   compiled, taken = _compiled(program)
   change = advice(run, cfg, layout, taken)
@@ -242,7 +255,7 @@ def report(
     entries = vocab or cost.vocabulary(run)
     text = _tokens(run, workdir)
     known = schedule.resolved(run, text)
-    update = _of_language_model(run, entries, devices, limit)
+    update = _of_language_model(run, entries, devices, limit, on)
     update.lines[:0] = schedule.lines(known, text)
     mixed = list(rows.expected(known, run.model.T, length.stages_of(known), workdir))
   layout, taken, change = update.layout, update.cost, update.change

@@ -97,6 +97,10 @@ class LanguageModeling:
         evaluation's are float32.
     """
     gpt = self.gpt
+    if gpt.execution.gathered:  # embeddings, for look-up and output at once
+      layers = {name: leaf for name, leaf in params.items() if name.startswith('h_')}
+      ends = {name: leaf for name, leaf in params.items() if name not in layers}
+      params = gpt.execution.gathered(ends) | layers
     x_BTD, _ = gpt.apply(
       {'params': params}, batch.ids_BT, drop=drop, first_BT=batch.first_BT
     )

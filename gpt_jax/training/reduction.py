@@ -6,8 +6,8 @@ left to the compiler). Only then are they summed over devices, and each device k
 part that it updates (reduce-scatter; ZeRO: Rajbhandari et al. 2020, section 5).
 
 Over `data` that is always so. Over `fsdp` it takes whole weights, gathered once before,
-and whole gradients on each device. Where there is no room for both, the compiler
-gathers weights by layer, and scatters gradients by layer and micro-batch.
+and whole gradients on each device. Where there is no room for both, weights are
+gathered by layer (`Gathered`), and gradients scattered by layer and micro-batch.
 """
 
 import dataclasses
@@ -53,13 +53,13 @@ def summed_once(
     moments: that of each gradient's sum, as of the optimizer's state.
   """
   left = [axis for axis in mesh.axis_names if axis not in axes and mesh.shape[axis] > 1]
-  specs = jax.tree.map(lambda place: _scattered(place.spec, axes, left), moments)
-  others = jax.tree.map(lambda place: _only(place.spec, left), moments)
+  cuts = jax.tree.map(lambda place: _Cut.of(place.spec, axes, left), moments)
+  specs = jax.tree.map(lambda cut: cut.scattered, cuts, is_leaf=_is_cut)
   mean = partial(
     step.mean_gradients,
     objective=_local(objective, left),
     axis=axes,
-    add=_add(specs, others, axes, left),
+    add=_add(cuts, axes, left),
   )
   mapped = jax.shard_map(
     mean,
@@ -85,9 +85,55 @@ def summed_once(
     whole = jax.tree_util.tree_map_with_path(gather, trained | fixed, places)
     trained, fixed = ({name: whole[name] for name in tree} for tree in (trained, fixed))
     metrics, grads = mapped(trained, fixed, batch, hp, done)
+    # Where a dimension came in two, one for what divides it within: as it belongs.
+    grads = jax.tree.map(lambda sum, leaf: sum.reshape(leaf.shape), grads, trained)
     return metrics, jax.lax.with_sharding_constraint(grads, moments)
 
   return gradients
+
+
+@dataclasses.dataclass(frozen=True)
+class Gathered:
+  """Gathers parameters over `fsdp`, and scatters their gradients, where it is called.
+
+  Left to itself the compiler does so at each use, or sends activations instead.
+
+  Attributes:
+    layout: of type `sharding.Layout`, which says where each belongs.
+    dtype: of the model's products.
+    left: as in `summed_once`, within whose trace it is; None: in no such trace.
+  """
+
+  layout: Any
+  dtype: str
+  left: tuple[str, ...] | None = None
+
+  def __call__(self, params: dict) -> dict:
+    """Returns parameters of a layer or of the ends, float32, rounded for their use."""
+    places = self.layout.placed(params)
+    return jax.tree_util.tree_map_with_path(self._gathered, params, places)
+
+  def _gathered(self, path: tuple, leaf: jax.Array, place: Any) -> jax.Array:
+    mesh, spec = place.sharding.mesh, place.sharding.spec
+    if 'fsdp' not in [axis for part in spec for axis in axes_of(part)]:
+      return leaf
+    if self.left is not None:
+      spec = _only(spec, self.left)
+    whole = _only(spec, [axis for axis in mesh.axis_names if axis != 'fsdp'])
+    sent = compute_dtype(path, leaf, self.dtype)
+
+    def put(x, spec):
+      at = NamedSharding(mesh, spec) if self.left is None else spec
+      return jax.lax.with_sharding_constraint(x, at)
+
+    @jax.custom_vjp
+    def gather(x):
+      # As in `summed_once`: cast first.
+      cast = jax.lax.optimization_barrier(x.astype(sent))
+      return put(cast, whole).astype(x.dtype)
+
+    gather.defvjp(lambda x: (gather(x), None), lambda _, grad: (put(grad, spec),))
+    return gather(leaf)
 
 
 def _local(objective: Objective, left: list[str]) -> Objective:
@@ -95,10 +141,14 @@ def _local(objective: Objective, left: list[str]) -> Objective:
   rows = tuple(axis for axis in left if axis in ROWS)
   heads = tuple(axis for axis in ('tensor', 'context') if axis in left)
   context = 'context' if 'context' in left else None
+  gathered = objective.gpt.execution.gathered
+  if gathered is not None:
+    gathered = dataclasses.replace(gathered, left=tuple(left))
   execution = dataclasses.replace(
     objective.gpt.execution,
     rows=P(rows, context) if left else None,
     heads=P(rows, heads) if left else None,
+    gathered=gathered,
   )
   return dataclasses.replace(objective, gpt=objective.gpt.clone(execution=execution))
 
@@ -116,47 +166,74 @@ def _only(spec: P, axes: Collection[str]) -> P:
   return P(*(part or None for part in kept))
 
 
-def _scattered(spec: P, axes: Collection[str], left: Collection[str]) -> P:
-  """Returns over which of the axes the dimensions of a gradient's sum are scattered.
+class _Cut(NamedTuple):
+  """How the sum of a gradient leaves the devices.
 
-  A dimension that others divide too is summed whole: its parts lie in another order.
+  Attributes:
+    scattered: over which of the axes its dimensions are.
+    within: over which axes that are left the gradient's are.
+    after: the same of its sum.
+    twice: the dimension that both divide, which comes in two; None: there is none.
   """
-  cut = _only(spec, left)
-  return P(*(None if cut[i] else part for i, part in enumerate(_only(spec, axes))))
+
+  scattered: P
+  within: P
+  after: P
+  twice: int | None
+
+  @classmethod
+  def of(cls, spec: P, axes: Collection[str], left: Collection[str]) -> '_Cut':
+    """Returns that of a gradient whose sum is to be placed by `spec`.
+
+    A device's part of such a dimension is cut by what is left, then by the axes. As
+    one dimension the parts of the sum would lie in another order.
+    """
+    scattered, within = _only(spec, axes), _only(spec, left)
+    for i in range(len(spec)):
+      if scattered[i] and within[i]:
+        split = lambda spec, *two, i=i: P(*spec[:i], *two, *spec[i + 1 :])  # noqa: E731
+        before = split(scattered, None, scattered[i])
+        return cls(before, within, split(within, within[i], None), i)
+    return cls(scattered, within, within, None)
 
 
-def _add(
-  specs: Any, others: Any, axes: tuple[str, ...], left: Collection[str]
-) -> Callable:
+def _is_cut(value: Any) -> bool:
+  return isinstance(value, _Cut)
+
+
+def _add(cuts: Any, axes: tuple[str, ...], left: Collection[str]) -> Callable:
   """Returns f(gradients of a device) -> their sums, of which each keeps its part.
 
-  Args:
-    others: what the axes that are left divide: within, they are mapped too, or what
-      they divide would be gathered before it is scattered.
+  What the axes that are left divide is mapped too, or it would be gathered before it is
+  scattered.
   """
-  add = partial(_summed, specs=specs, axes=axes)
+  add = partial(_summed, cuts=cuts, axes=axes)
   if not left:
     return add
+  within, after = (
+    jax.tree.map(lambda cut, i=i: cut[i], cuts, is_leaf=_is_cut) for i in (1, 2)
+  )
   return jax.shard_map(
     add,
-    in_specs=(others,),
-    out_specs=others,
+    in_specs=(within,),
+    out_specs=after,
     axis_names=set(left),
     check_vma=False,
   )
 
 
-def _summed(grads: Any, *, specs: Any, axes: tuple[str, ...]) -> Any:
+def _summed(grads: Any, *, cuts: Any, axes: tuple[str, ...]) -> Any:
   """Returns sums over devices, of which each keeps its part.
 
   What stays whole is summed in one operation.
   """
   leaves, tree = jax.tree.flatten(grads)
-  parts = jax.tree.leaves(specs, is_leaf=lambda spec: isinstance(spec, P))
   whole: dict[tuple[str, ...], list[int]] = {}
-  for i, spec in enumerate(parts):
+  for i, cut in enumerate(jax.tree.leaves(cuts, is_leaf=_is_cut)):
     rest = axes
-    for dim, part in enumerate(spec):
+    if cut.twice is not None:
+      leaves[i] = jnp.expand_dims(leaves[i], cut.twice)
+    for dim, part in enumerate(cut.scattered):
       if part:
         leaves[i] = jax.lax.psum_scatter(
           leaves[i], part, scatter_dimension=dim, tiled=True

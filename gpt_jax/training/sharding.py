@@ -300,7 +300,10 @@ class Layout:
     # For attention all tokens of some heads, sent all to all (DeepSpeed Ulysses: Jacobs
     # et al. 2023, section 3): the compiler adds what lies between the two.
     heads = place(P(ROWS, ('tensor', 'context')))
-    return Execution.of(model, self.devices, place(P(ROWS, 'context')), heads=heads)
+    how = Execution.of(model, self.devices, place(P(ROWS, 'context')), heads=heads)
+    if self.once:
+      return how
+    return dataclasses.replace(how, gathered=reduction.Gathered(self, model.dtype))
 
   def train_step(
     self, run: config.Run, objective: Objective, state: step.State, fixed: dict

@@ -57,7 +57,7 @@ def set_up(environ: MutableMapping[str, str]) -> None:
     if asked != [''] and platform not in asked:
       continue
     if any(map(glob.glob, devices)):
-      add(environ, platform, list(_libraries(platform)))
+      add(environ, platform, list(libraries(platform)))
 
 
 def add(
@@ -82,7 +82,8 @@ def said(environ: MutableMapping[str, str], platform: str) -> str:
   return f'flags     {variable}={environ[variable]}' if environ.get(variable) else ''
 
 
-def _libraries(platform: str) -> Iterator[pathlib.Path]:
+def libraries(platform: str) -> Iterator[pathlib.Path]:
+  """Yields what is installed here that reads a platform's flags."""
   for package, pattern in _LIBRARIES[platform]:
     spec = importlib.util.find_spec(package)
     for folder in (spec and spec.submodule_search_locations) or ():

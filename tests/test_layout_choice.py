@@ -1,0 +1,94 @@
+"""The layout that is proposed, against a search by hand."""
+
+import dataclasses
+import math
+
+import jax
+import pytest
+from updates import make_run
+
+from gpt_jax import config
+from gpt_jax.model.gpt_config import GPTConfig
+from gpt_jax.runs import cost, layout_choice
+from gpt_jax.training.sharding import Layout
+
+KIND = 'h100'
+
+
+def wide(**fields):
+  """Returns a run of two layers whose state is most of what it needs, and its model."""
+  run = make_run(model_D=512, model_N=4, model_L=2, model_T=16, **fields)
+  run.batch, run.optim = 64, config.Optim()
+  return run, GPTConfig.of(run.model, 120)
+
+
+def everything(run, cfg, number):
+  """Yields each layout's axes, schedule, bytes of a device, and seconds of sending."""
+  for data in range(1, number + 1):
+    for fsdp in range(1, number + 1):
+      tensor = number // (data * fsdp)
+      if data * fsdp * tensor != number or tensor not in (1, 2, 4):
+        continue
+      for whole in (True, False) if fsdp > 1 else (True,):
+        layout = f'data={data},fsdp={fsdp},tensor={tensor}'
+        other = dataclasses.replace(run, layout=layout)
+        over = dataclasses.replace(Layout.imagined(other, number), whole=whole)
+        need = cost.update_bytes(other, cfg, over, flash=True)
+        sent = cost.communication_bytes(other, cfg, over)
+        # Tensor is innermost, then fsdp: of 16 GPUs 8 are a host.
+        ways = {'tensor': tensor, 'fsdp': fsdp, 'data': data, 'context': 1}
+        seconds, inner = 0.0, 1
+        for axis, size in ways.items():
+          here = min(size, max(1, 8 // inner))
+          rate = 450e9 if here == size else min(450e9, here * 50e9)
+          given = sum(n for what, n in sent.items() if what.endswith(f'over {axis}'))
+          seconds, inner = seconds + given / (0.8 * rate), inner * size
+        often = data > 1 and fsdp > 1 and tensor > 1 and not over.once
+        yield (data, fsdp, tensor), over.once, need, math.inf if often else seconds
+
+
+def test_the_best_layout_is_that_of_a_search_by_hand():
+  run, cfg = wide(model_scan=True, model_remat='block')
+  known, chosen = list(everything(run, cfg, 16)), set()
+  for share in 0.3, 0.6, 2:
+    limit = share * 16 * cost.parameter_count(cfg)
+    found = layout_choice.best(run, cfg, 16, KIND, limit)
+    assert found.need == cost.update_bytes(found.run, cfg, found.over, flash=True)
+    assert found.need <= limit
+    wanted = min(seconds for _, _, need, seconds in known if need <= limit)
+    assert found.seconds == pytest.approx(wanted)
+    chosen.add((found.run.layout, found.over.once))
+  assert len(chosen) > 1
+
+
+def test_where_nothing_fits_the_smallest_is_named():
+  run, cfg = wide()
+  found = layout_choice.best(run, cfg, 8, KIND, 1000.0)
+  # All of the weights, moments and gradients of two micro-batches, divided by 8.
+  least = (4 + 8 + 8) * cost.parameter_count(cfg) / 8
+  assert found.need == pytest.approx(least, rel=0.01) and not found.over.once
+
+
+def test_rows_at_a_time_divide_the_batch():
+  run, cfg = wide()
+  found = layout_choice.choices(run, cfg, 8, KIND, (8, 2))
+  for choice in found:
+    rows = run.batch / choice.over.parts / choice.run.accumulate
+    assert rows in (8, 2)
+  assert {choice.run.accumulate for choice in found} >= {1, 4}
+
+
+def test_a_layout_that_sends_much_longer_is_told_of_another():
+  run, cfg = wide(layout='tensor=2,data=4')
+  placed = Layout.of(run, jax.devices()[:8])
+  said = layout_choice.better(run, cfg, placed, KIND, 2**40)
+  best = layout_choice.best(run, cfg, 8, KIND, 2**40)
+  now = layout_choice.sending(run, cfg, placed, KIND)
+  assert now.seconds > best.seconds
+  assert said.startswith(f'layout    {best.run.layout} sends ')
+  assert said.endswith(f'--config.layout={best.run.layout}')
+  # Nor of one that does not fit, nor of the same.
+  assert not layout_choice.better(run, cfg, placed, KIND, 1000)
+  same, _ = wide(layout=best.run.layout)
+  over = dataclasses.replace(Layout.of(same, jax.devices()[:8]), whole=True)
+  assert not layout_choice.better(same, cfg, over, KIND, 2**40)
