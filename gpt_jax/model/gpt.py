@@ -140,7 +140,9 @@ class Attention(nn.Module):
     y_BTD = y_BNTH.swapaxes(1, 2).reshape(x_BTD.shape)
     o = linear('o', c.bias, residual=True)
     if how.kernels and drop is None and o.joins:
-      return update_kernels.ending(y_BTD, *o.parameters(c.D), add_BTD, how.interpret), kv
+      return update_kernels.ending(
+        y_BTD, *o.parameters(c.D), add_BTD, how.interpret
+      ), kv
     return add_BTD + apply_dropout(o(y_BTD), drop and drop.at(1)), kv
 
 

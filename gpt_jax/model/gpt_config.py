@@ -202,9 +202,7 @@ def attention_kernel(
   )
 
 
-def update_kernel(
-  model: config.Model, devices: Sequence[jax.Device]
-) -> kernels.Choice:
+def update_kernel(model: config.Model, devices: Sequence[jax.Device]) -> kernels.Choice:
   """Returns how a model's update is computed on some devices, and the reason."""
   return kernels.choose_update(
     model.flash, devices, D=model.D, norm=model.norm, activation=model.activation

@@ -97,11 +97,11 @@ def _normalize_backward(dtype, interpret, saved, given):
   unit_RD, rate_R, scale, shift = saved
   dx, dy = given
   (R, D), programs = unit_RD.shape, pl.cdiv(len(unit_RD), _GROUP)
-  dx_RD, sums_G2D = pl.pallas_call(
+  dx_RD, sums_XD = pl.pallas_call(
     _normalize_gradient,
     (
       jax.ShapeDtypeStruct((R, D), jnp.float32),
-      jax.ShapeDtypeStruct((programs, 2, D), jnp.float32),
+      jax.ShapeDtypeStruct((programs * 2, D), jnp.float32),
     ),
     grid=(programs,),
     interpret=interpret,
@@ -120,7 +120,7 @@ def _normalize_backward(dtype, interpret, saved, given):
       'scale': scale,
     }
   )
-  dscale, dshift = sums_G2D.sum(0)
+  dscale, dshift = sums_XD.reshape(programs, 2, D).sum(0)
   return dx_RD.reshape(dx.shape), dscale, None if shift is None else dshift
 
 
@@ -135,7 +135,9 @@ def _normalize_gradient(refs, dx_ref, sums_ref):
   def add(i, sums):
     here, real_R, real = _place(group * _GROUP + 2 * i, 2, R, D)
     read = partial(triton.load, mask=real, other=0)
-    dy, unit = (read(refs[name].at[here]).astype(jnp.float32) for name in ('dy', 'unit'))
+    dy, unit = (
+      read(refs[name].at[here]).astype(jnp.float32) for name in ('dy', 'unit')
+    )
     rate_R = triton.load(refs['rate'].at[here[0]], mask=real_R, other=0)
     d = dy * scale
     along_R1, mean_R1 = (d * unit).sum(1)[:, None] / D, d.sum(1)[:, None] / D
@@ -147,7 +149,7 @@ def _normalize_gradient(refs, dx_ref, sums_ref):
   columns = pl.ds(0, len(scale))
   for i, total in enumerate(sums):
     real = jnp.arange(len(scale)) < D
-    triton.store(sums_ref.at[group, i, columns], total, mask=real)
+    triton.store(sums_ref.at[2 * group + i, columns], total, mask=real)
 
 
 normalize.defvjp(_normalize_forward, _normalize_backward)
@@ -173,8 +175,19 @@ def linear(
 
 
 def _linear_forward(x, kernels, biases, interpret):
-  del interpret
-  return fused.affine(x, None, None, kernels, biases), (x, kernels, biases)
+  # XLA would add a bias in the kernel of a product where it is a parameter of the
+  # program, and not where a compiled loop over layers takes it from their stack.
+  y = []
+  for kernel, bias in zip(kernels, biases, strict=True):
+    (y_RO,) = _product(
+      _whole,
+      [(fused.rows(x), kernel.astype(x.dtype))],
+      {'bias': bias, 'add': None},
+      (jax.ShapeDtypeStruct((x.size // x.shape[-1], kernel.shape[1]), x.dtype),),
+      interpret=interpret,
+    )
+    y.append(y_RO.reshape(*x.shape[:-1], -1))
+  return tuple(y), (x, kernels, biases)
 
 
 def _linear_backward(interpret, saved, dy):
@@ -304,7 +317,9 @@ def _mlp_backward(activation, interpret, saved, dy):
 mlp.defvjp(_mlp_forward, _mlp_backward)
 
 
-def _product(end, pairs, given, results, *, interpret, trans_b=False, transcendentals=0):
+def _product(
+  end, pairs, given, results, *, interpret, trans_b=False, transcendentals=0
+):
   """Returns what `end` makes of tiles of the sum of a @ b, or a @ b', float32.
 
   Args:
@@ -406,7 +421,7 @@ def _hidden_gradient(total, refs, results, here, real, real_O, tile):
 
 
 def _place(first, rows, R, D):
-  """Returns the slices of some rows, padded to a power of two; which are real; which entries."""
+  """Returns slices of some rows, padded; which rows, and which entries, are real."""
   from jax.experimental import pallas as pl
 
   columns = pl.next_power_of_2(D)
