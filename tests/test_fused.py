@@ -140,11 +140,13 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize('dtype, share', [('float32', 2e-5), ('bfloat16', 4e-2)])
-@pytest.mark.parametrize('name', MODELS)
-def test_an_update_is_that_of_the_plain_form(name, dtype, share):
-  """Loss, gradient (as momentum), parameters and their norm; the same tree of state."""
-  fields = dict(MODELS[name])
+def updated(fields, dtype, **form):
+  """Returns the tree of a state after an update, its metrics, and the momentum.
+
+  Args:
+    form: fields of `Execution`.
+  """
+  fields = dict(fields)
   run = config.Run(batch=8, loss_chunk=fields.pop('loss_chunk', 0))
   run.model = config.Model(L=2, D=32, N=4, T=8, dtype=dtype, **fields)
   run.optim = config.Optim(name='adamw', lr=1e-3, warmup=0, clip=0.1)
@@ -155,24 +157,29 @@ def test_an_update_is_that_of_the_plain_form(name, dtype, share):
   )
   batch = jax.tree.map(lambda leaf: leaf[None], updates.ragged_batch())
   how = Execution.of(run.model, jax.devices()[:1])
-  results = []
-  for form in (True, False):
-    gpt = GPT(cfg, dataclasses.replace(how, fused=form))
-    state = step.init_state(run, params, cfg.width)
-    new, metrics = jax.jit(
-      lambda state, gpt=gpt: step.train_step(
-        state,
-        {},
-        batch,
-        optim.Hyper.of(run),
-        objective=LanguageModeling.of(run, gpt),
-        choices=run.optim,
-      )
-    )(state)
-    mu = next(s.mu for s in new.opt_state if hasattr(s, 'mu'))
-    results.append((jax.tree.structure(new), metrics, mu))
+  gpt = GPT(cfg, dataclasses.replace(how, **form))
+  state = step.init_state(run, params, cfg.width)
+  new, metrics = jax.jit(
+    lambda state: step.train_step(
+      state,
+      {},
+      batch,
+      optim.Hyper.of(run),
+      objective=LanguageModeling.of(run, gpt),
+      choices=run.optim,
+    )
+  )(state)
+  mu = next(s.mu for s in new.opt_state if hasattr(s, 'mu'))
+  assert metrics['grad_norm'] > 2 * run.optim.clip  # so that clipping acts
+  return jax.tree.structure(new), metrics, mu
+
+
+@pytest.mark.parametrize('dtype, share', [('float32', 2e-5), ('bfloat16', 4e-2)])
+@pytest.mark.parametrize('name', MODELS)
+def test_an_update_is_that_of_the_plain_form(name, dtype, share):
+  """Loss, gradient (as momentum), parameters and their norm; the same tree of state."""
+  results = [updated(MODELS[name], dtype, fused=form) for form in (True, False)]
   assert results[0][0] == results[1][0]
-  assert results[1][1]['grad_norm'] > 2 * run.optim.clip  # so that clipping acts
   assert_near(results[0][1], results[1][1], share)
   whole = [
     jnp.concatenate([leaf.reshape(-1) for leaf in jax.tree.leaves(mu)])

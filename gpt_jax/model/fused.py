@@ -19,12 +19,12 @@ import jax.numpy as jnp
 _GROUP = 256
 
 
-def _rows(x: jax.Array) -> jax.Array:
+def rows(x: jax.Array) -> jax.Array:
   """Returns [..., D] as [R, D]."""
   return x.reshape(-1, x.shape[-1])
 
 
-def _sum_of_rows(x_RD: jax.Array) -> jax.Array:
+def sum_of_rows(x_RD: jax.Array) -> jax.Array:
   """Returns the float32 sum over R, [D]."""
   R, D = x_RD.shape
   if R % _GROUP:
@@ -58,14 +58,14 @@ def affine(
   return _affine_forward(x, scale, shift, kernels, biases)[0]
 
 
-def _pieces(joined, kernels):
+def pieces(joined, kernels):
   """Returns an array [..., sum of O] as one [..., O] for each kernel."""
   ends = list(itertools.accumulate(kernel.shape[1] for kernel in kernels))
   return tuple(jnp.split(joined, ends[:-1], axis=-1))
 
 
 def _affine_forward(x, scale, shift, kernels, biases):
-  x_RI = _rows(x)
+  x_RI = rows(x)
   if scale is not None:
     x_RI = x_RI * scale + (0 if shift is None else shift)
   y = []
@@ -82,20 +82,18 @@ def _affine_forward(x, scale, shift, kernels, biases):
 
 def _affine_backward(saved, dy):
   x, scale, shift, kernels, biases = saved
-  dy = [_rows(each) for each in dy]
+  dy = [rows(each) for each in dy]
   dy_RO, kernel_IO = jnp.concatenate(dy, 1), jnp.concatenate(kernels, 1)
   pairs = zip(dy, kernels, strict=True)
   dx = sum(each @ kernel.astype(x.dtype).T for each, kernel in pairs)
   if scale is not None:
     dx = (dx * scale).astype(x.dtype)
-  dkernel_IO = jax.lax.dot_general(
-    _rows(x), dy_RO, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32
-  )
+  dkernel_IO = of_kernel(rows(x), dy_RO)
   dscale, dshift, dbiases = None, None, biases
   if shift is not None or biases[0] is not None:
-    dbias_O = _sum_of_rows(dy_RO)
+    dbias_O = sum_of_rows(dy_RO)
   if biases[0] is not None:
-    dbiases = _pieces(dbias_O, kernels)
+    dbiases = pieces(dbias_O, kernels)
   if scale is not None:
     dscale = (dkernel_IO * kernel_IO).sum(1)
     dkernel_IO = scale[:, None] * dkernel_IO
@@ -103,11 +101,18 @@ def _affine_backward(saved, dy):
     dshift = kernel_IO @ dbias_O
     dkernel_IO += shift[:, None] * dbias_O
   # One array, that the optimizer makes one pass over all kernels.
-  dkernels = _pieces(jax.lax.optimization_barrier(dkernel_IO), kernels)
+  dkernels = pieces(jax.lax.optimization_barrier(dkernel_IO), kernels)
   return dx.reshape(x.shape), dscale, dshift, dkernels, dbiases
 
 
 affine.defvjp(_affine_forward, _affine_backward)
+
+
+def of_kernel(x_RI: jax.Array, dy_RO: jax.Array) -> jax.Array:
+  """Returns the gradient of a kernel [I, O], summed in float32."""
+  return jax.lax.dot_general(
+    x_RI, dy_RO, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32
+  )
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -122,7 +127,7 @@ def unit(x: jax.Array, dtype: str) -> jax.Array:
 
 
 def _unit_forward(x, dtype):
-  x_RD = _rows(x)
+  x_RD = rows(x)
   # Kept apart from what follows, so that they come with the kernel that makes x.
   sums = jax.lax.optimization_barrier((x_RD.sum(1), jnp.square(x_RD).sum(1)))
   mean_R, square_R = (total_R / x_RD.shape[1] for total_R in sums)
@@ -135,7 +140,7 @@ def _unit_forward(x, dtype):
 def _unit_backward(dtype, saved, dunit):
   del dtype
   unit_RD, rate = saved
-  d_RD, unit_RD = _rows(dunit).astype(jnp.float32), unit_RD.astype(jnp.float32)
+  d_RD, unit_RD = rows(dunit).astype(jnp.float32), unit_RD.astype(jnp.float32)
   along = (d_RD * unit_RD).mean(1, keepdims=True)
   dx_RD = rate * (d_RD - d_RD.mean(1, keepdims=True) - unit_RD * along)
   return (dx_RD.reshape(dunit.shape),)

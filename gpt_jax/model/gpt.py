@@ -26,7 +26,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gpt_jax.model import gradients, quantize
+from gpt_jax.model import gradients, quantize, update_kernels
 from gpt_jax.model.attention import attend, attend_text
 from gpt_jax.model.cache import Cache, Tree, in_band, put
 from gpt_jax.model.gpt_config import Execution, GPTConfig
@@ -78,16 +78,18 @@ class Attention(nn.Module):
   def __call__(
     self,
     x_BTD: jax.Array | Normed,
+    add_BTD: jax.Array,
     seen_BTS: jax.Array | None = None,
     kv: tuple[jax.Array, jax.Array] | None = None,
     slot: jax.Array | None = None,
     drop: Dropout | None = None,
     first_BT: jax.Array | None = None,
   ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
-    """Returns the branch [B, T, D], and keys and values of the cache once it is read.
+    """Returns add + the branch, and keys and values of the cache once it is read.
 
     Args:
       x_BTD: the text, after its LayerNorm.
+      add_BTD: the residual stream.
       seen_BTS: with a cache, bool: may token t see slot s? Without, a text is causal
         and sees itself alone.
       kv: keys and values of the cache, [B, N, S, H] each.
@@ -99,6 +101,7 @@ class Attention(nn.Module):
     def linear(name, bias, residual=False, features=c.D):
       init = normal(c, residual)
       ways = how.dtype, how.gradients, how.fused, how.quantized
+      ways += how.kernels, how.interpret
       return Linear(features, bias, init, *ways, name=name)
 
     def heads(y_BTD):
@@ -135,8 +138,12 @@ class Attention(nn.Module):
         q_BNTH, k_BNSH, v_BNSH, seen_BTS[:, None], drop_weights, how.gradients
       )
     y_BTD = y_BNTH.swapaxes(1, 2).reshape(x_BTD.shape)
-    y_BTD = linear('o', c.bias, residual=True)(y_BTD)
-    return apply_dropout(y_BTD, drop and drop.at(1)), kv
+    o = linear('o', c.bias, residual=True)
+    if how.kernels and drop is None and o.joins:
+      return update_kernels.ending(
+        y_BTD, *o.parameters(c.D), add_BTD, how.interpret
+      ), kv
+    return add_BTD + apply_dropout(o(y_BTD), drop and drop.at(1)), kv
 
 
 class MLP(nn.Module):
@@ -147,19 +154,23 @@ class MLP(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x_BTD: jax.Array | Normed, drop: Dropout | None = None
+    self, x_BTD: jax.Array | Normed, add_BTD: jax.Array, drop: Dropout | None = None
   ) -> jax.Array:
-    """Returns the branch [B, T, D] of a text after its LayerNorm."""
+    """Returns add [B, T, D] + the branch of a text x after its LayerNorm."""
     c, how = self.config, self.execution
 
     def linear(name, features, residual=False):
       init = normal(c, residual)
       ways = how.dtype, how.gradients, how.fused, how.quantized
+      ways += how.kernels, how.interpret
       return Linear(features, c.bias, init, *ways, name=name)
 
-    x_BTF = activation(c.activation, how.gradients)(linear('up', c.F)(x_BTD))
-    y_BTD = linear('down', c.D, residual=True)(x_BTF)
-    return apply_dropout(y_BTD, drop and drop.at(2))
+    up, down = linear('up', c.F), linear('down', c.D, residual=True)
+    if how.kernels and drop is None and up.joins and down.joins:
+      pairs = up.parameters(c.D), down.parameters(c.F)
+      return update_kernels.mlp(x_BTD, *pairs, add_BTD, c.activation, how.interpret)
+    y_BTD = down(activation(c.activation, how.gradients)(up(x_BTD)))
+    return add_BTD + apply_dropout(y_BTD, drop and drop.at(2))
 
 
 class Block(nn.Module):
@@ -192,15 +203,17 @@ class Block(nn.Module):
     mlp = MLP(c, how, name='mlp')
     # After a sum the result is the residual stream, which stays float32.
     dtype = 'float32' if c.norm == 'post' else how.dtype
-    norm = partial(LayerNorm, c.bias, dtype, how.gradients, how.fused, c.norm == 'pre')
+    ways = how.gradients, how.fused, c.norm == 'pre', how.kernels, how.interpret
+    norm = partial(LayerNorm, c.bias, dtype, *ways)
     ln_1, ln_2 = (norm(name=f'ln_{i}') for i in (1, 2))
     if c.norm == 'post':
-      y_BTD, kv = attention(x_BTD, seen_BTS, kv, slot, drop, first_BT)
-      x_BTD = ln_1(x_BTD + y_BTD)
-      return ln_2(x_BTD + mlp(x_BTD, drop)), kv
-    y_BTD, kv = attention(ln_1(x_BTD), seen_BTS, kv, slot, drop, first_BT)
-    x_BTD = x_BTD + y_BTD
-    return x_BTD + mlp(ln_2(x_BTD), drop), kv
+      x_BTD, kv = attention(x_BTD, x_BTD, seen_BTS, kv, slot, drop, first_BT)
+      x_BTD = ln_1(x_BTD)
+      return ln_2(mlp(x_BTD, x_BTD, drop)), kv
+    x_BTD, y_BTD = ln_1.beside(x_BTD)
+    x_BTD, kv = attention(y_BTD, x_BTD, seen_BTS, kv, slot, drop, first_BT)
+    x_BTD, y_BTD = ln_2.beside(x_BTD)
+    return mlp(y_BTD, x_BTD, drop), kv
 
 
 class GPT(nn.Module):

@@ -88,6 +88,9 @@ class Execution:
     fused: whether texts without a cache are computed, and the update is made, as
       `model/fused.py` has it, for compilers that fuse: GPUs', with written gradients
       and layers that no device has a part of.
+    update: with `fused`, how LayerNorms before a branch and MLPs of such texts are
+      computed: 'plain', or by 'fused' kernels, which 'interpreted' runs where there is
+      no GPU; see `model/update_kernels.py`. Kernels take arrays that no mesh cuts.
     rows: where the residual stream is on the devices; None leaves it to the compiler.
       Without it the compiler cuts activations like the parameters that `fsdp` cut, and
       sends them about, where the parameters should be gathered.
@@ -106,6 +109,7 @@ class Execution:
   kernel: str = 'plain'
   decode: str = 'plain'
   fused: bool = False
+  update: str = 'plain'
   rows: NamedSharding | PartitionSpec | None = None
   heads: NamedSharding | PartitionSpec | None = None
   quantized: str = 'plain'
@@ -125,6 +129,8 @@ class Execution:
     on_gpu = bool(devices) and devices[0].platform == 'gpu'
     # The form ends products in float32: over `tensor` twice as many bytes are summed.
     divided = rows is not None and rows.mesh.shape.get('tensor', 1) > 1
+    fused = on_gpu and model.gradients == 'written' and not divided
+    update, _ = update_kernel(model, devices)
     return cls(
       dtype=model.dtype,
       remat=model.remat,
@@ -132,7 +138,8 @@ class Execution:
       gradients=model.gradients,
       kernel=kernel,
       decode=decode,
-      fused=on_gpu and model.gradients == 'written' and not divided,
+      fused=fused,
+      update=update if fused else 'plain',
       rows=rows,
       heads=heads,
       quantized=kernels.of_quantized(devices).kernel,
@@ -142,6 +149,16 @@ class Execution:
   def joined(self) -> bool:
     """Whether arrays of several layers may be joined: no mesh cuts them."""
     return self.fused and self.rows is None
+
+  @property
+  def kernels(self) -> bool:
+    """Whether those of `update` take part: arrays are as they are, uncut."""
+    return self.joined and self.update != 'plain'
+
+  @property
+  def interpret(self) -> bool:
+    """Whether they are interpreted."""
+    return self.update == 'interpreted'
 
   def spread(self, x: jax.Array) -> jax.Array:
     """Returns the residual stream, kept where its rows belong."""
@@ -185,6 +202,13 @@ def attention_kernel(
     H=model.D // model.N,
     dropout=model.dropout > 0,
     apart=model.documents == 'apart',
+  )
+
+
+def update_kernel(model: config.Model, devices: Sequence[jax.Device]) -> kernels.Choice:
+  """Returns how a model's update is computed on some devices, and the reason."""
+  return kernels.choose_update(
+    model.flash, devices, D=model.D, norm=model.norm, activation=model.activation
   )
 
 

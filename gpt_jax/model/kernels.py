@@ -132,6 +132,30 @@ def choose_decode(
   return Choice('fused', f'{dtype} on {platform}')
 
 
+def choose_update(
+  flash: str, devices: Sequence[jax.Device], *, D: int, norm: str, activation: str
+) -> Choice:
+  """Returns how an update normalises texts and computes MLPs on some devices.
+
+  Arguments are those of `choose`; D, norm and activation as in `config.Model`.
+  """
+  if flash == 'plain':
+    return Choice('plain', 'model.flash=plain')
+  platform = devices[0].platform if devices else 'cpu'
+  if platform != 'gpu':
+    return Choice('plain', f'no kernels for an update on {platform}')
+  rules = {
+    'compute capability 8.0': _capability(devices[0]) >= 8,
+    # A program of LayerNorm holds whole rows.
+    'a width of at most 4096': D <= 4096,
+    'LayerNorm before each branch': norm == 'pre',
+    'GELU by tanh, or ReLU': activation in ('gelu_tanh', 'relu'),
+  }
+  if missing := [rule for rule, holds in rules.items() if not holds]:
+    return Choice('plain', f'the kernels need {", ".join(missing)}')
+  return Choice('fused', f'on {platform}')
+
+
 def of_quantized(devices: Sequence[jax.Device]) -> Choice:
   """Returns how few rows are multiplied with weights in 8 or 4 bits.
 

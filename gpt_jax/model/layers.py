@@ -9,7 +9,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from gpt_jax.model import fused, gradients, quantize
+from gpt_jax.model import fused, gradients, quantize, update_kernels
 from gpt_jax.model.gradients import Gradients
 
 
@@ -114,6 +114,8 @@ class Linear(nn.Module):
   gradients: Gradients
   fused: bool = False
   quantized: str = 'plain'
+  kernels: bool = False
+  interpret: bool = False
 
   @nn.compact
   def parameters(self, width: int) -> tuple[jax.Array, jax.Array | None]:
@@ -176,7 +178,10 @@ def outputs(layers: Sequence[Linear], x: jax.Array | Normed) -> Sequence[jax.Arr
   parameters = zip(*pairs, strict=True)
   if isinstance(x, Normed):
     return fused.affine(*x, *parameters)
-  return fused.affine(x.astype(layers[0].dtype), None, None, *parameters)
+  x, first = x.astype(layers[0].dtype), layers[0]
+  if first.kernels:
+    return update_kernels.linear(x, *parameters, first.interpret)
+  return fused.affine(x, None, None, *parameters)
 
 
 class LayerNorm(nn.Module):
@@ -184,6 +189,7 @@ class LayerNorm(nn.Module):
 
   Attributes:
     apart: with `fused`, whether to leave scale and bias to the layers that follow.
+    kernels, interpret: of `Execution`; kernels leave nothing to what follows.
   """
 
   bias: bool
@@ -191,17 +197,25 @@ class LayerNorm(nn.Module):
   gradients: Gradients
   fused: bool = False
   apart: bool = False
+  kernels: bool = False
+  interpret: bool = False
 
-  @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array | Normed:
     """Returns x [..., D] normalised over D, times scale [D], plus bias [D]."""
+    return self.beside(x)[1]
+
+  @nn.compact
+  def beside(self, x: jax.Array) -> tuple[jax.Array, jax.Array | Normed]:
+    """Returns x, for the residual sum, and x normalised: see `update_kernels`."""
     normalize = gradients.of(gradients.normalize, self.gradients)
     scale = self.param('scale', nn.initializers.ones, (x.shape[-1],))
     bias = None
     if self.bias:
       bias = self.param('bias', nn.initializers.zeros, (x.shape[-1],))
+    if self.kernels:
+      return update_kernels.normalize(x, scale, bias, self.dtype, self.interpret)
     if self.fused:
       normed = Normed(fused.unit(x.astype(jnp.float32), self.dtype), scale, bias)
-      return normed if self.apart else normed.value()
+      return x, normed if self.apart else normed.value()
     y = normalize(x.astype(jnp.float32), scale, bias)
-    return y.astype(self.dtype)
+    return x, y.astype(self.dtype)
