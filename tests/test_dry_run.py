@@ -17,9 +17,7 @@ from updates import make_run
 from gpt_jax import config
 from gpt_jax.config import UserError
 from gpt_jax.decoding import beam, sampling
-from gpt_jax.model import quantize
-from gpt_jax.model.gpt import GPT, init_params
-from gpt_jax.model.gpt_config import Execution, GPTConfig
+from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.programs import roofline
 from gpt_jax.runs import (
   cost,
@@ -258,12 +256,6 @@ def test_memory_is_said_by_part_and_what_jax_takes_of_a_gpu(monkeypatch):
     ('gpu', {}, '', 'fused: bfloat16 on gpu'),
     ('gpu', {'dtype': 'float32'}, '', 'plain: the kernels need bfloat16'),
     (
-      'gpu',
-      {},
-      'kernel_T',
-      'plain: the kernels for a token do not read weights in this form',
-    ),
-    (
       'tpu',
       {},
       'int8',
@@ -275,13 +267,7 @@ def test_memory_is_said_by_part_and_what_jax_takes_of_a_gpu(monkeypatch):
 def test_how_a_token_is_read_is_said_and_why(platform, fields, weights, said):
   devices = [mock.Mock(platform=platform, compute_capability='9.0')]
   model = config.Model(**{'D': 32, 'N': 2, 'dtype': 'bfloat16'} | fields)
-  gpt = GPT(GPTConfig.of(model, 128), Execution.of(model, devices))
-  params = jax.eval_shape(lambda: init_params(gpt.config, 0))
-  if weights == 'kernel_T':
-    params, weights = jax.eval_shape(quantize.transposed, params), ''
-  elif weights:
-    params = jax.eval_shape(quantize.quantized, params)
-  line = dry_run_model.token_line(gpt, params, model, devices, weights)
+  line = dry_run_model.token_line(model, devices, weights)
   assert line == f'a token   {said}'
 
 

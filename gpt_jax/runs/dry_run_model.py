@@ -16,7 +16,6 @@ from gpt_jax.data.windows import Batch
 from gpt_jax.evaluation import likelihood
 from gpt_jax.inference.language_model import LanguageModel
 from gpt_jax.model import kernels
-from gpt_jax.model.decode_form import decode_form, is_fused
 from gpt_jax.model.gpt import GPT
 from gpt_jax.model.gpt_config import attention_kernel, decode_kernel
 from gpt_jax.programs import absent
@@ -121,7 +120,7 @@ def sampling(
   head = [
     f'compiled for {devices[0].device_kind}; not run',
     f'attention {kernel}: {why}, for the prompts',
-    token_line(model.gpt, model.params, run.model, devices, weights),
+    token_line(run.model, devices, weights),
   ]
   fewer = 'fewer prompts, or --max_new_tokens'
   numbers = [1] * len(programs)
@@ -130,22 +129,14 @@ def sampling(
 
 
 def token_line(
-  gpt: GPT,
-  params: dict,
-  model: config.Model,
-  devices: Sequence[jax.Device],
-  weights: str = '',
+  model: config.Model, devices: Sequence[jax.Device], weights: str = ''
 ) -> str:
   """Returns how decoding reads a token, and why, as a line.
 
   Args:
-    params: or their shapes.
     weights: as in `LanguageModel.quantized`.
   """
   form, why = decode_kernel(model, devices)
-  read = jax.eval_shape(lambda params: decode_form(params, gpt), params)
-  if form != 'plain' and not is_fused(gpt, read):
-    form, why = 'plain', 'the kernels for a token do not read weights in this form'
   line = f'a token   {form}: {why}'
   if weights:
     small, why = kernels.of_quantized(devices)
