@@ -17,6 +17,7 @@ A process of this machine is this module run by itself, as of `data/encode.py`: 
 when the caller does, however that ends.
 """
 
+import atexit
 import contextlib
 import functools
 import hashlib
@@ -24,6 +25,7 @@ import json
 import os
 import pickle
 import queue
+import shutil
 import signal
 import subprocess
 import sys
@@ -379,6 +381,7 @@ def _context(master: str) -> Any:
   if active:
     active.stop()
   settings = pyspark.SparkConf().setMaster(master).setAppName('gpt_jax')
+  settings.set('spark.ui.showConsoleProgress', 'false')  # ours is shown
   try:
     context = pyspark.SparkContext(conf=settings)
   except Exception as error:  # Java's, whatever they are
@@ -387,11 +390,12 @@ def _context(master: str) -> Any:
       'master that answers'
     ) from error
   context.setLogLevel('ERROR')
-  package = Path(__file__).parents[2]
-  with tempfile.TemporaryDirectory() as folder:
-    archive = Path(folder) / 'gpt_jax.zip'
-    with zipfile.ZipFile(archive, 'w') as out:
-      for path in sorted(package.rglob('*.py')):
-        out.write(path, path.relative_to(package.parent))
-    context.addPyFile(str(archive))
+  # Executors fetch it whenever they start, so it stays as long as this process.
+  folder = tempfile.mkdtemp(prefix='gpt_jax')
+  atexit.register(shutil.rmtree, folder, ignore_errors=True)
+  package, archive = Path(__file__).parents[2], Path(folder, 'gpt_jax.zip')
+  with zipfile.ZipFile(archive, 'w') as out:
+    for path in sorted(package.rglob('*.py')):
+      out.write(path, path.relative_to(package.parent))
+  context.addPyFile(str(archive))
   return context
