@@ -7,7 +7,7 @@ from gpt_jax.data.curation import dedup, engine, shards
 
 def deduplicate(folder: str, workers: int) -> dict:
   """De-duplicates the corpus FOLDER/in into FOLDER/out."""
-  settings = dedup.Settings(bands=20, rows=2, threshold=0.5, parts=3)
+  settings = dedup.Dedup(bands=20, rows=2, threshold=0.5, parts=2)
   runs = engine.local(workers, f'{folder}/state')
   return dedup.run(runs, shards.list_shards(f'{folder}/in'), f'{folder}/out', settings)
 

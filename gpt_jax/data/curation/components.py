@@ -166,7 +166,8 @@ def remove(
     pairs: arrays of `PAIR`; see `Kept`.
 
   Returns:
-    documents, kept, dropped (their number by source) and examples.
+    documents; kept; dropped, by reason; copies_by_source; examples, each with what was
+    kept in its place.
   """
   if len(shards) >= 2**_SHARDS:
     raise UserError(
@@ -195,11 +196,14 @@ def remove(
   return {
     'documents': sum(counts),
     'kept': sum(each['kept'] for each in results),
-    'dropped': dict(sorted(dropped.items())),
-    'examples': [
-      {'id': each['id'], 'text': each['text']} | _named(shards, each['kept'])
-      for each in examples
-    ],
+    'dropped': {'copy': sum(dropped.values())},
+    'copies_by_source': dict(sorted(dropped.items())),
+    'examples': {
+      'copy': [
+        {'id': each['id'], 'text': each['text']} | _named(shards, each['kept'])
+        for each in examples
+      ]
+    },
   }
 
 

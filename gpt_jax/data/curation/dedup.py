@@ -41,7 +41,7 @@ _HEAD = struct.Struct('<II')  # pairs and texts of a block
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Dedup:
   """How copies are found.
 
   Attributes:
@@ -91,7 +91,7 @@ def run(
   engine: Engine,
   shards: Sequence[str],
   output: str,
-  settings: Settings,
+  settings: Dedup,
   name: str = 'dedup',
 ) -> dict[str, Any]:
   """Writes shards without copies, and returns a report.
