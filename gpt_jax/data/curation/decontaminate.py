@@ -188,7 +188,7 @@ def _nothing_dropped() -> dict[str, int]:
 
 
 @functools.lru_cache(2)
-def _index_in(path: str) -> Index:
+def index_in(path: str) -> Index:
   """Returns the index in a file, which a process reads once."""
   with opened(path) as stream:
     return Index(np.frombuffer(stream.read(), '<u8'))
@@ -206,7 +206,7 @@ def _count(
 ) -> int:
   """Writes which grams a shard's documents have, and how many have each."""
   shard, source = numbered
-  known = _index_in(path)
+  known = index_in(path)
   total = np.zeros(len(known.numbers), np.uint32)
   for _, some in components.batches(source):
     words = grams.words([each.text for each in some], grams.BARE)
@@ -264,7 +264,7 @@ def _cut(
 ) -> dict[str, Any]:
   """Writes a shard without grams of an index; returns counts and examples."""
   shard, source = numbered
-  known = _index_in(path)
+  known = index_in(path)
   names = 'documents', 'kept', 'cut', 'pieces', 'short_pieces', 'characters_lost'
   total: dict[str, Any] = dict.fromkeys(names, 0)
   total |= {'dropped': _nothing_dropped(), 'examples': {}}
