@@ -66,8 +66,8 @@ def test_a_planted_passage_is_cut_with_200_characters_on_each_side(tmp_path):
   assert [d.text for d in out if '.' not in d.id] == clean
   assert report['documents'] == report['kept'] == 121
   assert (report['cut'], report['pieces'], report['grams_found']) == (1, 2, 28)
-  assert report['dropped'] == {'too_many_pieces': 0, 'nothing_left': 0}
-  assert report['characters_lost'] == end - begin + 400
+  assert report['dropped'] == {} and report['written'] == 122
+  assert report['characters_cut'] == end - begin + 400
   assert report['examples']['cut'][0]['id'] == 'd#60'
 
 
@@ -79,7 +79,8 @@ def test_a_clean_corpus_loses_nothing(tmp_path):
   assert [d.text for d in out] == texts
   assert [d.meta for d in out] == [{'i': i} for i in range(len(texts))]
   assert report['kept'] == report['documents'] == len(texts)
-  assert report['characters_lost'] == report['grams_found'] == 0
+  assert 'cut' not in report and report['grams_found'] == 0
+  assert report['characters'] == sum(map(len, texts))
   assert (report['texts'], report['texts_without_a_gram']) == (51, 1)
 
 
@@ -122,7 +123,8 @@ def test_short_pieces_and_documents_in_many_pieces_are_dropped(tmp_path):
   assert report['dropped'] == {'too_many_pieces': 1, 'nothing_left': 1}
   assert [d.id for d in out] == [f'd#1.{i}' for i in range(10)]
   assert all(len(d.text) >= 200 for d in out)
-  assert report['short_pieces'] == 1
+  assert report['pieces'] == 10 and report['pieces_too_short'] == 0
+  assert (report['documents'], report['kept'], report['written']) == (3, 1, 10)
   assert len(report['examples']['nothing_left']) == 1
 
 
@@ -135,7 +137,7 @@ def test_a_gram_that_more_than_10_documents_have_is_left(tmp_path, documents):
   report, out = cleaned(tmp_path, texts, [law], number=4)
   assert report['grams_found'] == 1
   assert report['grams_frequent'] == (documents == 11)
-  assert report['cut'] == (10 if documents == 10 else 0)
+  assert report.get('cut', 0) == (10 if documents == 10 else 0)
   if documents == 11:
     assert [d.text for d in out] == texts
 

@@ -205,7 +205,7 @@ def test_a_window_bounds_a_bucket_and_what_it_leaves_out_is_counted(tmp_path):
     'alike': in_windows,
   }
   example = report['examples']['copy'][0]
-  assert (example['id'], example['kept_id']) == ('d#1', 'd#0')
+  assert (example['id'], example['kept_instead']) == ('d#1', 'd#0')
 
 
 def test_a_key_of_many_records_is_read_in_chunks(tmp_path, monkeypatch):

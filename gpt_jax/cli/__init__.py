@@ -1,8 +1,9 @@
 """The verbs of launch.py: the flags of each, and what it calls."""
 
-from gpt_jax.cli import contamination, models, results, training
+from gpt_jax.cli import contamination, curation, models, results, training
 
 VERBS = {
+  'curate': (curation.curate_flags, curation.curate),
   'prepare': (training.prepare_flags, training.prepare),
   'train': (training.train_flags, training.train),
   'reproduce': (training.reproduce_flags, training.reproduce),

@@ -5,6 +5,7 @@ which the first document is kept. A document is meant by its *order*, a number o
 bits (rank of its source, shard, row) by which the first comes first.
 """
 
+import collections
 import functools
 import io
 import tempfile
@@ -16,7 +17,6 @@ import numpy as np
 from gpt_jax.config import UserError
 from gpt_jax.data.curation.engine import Engine
 from gpt_jax.data.curation.shards import (
-  SUFFIX,
   Document,
   joined,
   opened,
@@ -24,13 +24,13 @@ from gpt_jax.data.curation.shards import (
   write_shard,
   written,
 )
+from gpt_jax.data.curation.stages import EXAMPLES, SHOWN, Tally, total
 
 PAIR = np.dtype([('first', '<u8'), ('second', '<u8')])
 ACROSS = 'all', 'priority', 'none'
 _SHARDS, _ROWS = 24, 32  # bits of an order below the rank
 _NONE = 2**64 - 1
 _BATCH = 1 << 20  # characters of the documents that are looked at together
-_EXAMPLES, _SHOWN = 3, 200  # examples in a report; characters of each
 
 
 class Scope(NamedTuple):
@@ -161,13 +161,12 @@ def remove(
 
   Args:
     name: of the work; its marks are in a folder of that name.
-    output: folder of the new shards, one for each of `shards`.
+    output: folder of the new shards, which have the names of the old ones.
     counts: of the documents of each shard.
     pairs: arrays of `PAIR`; see `Kept`.
 
   Returns:
-    documents; kept; dropped, by reason; copies_by_source; examples, each with what was
-    kept in its place.
+    As `stages.total`, with copies_by_source; each example has what was kept instead.
   """
   if len(shards) >= 2**_SHARDS:
     raise UserError(
@@ -188,23 +187,14 @@ def remove(
     functools.partial(_without_copies, folder, output),
     enumerate(shards),
   )
-  dropped: dict[str, int] = {}
+  by_source: collections.Counter[str] = collections.Counter()
   for each in results:
-    for source, count in each['dropped'].items():
-      dropped[source] = dropped.get(source, 0) + count
-  examples = [each for result in results for each in result['examples']][:_EXAMPLES]
-  return {
-    'documents': sum(counts),
-    'kept': sum(each['kept'] for each in results),
-    'dropped': {'copy': sum(dropped.values())},
-    'copies_by_source': dict(sorted(dropped.items())),
-    'examples': {
-      'copy': [
-        {'id': each['id'], 'text': each['text']} | _named(shards, each['kept'])
-        for each in examples
-      ]
-    },
-  }
+    by_source.update(each['copies_by_source'])
+  report = total(results) | {'copies_by_source': dict(sorted(by_source.items()))}
+  kept = [order for each in results for order in each['kept_instead']]
+  for example, order in zip(report['examples'].get('copy', []), kept, strict=False):
+    example |= _named(shards, order)
+  return report
 
 
 def _without_copies(
@@ -217,21 +207,21 @@ def _without_copies(
   count = len(content) // 12
   rows = np.frombuffer(content, '<u4', count).tolist()
   roots = dict(zip(rows, np.frombuffer(content, '<u8', count, 4 * count), strict=True))
-  dropped: dict[str, int] = {}
-  examples = []
+  tally = Tally()
+  by_source: collections.Counter[str] = collections.Counter()
 
   def kept() -> Iterator[Document]:
     for row, document in enumerate(read_shard(path)):
-      if row not in roots:
+      if row in roots:
+        tally.drop('copy', document)
+        by_source[document.source] += 1
+      else:
+        tally.keep(document)
         yield document
-        continue
-      dropped[document.source] = dropped.get(document.source, 0) + 1
-      if len(examples) < _EXAMPLES:
-        about = {'id': document.id, 'text': document.text[:_SHOWN]}
-        examples.append(about | {'kept': int(roots[row])})
 
-  number = write_shard(joined(output, f'{shard:05d}{SUFFIX}'), kept())
-  return {'kept': number, 'dropped': dropped, 'examples': examples}
+  write_shard(joined(output, path.rpartition('/')[2]), kept())
+  instead = [int(roots[row]) for row in sorted(roots)[:EXAMPLES]]
+  return tally.result() | {'copies_by_source': by_source, 'kept_instead': instead}
 
 
 def _named(shards: Sequence[str], order: int) -> dict[str, str]:
@@ -239,5 +229,5 @@ def _named(shards: Sequence[str], order: int) -> dict[str, str]:
   shard, row = order >> _ROWS & (2**_SHARDS - 1), order & (2**_ROWS - 1)
   for number, document in enumerate(read_shard(shards[shard])):
     if number == row:
-      return {'kept_id': document.id, 'kept_text': document.text[:_SHOWN]}
+      return {'kept_instead': document.id, 'its_text': document.text[:SHOWN]}
   raise UserError(f'{shards[shard]} has no row {row}; run the stage again')

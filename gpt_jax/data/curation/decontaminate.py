@@ -25,17 +25,16 @@ from gpt_jax.data import sources
 from gpt_jax.data.curation import components, grams
 from gpt_jax.data.curation.engine import Engine
 from gpt_jax.data.curation.shards import (
-  SUFFIX,
   Document,
   joined,
   opened,
   write_shard,
   written,
 )
+from gpt_jax.data.curation.stages import EXAMPLES, SHOWN, Tally, total
 
 _BITS = 24  # of a table that says of most grams that they are not in an index
 _BATCH = 1000  # texts that are read at once
-_EXAMPLES, _SHOWN = 3, 200  # examples in a report; characters of each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,13 +118,14 @@ def run(
 
   Args:
     shards: paths.
-    output: folder of the new shards, one for each.
+    output: folder of the new shards, which have the names of the old ones.
     name: of the work in the engine's state.
 
   Returns:
-    documents; kept, of which something is left; cut, those of them in pieces; pieces,
-    and those dropped as short; characters_lost; dropped, documents by reason; texts and
-    grams that were looked for; those found, and passed over as frequent; examples.
+    As `stages.total`, where kept are documents of which something is left, and written
+    those with every piece as one; cut, documents of which pieces were kept; pieces,
+    pieces_too_short and characters_cut of these; texts and grams that were looked for,
+    grams found, and those passed over as frequent.
 
   Raises:
     UserError: a setting is wrong, a text can't be read, or a shard is damaged.
@@ -155,36 +155,22 @@ def run(
   results = engine.map(
     joined(name, 'cut'),
     functools.partial(_cut, settings, rare, output),
-    enumerate(map(str, shards)),
+    map(str, shards),
   )
-  totals = {
-    key: sum(each[key] for each in results)
-    for key in results[0]
-    if key not in ('dropped', 'examples')
-  }
-  reasons = {
-    key: sum(each['dropped'][key] for each in results) for key in _nothing_dropped()
-  }
-  examples: dict[str, list[dict[str, str]]] = {}
-  for result in results:
-    for reason, some in result['examples'].items():
-      examples[reason] = (examples.get(reason, []) + some)[:_EXAMPLES]
-  return {
-    **totals,
-    'dropped': reasons,
+  report = total(results)
+  documents = sum(each['documents'] for each in results)
+  examples = [each for result in results for each in result['shown']][:EXAMPLES]
+  return report | {
+    'documents': documents,
+    'kept': documents - sum(report['dropped'].values()),
+    'written': report['kept'],
     'texts': texts,
     'texts_without_a_gram': short,
     'grams': len(numbers),
     'grams_found': int((found > 0).sum()),
     'grams_frequent': int((found > settings.frequent).sum()),
-    'settings': dataclasses.asdict(settings),
-    'examples': examples,
+    'examples': {'cut': examples} | report['examples'],
   }
-
-
-def _nothing_dropped() -> dict[str, int]:
-  """Returns no documents for each reason to drop one."""
-  return {'too_many_pieces': 0, 'nothing_left': 0}
 
 
 @functools.lru_cache(2)
@@ -260,28 +246,32 @@ def pieces(text: str, cuts: Iterable[tuple[int, int]], window: int) -> list[str]
 
 
 def _cut(
-  settings: Decontaminate, path: str, output: str, numbered: tuple[int, str]
+  settings: Decontaminate, path: str, output: str, source: str
 ) -> dict[str, Any]:
   """Writes a shard without grams of an index; returns counts and examples."""
-  shard, source = numbered
   known = index_in(path)
-  names = 'documents', 'kept', 'cut', 'pieces', 'short_pieces', 'characters_lost'
-  total: dict[str, Any] = dict.fromkeys(names, 0)
-  total |= {'dropped': _nothing_dropped(), 'examples': {}}
+  tally, shown, documents = Tally(), [], 0
 
   def kept() -> Iterator[Document]:
+    nonlocal documents
     for _, some in components.batches(source):
+      documents += len(some)
       dirty = _with_grams([each.text for each in some], known, settings.n)
       for number, document in enumerate(some):
-        total['documents'] += 1
+        left = [document]
         if number in dirty:
-          yield from _left_of(document, known, settings, total)
-        else:
-          total['kept'] += 1
-          yield document
+          found = spans(document.text, known, settings.n)
+          left = _left_of(document, found, settings, tally)
+          if len(shown) < EXAMPLES:
+            begin, end = found[0]
+            text = document.text[begin:end][:SHOWN]
+            shown.append({'id': document.id, 'text': text})
+        for each in left:
+          tally.keep(each)
+          yield each
 
-  write_shard(joined(output, f'{shard:05d}{SUFFIX}'), kept())
-  return total
+  write_shard(joined(output, source.rpartition('/')[2]), kept())
+  return tally.result() | {'documents': documents, 'shown': shown}
 
 
 def _with_grams(texts: Sequence[str], known: Index, n: int) -> set[int]:
@@ -293,27 +283,25 @@ def _with_grams(texts: Sequence[str], known: Index, n: int) -> set[int]:
 
 
 def _left_of(
-  document: Document, known: Index, settings: Decontaminate, total: dict[str, Any]
-) -> Iterator[Document]:
-  """Yields the pieces of a document that has grams of an index, and counts them."""
+  document: Document,
+  found: Sequence[tuple[int, int]],
+  settings: Decontaminate,
+  tally: Tally,
+) -> list[Document]:
+  """Returns the pieces that are kept of a document, without spans, and counts."""
   text = document.text
-  found = spans(text, known, settings.n)
   every = pieces(text, found, settings.window)
   good = [each for each in every if len(each) >= settings.least]
-  reason = 'cut'
   if len(every) > settings.pieces:
-    reason, good = 'too_many_pieces', []
-  elif not good:
-    reason = 'nothing_left'
-  for key, count in (('kept', bool(good)), ('cut', bool(good)), ('pieces', len(good))):
-    total[key] += count
+    tally.drop('too_many_pieces', document)
+    return []
   if not good:
-    total['dropped'][reason] += 1
-  total['short_pieces'] += sum(len(each) < settings.least for each in every)
-  total['characters_lost'] += len(text) - sum(map(len, good))
-  examples = total['examples'].setdefault(reason, [])
-  if len(examples) < _EXAMPLES:
-    begin, end = found[0]
-    examples.append({'id': document.id, 'text': text[begin:end][:_SHOWN]})
-  for i, each in enumerate(good):
-    yield document._replace(id=f'{document.id}.{i}', text=each)
+    tally.drop('nothing_left', document)
+    return []
+  tally.count('cut')
+  tally.count('pieces', len(good))
+  tally.count('pieces_too_short', len(every) - len(good))
+  tally.count('characters_cut', len(text) - sum(map(len, good)))
+  return [
+    document._replace(id=f'{document.id}.{i}', text=each) for i, each in enumerate(good)
+  ]

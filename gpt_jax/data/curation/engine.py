@@ -48,6 +48,8 @@ from gpt_jax.data.formats import imported
 from gpt_jax.files import brief, field, of_kind, parse_json
 
 _LINE_EVERY = 10.0  # seconds between lines of progress where there is no terminal
+# There are as many processes as cores; and how many threads add decides the last bits.
+_ONE_THREAD = {'OMP_NUM_THREADS': '1', 'OPENBLAS_NUM_THREADS': '1'}
 _POLL = 0.5  # seconds between looks at what Spark has finished
 
 
@@ -252,9 +254,20 @@ def local(workers: int, state: str | Path) -> Engine:
   return Engine(state, functools.partial(_in_processes, workers))
 
 
-def _in_processes(workers: int, tasks: Sequence[Task]) -> Iterator[tuple[int, Any]]:
-  """Runs tasks in processes of this machine; see `_Runner`."""
-  if workers == 1:
+def alone(state: str | Path) -> Engine:
+  """Returns an engine of one process of this machine, whose sums are of one thread."""
+  return Engine(state, functools.partial(_in_processes, 1, inside=False))
+
+
+def _in_processes(
+  workers: int, tasks: Sequence[Task], *, inside: bool = True
+) -> Iterator[tuple[int, Any]]:
+  """Runs tasks in processes of this machine; see `_Runner`.
+
+  Args:
+    inside: whether a single worker is this process.
+  """
+  if workers == 1 and inside:
     for number, task in enumerate(tasks):
       yield number, work(task)
     return
@@ -288,6 +301,7 @@ class _Process:
       [sys.executable, '-P', '-c', _SERVE],
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
+      env={**os.environ, **_ONE_THREAD},
     )
     _send([str(Path(__file__).parents[3]), *sys.path], self._process.stdin)
 

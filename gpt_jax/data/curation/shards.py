@@ -124,6 +124,21 @@ def names_in(folder: str | Path) -> list[str]:
     return []
 
 
+def find(url: str) -> list[tuple[str, int]]:
+  """Returns the files that a URL, of a file, folder or glob, stands for, with sizes."""
+  system, path = _system(url)
+  found = (
+    system.glob(path, detail=True)
+    if any(mark in path for mark in '*?[')
+    else system.find(path, detail=True)
+  )
+  return [
+    (system.unstrip_protocol(name), about['size'])
+    for name, about in found.items()
+    if about['type'] == 'file'
+  ]
+
+
 def opened(path: str | Path) -> BinaryIO:
   """Returns a file or an object of a store, opened to read bytes; it can seek.
 
