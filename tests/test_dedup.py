@@ -15,7 +15,15 @@ import numpy as np
 import pytest
 
 from gpt_jax.config import UserError
-from gpt_jax.data.curation import candidates, dedup, engine, grams, minhash, shards
+from gpt_jax.data.curation import (
+  blocks,
+  candidates,
+  dedup,
+  engine,
+  grams,
+  minhash,
+  shards,
+)
 from gpt_jax.data.curation.components import Scope
 from gpt_jax.data.curation.shards import Document, read_shard, write_shard
 
@@ -212,8 +220,8 @@ def test_a_key_of_many_records_is_read_in_chunks(tmp_path, monkeypatch):
   documents = mutated(400, 2)
   settings = dedup.Dedup(mode='gpt3', threshold=0.6, window=1000)
   whole, kept = deduplicated(tmp_path / 'a', documents, settings, 25)
-  monkeypatch.setattr(candidates, '_CHUNK', 100)
-  monkeypatch.setattr(candidates, 'bits_for', lambda documents: 0)
+  monkeypatch.setattr(blocks, 'CHUNK', 100)
+  monkeypatch.setattr(blocks, 'bits_for', lambda documents: 0)
   chunked, _ = deduplicated(tmp_path / 'b', documents, settings, 25)
   pairs, of_chunks = whole['pairs'], chunked['pairs']
   assert pairs['left_out'] == 0 < of_chunks['left_out']
@@ -222,7 +230,7 @@ def test_a_key_of_many_records_is_read_in_chunks(tmp_path, monkeypatch):
 
 
 def test_keys_divide_what_does_not_fit():
-  assert candidates.bits_for(1 << 17) == 0 < candidates.bits_for((1 << 18) + 1)
+  assert blocks.bits_for(1 << 17) == 0 < blocks.bits_for((1 << 18) + 1)
   documents = mutated(300, 3)
   texts = [document.text for document in documents]
   plan = dedup.Dedup(mode='gpt3', window=1000).plan()
@@ -233,7 +241,7 @@ def test_keys_divide_what_does_not_fit():
   found = []
   for bits in (0, 3):
     pairs = set()
-    for key, block in candidates.blocks(plan, bits, 0, signed):
+    for key, block in candidates.emit(plan, bits, 0, signed):
       for record in candidates.compare(plan, key, iter([block])):
         if record[:1] == candidates.PAIRS:
           pairs |= {*np.frombuffer(record, candidates.PAIR, offset=1).tolist()}

@@ -1,6 +1,9 @@
 """The verb that makes a corpus: curate."""
 
+import dataclasses
+import json
 import os
+import pathlib
 from typing import Any
 
 from absl import flags
@@ -80,7 +83,8 @@ def curate(values) -> None:
   else:
     refuse(values, ['master'], '`curate --engine=local`')
     runner = engine.local(values.workers or cores, state)
-  every = pipeline.run(values.config, values.workdir, runner)
+  curation = _with_texts(values.config, values.workdir)
+  every = pipeline.run(curation, values.workdir, runner)
   rich.print(_table(every))
   corpus = every[-1]
   if not corpus.report['kept']:
@@ -89,6 +93,31 @@ def curate(values) -> None:
       'of what was dropped and why'
     )
   print(f'corpus: {corpus.folder}; reports: {values.workdir}/report.json')
+
+
+def _with_texts(curation: Any, workdir: str) -> Any:
+  """Returns a curation whose decontamination has files of its tasks' texts."""
+  from gpt_jax.data.curation.decontaminate import Decontaminate
+  from gpt_jax.data.curation.shards import is_url
+  from gpt_jax.evaluation.contamination import texts_of
+  from gpt_jax.files import write_whole
+
+  stages = []
+  for number, stage in enumerate(curation.stages, 1):
+    if isinstance(stage, Decontaminate) and stage.tasks:
+      if is_url(workdir):
+        raise UserError(
+          f'Decontaminate(tasks={stage.tasks}) needs a --workdir that is a folder, not '
+          f'{workdir}; or give the texts as files: against='
+        )
+      path = pathlib.Path(workdir) / f'{number:02d}-texts.jsonl'
+      path.parent.mkdir(parents=True, exist_ok=True)
+      texts = texts_of(stage.tasks, stage.data)
+      write_whole(path, ''.join(json.dumps({'text': each}) + '\n' for each in texts))
+      files = ','.join(filter(None, (stage.against, str(path))))
+      stage = dataclasses.replace(stage, against=files)
+    stages.append(stage)
+  return dataclasses.replace(curation, stages=tuple(stages))
 
 
 def _table(every: list[Any]) -> Any:

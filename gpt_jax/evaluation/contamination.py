@@ -17,17 +17,20 @@ and memory does not grow with the corpus.
 import functools
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpt_jax.config import UserError
+from gpt_jax.config import UserError, nearest
 from gpt_jax.data.curation import components, grams
 from gpt_jax.data.curation.decontaminate import Index, index_in
 from gpt_jax.data.curation.engine import Engine
 from gpt_jax.data.curation.shards import joined, opened, written
 from gpt_jax.evaluation import scoring_rules
+from gpt_jax.tasks import prompted_files
+from gpt_jax.tasks.prompted import TASKS, TEXTS
 from gpt_jax.tasks.prompted.synthetic import SCRAMBLES
 from gpt_jax.tasks.prompts import PromptedTask, Question
 
@@ -62,6 +65,27 @@ def text_of(question: Question) -> str:
   if question.gold:
     return question.example()
   return question.context + question.answers[0] + question.completion
+
+
+def texts_of(names: Sequence[str], data: str | Path, split: str = '') -> Iterator[str]:
+  """Yields the texts of the examples of tasks, and of texts whose perplexity is asked.
+
+  Args:
+    names: of `TASKS` and `TEXTS`.
+    data: folder of the folders of their files.
+    split: '': the paper's.
+
+  Raises:
+    UserError: an unknown task, or a missing or damaged file.
+  """
+  for name in names:
+    if name in TASKS:
+      yield from map(text_of, prompted_files.read(TASKS[name], data, split))
+    elif name in TEXTS:
+      documents = prompted_files.read_documents(TEXTS[name], data, split)
+      yield from (document.text for document in documents)
+    else:
+      raise UserError(f'there is no task {name!r}.{nearest(name, [*TASKS, *TEXTS])}')
 
 
 def gram_length(task: str, texts: Sequence[str]) -> int:

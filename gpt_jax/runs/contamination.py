@@ -6,12 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from gpt_jax.config import UserError, nearest
+from gpt_jax.config import UserError
 from gpt_jax.data.curation.engine import Engine
 from gpt_jax.evaluation import contamination
 from gpt_jax.evaluation.contamination import Overlap
 from gpt_jax.runs.benchmark import answered
-from gpt_jax.tasks import prompted_files
 from gpt_jax.tasks.prompted import TASKS, TEXTS
 
 
@@ -38,28 +37,13 @@ def analysed(
   Raises:
     UserError: an unknown task, a missing file, or what `answered` raises.
   """
-  known = [*TASKS, *TEXTS]
-  if wrong := [each for each in tasks if each not in known]:
-    raise UserError(f'there is no task {wrong[0]!r}.{nearest(wrong[0], known)}')
-  examples = {
-    task: [
-      contamination.text_of(each)
-      for each in prompted_files.read(TASKS[task], data, split)
-    ]
-    for task in tasks
-    if task in TASKS
-  }
+  every = {task: list(contamination.texts_of([task], data, split)) for task in tasks}
+  examples = {task: some for task, some in every.items() if task in TASKS}
   lengths = {
     task: n or contamination.gram_length(task, some) for task, some in examples.items()
   }
   found = contamination.overlaps(engine, shards, examples, lengths)
-  texts = {
-    task: [
-      each.text for each in prompted_files.read_documents(TEXTS[task], data, split)
-    ]
-    for task in tasks
-    if task in TEXTS
-  }
+  texts = {task: some for task, some in every.items() if task in TEXTS}
   of_texts = dict.fromkeys(texts, n or contamination.GPT2)
   in_text = contamination.overlaps(engine, shards, texts, of_texts, contamination.RUNS)
   return {

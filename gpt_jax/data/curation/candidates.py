@@ -18,11 +18,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gpt_jax.data.curation import minhash
+from gpt_jax.data.curation import blocks, minhash
 from gpt_jax.data.curation.components import PAIR, Scope
 
 PAIRS, COUNTS = b'p', b'c'  # what a record begins with
-_CHUNK = 1 << 18  # records of a key that are looked at together
 _FOLLOW = 8  # following bands that order a bucket whose band is a single hash
 _ERRORS = 4  # standard errors that an estimate may be below the threshold
 
@@ -71,18 +70,13 @@ class Plan(NamedTuple):
     return np.dtype([('bucket', '<u8'), ('follow', '<u4', (self.follow,)), *about])
 
 
-def bits_for(documents: int) -> int:
-  """Returns how many first bits of a bucket are a key, so that few share one."""
-  return min(16, max(0, (2 * documents - 1).bit_length() - _CHUNK.bit_length() + 1))
-
-
-def blocks(
+def emit(
   plan: Plan, bits: int, shard: int, signed: np.ndarray
 ) -> Iterator[tuple[bytes, bytes]]:
-  """Yields the blocks of a shard's texts: a key (band and first bits), and records.
+  """Yields the blocks of a shard's texts by band and first bits of the bucket.
 
   Args:
-    bits: of `bits_for` all texts.
+    bits: of `blocks.bits_for` all texts.
     signed: [texts] of `Plan.signed`.
   """
   records = np.empty(len(signed), plan.record())
@@ -92,19 +86,15 @@ def blocks(
     records['bucket'] = bucket = signed['bands'][:, band]
     following = [(band + 1 + i) % plan.bands for i in range(plan.follow)]
     records['follow'] = signed['bands'][:, following].astype('<u4')
-    first = (bucket >> np.uint64(64 - bits)) if bits else np.zeros(len(bucket), 'u8')
-    sorts = np.argsort(first, kind='stable')
-    values, begins = np.unique(first[sorts], return_index=True)
-    for value, some in zip(values, np.split(sorts, begins[1:]), strict=True):
-      key = bytes([band]) + int(value).to_bytes(2, 'big')
-      yield key, shard.to_bytes(4, 'big') + records[some].tobytes()
+    for key, block in blocks.blocks(bucket, records, bits, shard):
+      yield bytes([band]) + key, block
 
 
 def compare(plan: Plan, key: bytes, values: Iterator[bytes]) -> Iterator[bytes]:
   """Yields the candidates of a key's blocks, and then counts of what was compared."""
   total = {'compared': 0, 'left_out': 0, 'unlike': 0, 'largest': 0}
   sizes = []  # of the buckets of each chunk
-  for chunk in _chunks(values, plan.record()):
+  for chunk in blocks.chunks(values, plan.record()):
     buckets, counts = np.unique(chunk['bucket'], return_counts=True)
     sizes.append((buckets, counts))
     total['left_out'] -= _in_windows(counts, plan.window)
@@ -119,19 +109,6 @@ def compare(plan: Plan, key: bytes, values: Iterator[bytes]) -> Iterator[bytes]:
   total['largest'] = int(counts.max())
   total['left_out'] += sum(n * (n - 1) // 2 for n in counts[counts > 1].tolist())
   yield COUNTS + json.dumps(total).encode()
-
-
-def _chunks(values: Iterator[bytes], kind: np.dtype) -> Iterator[np.ndarray]:
-  """Yields the records of blocks, as many at a time as a chunk has, or a few more."""
-  some, size = [], 0
-  for value in values:
-    some.append(np.frombuffer(value, kind, offset=4))
-    size += len(some[-1])
-    if size >= _CHUNK:
-      yield np.concatenate(some)
-      some, size = [], 0
-  if some:
-    yield np.concatenate(some)
 
 
 def _in_windows(counts: np.ndarray, window: int) -> int:

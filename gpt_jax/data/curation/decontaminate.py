@@ -43,6 +43,9 @@ class Decontaminate:
 
   Attributes:
     against: files of the texts, as `data.source` takes them: one a document.
+    tasks: prompted tasks whose texts are looked for besides; `launch.py curate` reads
+      them.
+    data: folder of the folders of tasks.
     n: words of a gram.
     window: characters that are cut before and after it.
     least: characters of a piece that is kept.
@@ -51,6 +54,8 @@ class Decontaminate:
   """
 
   against: str = ''
+  tasks: tuple[str, ...] = ()
+  data: str = ''
   n: int = 13
   window: int = 200
   least: int = 200
@@ -134,7 +139,8 @@ def run(
   numbers, texts, short = index(
     (each.text for each in sources.documents(settings.against)), settings.n
   )
-  # Marks are of these grams: other texts, other names.
+  # Marks are of these grams, wherever the texts are: other texts, other names.
+  settings = dataclasses.replace(settings, against='', tasks=(), data='')
   digest = hashlib.blake2b(numbers.tobytes(), digest_size=8).hexdigest()
   path = joined(engine.state, name, f'grams-{digest}')
   with written(path) as stream:
@@ -218,21 +224,11 @@ def spans(text: str, known: Index, n: int) -> list[tuple[int, int]]:
   which, _ = known.find(numbers)
   if not len(which):
     return []
-  places = _places(text)
+  places = grams.places(text)
   return [
     (places[words.places[i]][0], places[words.places[i + n - 1]][1])
     for i in begins[which].tolist()
   ]
-
-
-def _places(text: str) -> list[tuple[int, int]]:
-  """Returns begin and end of each piece that str.split would return."""
-  places, end = [], 0
-  for piece in text.split():
-    begin = text.index(piece, end)
-    end = begin + len(piece)
-    places.append((begin, end))
-  return places
 
 
 def pieces(text: str, cuts: Iterable[tuple[int, int]], window: int) -> list[str]:

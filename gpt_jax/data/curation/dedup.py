@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from gpt_jax.config import UserError
-from gpt_jax.data.curation import candidates, components, grams, minhash
+from gpt_jax.data.curation import blocks, candidates, components, grams, minhash
 from gpt_jax.data.curation.candidates import COUNTS, PAIRS, Plan
 from gpt_jax.data.curation.components import PAIR, Scope
 from gpt_jax.data.curation.engine import Engine
@@ -117,7 +117,7 @@ def run(
     enumerate(shards),
   )
   counts = [documents for documents, _ in signed]
-  bits = candidates.bits_for(sum(counts))
+  bits = blocks.bits_for(sum(counts))
   met = engine.group(
     joined(name, 'meet'),
     functools.partial(_meet, plan, bits, folder),
@@ -186,7 +186,7 @@ def _meet(
   """Yields the blocks of a shard."""
   with opened(joined(folder, f'{shard:06d}')) as stream:
     signed = np.frombuffer(stream.read(), plan.signed())
-  yield from candidates.blocks(plan, bits, shard, signed)
+  yield from candidates.emit(plan, bits, shard, signed)
 
 
 def _records(paths: Sequence[str], kind: bytes) -> Iterator[bytes]:

@@ -101,6 +101,16 @@ def words(texts: Sequence[str], kind: str = LOWER, least: int = 0) -> Words:
   return Words(numbers[places], np.searchsorted(places, ends), places)
 
 
+def places(text: str) -> list[tuple[int, int]]:
+  """Returns begin and end of each piece that str.split would return."""
+  places, end = [], 0
+  for piece in text.split():
+    begin = text.index(piece, end)
+    end = begin + len(piece)
+    places.append((begin, end))
+  return places
+
+
 def mixed(numbers: np.ndarray) -> np.ndarray:
   """Returns uint64 numbers with every bit depending on every bit (SplitMix64)."""
   numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -11,7 +11,14 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from gpt_jax.config import UserError
-from gpt_jax.data.curation import decontaminate, dedup, filters, ingest, quality
+from gpt_jax.data.curation import (
+  decontaminate,
+  dedup,
+  exact,
+  filters,
+  ingest,
+  quality,
+)
 from gpt_jax.data.curation.engine import Engine
 from gpt_jax.data.curation.shards import is_url, joined, list_shards, written
 from gpt_jax.files import clear_temporaries
@@ -24,6 +31,8 @@ STAGES: dict[str, tuple[type, Callable[..., dict[str, Any]]]] = {
   'gopher': (filters.Gopher, filters.run),
   'c4': (filters.C4, filters.run),
   'quality': (quality.Quality, quality.run),
+  'exact': (exact.Exact, exact.run),
+  'passages': (exact.Passages, exact.cut_passages),
   'dedup': (dedup.Dedup, dedup.run),
   'decontaminate': (decontaminate.Decontaminate, decontaminate.run),
 }
