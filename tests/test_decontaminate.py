@@ -5,12 +5,24 @@ import random
 import re
 import string
 
+import prompt_files
 import pytest
 
+from gpt_jax.cli.curation import with_texts
 from gpt_jax.config import UserError
-from gpt_jax.data.curation import decontaminate, engine, grams, shards
+from gpt_jax.data.curation import (
+  decontaminate,
+  dedup,
+  engine,
+  exact,
+  grams,
+  ingest,
+  pipeline,
+  shards,
+)
 from gpt_jax.data.curation.decontaminate import Decontaminate
 from gpt_jax.data.curation.shards import Document, read_shard, write_shard
+from gpt_jax.evaluation.contamination import texts_of
 
 pytest.importorskip('zstandard')
 
@@ -147,6 +159,36 @@ def test_other_texts_need_another_folder_of_marks(tmp_path):
   cleaned(tmp_path, texts, [texts[0]])
   with pytest.raises(UserError, match='of other settings or another input'):
     cleaned(tmp_path, texts, [texts[1]])
+
+
+def test_curate_takes_out_copies_and_the_texts_of_tasks(tmp_path):
+  data = prompt_files.write(tmp_path / 'tasks')
+  (seen,) = list(texts_of(['lambada'], data))[:1]
+  texts = [f'{prose(i, 90)} {seen * (i == 3)} {prose(i + 50, 90)}' for i in range(6)]
+  texts += [texts[0].upper(), f'{texts[1]} and', 'short']
+  (tmp_path / 'text').mkdir()
+  for i, text in enumerate(texts):
+    (tmp_path / f'text/{i}.txt').write_text(text)
+  curation = pipeline.Curation(
+    (ingest.Source('web', str(tmp_path / 'text')),),
+    (
+      exact.Exact(),
+      dedup.Dedup(),
+      exact.Passages(),
+      Decontaminate(tasks=('lambada',), data=str(data)),
+    ),
+  )
+  workdir = str(tmp_path / 'out')
+  curation = with_texts(curation, workdir)
+  done = pipeline.run(curation, workdir, engine.local(1, f'{workdir}/state'))
+  reports = {each.name: each.report for each in done}
+  assert reports['exact']['dropped'] == reports['dedup']['dropped'] == {'copy': 1}
+  assert 'cut' not in reports['passages'] and reports['decontaminate']['cut'] == 1
+  left = [
+    d.text for path in shards.list_shards(done[-1].folder) for d in read_shard(path)
+  ]
+  assert [text for text in texts[:6] if text in left] == texts[:3] + texts[4:6]
+  assert len(left) == 8 and not any(seen in text for text in left)
 
 
 def test_wrong_settings_are_named():

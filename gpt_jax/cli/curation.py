@@ -83,7 +83,7 @@ def curate(values) -> None:
   else:
     refuse(values, ['master'], '`curate --engine=local`')
     runner = engine.local(values.workers or cores, state)
-  curation = _with_texts(values.config, values.workdir)
+  curation = with_texts(values.config, values.workdir)
   every = pipeline.run(curation, values.workdir, runner)
   rich.print(_table(every))
   corpus = every[-1]
@@ -95,7 +95,7 @@ def curate(values) -> None:
   print(f'corpus: {corpus.folder}; reports: {values.workdir}/report.json')
 
 
-def _with_texts(curation: Any, workdir: str) -> Any:
+def with_texts(curation: Any, workdir: str) -> Any:
   """Returns a curation whose decontamination has files of its tasks' texts."""
   from gpt_jax.data.curation.decontaminate import Decontaminate
   from gpt_jax.data.curation.shards import is_url
