@@ -144,8 +144,8 @@ def test_what_is_kept_is_that_of_brute_force(tmp_path, shingles, across):
   # of 10,000 pairs at a similarity of 0.6.
   settings = dedup.Dedup(
     mode='bands' if shingles else 'gpt3',
-    bands=60,
-    rows=1,
+    bands=60 if shingles else 14,
+    rows=1 if shingles else 8,
     threshold=0.6,
     window=400,
     priority=('b',),
@@ -286,6 +286,8 @@ def test_workers_and_a_kill_change_nothing(tmp_path):
 def test_wrong_settings_are_named():
   with pytest.raises(UserError, match="mode='x' must be one of bands, gpt3; bands=0"):
     dedup.Dedup(mode='x', bands=0).plan()
+  with pytest.raises(UserError, match="rows=2 say nothing to mode='gpt3'"):
+    dedup.Dedup(mode='gpt3', rows=2).plan()
   with pytest.raises(UserError, match='threshold=2 must be from 0'):
     dedup.Dedup(threshold=2).plan()
   with pytest.raises(UserError, match="across='priority' needs priority"):

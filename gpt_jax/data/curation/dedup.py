@@ -78,6 +78,11 @@ class Dedup:
     ):
       if not least <= getattr(self, name) <= most:
         wrong.append(f'{name}={getattr(self, name)} must be from {least} to {most}')
+    if self.mode == 'gpt3' and (self.bands, self.rows) != (Dedup.bands, Dedup.rows):
+      wrong.append(
+        f"bands={self.bands}, rows={self.rows} say nothing to mode='gpt3', which has "
+        '10 tables of one hash; leave them out'
+      )
     if not 0 <= self.threshold <= 1:
       wrong.append(f'threshold={self.threshold} must be from 0 (the mode says) to 1')
     if wrong:
@@ -139,7 +144,7 @@ def run(
     gathered,
     settings.parts,
   )
-  found = _sums(met) | _sums(verified)
+  found = _sums(met) | {'candidates': 0, 'alike': 0} | _sums(verified)
   report = components.remove(
     engine, name, shards, output, counts, map(_pairs_of, _records(verified, PAIRS))
   )
