@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gpt_jax.data.curation import blocks, minhash
-from gpt_jax.data.curation.components import PAIR, Scope
+from gpt_jax.data.curation.components import PAIR, Scope, distinct
 
 PAIRS, COUNTS = b'p', b'c'  # what a record begins with
 _FOLLOW = 8  # following bands that order a bucket whose band is a single hash
@@ -146,4 +146,4 @@ def _pairs(plan: Plan, records: np.ndarray) -> tuple[np.ndarray, int, int]:
     pairs['first'] = np.minimum(order[at], order[at + step])
     pairs['second'] = np.maximum(order[at], order[at + step])
     found.append(pairs)
-  return np.unique(np.concatenate(found)), compared, unlike
+  return distinct(np.concatenate(found)), compared, unlike

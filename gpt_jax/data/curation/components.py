@@ -92,6 +92,14 @@ def row_of(orders: np.ndarray) -> np.ndarray:
   return (orders & np.uint64(2**_ROWS - 1)).astype(np.int64)
 
 
+def distinct(pairs: np.ndarray) -> np.ndarray:
+  """Returns each pair (`PAIR`) once, in ascending order."""
+  pairs = pairs[np.lexsort([pairs['second'], pairs['first']])]
+  another = np.ones(len(pairs), bool)
+  another[1:] = pairs[1:] != pairs[:-1]
+  return pairs[another]
+
+
 def batches(path: str) -> Iterator[tuple[int, list[Document]]]:
   """Yields the documents of a shard, some at a time, with the row of the first."""
   row, some, size = 0, [], 0

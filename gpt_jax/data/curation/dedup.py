@@ -233,7 +233,7 @@ def _by_first_shard(path: str) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _by_shard(pairs: np.ndarray) -> Iterator[tuple[bytes, bytes]]:
-  pairs = np.unique(pairs)
+  pairs = components.distinct(pairs)
   shard = components.shard_of(pairs['first'])
   for each in np.unique(shard):
     yield _key(int(each)), pairs[shard == each].tobytes()
@@ -247,7 +247,8 @@ def _with_elements(
   They come in blocks whose second documents are of one shard: counts, pairs in order
   of the first, the number of elements of each first document, and those.
   """
-  pairs = np.unique(np.concatenate([np.frombuffer(value, PAIR) for value in values]))
+  every = np.concatenate([np.frombuffer(value, PAIR) for value in values])
+  pairs = components.distinct(every)
   rows = components.row_of(pairs['first'])
   by_row = np.argsort(rows, kind='stable')
   pairs, rows = pairs[by_row], rows[by_row]

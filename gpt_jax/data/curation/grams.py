@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 LOWER, BARE = 'lower', 'bare'
-_MOST = 1 << 20  # words whose numbers are remembered; some 150 MB
+_MOST, _LONG = 1 << 19, 64  # words that are remembered, some 60 MB; their characters
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, 2^64 over the golden ratio
 
 
@@ -27,9 +27,11 @@ class _Numbers(dict):
     self._normal = normal
 
   def __missing__(self, word: str) -> int:
-    if len(self) >= _MOST:
-      self.clear()
-    self[word] = value = number(self._normal(word))
+    value = number(self._normal(word))
+    if len(word) <= _LONG:
+      if len(self) >= _MOST:
+        self.clear()
+      self[word] = value
     return value
 
 
