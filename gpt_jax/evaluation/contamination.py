@@ -117,7 +117,7 @@ def overlaps(
 
   Args:
     shards: of the corpus; paths.
-    texts: by task.
+    texts: of the examples of each task, as `texts_of` yields them.
     lengths: N of each task.
     kind: of words: `BARE` (GPT-3's) or `RUNS` (GPT-2's).
   """
