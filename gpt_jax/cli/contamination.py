@@ -25,7 +25,6 @@ def contamination_flags(values):
     '',
     'folder of a run whose answers (`eval --tasks`) are scored on clean and dirty '
     'questions',
-    is_workdir=True,
   )
   path_flag(values, 'target', None, 'folder to write into; it goes on after a kill')
   flags.DEFINE_integer(
