@@ -72,7 +72,8 @@ def curate(values) -> None:
   from gpt_jax.data.curation import engine, pipeline
   from gpt_jax.data.curation.shards import joined
 
-  state = joined(values.workdir, pipeline.STATE)
+  workdir = pipeline.whole_path(values.workdir)
+  state = joined(workdir, pipeline.STATE)
   cores = len(os.sched_getaffinity(0))
   if values.engine == 'spark':
     refuse(values, ['workers'], '`curate --engine=spark`; --master=local[4] has four')
@@ -80,7 +81,7 @@ def curate(values) -> None:
   else:
     refuse(values, ['master'], '`curate --engine=local`')
     runner = engine.local(values.workers or cores, state)
-  every = pipeline.run(values.config, values.workdir, runner)
+  every = pipeline.run(values.config, workdir, runner)
   rich.print(_table(every))
   corpus = every[-1]
   if not corpus.report['kept']:
@@ -88,7 +89,7 @@ def curate(values) -> None:
       f'nothing is left after {corpus.name}; {corpus.folder}/report.json has examples '
       'of what was dropped and why'
     )
-  print(f'corpus: {corpus.folder}; reports: {values.workdir}/report.json')
+  print(f'corpus: {corpus.folder}; reports: {workdir}/report.json')
 
 
 def _table(every: list[Any]) -> Any:
