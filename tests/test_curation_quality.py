@@ -259,7 +259,7 @@ def test_the_stage_keeps_what_is_like_the_curated(tmp_path):
   # They are few, and so each is known as raw; yet less so than what is no prose.
   assert np.mean(scores[2]) > 5 * np.mean(scores[1] + scores[3])
   again = quality.run(
-    engine.local(3, tmp_path / 's2'), paths, str(tmp_path / 'out2'), settings, 'quality'
+    engine.local(2, tmp_path / 's2'), paths, str(tmp_path / 'out2'), settings, 'quality'
   )
   assert again == report
   for path in sorted((tmp_path / 'out').iterdir()):

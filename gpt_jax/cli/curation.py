@@ -75,7 +75,8 @@ def curate(values) -> None:
   from gpt_jax.data.curation import engine, pipeline
   from gpt_jax.data.curation.shards import joined
 
-  state = joined(values.workdir, pipeline.STATE)
+  workdir = pipeline.whole_path(values.workdir)
+  state = joined(workdir, pipeline.STATE)
   cores = len(os.sched_getaffinity(0))
   if values.engine == 'spark':
     refuse(values, ['workers'], '`curate --engine=spark`; --master=local[4] has four')
@@ -83,8 +84,7 @@ def curate(values) -> None:
   else:
     refuse(values, ['master'], '`curate --engine=local`')
     runner = engine.local(values.workers or cores, state)
-  curation = with_texts(values.config, values.workdir)
-  every = pipeline.run(curation, values.workdir, runner)
+  every = pipeline.run(with_texts(values.config, workdir), workdir, runner)
   rich.print(_table(every))
   corpus = every[-1]
   if not corpus.report['kept']:
@@ -92,7 +92,7 @@ def curate(values) -> None:
       f'nothing is left after {corpus.name}; {corpus.folder}/report.json has examples '
       'of what was dropped and why'
     )
-  print(f'corpus: {corpus.folder}; reports: {values.workdir}/report.json')
+  print(f'corpus: {corpus.folder}; reports: {workdir}/report.json')
 
 
 def with_texts(curation: Any, workdir: str) -> Any:

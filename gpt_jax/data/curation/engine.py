@@ -32,6 +32,7 @@ import sys
 import tempfile
 import time
 import traceback
+import weakref
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed, wait
@@ -251,46 +252,57 @@ def local(workers: int, state: str | Path) -> Engine:
     workers: processes at a time; 1 works in this one.
     state: folder of the marks, or URL.
   """
-  return Engine(state, functools.partial(_in_processes, workers))
+  return Engine(state, _inside if workers == 1 else _Processes(workers).run)
 
 
 def alone(state: str | Path) -> Engine:
   """Returns an engine of one process of this machine, whose sums are of one thread."""
-  return Engine(state, functools.partial(_in_processes, 1, inside=False))
+  return Engine(state, _Processes(1).run)
 
 
-def _in_processes(
-  workers: int, tasks: Sequence[Task], *, inside: bool = True
-) -> Iterator[tuple[int, Any]]:
-  """Runs tasks in processes of this machine; see `_Runner`.
+def _inside(tasks: Sequence[Task]) -> Iterator[tuple[int, Any]]:
+  """Runs tasks in this process; see `_Runner`."""
+  for number, task in enumerate(tasks):
+    yield number, work(task)
 
-  Args:
-    inside: whether a single worker is this process.
-  """
-  if workers == 1 and inside:
-    for number, task in enumerate(tasks):
-      yield number, work(task)
-    return
-  workers = min(workers, len(tasks))
-  idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
 
-  def call(task: Task) -> Any:
-    process = idle.get()
-    try:
-      return process.work(task)
-    finally:
+class _Processes:
+  """Processes of this machine, which start as they are needed and are used again."""
+
+  def __init__(self, most: int):
+    self._most, self._all = most, []
+    weakref.finalize(self, _end, self._all)
+
+  def run(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Any]]:
+    """Runs tasks; see `_Runner`."""
+    while len(self._all) < min(self._most, len(tasks)):
+      self._all.append(_Process())
+    idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
+    for process in self._all:
       idle.put(process)
 
-  with contextlib.ExitStack() as stack:
-    pool = stack.enter_context(ThreadPoolExecutor(max(1, workers)))
-    for _ in range(workers):
-      process = _Process()
-      stack.callback(process.end)
-      idle.put(process)
-    stack.callback(pool.shutdown, wait=False, cancel_futures=True)
-    numbers = {pool.submit(call, task): number for number, task in enumerate(tasks)}
-    for future in as_completed(numbers):
-      yield numbers[future], future.result()
+    def call(task: Task) -> Any:
+      process = idle.get()
+      try:
+        return process.work(task)
+      finally:
+        idle.put(process)
+
+    with contextlib.ExitStack() as stack:
+      pool = stack.enter_context(ThreadPoolExecutor(self._most))
+      stack.callback(_end, self._all)  # what is not done yet is not waited for
+      stack.callback(pool.shutdown, wait=False, cancel_futures=True)
+      numbers = {pool.submit(call, task): number for number, task in enumerate(tasks)}
+      for future in as_completed(numbers):
+        yield numbers[future], future.result()
+      stack.pop_all()
+      pool.shutdown()
+
+
+def _end(processes: list['_Process']) -> None:
+  """Ends processes and empties their list."""
+  while processes:
+    processes.pop().end()
 
 
 class _Process:
@@ -403,7 +415,6 @@ def _context(master: str) -> Any:
       f'--master={master}: Spark does not start ({brief(error)}); it needs Java, and a '
       'master that answers'
     ) from error
-  context.setLogLevel('ERROR')
   # Executors fetch it whenever they start, so it stays as long as this process.
   folder = tempfile.mkdtemp(prefix='gpt_jax')
   atexit.register(shutil.rmtree, folder, ignore_errors=True)

@@ -158,18 +158,17 @@ class Gopher:
 
   def _of_lines(self, text: str) -> str:
     """Returns which rule of lines and paragraphs is broken, or ''."""
-    lines = [line.strip() for line in text.splitlines()]
-    lines = [line for line in lines if line]
+    lines = [each for line in text.splitlines() if (each := line.strip())]
     if sum(line.startswith(_BULLETS) for line in lines) > self.bullets * len(lines):
       return 'bullets'
     if sum(line.endswith(_ELLIPSES) for line in lines) > self.ellipses * len(lines):
       return 'ellipses'
-    paragraphs = [each.strip() for each in _EMPTY_LINE.split(text)]
+    paragraphs = [each for part in _EMPTY_LINE.split(text) if (each := part.strip())]
     for parts, what, number, characters in (
       (lines, 'lines', self.duplicate_lines, self.line_characters),
       (paragraphs, 'paragraphs', self.duplicate_paragraphs, self.paragraph_characters),
     ):
-      again = duplicates([each for each in parts if each])
+      again = duplicates(parts)
       if len(again) > number * len(parts):
         return f'duplicate {what}'
       if sum(map(len, again)) > characters * len(text):

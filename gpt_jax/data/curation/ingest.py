@@ -72,9 +72,16 @@ class Source:
 
 
 class File(NamedTuple):
-  """A file of a source, and its size in bytes: if that changed, so did the file."""
+  """A file of a source.
+
+  Attributes:
+    path: as it was given, of which the ids of documents are made.
+    place: where it is, for any process; a URL, or an absolute path.
+    size: in bytes; if that changed, so did the file.
+  """
 
   path: str
+  place: str
   size: int
 
 
@@ -89,9 +96,9 @@ def files(source: Source) -> list[File]:
     matches = find(entry) if is_url(entry) else _local(entry)
     named = len(matches) == 1 and matches[0][0] == entry
     matches = [
-      File(*each)
-      for each in sorted(matches)
-      if named or (_reads(each[0]) and not is_junk(each[0]))
+      File(path, path if is_url(path) else os.path.abspath(path), size)
+      for path, size in sorted(matches)
+      if named or (_reads(path) and not is_junk(path))
     ]
     if not matches:
       raise UserError(
@@ -107,7 +114,7 @@ def _local(entry: str) -> list[tuple[str, int]]:
   """Returns the files that a path, a folder or a glob stands for, with their sizes."""
   path = Path(entry).expanduser()
   if path.is_file():
-    return [(entry, path.stat().st_size)]
+    return [(str(path), path.stat().st_size)]
   paths = (
     path.rglob('*')
     if path.is_dir()
@@ -169,7 +176,7 @@ def _read(
   number, (source, group) = numbered
   tally = Tally()
   each = itertools.chain.from_iterable(
-    _documents(file.path, source, tally) for file in group
+    _documents(file, source, tally) for file in group
   )
   for shard in itertools.count():
     first = next(each, None)
@@ -189,10 +196,11 @@ def _until_full(first: Document, others: Iterator[Document]) -> Iterator[Documen
     size += len(document.text)
 
 
-def _documents(path: str, source: Source, tally: Tally) -> Iterator[Document]:
+def _documents(file: File, source: Source, tally: Tally) -> Iterator[Document]:
   """Yields the documents of a file that have text, and counts the others."""
-  pages = _pages(path, source) if warc.is_warc(path) else _texts(path, source, tally)
-  for document, reason in pages:
+  crawled = warc.is_warc(file.path)
+  each = _pages(file, source) if crawled else _texts(file, source, tally)
+  for document, reason in each:
     if reason:
       tally.drop(reason, document)
     else:
@@ -200,19 +208,17 @@ def _documents(path: str, source: Source, tally: Tally) -> Iterator[Document]:
       yield document
 
 
-def _pages(path: str, source: Source) -> Iterator[tuple[Document, str]]:
+def _pages(file: File, source: Source) -> Iterator[tuple[Document, str]]:
   """Yields each page of a crawl, with the reason to drop it."""
-  with opened(path) as stream:
-    for number, page in enumerate(warc.pages(stream, path), 1):
-      text = encodable(page.text)
-      yield Document(f'{path}#{number}', source.name, text, page.meta), page.reason
+  with opened(file.place) as stream:
+    for number, page in enumerate(warc.pages(stream, file.path), 1):
+      id, text = f'{file.path}#{number}', encodable(page.text)
+      yield Document(id, source.name, text, page.meta), page.reason
 
 
-def _texts(path: str, source: Source, tally: Tally) -> Iterator[tuple[Document, str]]:
+def _texts(file: File, source: Source, tally: Tally) -> Iterator[tuple[Document, str]]:
   """Yields each document of a text, JSON lines or table, with the reason likewise."""
-  skip = (
-    None if source.bad_lines == 'stop' else lambda problem: tally.count('bad lines')
-  )
+  skip = (lambda _: tally.count('bad lines')) if source.bad_lines == 'skip' else None
   how = How(source.errors, source.field, skip, source.separator)
   name, texts, size = '', [], 0
 
@@ -222,12 +228,12 @@ def _texts(path: str, source: Source, tally: Tally) -> Iterator[tuple[Document, 
       return document, f'longer than {_LONGEST:,} characters'
     return document, '' if document.text.strip() else 'no text'
 
-  with _on_disk(path) as local, _about(path, local, source):
+  with _on_disk(file.place) as local, _about(file, local, source):
     for part in read_file(Path(local), how):
       if part.first:
         if name:
           yield whole()
-        name, texts, size = path + part.name.removeprefix(local), [], 0
+        name, texts, size = file.path + part.name.removeprefix(local), [], 0
       size += len(part.text)
       if size <= _LONGEST:
         texts.append(part.text)
@@ -255,12 +261,12 @@ def _on_disk(path: str) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _about(path: str, local: str, source: Source) -> Iterator[None]:
+def _about(file: File, local: str, source: Source) -> Iterator[None]:
   """Has what is wrong with a file said with its own name and that of the source."""
   try:
     yield
   except UserError as error:
-    text = str(error).replace(local, path).replace(' (tokenize: --field)', '')
+    text = str(error).replace(local, file.path).replace(' (tokenize: --field)', '')
     setting = rf'Source({source.name!r}, .., \1=..)'
     text = re.sub(r'--config\.data\.(\w+)(?:=\w+)?', setting, text)
     raise UserError(text) from error

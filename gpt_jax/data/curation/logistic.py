@@ -11,7 +11,6 @@ import numpy as np
 import scipy.optimize
 import scipy.sparse
 import scipy.special
-import scipy.stats
 
 from gpt_jax.config import UserError
 
@@ -106,7 +105,8 @@ def area(scores: np.ndarray, y: np.ndarray) -> float:
 
   Equal scores count half (Mann & Whitney 1947).
   """
-  ranks = scipy.stats.rankdata(scores)
+  _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
+  ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
   positive = int(y.sum())
   above = ranks[y].sum() - positive * (positive + 1) / 2
   return float(above / (positive * (len(y) - positive)))

@@ -6,6 +6,7 @@ by which the same command goes on after a kill.
 
 import dataclasses
 import json
+import os
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -83,11 +84,16 @@ def stage_name(settings: Any) -> str:
   raise UserError(f'stages has {settings!r:.80}, which must be one of {kinds}')
 
 
+def whole_path(workdir: str) -> str:
+  """Returns a folder as any process names it: a URL, or an absolute path."""
+  return workdir if is_url(workdir) else os.path.abspath(workdir)
+
+
 def run(curation: Curation, workdir: str, engine: Engine) -> list[Done]:
   """Makes a corpus and returns what its stages did; the last folder is the corpus.
 
   Args:
-    workdir: folder or URL of all that is made.
+    workdir: of all that is made; see `whole_path`.
     engine: its state is WORKDIR/state.
 
   Raises:

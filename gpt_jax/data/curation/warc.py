@@ -4,7 +4,6 @@ Common Crawl gives a record a gzip member in .warc.gz (answers of web servers) a
 .warc.wet.gz (text that was taken out of them).
 """
 
-import gzip
 import io
 import re
 import zlib
@@ -18,6 +17,8 @@ from gpt_jax.files import brief, lines
 _LARGEST = 1 << 25  # bytes of a page that is read; others are counted
 _HEADER = 1 << 16  # bytes of a header's line
 _BLOCK = 1 << 18  # bytes passed over at once
+_PIECE = 1 << 13  # packed bytes unpacked at once; so many are lost before damage
+_GZIP = 31  # zlib's name of gzip's header and the largest window
 
 
 class Record(NamedTuple):
@@ -57,7 +58,7 @@ def records(stream: BinaryIO, name: str) -> Iterator[Record | str]:
     UserError: it is no WARC file.
   """
   if name.lower().endswith('.gz'):
-    stream = gzip.GzipFile(fileobj=stream)
+    stream = _Gzip(stream)
   inner = io.BufferedReader(stream, _BLOCK)
   first = True
   try:
@@ -78,9 +79,38 @@ def records(stream: BinaryIO, name: str) -> Iterator[Record | str]:
         _skip_to_record(inner)
         continue
       yield Record(fields, _block(inner, int(size)))
-  except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+  except (EOFError, zlib.error) as error:
     # What follows can't be found again in a stream that is packed.
     yield f'damaged file: {brief(error)}'
+
+
+class _Gzip(io.RawIOBase):
+  """What a gzip stream unpacks to, up to where it is damaged.
+
+  Python's reads ahead, and where that fails it gives nothing of what it had unpacked.
+  """
+
+  def __init__(self, stream: BinaryIO):
+    self._stream, self._packed, self._inside = stream, b'', False
+    self._unpack = zlib.decompressobj(_GZIP)
+
+  def readable(self) -> bool:
+    return True
+
+  def readinto(self, buffer: memoryview) -> int:
+    while packed := self._packed or self._stream.read(_PIECE):
+      self._inside = True
+      data = self._unpack.decompress(packed, len(buffer))
+      self._packed = self._unpack.unconsumed_tail
+      if self._unpack.eof:  # one member may follow another
+        self._packed, self._inside = self._unpack.unused_data, False
+        self._unpack = zlib.decompressobj(_GZIP)
+      if data:
+        buffer[: len(data)] = data
+        return len(data)
+    if self._inside:
+      raise EOFError('its last gzip member has no end')
+    return 0
 
 
 def _skip_to_record(stream: io.BufferedReader) -> None:
