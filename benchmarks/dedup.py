@@ -11,6 +11,7 @@ the comparison is left out.
 """
 
 import argparse
+import contextlib
 import importlib.util
 import os
 import platform
@@ -19,6 +20,7 @@ import re
 import resource
 import shutil
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -64,7 +66,8 @@ def setup(paths: list[str]) -> dict[str, Callable]:
     with tempfile.TemporaryDirectory() as folder:
       runs = engine.local(1, f'{folder}/state')
       begun, used = time.perf_counter(), time.process_time()
-      report = dedup.run(runs, paths, f'{folder}/out', dedup.Dedup(mode=mode))
+      with contextlib.redirect_stdout(sys.stderr):  # progress
+        report = dedup.run(runs, paths, f'{folder}/out', dedup.Dedup(mode=mode))
       return {
         'seconds': time.perf_counter() - begun,
         'cpu': time.process_time() - used,

@@ -215,7 +215,7 @@ def test_a_window_bounds_a_bucket_and_what_it_leaves_out_is_counted(tmp_path):
 
 
 def test_a_key_of_many_records_is_read_in_chunks(tmp_path, monkeypatch):
-  documents = mutated(400, 2)
+  documents = mutated(200, 2)
   settings = dedup.Dedup(mode='gpt3', threshold=0.6, window=1000)
   whole, kept = deduplicated(tmp_path / 'a', documents, settings, 25)
   monkeypatch.setattr(blocks, 'CHUNK', 100)

@@ -17,6 +17,14 @@ def bits_for(records: int) -> int:
   return min(16, max(0, (2 * records - 1).bit_length() - CHUNK.bit_length() + 1))
 
 
+def parts_for(parts: int, shards: int) -> int:
+  """Returns over how many files a group is divided; 0: one for each shard, or 1,024.
+
+  More would be more files to wait for, and fewer would keep workers idle.
+  """
+  return parts or max(1, min(shards, 1024))
+
+
 def blocks(
   hashes: np.ndarray, records: np.ndarray, bits: int, place: int
 ) -> Iterator[tuple[bytes, bytes]]:

@@ -52,7 +52,7 @@ class Dedup:
     window: texts of a bucket that a text is compared with, at most.
     priority: as in `Scope`.
     across: as in `Scope`.
-    parts: files that what is grouped is divided over.
+    parts: files that what is grouped is divided over; 0: one for each shard.
   """
 
   mode: str = 'bands'
@@ -62,7 +62,7 @@ class Dedup:
   window: int = 32
   priority: tuple[str, ...] = ()
   across: str = 'all'
-  parts: int = 16
+  parts: int = 0
 
   def plan(self) -> Plan:
     """Returns the settings as candidates need them, or raises a UserError."""
@@ -74,7 +74,7 @@ class Dedup:
       ('bands', 1, 255),
       ('rows', 1, 64),
       ('window', 1, 4096),
-      ('parts', 1, 65536),
+      ('parts', 0, 65536),
     ):
       if not least <= getattr(self, name) <= most:
         wrong.append(f'{name}={getattr(self, name)} must be from {least} to {most}')
@@ -128,21 +128,21 @@ def run(
     functools.partial(_meet, plan, bits, folder),
     functools.partial(candidates.compare, plan),
     range(len(shards)),
-    settings.parts,
+    blocks.parts_for(settings.parts, len(shards)),
   )
   gathered = engine.group(
     joined(name, 'gather'),
     _by_first_shard,
     functools.partial(_with_elements, shards, shingles),
     met,
-    settings.parts,
+    blocks.parts_for(settings.parts, len(shards)),
   )
   verified = engine.group(
     joined(name, 'verify'),
     _by_second_shard,
     functools.partial(_alike, shards, shingles, plan.threshold),
     gathered,
-    settings.parts,
+    blocks.parts_for(settings.parts, len(shards)),
   )
   found = _sums(met) | {'candidates': 0, 'alike': 0} | _sums(verified)
   report = components.remove(

@@ -47,12 +47,12 @@ class Exact:
   Attributes:
     priority: as in `Scope`.
     across: as in `Scope`.
-    parts: files that what is grouped is divided over.
+    parts: files that what is grouped is divided over; 0: one for each shard.
   """
 
   priority: tuple[str, ...] = ()
   across: str = 'all'
-  parts: int = 16
+  parts: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,11 +61,11 @@ class Passages:
 
   Attributes:
     n: words, between white space and in lower case.
-    parts: files that what is grouped is divided over.
+    parts: files that what is grouped is divided over; 0: one for each shard.
   """
 
   n: int = 50
-  parts: int = 16
+  parts: int = 0
 
 
 def run(
@@ -92,7 +92,7 @@ def run(
     functools.partial(_hashes, blocks.bits_for(sum(counts)), folder),
     functools.partial(_equal, scope),
     range(len(shards)),
-    settings.parts,
+    blocks.parts_for(settings.parts, len(shards)),
   )
   pairs = (np.frombuffer(each, PAIR) for path in met for each in read_records(path))
   return components.remove(engine, name, shards, output, counts, pairs)
@@ -191,14 +191,14 @@ def cut_passages(
     functools.partial(_windows, settings.n, blocks.bits_for(sum(counts))),
     _again,
     enumerate(shards),
-    settings.parts,
+    blocks.parts_for(settings.parts, len(shards)),
   )
   done = engine.group(
     joined(name, 'cut'),
     _by_shard,
     functools.partial(_cut, shards, output, settings.n),
     [*met, *range(len(shards))],
-    settings.parts,
+    blocks.parts_for(settings.parts, len(shards)),
   )
   results = [json.loads(each) for path in done for each in read_records(path)]
   return total(result for _, result in sorted(results, key=lambda each: each[0]))
