@@ -3,7 +3,6 @@
 from gpt_jax.cli import curation, models, results, training
 
 VERBS = {
-  'curate': (curation.curate_flags, curation.curate),
   'prepare': (training.prepare_flags, training.prepare),
   'train': (training.train_flags, training.train),
   'reproduce': (training.reproduce_flags, training.reproduce),
@@ -20,4 +19,5 @@ VERBS = {
   'compare': (results.compare_flags, results.compare),
   'explain': (models.explain_flags, models.explain),
   'report': (results.report_flags, results.write_report),
+  'curate': (curation.curate_flags, curation.curate),
 }
