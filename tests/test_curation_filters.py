@@ -128,6 +128,14 @@ def test_shares_of_ngrams_are_those_counted_by_hand(seed):
   assert ns == list(range(1, min(8, len(words)) + 1))
 
 
+def test_longer_duplicates_have_no_larger_share():
+  rng = random.Random(0)
+  for _ in range(50):
+    words = rng.choices('abcd', k=60)
+    shares = [shares_by_hand(words, n)[1] for n in range(2, 9)]
+    assert shares == sorted(shares, reverse=True)
+
+
 def test_c4_keeps_whole_sentences():
   lines = [
     'This is a sentence of six words.',

@@ -157,6 +157,7 @@ def test_the_text_of_wet_records(tmp_path):
     record('warcinfo', b'software: x'),
     record('conversion', TEXTS[0].encode(), WARC_Date='2019-01-01T00:00:00Z'),
     record('conversion', b' \n'),
+    b'damaged\r\nheader\r\n',
     record('conversion', TEXTS[1].encode()),
   ]
   path = tmp_path / 'x.warc.wet.gz'
@@ -167,8 +168,8 @@ def test_the_text_of_wet_records(tmp_path):
     'url': 'http://example.org/',
     'date': '2019-01-01T00:00:00Z',
   }
-  assert [d.id for d in documents] == [f'{path}#1', f'{path}#3']
-  assert report['dropped'] == {'no text': 1}
+  assert [d.id for d in documents] == [f'{path}#1', f'{path}#4']
+  assert report['dropped'] == {'damaged record': 1, 'no text': 1}
 
 
 def page(*paragraphs: str) -> bytes:

@@ -3,7 +3,6 @@
 from gpt_jax.cli import contamination, curation, models, results, training
 
 VERBS = {
-  'curate': (curation.curate_flags, curation.curate),
   'prepare': (training.prepare_flags, training.prepare),
   'train': (training.train_flags, training.train),
   'reproduce': (training.reproduce_flags, training.reproduce),
@@ -24,4 +23,5 @@ VERBS = {
     contamination.contamination,
   ),
   'report': (results.report_flags, results.write_report),
+  'curate': (curation.curate_flags, curation.curate),
 }

@@ -183,8 +183,13 @@ class Gopher:
     for n, hashes in ngrams(words, max([*top, *again], default=0)):
       if n in top and share_of_top(hashes, lengths) > top[n]:
         return f'top {n}-gram'
-      if n in again and share_of_duplicates(hashes, lengths) > again[n]:
-        return f'duplicate {n}-grams'
+      if n in again:
+        share = share_of_duplicates(hashes, lengths)
+        if share > again[n]:
+          return f'duplicate {n}-grams'
+        # A longer duplicate is made of shorter ones, so that no share is larger.
+        if n >= max(top, default=0) and share <= min(again.values()):
+          break
     return ''
 
 

@@ -74,10 +74,14 @@ def fit(x: scipy.sparse.csr_array, y: np.ndarray, l2: float) -> Classifier:
   signs = np.where(y, 1.0, -1.0)
   shares = np.where(y, 0.5 / y.sum(), 0.5 / (~y).sum())
   # A term of no document keeps the weight 0, so only those that occur are fitted.
-  occur, columns = np.unique(x.indices, return_inverse=True)
   size = x.shape[1]
+  occur = np.flatnonzero(np.bincount(x.indices, minlength=size))
+  place = np.zeros(size, np.int32)
+  place[occur] = np.arange(len(occur))
   data = x.data.astype(np.float64)  # once, not in each product
-  x = scipy.sparse.csr_array((data, columns, x.indptr), shape=(len(y), len(occur)))
+  x = scipy.sparse.csr_array(
+    (data, place[x.indices], x.indptr), shape=(len(y), len(occur))
+  )
   transposed = x.T.tocsr()
 
   def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:

@@ -31,7 +31,7 @@ from gpt_jax.data.curation.shards import Document, joined, opened, read_shard, w
 from gpt_jax.data.curation.stages import Verdict, each_document
 
 _HELD_OUT = 10  # one document in so many tells how good the classifier is
-_SAMPLED = 1 << 26  # characters of each kind that are trained on, about: memory
+_SAMPLED = 1 << 25  # characters of each kind that are trained on, about: memory
 _DIGITS = 6  # of a score that is kept in a document's meta
 
 
@@ -45,7 +45,8 @@ class Quality:
     alpha: of the Pareto distribution.
     ngrams: words in a row that are terms too, up to so many. 1 is the paper's: a bag of
       words, blind to their order.
-    documents: of each kind that the classifier is trained on, about.
+    documents: of each kind that the classifier is trained on, about; fewer where they
+      are longer than 1,700 characters on average, for memory.
     l2: penalty of large weights.
     seed: of the draws, and of which documents are trained on.
   """
@@ -195,12 +196,14 @@ def _fit(
           shape=(len(kinds[-1]), features.BUCKETS),
         )
       )
-  x = scipy.sparse.vstack(parts, format='csr')
   curated, held_out = np.concatenate(kinds).T
-  classifier = logistic.fit(x[~held_out], curated[~held_out], settings.l2)
+  x = scipy.sparse.vstack(parts, format='csr')
+  parts.clear()
+  others, x = x[held_out], x[~held_out]
+  classifier = logistic.fit(x, curated[~held_out], settings.l2)
   with written(weights) as stream:
     np.savez(stream, weights=classifier.weights, bias=classifier.bias)
-  scores = x[held_out] @ classifier.weights + classifier.bias
+  scores = others @ classifier.weights + classifier.bias
   scores, y = scipy.special.expit(scores), curated[held_out]
   both = y.any() and not y.all()
   raw = scores[~y] if not y.all() else np.zeros(1)
