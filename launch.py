@@ -11,7 +11,7 @@ from absl import flags
 
 from gpt_jax import config
 from gpt_jax.cli import VERBS
-from gpt_jax.cli.flags import paths
+from gpt_jax.cli.flags import has_fields, paths
 from gpt_jax.cli.messages import shown
 from gpt_jax.config import UserError
 from gpt_jax.paths import expand_paths
@@ -35,7 +35,7 @@ def _parse(verb: str, arguments: list[str]) -> flags.FlagValues:
       verb, a value of the wrong type, a missing flag.
   """
   values = _values(verb)
-  if wrong := _wrong_fields(arguments) if 'config' in values else []:
+  if wrong := _wrong_fields(arguments) if has_fields(values) else []:
     raise UserError('\n'.join(wrong))
   try:
     rest = values([verb, *arguments])
@@ -50,7 +50,7 @@ def _parse(verb: str, arguments: list[str]) -> flags.FlagValues:
     raise UserError(text) from error
   if rest[1:]:
     raise UserError(f'{rest[1]!r} is not a flag; write --name=value')
-  if 'config' in values:
+  if has_fields(values):
     expand_paths(values.config)
   return values
 
@@ -78,14 +78,14 @@ def _why_unknown(name: str, verb: str, values: flags.FlagValues) -> str:
   fields = [each for each in known if name in (each, each.rpartition('.')[2])]
   first = name.partition('.')[0]
   owners = [v for v in VERBS if v != verb and first in _values(v)]
-  if first == 'config' and 'config' in values:
+  if first == 'config' and has_fields(values):
     return 'a field needs the experiment before it: --config=FILE'
-  if fields and 'config' in values:
+  if fields and has_fields(values):
     choice = ' or '.join(f'--config.{each}' for each in fields)
     return f'a field of the config is set by {choice}'
   if owners:
     return f'it belongs to `{"`, `".join(owners)}`'
-  others = [f'config.{each}' for each in known] if 'config' in values else []
+  others = [f'config.{each}' for each in known] if has_fields(values) else []
   return config.nearest(name, [*values, *others]).strip() or 'it is unknown'
 
 

@@ -20,6 +20,11 @@ GROUPS = (
   ('a GPU', 'benchmarks/gpu.sh', r'^no GPU'),
   ('data sets', 'set GPT_JAX_DATA', r'^no data at|^no file of'),
   ('compilers of absent devices', 'make absent-test', r'absent'),
+  (
+    'what curation may use besides',
+    'docs/curation.md',
+    r"'(pyspark|moto.*|s3fs|mmh3|pycld2|resiliparse|warcio)'|^no java",
+  ),
   ('packages of requirements-dev.txt', 'make test', r'^could not import'),
 )
 _FILES = pytest.StashKey[dict[str, str]]()

@@ -68,7 +68,7 @@ def test_a_mark_does_not_depend_on_where_parts_end(text, at):
 def test_letters_are_those_that_isalnum_knows(text):
   text = text.encode('utf-8', 'replace').decode()
   wanted = ''.join(c for c in text.casefold() if c.isalnum())
-  assert duplicates._letters(text).decode() == wanted
+  assert duplicates.letters_of(text).decode() == wanted
 
 
 def test_a_mark_is_the_same_in_every_process():

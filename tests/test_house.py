@@ -20,6 +20,7 @@ WITHOUT_JAX = [
   'tokenizers',
   'tokenizers.hugging_face',
   'data.sources',
+  'data.curation.pipeline',
   'tasks.labelled',
   'data.token_files',
   'training.xla_flags',

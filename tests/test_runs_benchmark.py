@@ -9,14 +9,18 @@ import zlib
 import numpy as np
 import prompt_files
 import pytest
+from absl import flags
 from fakes import random_bytes_model
 from scripts import launch
 
 import gpt_jax
 from gpt_jax import config
+from gpt_jax.cli import VERBS
 from gpt_jax.config import UserError
+from gpt_jax.data.curation.shards import Document, write_shard
 from gpt_jax.evaluation import likelihood
 from gpt_jax.evaluation.benchmark import Benchmark, plan, run_benchmark
+from gpt_jax.evaluation.contamination import text_of
 from gpt_jax.evaluation.scoring_rules import Request
 from gpt_jax.inference.language_model import LanguageModel
 from gpt_jax.inference.task_model import task_model
@@ -182,6 +186,38 @@ def test_examples_that_all_share_are_read_once(run, monkeypatch):
   adapter = task_model(gpt_jax.load(run))
   run_benchmark(asked, adapter)
   assert len(seen) == 1
+
+
+def test_contamination_divides_the_scores_of_a_workdir(run, data, found, tmp_path):
+  pytest.importorskip('zstandard')
+  asked = plan(['hellaswag'], data)[0].questions
+  seen = f'Before. {text_of(asked[0])} And after.'
+  write_shard(
+    tmp_path / 'corpus/00000.jsonl.zst',
+    [Document('a#0', 's', text, {}) for text in ('nothing of it', seen)],
+  )
+  values = flags.FlagValues()
+  VERBS['contamination'][0](values)
+  given = {
+    'corpus': tmp_path / 'corpus',
+    'data': data,
+    'tasks': 'hellaswag,wikitext2',
+    'workdir': run,
+    'target': tmp_path / 'target',
+    'workers': 1,
+  }
+  values(['contamination', *(f'--{name}={value}' for name, value in given.items())])
+  VERBS['contamination'][1](values)
+  result = json.loads((tmp_path / 'target/contamination.json').read_text())
+  assert result['tasks']['hellaswag']['dirty_examples'] == [0]
+  assert result['texts']['wikitext2']['grams_found'] == 0
+  scores = result['tasks']['hellaswag']['scores']
+  assert {each['shots'] for each in scores} == {0, 1}
+  (own,) = (each for each in scores if each['shots'] == 0)
+  whole = found['hellaswag', 0, 0]['metrics']['accuracy']['per_token']
+  assert own['all'] == whole | {'questions': len(asked)}
+  # The one question is in the corpus.
+  assert own['dirty'] == own['all'] and own['clean'] is None and len(asked) == 1
 
 
 def test_draws_depend_on_the_prompt_alone(run):

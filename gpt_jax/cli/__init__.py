@@ -1,6 +1,6 @@
 """The verbs of launch.py: the flags of each, and what it calls."""
 
-from gpt_jax.cli import chat, models, results, training
+from gpt_jax.cli import chat, contamination, curation, models, results, training
 
 VERBS = {
   'prepare': (training.prepare_flags, training.prepare),
@@ -20,5 +20,10 @@ VERBS = {
   'plot': (results.plot_flags, results.plot),
   'compare': (results.compare_flags, results.compare),
   'explain': (models.explain_flags, models.explain),
+  'contamination': (
+    contamination.contamination_flags,
+    contamination.contamination,
+  ),
   'report': (results.report_flags, results.write_report),
+  'curate': (curation.curate_flags, curation.curate),
 }

@@ -106,6 +106,11 @@ def experiment(values):
   flags.mark_flag_as_required('config', flag_values=values)
 
 
+def has_fields(values: flags.FlagValues) -> bool:
+  """Returns whether a command line may set fields of a run's config."""
+  return 'config' in values and isinstance(values['config'].parser, _Experiment)
+
+
 def checkpoint(values):
   flags.DEFINE_string(
     'checkpoint', 'best', "'best', 'latest' or a number of updates", flag_values=values

@@ -12,6 +12,7 @@ import sys
 import traceback
 import types
 from collections.abc import Iterator
+from typing import Any
 
 from gpt_jax.config import schema
 from gpt_jax.config.schema import Run, UserError
@@ -24,41 +25,42 @@ _SECTIONS = {
 }
 
 
-def load(argument: str) -> Run:
-  """Returns the config of an experiment.
+def load(argument: str, function: str = 'get_config', kind: type = Run) -> Any:
+  """Returns what a function of a user's file makes: the config of an experiment.
 
   Args:
-    argument: FILE or FILE:VARIANT, where VARIANT is the argument of its get_config.
+    argument: FILE or FILE:VARIANT, where VARIANT is the argument of the function.
+    function: name of it.
+    kind: what it must return.
 
   Raises:
-    UserError: there is no such file, it can't be run, or get_config takes no such
-      argument or returns no `Run`.
+    UserError: there is no such file, it can't be run, or the function is not there,
+      takes no such argument or returns no `kind`.
   """
+  what = 'config.Run' if kind is Run else kind.__name__
   file, colon, variant = argument.partition(':')
   if not file:
     raise UserError(f'--config={argument} names no file')
-  get_config = getattr(run_file(file, _NAME), 'get_config', None)
-  if not callable(get_config):
+  make = getattr(run_file(file, _NAME), function, None)
+  if not callable(make):
     raise UserError(
-      f'{file} has no get_config(): an experiment is a file with a function of this '
-      'name that returns config.Run'
+      f'{file} has no {function}(): an experiment is a file with a function of this '
+      f'name that returns {what}'
     )
   given = [variant] if colon else []
   try:
-    inspect.signature(get_config).bind(*given)
+    inspect.signature(make).bind(*given)
   except TypeError as error:
     raise UserError(
-      f'{file}: get_config() takes no variant; write --config={file}'
+      f'{file}: {function}() takes no variant; write --config={file}'
       if given
-      else f'{file}: get_config() needs a variant; write --config={file}:VARIANT'
+      else f'{file}: {function}() needs a variant; write --config={file}:VARIANT'
     ) from error
   with blamed_on(file):
-    run = get_config(*given)
-  if not isinstance(run, Run):
-    raise UserError(
-      f'{file}: get_config() returned {type(run).__name__}, not config.Run'
-    )
-  return run
+    made = make(*given)
+  if not isinstance(made, kind):
+    raise UserError(f'{file}: {function}() returned {type(made).__name__}, not {what}')
+  return made
 
 
 def run_file(file: str | pathlib.Path, name: str) -> types.ModuleType:

@@ -13,7 +13,7 @@ from array import array
 
 import numpy as np
 
-_LEAST = 32  # bytes of letters and digits of which documents can be nearly equal
+LEAST = 32  # bytes of letters and digits of which documents can be nearly equal
 _OTHERS = bytes(b for b in range(128) if not chr(b).isalnum())
 
 
@@ -30,7 +30,7 @@ class Marks:
     if first:
       self._close()
       self._open, self._size = (_hash(), _hash()), 0
-    letters = _letters(text)
+    letters = letters_of(text)
     self._size += len(letters)
     self._open[0].update(text.encode())
     self._open[1].update(letters)
@@ -40,7 +40,7 @@ class Marks:
       whole, letters = (int.from_bytes(each.digest(), 'little') for each in self._open)
       self._whole.append(whole)
       # Of too few letters the whole text stands for them: no other is near.
-      self._letters.append(letters if self._size >= _LEAST else whole)
+      self._letters.append(letters if self._size >= LEAST else whole)
       self._open = None
 
   def arrays(self) -> tuple[np.ndarray, np.ndarray]:
@@ -53,7 +53,7 @@ def _hash():
   return hashlib.blake2b(digest_size=8)
 
 
-def _letters(text: str) -> bytes:
+def letters_of(text: str) -> bytes:
   """Returns the letters and digits of a text, case folded, in UTF-8."""
   kept = text.casefold().encode().translate(None, _OTHERS)
   return kept if kept.isascii() else re.sub(r'[\W_]+', '', kept.decode()).encode()

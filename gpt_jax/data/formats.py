@@ -171,11 +171,16 @@ class _Zst(io.RawIOBase):
     return size
 
 
+def unpack_zst(stream: BinaryIO) -> BinaryIO:
+  """Returns what a Zstandard stream unpacks to; EOFError where it is truncated."""
+  return io.BufferedReader(_Zst(stream), _BLOCK)
+
+
 _UNPACK = {
   '.gz': gzip.open,
   '.bz2': bz2.open,
   '.xz': lzma.open,
-  '.zst': lambda stream: io.BufferedReader(_Zst(stream), _BLOCK),
+  '.zst': unpack_zst,
 }
 
 

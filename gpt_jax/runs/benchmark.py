@@ -11,7 +11,7 @@ import importlib.metadata
 import json
 import pathlib
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 
@@ -24,6 +24,7 @@ from gpt_jax.files import (
   field,
   of_kind,
   read_json,
+  read_json_lines,
   shown,
   write_whole,
 )
@@ -164,6 +165,52 @@ def _read(path: pathlib.Path) -> dict:
       for each in ('value', 'low', 'high'):
         field(of_kind(one, dict, where, again), each, float, where, again)
   return result
+
+
+def answered(
+  workdir: str | pathlib.Path, task: str, data: str | pathlib.Path
+) -> Iterator[tuple[dict, Benchmark, list[scoring_rules.Record]]]:
+  """Yields each result of a task that a workdir keeps, its questions and its answers.
+
+  Args:
+    task: of `TASKS`.
+    data: folder of the folders of tasks.
+
+  Raises:
+    UserError: `data` has other questions than those that were answered, or a file is
+      damaged.
+  """
+  again = 'remove it, and evaluate the task again'
+  for path in sorted((pathlib.Path(workdir) / 'eval').glob(f'{task}-*.json')):
+    result = _read(path)
+    if result['task'] != task or result['form'] == 'text':
+      continue
+    asked = plan(
+      [task],
+      data,
+      shots=[result['shots']],
+      seeds=result['seed'] + 1,
+      limit=field(result, 'limit', int, path, again),
+      split=result['split'],
+      examples=field(result, 'examples', str, path, again),
+    )[-1]
+    if asked.digest() != field(result, 'prompts_sha256', str, path, again):
+      raise UserError(
+        f'{path}: its questions are not those of --data={data}; give the files that it '
+        'was evaluated on, or evaluate it again'
+      )
+    lines = path.with_suffix('.jsonl')
+    records = {
+      field(each, 'number', int, lines, again): each
+      for each in read_json_lines(lines, again)
+    }
+    missing = [n for n in range(len(asked.questions)) if n not in records]
+    if missing:
+      raise UserError(f'{lines} lacks the answer to question {missing[0]}; {again}')
+    for n, question in enumerate(asked.questions):
+      where, options = f'{lines}: answer {n}', len(question.answers)
+      scoring_rules.check_record(asked.form, options, records[n], where, again)
+    yield result, asked, [records[n] for n in range(len(asked.questions))]
 
 
 def during(settings: config.Exams) -> Callable[[LanguageModel], dict[str, float]]:

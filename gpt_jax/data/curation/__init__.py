@@ -1,0 +1,1 @@
+"""A corpus made from raw text: shards of documents, and stages that make others."""
