@@ -198,8 +198,8 @@ def areas(parts: Sequence[str]) -> Iterator[str]:
       train, test = (
         logistic.rows(
           [
-            features.counts(make(2 * i + odd), ngrams)
-            for make in (prose, kind)
+            features.counts(make(2 * (first + i) + odd), ngrams)
+            for make, first in ((prose, 0), (kind, _TEXTS))  # of other paragraphs
             for i in range(_TEXTS)
           ],
           features.BUCKETS,
