@@ -24,8 +24,8 @@ def chat_flags(values):
     values,
     'backward',
     '',
-    'workdir of a model trained with --config.data.reverse: of several replies the one '
-    "is said whose source it finds likeliest; '': none",
+    'workdir of a model of dialogues from their last turn to the first: of several '
+    "replies the one is said whose source it finds likeliest; '': none",
   )
   weights(values)
   for name, kind, what in FLAGS:
