@@ -6,8 +6,19 @@ trainings of a small GPT, some minutes each on a CPU.
 
   python experiments/gpt3/curation_helps.py --books=FOLDER --workdir=runs/curation
 
-The raw text is that of `raw_text.py`. It is curated by rules (Gopher's), by GPT-3's
-quality classifier, and by fuzzy de-duplication: with all three, and without each. Every
+FOLDER has one .txt for each book. Of every eighth book parts are held out, and parts of
+the one after it are the reference of good text that a quality classifier learns from;
+both stay as they are. The others are cut into documents of 2,000 characters or more,
+and dirt is added, as many documents of each kind as KINDS says for each clean one:
+
+  copy      a document again, as it is
+  near      a document again, one word in forty another one
+  page      menus, notices and lists of links, as around the text of web pages
+  code      lines of an assignment or a call, with made-up names
+  noise     a document whose characters are shuffled
+
+This raw text is curated by rules (Gopher's), by GPT-3's quality classifier, and by
+fuzzy de-duplication: with all three, and without each. No step reads the kinds. Every
 model reads the same number of bytes, and is judged by bits/byte of parts of books that
 are held out whole. Three seeds each; the gain over raw text and what a step adds to the
 other two are paired by seed, with 95 % intervals by Student's t. Killed, the same
@@ -16,16 +27,16 @@ command goes on.
 
 import json
 import pathlib
+import random
 import sys
+from collections.abc import Iterator
 
 from absl import flags, logging
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-import raw_text
-
-from gpt_jax import config
+from gpt_jax import config, files
 from gpt_jax.cli.messages import run_script
+from gpt_jax.config import UserError
 from gpt_jax.data.curation import engine, pipeline
 from gpt_jax.data.curation.dedup import Dedup
 from gpt_jax.data.curation.filters import Gopher
@@ -38,14 +49,142 @@ from gpt_jax.reports.committed import Measured
 from gpt_jax.runs.train import train
 from gpt_jax.training.metrics_log import read_metrics
 
+_BOOKS = flags.DEFINE_string('books', None, 'folder of .txt files', required=True)
 _WORKDIR = flags.DEFINE_string('workdir', None, 'folder of all runs', required=True)
 _STEPS = flags.DEFINE_integer('steps', 800, 'updates of 2,048 bytes', lower_bound=1)
+_DOCUMENTS = flags.DEFINE_integer('documents', 6000, 'clean ones', lower_bound=100)
 _SEEDS = flags.DEFINE_integer('seeds', 3, 'trainings of each', lower_bound=2)
 _RESULT = flags.DEFINE_string('result', '', 'file for experiments/table.py')
 
+KINDS = {'copy': 0.4, 'near': 0.4, 'page': 0.3, 'code': 0.15, 'noise': 0.15}
+SIZE = 2_000  # characters of a document, at least
+OTHERS = 300  # documents that are held out, and of the reference
+_MENU = 'home about news products support contact login register help sitemap'.split()
+_NOTICE = (
+  'All rights reserved. Reproduction without permission is not allowed.',
+  'This site uses cookies. Click here to accept them and go on.',
+  'Sign up for our newsletter and never miss an offer.',
+  'Click here to print this page. Click here to send it to a friend.',
+)
+
+
+def documents(book: str) -> Iterator[str]:
+  """Yields a book in parts of whole paragraphs, each of `SIZE` characters or more."""
+  part: list[str] = []
+  for paragraph in book.split('\n\n'):
+    part.append(' '.join(paragraph.split()))
+    if sum(map(len, part)) >= SIZE:
+      yield '\n\n'.join(part)
+      part = []
+
+
+def near(text: str, words: list[str], draw: random.Random) -> str:
+  """Returns the text with one word in forty replaced by one of `words`."""
+  return ' '.join(
+    draw.choice(words) if draw.random() < 1 / 40 else word for word in text.split(' ')
+  )
+
+
+def page(draw: random.Random) -> str:
+  """Returns what stands around the text of a web page, without the text."""
+  lines = []
+  while sum(map(len, lines)) < SIZE:
+    menu = draw.sample(_MENU, 5)
+    links = (f'{draw.choice(_MENU)}/{draw.randrange(10**6)}.html' for _ in range(3))
+    lines += [' | '.join(menu), draw.choice(_NOTICE), *links]
+  return '\n'.join(lines)
+
+
+def code(words: list[str], draw: random.Random) -> str:
+  """Returns lines that look like a program's, with names made of `words`."""
+
+  def name() -> str:
+    return '_'.join(filter(str.isalpha, draw.sample(words, 2))).lower() or 'x'
+
+  lines: list[str] = []
+  while sum(map(len, lines)) < SIZE:
+    indent = '  ' * draw.randrange(4)
+    value = draw.choice((f'{name()}[{draw.randrange(99)}]', f'{draw.random():.4f}'))
+    lines.append(
+      draw.choice(
+        (
+          f'{indent}{name()} = {value};',
+          f'{indent}if ({name()} == {value}) {{ return {name()}({name()}, {value}); }}',
+        )
+      )
+    )
+  return '\n'.join(lines)
+
+
+def noise(text: str, draw: random.Random) -> str:
+  """Returns the text's characters in random order."""
+  return ''.join(draw.sample(text, len(text)))
+
+
+def dirty(clean: list[str], draw: random.Random) -> list[dict[str, str]]:
+  """Returns clean documents among dirt, in random order: rows with `text`, `kind`."""
+  words = ' '.join(clean[:: max(1, len(clean) // 50)]).split()
+  makers = {
+    'copy': lambda: draw.choice(clean),
+    'near': lambda: near(draw.choice(clean), words, draw),
+    'page': lambda: page(draw),
+    'code': lambda: code(words, draw),
+    'noise': lambda: noise(draw.choice(clean), draw),
+  }
+  rows = [{'text': text, 'kind': 'clean'} for text in clean]
+  for kind, share in KINDS.items():
+    rows += [
+      {'text': makers[kind](), 'kind': kind} for _ in range(round(share * len(clean)))
+    ]
+  draw.shuffle(rows)
+  return rows
+
+
+def write_texts(
+  books: pathlib.Path, output: pathlib.Path, number: int, seed: int
+) -> str:
+  """Writes raw.jsonl, reference.jsonl and held_out.txt, and says how much they hold.
+
+  Args:
+    number: clean documents at most.
+  """
+  paths = sorted(books.glob('*.txt'))
+  if len(paths) < 8:
+    raise UserError(
+      f'--books={books} has {len(paths)} .txt files; 8 or more are needed, as every '
+      'eighth is held out'
+    )
+  texts = [list(documents(path.read_text(encoding='utf-8'))) for path in paths]
+  draw = random.Random(seed)
+
+  def some(most: int, *places: int) -> list[str]:
+    every = [part for i, text in enumerate(texts) if i % 8 in places for part in text]
+    return draw.sample(every, min(most, len(every)))
+
+  clean, reference, held_out = (
+    some(number, *range(2, 8)),
+    some(OTHERS, 1),
+    some(OTHERS, 0),
+  )
+  rows = dirty(clean, draw)
+  output.mkdir(parents=True, exist_ok=True)
+  for name, lines in (
+    ('raw', rows),
+    ('reference', [{'text': text} for text in reference]),
+  ):
+    text = ''.join(json.dumps(row) + '\n' for row in lines)
+    files.write_whole(output / f'{name}.jsonl', text)
+  files.write_whole(output / 'held_out.txt', '\n\n'.join(held_out))
+  return (
+    f'{len(rows):,} documents, {len(clean):,} of them clean; {len(reference):,} of '
+    f'reference and {len(held_out):,} held out'
+  )
+
+
 STEPS = {
   'rules': Gopher(),
-  'quality': Quality(curated=('reference',)),
+  # Trained on few of the texts that it judges: what it has seen as raw scores near 0.
+  'quality': Quality(curated=('reference',), documents=200),
   'dedup': Dedup(),
 }
 VARIANTS = {
@@ -68,11 +207,11 @@ def curated(root: pathlib.Path, variant: str) -> str:
 
 def kinds(folder: str, rows: list[str]) -> dict[str, int]:
   """Returns how many documents of each kind a corpus has; the reference is no kind."""
-  counts = dict.fromkeys(('clean', *raw_text.KINDS), 0)
+  counts = dict.fromkeys(('clean', *KINDS), 0)
   for shard in list_shards(folder):
     for document in read_shard(shard):
       if document.source == 'raw':
-        counts[rows[int(document.id.rpartition('#')[2])]] += 1
+        counts[rows[int(document.id.rpartition('#')[2]) - 1]] += 1
   return counts
 
 
@@ -109,9 +248,9 @@ def main(argv: list[str]) -> None:
   del argv
   logging.set_verbosity(logging.FATAL)  # Orbax tells much
   root = pathlib.Path(_WORKDIR.value).absolute()
-  books = pathlib.Path(raw_text._BOOKS.value)
+  books = pathlib.Path(_BOOKS.value)
   if not (root / 'text/held_out.txt').exists():
-    print(raw_text.write(books, root / 'text', raw_text._DOCUMENTS.value, 0))
+    print(write_texts(books, root / 'text', _DOCUMENTS.value, 0))
   lines = (root / 'text/raw.jsonl').read_text(encoding='utf-8').splitlines()
   rows = [json.loads(line)['kind'] for line in lines]
   values, counts = {}, {}
