@@ -321,12 +321,13 @@ def test_an_altered_token_file_is_refused(place, undisturbed):
 
 
 def test_a_full_disk_during_a_save_keeps_the_last_checkpoint(place):
-  wide = '--config.model.D=64'  # a checkpoint of half a megabyte: no room in any split
+  # A checkpoint of half a megabyte has no room in any split, and run.json has.
+  wide = '--config.model.D=64'
   assert train(place, 'full', wide, '--config.steps=10').returncode == 0
   before = state_of(place / 'full')
 
   def little_room():
-    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
   done = train(place, 'full', wide, preexec_fn=little_room)
   assert done.returncode == 1
