@@ -290,21 +290,6 @@ def test_dropout_is_in_every_place_and_drawn_anew_in_each(ids):
     )
     return x, seen['intermediates']
 
-  _, seen = inside(params)
-  masks = {}
-  for layer in ('h_0', 'h_1'):
-    attn = np.asarray(seen[layer]['attn']['__call__'][0][0])[:, 0]
-    mlp = np.asarray(seen[layer]['mlp']['__call__'][0])[:, 0]
-    masks[layer, 'attn'], masks[layer, 'mlp'] = attn == 0, mlp == 0
-  # The residual branches: 16,384 entries, a standard deviation of 0.003.
-  for name, mask in masks.items():
-    assert mask.mean() == pytest.approx(rate, abs=0.02), name
-  names = list(masks)
-  for i, a in enumerate(names):
-    for b in names[i + 1 :]:  # independent draws agree so often
-      agree = (masks[a] == masks[b]).mean()
-      assert agree == pytest.approx(rate**2 + (1 - rate) ** 2, abs=0.02), (a, b)
-
   # The embeddings.
   bare = dataclasses.replace(cfg, L=0, attention=())
   x = np.asarray(
@@ -314,6 +299,25 @@ def test_dropout_is_in_every_place_and_drawn_anew_in_each(ids):
   assert (x == 0).mean() == pytest.approx(rate, abs=0.02)
   np.testing.assert_allclose(x, np.where(x == 0, 0, kept / (1 - rate)), rtol=1e-4)
   assert len(np.unique(x == 0, axis=0)) > 500
+
+  _, seen = inside(params)
+  masks = {}
+  for layer in ('h_0', 'h_1'):
+    # Each returns the residual sum: where its branch is dropped, what it was given.
+    attn = np.asarray(seen[layer]['attn']['__call__'][0][0])[:, 0]
+    normed = np.asarray(seen[layer]['ln_1']['__call__'][0])[:, 0]
+    mlp = np.asarray(seen[layer]['mlp']['__call__'][0])[:, 0]
+    masks[layer, 'attn'] = np.isclose(attn, x, rtol=1e-6, atol=1e-6)
+    masks[layer, 'mlp'] = np.isclose(mlp, normed, rtol=1e-6, atol=1e-6)
+    x = np.asarray(seen[layer]['__call__'][0][0])[:, 0]
+  # The residual branches: 16,384 entries, a standard deviation of 0.003.
+  for name, mask in masks.items():
+    assert mask.mean() == pytest.approx(rate, abs=0.02), name
+  names = list(masks)
+  for i, a in enumerate(names):
+    for b in names[i + 1 :]:  # independent draws agree so often
+      agree = (masks[a] == masks[b]).mean()
+      assert agree == pytest.approx(rate**2 + (1 - rate) ** 2, abs=0.02), (a, b)
 
   # The weights of attention, dense and banded: with v = 1 and T equal keys, a sum of
   # the weights that are left.

@@ -9,7 +9,6 @@ import json
 from typing import Any
 
 from gpt_jax.config import UserError, nearest
-from gpt_jax.decoding.generation_config import GenerationConfig
 from gpt_jax.files import field, parse_json_line
 
 HELP = {
@@ -74,6 +73,8 @@ class Chat:
     Raises:
       UserError: there is no such setting, or its value is of another kind.
     """
+    from gpt_jax.decoding.generation_config import GenerationConfig  # imports jax
+
     name, equals, value = (part.strip() for part in text.partition('='))
     names = {each.name: each.default for each in dataclasses.fields(GenerationConfig)}
     if not equals or name not in names:
