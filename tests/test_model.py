@@ -290,17 +290,9 @@ def test_dropout_is_in_every_place_and_drawn_anew_in_each(ids):
     )
     return x, seen['intermediates']
 
-  # The embeddings.
-  bare = dataclasses.replace(cfg, L=0, attention=())
-  x = np.asarray(
-    jax.jit(lambda p: GPT(bare).apply({'params': p}, one, drop=drop)[0])(params)
-  )[:, 0]
-  kept = params['wte'][3] + params['wpe'][0]
-  assert (x == 0).mean() == pytest.approx(rate, abs=0.02)
-  np.testing.assert_allclose(x, np.where(x == 0, 0, kept / (1 - rate)), rtol=1e-4)
-  assert len(np.unique(x == 0, axis=0)) > 500
-
   _, seen = inside(params)
+  embedded = jnp.broadcast_to(params['wte'][3] + params['wpe'][0], (rows, 1, cfg.D))
+  x = np.asarray(layers.apply_dropout(embedded, drop.at(cfg.L)))[:, 0]
   masks = {}
   for layer in ('h_0', 'h_1'):
     # Each returns the residual sum: where its branch is dropped, what it was given.
@@ -318,6 +310,16 @@ def test_dropout_is_in_every_place_and_drawn_anew_in_each(ids):
     for b in names[i + 1 :]:  # independent draws agree so often
       agree = (masks[a] == masks[b]).mean()
       assert agree == pytest.approx(rate**2 + (1 - rate) ** 2, abs=0.02), (a, b)
+
+  # The embeddings.
+  bare = dataclasses.replace(cfg, L=0, attention=())
+  x = np.asarray(
+    jax.jit(lambda p: GPT(bare).apply({'params': p}, one, drop=drop)[0])(params)
+  )[:, 0]
+  kept = params['wte'][3] + params['wpe'][0]
+  assert (x == 0).mean() == pytest.approx(rate, abs=0.02)
+  np.testing.assert_allclose(x, np.where(x == 0, 0, kept / (1 - rate)), rtol=1e-4)
+  assert len(np.unique(x == 0, axis=0)) > 500
 
   # The weights of attention, dense and banded: with v = 1 and T equal keys, a sum of
   # the weights that are left.
