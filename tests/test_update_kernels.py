@@ -120,13 +120,20 @@ def test_an_update_by_kernels_is_that_of_the_plain_form(name):
 def test_the_kernels_are_chosen_for_the_devices_and_the_model():
   def chosen(platform='gpu', capability='9.0', **fields):
     device = types.SimpleNamespace(platform=platform, compute_capability=capability)
-    return Execution.of(config.Model(**fields), [device]).update
+    model = config.Model(**{'dtype': 'bfloat16'} | fields)
+    return Execution.of(model, [device]).update
 
-  assert chosen() == chosen(dtype='bfloat16') == 'fused'
+  for capability in ('8.0', '9.0', '10.3'):
+    assert chosen(capability=capability) == 'fused'
   for fields in (
     {'platform': 'cpu'},
     {'platform': 'tpu'},
     {'capability': '7.5'},
+    # Too little shared memory for a tile.
+    {'capability': '8.6'},
+    {'capability': '8.9'},
+    {'capability': '12.0'},
+    {'dtype': 'float32'},
     {'flash': 'plain'},
     {'gradients': 'plain'},
     {'norm': 'post'},

@@ -208,7 +208,12 @@ def attention_kernel(
 def update_kernel(model: config.Model, devices: Sequence[jax.Device]) -> kernels.Choice:
   """Returns how a model's update is computed on some devices, and the reason."""
   return kernels.choose_update(
-    model.flash, devices, D=model.D, norm=model.norm, activation=model.activation
+    model.flash,
+    devices,
+    dtype=model.dtype,
+    D=model.D,
+    norm=model.norm,
+    activation=model.activation,
   )
 
 

@@ -133,7 +133,13 @@ def choose_decode(
 
 
 def choose_update(
-  flash: str, devices: Sequence[jax.Device], *, D: int, norm: str, activation: str
+  flash: str,
+  devices: Sequence[jax.Device],
+  *,
+  dtype: str,
+  D: int,
+  norm: str,
+  activation: str,
 ) -> Choice:
   """Returns how an update normalises texts and computes MLPs on some devices.
 
@@ -144,8 +150,11 @@ def choose_update(
   platform = devices[0].platform if devices else 'cpu'
   if platform != 'gpu':
     return Choice('plain', f'no kernels for an update on {platform}')
+  capability = _capability(devices[0])
   rules = {
-    'compute capability 8.0': _capability(devices[0]) >= 8,
+    # Tiles of a product take 128 KB of shared memory; others have 100.
+    'compute capability 8.0, 9 or 10': capability == 8 or 9 <= capability < 11,
+    'bfloat16': dtype == 'bfloat16',
     # A program of LayerNorm holds whole rows.
     'a width of at most 4096': D <= 4096,
     'LayerNorm before each branch': norm == 'pre',
