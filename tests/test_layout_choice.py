@@ -87,8 +87,11 @@ def test_a_layout_that_sends_much_longer_is_told_of_another():
   assert now.seconds > best.seconds
   assert said.startswith(f'layout    {best.run.layout} sends ')
   assert said.endswith(f'--config.layout={best.run.layout}')
-  # Nor of one that does not fit, nor of the same.
-  assert not layout_choice.better(run, cfg, placed, KIND, 1000)
+  # Nor of the same; nor of what sends less, but does not fit: nothing does.
+  slow, _ = wide(layout='fsdp=8')
+  over = Layout.of(slow, jax.devices()[:8])
+  assert layout_choice.better(slow, cfg, over, KIND, 2**40)
+  assert not layout_choice.better(slow, cfg, over, KIND, 1000)
   same, _ = wide(layout=best.run.layout)
   over = dataclasses.replace(Layout.of(same, jax.devices()[:8]), whole=True)
   assert not layout_choice.better(same, cfg, over, KIND, 2**40)
