@@ -463,11 +463,11 @@ def test_ids_come_in_the_order_of_the_texts_few_texts_ahead(tmp_path):
 
 def test_the_death_of_an_encoding_process_is_an_error(tmp_path):
   tokenizers.train('bytes', [], 0).save(tmp_path / 't')
-  process = encode._Process(tmp_path / 't')
-  assert process.encode('abc', 0.0, 0).tolist() == [97, 98, 99]
+  process = encode._process(tmp_path / 't')
+  assert process.ask(('abc', 0.0, 0)).tolist() == [97, 98, 99]
   process._process.kill()
   with pytest.raises(UserError, match=r'died \(exit -9\).*data.processes=1'):
-    process.encode('x' * 1_000_000, 0.0, 0)
+    process.ask(('x' * 1_000_000, 0.0, 0))
   process.end()
 
 

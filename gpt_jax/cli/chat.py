@@ -42,10 +42,8 @@ def chat(values) -> None:
   read = _terminal() if sys.stdin.isatty() else _piped
   model = load(values.workdir, values.checkpoint).quantized(few_bits(values))
   backward = load(values.backward) if values.backward else None
-  settings = settings_of(values)
-  if settings.get('temperature') == 0.8 and values['temperature'].value is None:
-    del settings['temperature']  # DialoGPT draws at 1
-  talk(model.for_decoding(), backward, Chat(settings=settings), read, _shown)
+  conversation = Chat(settings=settings_of(values))
+  talk(model.for_decoding(), backward, conversation, read, _shown)
 
 
 def talk(model, backward, conversation: Chat, read: Read, write: Write) -> Chat:

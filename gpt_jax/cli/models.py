@@ -188,7 +188,7 @@ def sample_flags(values):
 
 
 def settings_of(values) -> dict:
-  """Returns the generation settings among the flags, and a temperature."""
+  """Returns the generation settings among the flags."""
   from gpt_jax.decoding.generation_config import FLAGS
 
   settings = {name: values[name].value for name, _, _ in FLAGS}
@@ -197,10 +197,6 @@ def settings_of(values) -> dict:
     (settings['seed'],) = settings['seed']
   if settings.get('early_stopping') in ('true', 'false'):
     settings['early_stopping'] = settings['early_stopping'] == 'true'
-  if settings.get('method', 'auto') in ('auto', 'sample', 'minimum_risk') and not (
-    settings.keys() & {'beams', 'one_of', 'including'}
-  ):
-    settings.setdefault('temperature', 0.8)
   return settings
 
 
@@ -212,6 +208,10 @@ def sample(values) -> None:
   if values.prompts_file:
     prompts += read_text(values.prompts_file).splitlines()
   settings = settings_of(values)
+  if settings.get('method', 'auto') in ('auto', 'sample', 'minimum_risk') and not (
+    settings.keys() & {'beams', 'one_of', 'including'}
+  ):
+    settings.setdefault('temperature', 0.8)
   if template := _template(values):
     if prompts and template.stop:
       raise UserError(

@@ -7,10 +7,7 @@ the caller's script nor jax, and ends when the caller does, however that ends.
 
 import contextlib
 import os
-import pickle
 import queue
-import signal
-import subprocess
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -22,6 +19,7 @@ import numpy as np
 
 from gpt_jax import tokenizers
 from gpt_jax.config import UserError
+from gpt_jax.data.process import Process, serve
 
 T = TypeVar('T')
 
@@ -60,12 +58,12 @@ def encoded(
     for label, *job in jobs:
       yield label, encode(tokenizer, *job)
     return
-  idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
+  idle: queue.SimpleQueue[Process] = queue.SimpleQueue()
 
   def work(*job) -> np.ndarray:
     process = idle.get()
     try:
-      return process.encode(*job)
+      return _encoded_by(process, *job)
     finally:
       idle.put(process)
 
@@ -73,7 +71,7 @@ def encoded(
   with contextlib.ExitStack() as stack:
     pool = stack.enter_context(ThreadPoolExecutor(processes))
     for _ in range(processes):
-      process = _Process(folder)
+      process = _process(folder)
       stack.callback(process.end)  # before the pool, which waits for its jobs
       idle.put(process)
     for label, *job in jobs:
@@ -85,61 +83,41 @@ def encoded(
       yield label, ids.result()
 
 
-class _Process:
-  """A running process that encodes."""
-
-  def __init__(self, folder: Path):
-    package = Path(__file__).resolve().parents[2]
-    paths = [str(package), os.environ.get('PYTHONPATH', '')]
-    self._process = subprocess.Popen(
-      [sys.executable, '-P', '-m', 'gpt_jax.data.encode', str(folder)],
-      stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE,
-      pipesize=1 << 20,  # else 64 KiB, and as many changes from process to process
-      env=os.environ | {'PYTHONPATH': os.pathsep.join(filter(None, paths))},
-    )
-
-  def encode(self, text: str, alpha: float, seed: int) -> np.ndarray:
-    """Returns the ids of a text."""
-    try:
-      _send((text, alpha, seed), self._process.stdin)
-      answer = pickle.load(self._process.stdout)
-    except (EOFError, BrokenPipeError, pickle.UnpicklingError) as e:
-      raise UserError(
-        f'a process that encodes text died (exit {self._process.wait()}), perhaps for '
-        'want of memory; use fewer: --config.data.processes=1'
-      ) from e
-    if isinstance(answer, UserError):
-      raise answer
-    return answer
-
-  def end(self) -> None:
-    """Ends the process, whatever it is doing."""
-    self._process.kill()
-    self._process.wait()
-    self._process.stdout.close()
-    with contextlib.suppress(BrokenPipeError):
-      self._process.stdin.close()
+def _process(folder: Path) -> Process:
+  """Returns a running process that encodes."""
+  package = Path(__file__).resolve().parents[2]
+  paths = [str(package), os.environ.get('PYTHONPATH', '')]
+  return Process(
+    ['-m', 'gpt_jax.data.encode', str(folder)],
+    {'PYTHONPATH': os.pathsep.join(filter(None, paths))},
+    'use fewer: --config.data.processes=1',
+    pipesize=1 << 20,  # else 64 KiB, and as many changes from process to process
+  )
 
 
-def _send(message: Any, stream) -> None:
-  pickle.dump(message, stream, pickle.HIGHEST_PROTOCOL)
-  stream.flush()
+def _encoded_by(process: Process, *job) -> np.ndarray:
+  """Returns the ids of a text."""
+  answer = process.ask(job)
+  if isinstance(answer, UserError):
+    raise answer
+  return answer
 
 
 def _serve(folder: str) -> None:
   """Answers requests until the standard input ends."""
-  signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's to handle
-  answers = os.fdopen(os.dup(1), 'wb')
-  os.dup2(2, 1)  # what a library prints must not get among the answers
-  tokenizer = tokenizers.load(folder)
-  while sys.stdin.buffer.peek(1):
-    job = pickle.load(sys.stdin.buffer)
-    try:
-      answer = encode(tokenizer, *job)
-    except UserError as e:
-      answer = e
-    _send(answer, answers)
+
+  def begin():
+    tokenizer = tokenizers.load(folder)
+
+    def answer(job: tuple) -> np.ndarray | UserError:
+      try:
+        return encode(tokenizer, *job)
+      except UserError as e:
+        return e
+
+    return answer
+
+  serve(begin)
 
 
 if __name__ == '__main__':

@@ -23,11 +23,8 @@ import functools
 import hashlib
 import json
 import os
-import pickle
 import queue
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -43,9 +40,11 @@ import rich.console
 import rich.progress
 
 from gpt_jax.config import UserError
+from gpt_jax.data import process
 from gpt_jax.data.curation import groups
 from gpt_jax.data.curation.shards import joined, names_in, opened, remove, written
 from gpt_jax.data.formats import imported
+from gpt_jax.data.process import Process
 from gpt_jax.files import brief, field, of_kind, parse_json
 
 _LINE_EVERY = 10.0  # seconds between lines of progress where there is no terminal
@@ -276,17 +275,19 @@ class _Processes:
   def run(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Any]]:
     """Runs tasks; see `_Runner`."""
     while len(self._all) < min(self._most, len(tasks)):
-      self._all.append(_Process())
-    idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
-    for process in self._all:
-      idle.put(process)
+      self._all.append(_process())
+    idle: queue.SimpleQueue[Process] = queue.SimpleQueue()
+    for one in self._all:
+      idle.put(one)
 
     def call(task: Task) -> Any:
-      process = idle.get()
+      one = idle.get()
       try:
-        return process.work(task)
+        return one.ask(task)
+      except UserError as died:
+        return died
       finally:
-        idle.put(process)
+        idle.put(one)
 
     with contextlib.ExitStack() as stack:
       pool = stack.enter_context(ThreadPoolExecutor(self._most))
@@ -299,42 +300,21 @@ class _Processes:
       pool.shutdown()
 
 
-def _end(processes: list['_Process']) -> None:
+def _end(processes: list[Process]) -> None:
   """Ends processes and empties their list."""
   while processes:
     processes.pop().end()
 
 
-class _Process:
-  """A running process that does tasks."""
-
-  def __init__(self):
-    self._process = subprocess.Popen(
-      [sys.executable, '-P', '-c', _SERVE],
-      stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE,
-      env={**os.environ, **_ONE_THREAD},
-    )
-    _send([str(Path(__file__).parents[3]), *sys.path], self._process.stdin)
-
-  def work(self, task: Task) -> Any:
-    """Returns what `work` returns for a task."""
-    try:
-      _send(task, self._process.stdin)
-      return pickle.load(self._process.stdout)
-    except (EOFError, BrokenPipeError, pickle.UnpicklingError):
-      return UserError(
-        f'a process died (exit {self._process.wait()}), perhaps for want of memory; '
-        'run the same command again, with fewer at a time: --workers=1'
-      )
-
-  def end(self) -> None:
-    """Ends the process, whatever it is doing."""
-    self._process.kill()
-    self._process.wait()
-    self._process.stdout.close()
-    with contextlib.suppress(BrokenPipeError):
-      self._process.stdin.close()
+def _process() -> Process:
+  """Returns a running process that does tasks."""
+  one = Process(
+    ['-c', _SERVE],
+    _ONE_THREAD,
+    'run the same command again, with fewer at a time: --workers=1',
+  )
+  one.tell([str(Path(__file__).parents[3]), *sys.path])
+  return one
 
 
 # It must import nothing of ours before it knows where ours is.
@@ -346,18 +326,9 @@ engine.serve()
 """
 
 
-def _send(message: Any, stream) -> None:
-  pickle.dump(message, stream, pickle.HIGHEST_PROTOCOL)
-  stream.flush()
-
-
 def serve() -> None:
   """Does the tasks of the standard input until it ends: in a process of its own."""
-  signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's
-  answers = os.fdopen(os.dup(1), 'wb')
-  os.dup2(2, 1)  # what a library prints must not get among the answers
-  while sys.stdin.buffer.peek(1):
-    _send(work(pickle.load(sys.stdin.buffer)), answers)
+  process.serve(lambda: work)
 
 
 def spark(master: str, state: str | Path) -> Engine:
