@@ -7,7 +7,7 @@ RUN = runs/quickstart
 # Large memory pages, where glibc has them: about 10 % more tokens a second on a CPU.
 export GLIBC_TUNABLES = glibc.malloc.hugetlb=1
 
-.PHONY: quickstart tutorial test mutants layouts parity absent-env absent-test absent slices lint lock audit
+.PHONY: quickstart tutorial test test-slow slow-tests mutants layouts parity absent-env absent-test absent slices lint lock audit
 
 .venv/installed: requirements.lock
 	$(PYTHON) -m venv .venv
@@ -41,8 +41,20 @@ tutorial: .venv/installed
 	rm -rf runs/tutorial
 	.venv/bin/python experiments/tutorial/run.py $(FLAGS) docs/tutorial.md docs/tutorial.ru.md
 
+# The suite without the tests of tests/slow.txt: 8 minutes on two slow cores.
+SUITE = .venv/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 test: .venv/installed-dev
-	.venv/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+	$(SUITE) -m 'not slow'
+
+# The other tests, each of which takes 4 seconds of one core or more.
+test-slow: .venv/installed-dev
+	$(SUITE) -m slow
+
+# Which those are, where nothing else is at work.
+slow-tests: .venv/installed-dev
+	rm -rf .pytest_cache/compiled
+	$(SUITE) --durations=0 --durations-min=4 > .pytest_cache/slow.log || (cat .pytest_cache/slow.log; false)
+	sed -n 's/^ *[0-9.]*s call *//p' .pytest_cache/slow.log | sort > tests/slow.txt
 
 # Faults planted in a copy of the tree, one by one: which does no test catch? 20 drawn by
 # date: FLAGS=--draw=20; those of a room: FLAGS=--only=training/

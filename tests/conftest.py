@@ -48,9 +48,18 @@ LONGEST = (
 ).split()
 
 
+# Tests that take 4 seconds of one core or more, an id a line (`make slow-tests`): not
+# part of `make test`, but of `make test-slow`.
+SLOW = frozenset((ROOT / 'tests/slow.txt').read_text().split('\n'))
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest's own looks at the marks
 def pytest_collection_modifyitems(items):
   first = {f'test_{name}': place for place, name in enumerate(LONGEST)}
   items.sort(key=lambda item: first.get(item.path.stem, len(first)))
+  for item in items:
+    if item.nodeid in SLOW:
+      item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True, scope='module')

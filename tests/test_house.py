@@ -312,3 +312,12 @@ def test_an_expected_refusal_is_expected_by_its_words():
         if ours and not told and node not in kept:
           bare.append(f'{path.name}:{node.lineno}')
   assert not bare, f'pytest.raises takes any message here; give match=: {bare}'
+
+
+def test_slow_tests_are_tests():
+  lines = (ROOT / 'tests/slow.txt').read_text(encoding='utf-8').splitlines()
+  assert lines
+  for line in lines:
+    path, name = line.split('::')
+    text = (ROOT / path).read_text(encoding='utf-8')
+    assert f'\ndef {name.partition("[")[0]}(' in text, line
