@@ -21,7 +21,7 @@ def get_config(direction: str = 'forward') -> config.Run:
   if direction not in ('forward', 'reverse'):
     raise UserError(f'dialogsum.py:{direction} must be forward or reverse')
   return config.Run(
-    steps=600,
+    steps=600 if direction == 'forward' else 400,
     batch=16,
     eval_every=150,
     eval_batch=32,

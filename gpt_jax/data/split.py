@@ -154,9 +154,7 @@ def _said_of_copies(
   return [f'{line}; --config.data.duplicates=drop leaves copies out']
 
 
-def _count(
-  data: Data, field: str, parts: Iterator[Part], notices: Notices
-) -> _Counted:
+def _count(data: Data, field: str, parts: Iterator[Part], notices: Notices) -> _Counted:
   """Returns what one source holds."""
   lengths, sizes, digest = array('Q'), array('Q'), hashlib.sha256()
   marks = duplicates.Marks()

@@ -170,6 +170,12 @@ def ready(
           "tokenizer's entries; 0 takes as many as it has"
         )
       layout.check(cfg)
+      context = layout.mesh.shape['context'] if layout.mesh is not None else 1
+      if run.data.dialogues and 8 % context:
+        raise UserError(
+          f'layout={run.layout!r} has context={context}, which must divide 8 with '
+          'data.dialogues: examples are padded to multiples of 8 tokens'
+        )
       text = rows.epoch(run, data, cfg.T, stages_of(run))
       run = schedule.resolved(run, text, layout.parts)
     limit = _memory_limit(layout)
