@@ -7,6 +7,7 @@ import pathlib
 import jax
 import numpy as np
 import pytest
+from test_convert import byte_bpe, random_model
 
 from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError, length
@@ -18,6 +19,7 @@ from gpt_jax.runs.evaluate import baselines, held_out_metrics
 from gpt_jax.runs.load import load
 from gpt_jax.tasks import dialogues
 from gpt_jax.training.metrics_log import read_metrics
+from gpt_jax.weights import convert
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 WORDS = 'the cat dog sees hears a bird and then we you they'.split()
@@ -164,14 +166,20 @@ def trained(run, workdir):
   return params_of(workdir)
 
 
-def test_a_resumed_run_is_bitwise_the_same_and_layouts_agree(place):
-  # Of two lengths, so that few programs are compiled.
+@pytest.fixture
+def few_lengths(tmp_path):
+  """Dialogues of two lengths, so that few programs are compiled."""
   talk = [['the cat sees'] * 3 if i % 3 else ['a dog'] * 2 for i in range(40)]
   lines = (
-    json.dumps({'turns': [f'{i} {t}' for t in turns]})
+    json.dumps({'turns': [f'{i} {text}' for text in turns]})
     for i, turns in enumerate(talk, 10)
   )
-  (place / 'a.jsonl').write_text('\n'.join(lines))
+  (tmp_path / 'a.jsonl').write_text('\n'.join(lines))
+  return tmp_path
+
+
+def test_a_resumed_run_is_bitwise_the_same_and_layouts_agree(few_lengths):
+  place = few_lengths
   how = {'model_dropout': 0.1, 'eval_tokens': 9, 'eval_every': 9}
   whole = trained(a_run(place, **how), place / 'whole')
   trained(a_run(place, **how, steps=3), place / 'parts')
@@ -181,6 +189,18 @@ def test_a_resumed_run_is_bitwise_the_same_and_layouts_agree(place):
   other = trained(a_run(place, **how, loss_chunk=32), place / 'other')
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4), whole, other
+  )
+
+
+def test_seeds_train_together_as_alone(few_lengths):
+  place, how = few_lengths, {'eval_tokens': 9, 'eval_every': 9, 'steps': 4}
+  runs = [a_run(place, seed=seed, **how) for seed in range(2)]
+  members = [train.Member(run, place / f'{i}') for i, run in enumerate(runs)]
+  train.train_together(members, report=lambda line: None)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4),
+    trained(runs[1], place / 'alone'),
+    params_of(place / '1'),
   )
 
 
@@ -295,3 +315,31 @@ def test_the_papers_models_are_configs(name):
   run.data.source = 'a.tsv'
   config.check(run)
   assert run.data.dialogues == 128 and run.data.reverse == ('reverse' in name)
+
+
+def test_dialogpts_folder_is_trained_further(place):
+  folder = place / 'hf'
+  folder.mkdir()
+  tokenizer = byte_bpe(folder)
+  cfg, params = random_model({'T': 64}, vocab=tokenizer.vocab)
+  convert.write(params, cfg, 0.1, tokenizer.eot, folder)
+  about = json.loads((folder / 'config.json').read_text())
+  about |= {  # as microsoft/DialoGPT-medium has them besides
+    'n_ctx': 64,
+    'n_special': 0,
+    'predict_special_tokens': True,
+    'task_specific_params': {'conversational': {'max_length': 1000}},
+  }
+  (folder / 'config.json').write_text(json.dumps(about))
+  run = a_run(place, init_from=str(folder), take_shape=True, steps=1)
+  run.model, run.optim.lr, run.optim.final_lr = config.Model(), 0.0, 0.0
+  trained(run, place / 'w')
+  before, after = load(folder), load(place / 'w')
+  jax.tree.map(np.testing.assert_array_equal, before.params, after.params)
+  file = tokens.prepared(run, place / 'w').train
+  first = file.ids[: int(file.lengths[0])].tolist()
+  said = before.tokenizer.decode(first).replace('<|endoftext|>', '|')
+  assert first.count(before.tokenizer.eot) >= 2 and said.startswith('1 ')
+  # Its loss is that of the model it began with, on the replies alone.
+  wanted = held_out_metrics(place / 'w', report=lambda line: None)['valid_nll']
+  np.testing.assert_allclose(read_metrics(place / 'w')[-1]['valid_nll'], wanted, 1e-6)

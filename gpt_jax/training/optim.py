@@ -300,18 +300,16 @@ def transformation(
     parts.append(optax.clip_by_global_norm(hp.clip))
   if optim.name == 'adamw':
     parts.append(adam)
-  elif optim.name == 'adam_gpt1':
+  elif optim.name in ('adam_gpt1', 'adam_dialogpt'):
     update = jnp.float32(step) + 1
     root = jnp.sqrt(1 - hp.beta2**update)
     # Optax adds eps to the corrected root: eps / root there is eps before it.
     parts.append(optax.scale_by_adam(hp.beta1, hp.beta2, hp.eps / root))
-    decay *= root / (1 - hp.beta1**update)
-  elif optim.name == 'adam_dialogpt':
-    update = jnp.float32(step) + 1
-    root = jnp.sqrt(1 - hp.beta2**update)
-    # As above, and both corrections taken back.
-    parts.append(optax.scale_by_adam(hp.beta1, hp.beta2, hp.eps / root))
-    parts.append(optax.scale((1 - hp.beta1**update) / root))
+    corrected = root / (1 - hp.beta1**update)
+    if optim.name == 'adam_gpt1':
+      decay *= corrected
+    else:  # which has none
+      parts.append(optax.scale(1 / corrected))
   elif optim.name == 'muon':
     parts.append(optax.partition({'muon': muon, 'adam': adam}, muon_or_adam))
   elif optim.name == 'adafactor':
