@@ -12,7 +12,7 @@ from test_convert import byte_bpe, random_model
 from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError, length
 from gpt_jax.config.experiment import load as experiment
-from gpt_jax.data import windows
+from gpt_jax.data import prepare, windows
 from gpt_jax.inference import dialogue
 from gpt_jax.runs import example_rows, tokens, train, where
 from gpt_jax.runs.evaluate import baselines, held_out_metrics
@@ -134,6 +134,14 @@ def test_targets_and_bytes_are_those_with_a_loss(place):
   # A byte of the text is an id here, and each turn with a loss has an end besides.
   ends = sum(len(each.learnt) for each in wanted)
   assert data.train.bytes == data.train.targets - ends
+
+
+def test_processes_write_the_same_file(place, monkeypatch):
+  one = prepared(a_run(place), place / 'one')
+  monkeypatch.setattr(prepare, 'WORTH_PROCESSES', 0)
+  two = prepared(a_run(place, data_processes=2), place / 'two')
+  assert (one.train.digest, one.valid.digest) == (two.train.digest, two.valid.digest)
+  np.testing.assert_array_equal(one.train.weights, two.train.weights)
 
 
 def test_hosts_read_their_own_rows_of_the_same_batches(place):

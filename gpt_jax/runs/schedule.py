@@ -57,6 +57,8 @@ def lines(run: config.Run, text: int = 0) -> list[str]:
   read = config.tokens_read(run)
   epochs = f', {read / text:.3g} epochs of {text:,}' if text else ''
   said = [f'length    {run.steps:,} updates, {read:,} tokens{epochs}']
+  if run.data.dialogues:
+    said = [f'length    {run.steps:,} updates of {run.batch:,} examples']
   return [*said, *batch_lines(run), rate_line(run)]
 
 
