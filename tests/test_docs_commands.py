@@ -1,4 +1,4 @@
-"""The commands of README.md and docs/scaling.md are commands: parsed, and checked."""
+"""The commands of README.md and some pages are commands: parsed, and checked."""
 
 import math
 import pathlib
@@ -16,7 +16,7 @@ from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.training import sharding
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-PAGES = 'README.md', 'docs/scaling.md'
+PAGES = 'README.md', 'docs/scaling.md', 'docs/dialogue.md'
 # How many devices the commands under a heading of docs/scaling.md are for.
 DEVICES = {
   'One GPU or TPU chip': 1,

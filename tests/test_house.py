@@ -22,6 +22,7 @@ WITHOUT_JAX = [
   'data.sources',
   'data.curation.pipeline',
   'tasks.labelled',
+  'tasks.dialogue_tokens',
   'data.token_files',
   'training.xla_flags',
   'tasks.prompted',

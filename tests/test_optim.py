@@ -121,6 +121,11 @@ def adam_gpt1(x, g, memory, t, decay):
   return x - rate * (m / (np.sqrt(v) + EPS) + decay * x)
 
 
+def adam_dialogpt(x, g, memory, t, decay):
+  m, v = moments(memory, g)
+  return x - RATE * (m / (np.sqrt(v) + EPS) + decay * x)
+
+
 def lion(x, g, memory, t, decay):
   m = memory.get('m', 0)
   memory['m'] = B2 * m + (1 - B2) * g
@@ -174,7 +179,9 @@ def followed(optimizer):
 
 
 @pytest.mark.parametrize(
-  'optimizer', [adamw, adam_gpt1, lion, adafactor], ids=lambda f: f.__name__
+  'optimizer',
+  [adamw, adam_gpt1, adam_dialogpt, lion, adafactor],
+  ids=lambda f: f.__name__,
 )
 def test_an_optimizer_equals_its_definition_in_numpy(optimizer):
   found, wanted = followed(optimizer)
@@ -182,7 +189,41 @@ def test_an_optimizer_equals_its_definition_in_numpy(optimizer):
     np.testing.assert_allclose(found[k], wanted[k], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize('name', ['adam_gpt1', 'adafactor', 'lion'])
+def test_noam_is_the_releases_rate():
+  run = config.Run(steps=100, model=config.Model(D=768))
+  run.optim = config.Optim(lr=1e-5, schedule='noam', warmup=40)
+  hp = optim.Hyper.of(run)
+  found = [float(optim.learning_rate(jnp.int32(s), hp, 'noam')) for s in range(100)]
+  wanted = [1e-5 * 1e4 * 768**-0.5 * min(s**-0.5, s * 40**-1.5) for s in range(1, 101)]
+  np.testing.assert_allclose(found, wanted, rtol=1e-5)
+  run.optim.warmup = 16_000  # the release's own, at its peak
+  np.testing.assert_allclose(optim.noam_peak(run.optim, 768), 2.85e-5, rtol=2e-3)
+
+
+def test_dialogpts_adam_clips_each_tensor_by_its_own_norm():
+  chosen = config.Optim(name='adam_dialogpt', clip=1.0)
+  hp, step = optim.Hyper.of(config.Run(optim=chosen)), jnp.int32(0)
+  grads = {
+    'attn': {n: {'kernel': jnp.full((2, 2), 1.5)} for n in 'qkvo'},
+    'wte': jnp.full((2, 2), 0.1),
+  }
+  # Norms: 3 alone, 3 * 3^0.5 of query, key and value together, 0.2.
+  clipped = {
+    'attn': {
+      n: {'kernel': jnp.full((2, 2), 1.5 / (3.0 if n == 'o' else 27**0.5))}
+      for n in 'qkvo'
+    },
+    'wte': grads['wte'],
+  }
+  tx = optim.transformation(chosen, hp, step)
+  state = tx.update(grads, tx.init(grads), grads)[1]
+  plain = optim.transformation(config.Optim(name='adam_dialogpt', clip=0.0), hp, step)
+  wanted = plain.update(clipped, plain.init(grads), grads)[1]
+  for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(wanted), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+@pytest.mark.parametrize('name', ['adam_gpt1', 'adam_dialogpt', 'adafactor', 'lion'])
 def test_the_numbers_of_an_optimizer_are_traced(name):
   chosen = config.Optim(name=name)
   step = jnp.int32(3)

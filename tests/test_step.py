@@ -106,6 +106,7 @@ def test_evaluation_sums_agree_over_devices():
   [
     ('adamw', 1e-2),
     ('adam_gpt1', 1e-2),
+    ('adam_dialogpt', 1e-2),
     ('muon', 1e-2),
     ('adafactor', 1e-2),
     ('lion', 2e-3),

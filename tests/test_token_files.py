@@ -333,7 +333,7 @@ SCRIPT = """
 import sys
 from gpt_jax.config import Data
 from gpt_jax.data import prepare
-prepare._MARK_EVERY, prepare._WORTH_PROCESSES = 3e5, 0
+prepare._MARK_EVERY, prepare.WORTH_PROCESSES = 3e5, 0
 data = Data(source=sys.argv[1], tokenizer='byte_bpe', vocab=300, processes=2)
 """
 
@@ -419,7 +419,7 @@ def test_of_two_that_prepare_one_folder_at_once_one_does_and_one_waits(tmp_path)
 
 
 def test_any_number_of_processes_makes_the_same_files(tmp_path, monkeypatch):
-  monkeypatch.setattr(prepare, '_WORTH_PROCESSES', 0)
+  monkeypatch.setattr(prepare, 'WORTH_PROCESSES', 0)
   texts = [english(30_000, seed) for seed in range(12)]
   data = Data(source=write(tmp_path / 'a', *texts), vocab=300, sampling=0.1)
   for processes in (1, 3):

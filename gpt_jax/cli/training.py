@@ -41,8 +41,9 @@ def prepare(values) -> None:
   for source in data.newest:
     for name, file in (('train', source.train), ('valid', source.valid)):
       print(
-        f'{f"{source.name} {name}".strip()}: {len(file.ids) - 1:,} tokens of '
-        f'{file.bytes:,} bytes in {file.documents:,} documents'
+        f'{f"{source.name} {name}".strip()}: {file.targets:,} tokens of '
+        f'{file.bytes:,} bytes in {file.documents:,} '
+        + ('examples' if run.data.dialogues else 'documents')
       )
   print(f'prepared in {run.data.tokens or workdir}')
 

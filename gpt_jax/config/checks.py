@@ -20,7 +20,7 @@ from gpt_jax.config.schema import (
 from gpt_jax.config.values import fields, flat, from_flat, nearest
 
 # Optimizers whose rate for a wider model is known (training/optim.py, `_kernel_rate`).
-_MUP_OPTIMIZERS = 'adamw', 'adam_gpt1', 'muon'
+_MUP_OPTIMIZERS = 'adamw', 'adam_gpt1', 'adam_dialogpt', 'muon'
 _MOST_PARAMETERS = 10**14  # no machine holds more
 _MOST_LAYERS = 10**5  # each is a part of the program
 LARGEST = 2**63  # whole numbers are smaller, so that numpy can hold them
@@ -49,7 +49,7 @@ def check(config: Run, devices: int = 1) -> None:
   wrong += (
     _wrong_data(config.data) + _wrong_exams(config) + _wrong_sampling(config.data)
   )
-  wrong += wrong_mixture(config.data)
+  wrong += wrong_mixture(config.data) + _wrong_dialogues(config)
   wrong += _wrong_model(config.model, config.optim) + _wrong_batches(config, devices)
   wrong += _wrong_length(config) + _wrong_schedule(config) + _wrong_task(config)
   if wrong:
@@ -145,6 +145,28 @@ def _wrong_sampling(data: Data) -> list[str]:
   return [
     f'data.sampling={data.sampling} must be 0 for data.tokenizer={name}: only '
     'bpe and unigram, trained here, draw their pieces'
+  ]
+
+
+def _wrong_dialogues(config: Run) -> list[str]:
+  """Returns the rules that are broken about dialogues."""
+  data = config.data
+  if not data.dialogues:
+    return [
+      'data.reverse=True must come with data.dialogues, the tokens beyond which a '
+      'dialogue is divided, such as 128: texts have no turns'
+    ] * data.reverse
+  # What is read of texts alone, or counts tokens of rows that are all of one length.
+  texts = {'mixture', 'errors', 'field', 'bad_lines', 'separator', 'sampling'}
+  texts |= {'windows', 'split'}
+  others = {'tokens', 'batch_start', 'model.documents', 'optim.by'}
+  wrong = {f'data.{name}' for name in texts} | others
+  usual = flat(Run())
+  return [
+    f'{name}={value!r} must be {usual[name]!r} with data.dialogues, whose rows are '
+    'examples of any length'
+    for name, value in flat(config).items()
+    if name in wrong and value != usual[name]
   ]
 
 
@@ -311,6 +333,11 @@ def _wrong_schedule(config: Run) -> list[str]:
   steps, unit = resolved(config).steps, 'steps'
   if o.by == 'tokens' and steps:
     steps, unit = tokens_read(config, steps), f'the tokens of {steps} updates'
+  if o.schedule == 'noam' and o.by == 'tokens':
+    wrong.append(
+      "optim.by='tokens' must be 'updates' for the noam schedule, whose height is set "
+      'by the updates of the warm-up; rsqrt has the same shape'
+    )
   if o.final_lr > o.lr and o.schedule in ('cosine', 'linear', 'wsd'):
     wrong.append(f'optim.final_lr={o.final_lr} must not exceed optim.lr={o.lr}')
   if o.until and o.schedule not in ('cosine', 'linear'):

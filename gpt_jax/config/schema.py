@@ -57,6 +57,11 @@ class Data:
     mixture: sources to draw from instead of `source`, 'NAME=SOURCE; NAME=SOURCE'.
     weights: shares of the training rows, 'NAME=60, NAME=40; 5000: NAME=1': from update
       5000 on others. They are divided by their sum; '': all alike.
+    dialogues: above 0, `source` and `valid` are files of dialogues, a row is one
+      example of them, and a dialogue of more tokens is several (the release of DialoGPT
+      has 128; tasks/dialogues.py); 0: they are texts.
+    reverse: whether dialogues are read from the last turn to the first, for a model of
+      P(source | target) (DialoGPT, section 3.2).
   """
 
   source: str = setting('python:docs', role='place')
@@ -78,6 +83,8 @@ class Data:
   windows: str = setting('epochs', choices=('epochs', 'random'), role='training')
   mixture: str = setting('', role='place length', tasks=False)
   weights: str = setting('', role='length', tasks=False)
+  dialogues: int = setting(0, low=0, tasks=False)
+  reverse: bool = setting(False, tasks=False)
 
 
 @dataclasses.dataclass
@@ -160,13 +167,14 @@ class Optim:
   """How gradients become updates.
 
   Attributes:
-    name: 'adamw', 'adam_gpt1' (GPT-1's released code), 'muon' (for the kernels of
-      linear layers; AdamW for the rest), 'adafactor', 'lion' or 'sgd'; see
-      `training.optim.transformation`.
-    lr: highest learning rate.
+    name: 'adamw', 'adam_gpt1' and 'adam_dialogpt' (GPT-1's and DialoGPT's released
+      code), 'muon' (for the kernels of linear layers; AdamW for the rest), 'adafactor',
+      'lion' or 'sgd'; see `training.optim.transformation`.
+    lr: highest learning rate; of 'noam' the number that DialoGPT's release calls so.
     final_lr: learning rate at the end of 'cosine', 'linear' and 'wsd'.
     schedule: after the warm-up: 'cosine', 'linear', 'rsqrt' (inverse square root of
-      the update), 'constant', or 'wsd' (constant, then linear over `cooldown`).
+      the update), 'noam' (the same, its height set by width and warm-up), 'constant',
+      or 'wsd' (constant, then linear over `cooldown`).
     by: what warmup, until and cooldown count: 'updates', or the 'tokens' that updates
       have read, whatever their size (GPT-3, appendix B).
     warmup: updates, or tokens, of linear warm-up.
@@ -176,7 +184,8 @@ class Optim:
     muon_momentum: Muon's Nesterov momentum.
     beta1, beta2, eps: of Adam; Lion has the first two, Adafactor its own.
     weight_decay: decoupled, on weight matrices and embeddings only; SGD has none.
-    clip: largest global norm of the gradient; 0 means off.
+    clip: largest global norm of the gradient, of 'adam_dialogpt' largest norm of each
+      tensor's; 0 means off.
     ema: decay per update of an exponential moving average of the weights, which is
       evaluated and loaded instead of them; 0 means off.
     guard: at a spike, a loss that is not finite or is `guard_sigmas` standard
@@ -187,12 +196,15 @@ class Optim:
   """
 
   name: str = setting(
-    'adamw', choices=('adamw', 'adam_gpt1', 'muon', 'adafactor', 'lion', 'sgd')
+    'adamw',
+    choices=(
+      *('adamw', 'adam_gpt1', 'adam_dialogpt', 'muon', 'adafactor', 'lion', 'sgd'),
+    ),
   )
   lr: float = setting(1e-3, low=0, role='number')
   final_lr: float = setting(1e-4, low=0, role='number')
   schedule: str = setting(
-    'cosine', choices=('cosine', 'linear', 'rsqrt', 'constant', 'wsd')
+    'cosine', choices=('cosine', 'linear', 'rsqrt', 'noam', 'constant', 'wsd')
   )
   by: str = setting('updates', choices=('updates', 'tokens'), tasks=False)
   warmup: int = setting(100, low=0, role='number')

@@ -25,20 +25,28 @@ T = TypeVar('T')
 
 
 def encode(
-  tokenizer: tokenizers.Tokenizer, text: str, alpha: float = 0.0, seed: int = 0
-) -> np.ndarray:
-  """Returns the ids of a text, unsigned; with alpha > 0 one of the ways to cut it."""
+  tokenizer: tokenizers.Tokenizer,
+  text: str | list[str],
+  alpha: float = 0.0,
+  seed: int = 0,
+) -> np.ndarray | list[np.ndarray]:
+  """Returns the ids of a text, unsigned; with alpha > 0 one of the ways to cut it.
+
+  Of a list of texts, those of each.
+  """
+  if isinstance(text, list):
+    return [encode(tokenizer, one, alpha, seed) for one in text]
   if alpha:
     return np.array(tokenizer.sample(text, alpha, seed), np.uint32)
   return tokenizer.encode_array(text)
 
 
 def encoded(
-  jobs: Iterable[tuple[T, str, float, int]],
+  jobs: Iterable[tuple[T, str | list[str], float, int]],
   folder: Path,
   processes: int,
   tokenizer: tokenizers.Tokenizer | None = None,
-) -> Iterator[tuple[T, np.ndarray]]:
+) -> Iterator[tuple[T, np.ndarray | list[np.ndarray]]]:
   """Yields the ids of texts in their order.
 
   No more than two texts for each process are in memory at a time.
@@ -60,7 +68,7 @@ def encoded(
     return
   idle: queue.SimpleQueue[Process] = queue.SimpleQueue()
 
-  def work(*job) -> np.ndarray:
+  def work(*job) -> np.ndarray | list[np.ndarray]:
     process = idle.get()
     try:
       return _encoded_by(process, *job)
@@ -95,8 +103,8 @@ def _process(folder: Path) -> Process:
   )
 
 
-def _encoded_by(process: Process, *job) -> np.ndarray:
-  """Returns the ids of a text."""
+def _encoded_by(process: Process, *job) -> np.ndarray | list[np.ndarray]:
+  """Returns the ids of a text, or of each of a list."""
   answer = process.ask(job)
   if isinstance(answer, UserError):
     raise answer
@@ -109,7 +117,7 @@ def _serve(folder: str) -> None:
   def begin():
     tokenizer = tokenizers.load(folder)
 
-    def answer(job: tuple) -> np.ndarray | UserError:
+    def answer(job: tuple) -> np.ndarray | list[np.ndarray] | UserError:
       try:
         return encode(tokenizer, *job)
       except UserError as e:

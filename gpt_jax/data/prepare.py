@@ -31,7 +31,7 @@ _NOT_RECIPE = (
 )
 _MARK = 'mark.json'  # in the stage: how far a run got, to resume from if it is killed
 _MARK_EVERY = 32e6  # bytes of text between marks
-_WORTH_PROCESSES = 16e6  # bytes of text that are encoded before processes would start
+WORTH_PROCESSES = 16e6  # bytes of text that are encoded before processes would start
 _LINE_EVERY = 10.0  # seconds between lines of progress where there is no terminal
 
 
@@ -61,6 +61,7 @@ def prepare(
   *,
   report: Callable[[str], None] = print,
   tokenizer: str | Path | None = None,
+  fill: Callable[..., None] | None = None,
 ) -> None:
   """Makes FOLDER/tokenizer and FOLDER/tokens, whole or not at all.
 
@@ -70,6 +71,7 @@ def prepare(
     data: what to read and how; data.tokens is not looked at.
     folder: is created if missing.
     tokenizer: folder of a tokenizer to copy instead of making one.
+    fill: makes both in a folder, instead of `_fill`.
 
   Raises:
     UserError: the folder was prepared from another recipe; the text can't be read, is
@@ -85,7 +87,7 @@ def prepare(
       if _prepared(folder, stage, wanted):
         return
       try:
-        _fill(data, stage, wanted, report, tokenizer)
+        (fill or _fill)(data, stage, wanted, report, tokenizer)
         _take_place(folder, stage)
       except BaseException as e:
         # After Ctrl-C and SIGTERM keep what a later run can resume from.
@@ -192,7 +194,7 @@ def _fill(
     if not original and data.tokenizer in _LEARNT:
       report(f'training {data.tokenizer} with {data.vocab:,} ids ...')
     texts = _texts(data, text)
-    tokenizer = _make_tokenizer(data, texts, stage / 'tokenizer', original)
+    tokenizer = make_tokenizer(data, texts, stage / 'tokenizer', original)
   else:
     tokenizer = tokenizers.load(stage / 'tokenizer')
   how = f', {tokenizer.cleaning} cleaning' if tokenizer.kind == 'gpt1' else ''
@@ -259,12 +261,12 @@ def _encode_all(
     return sum(file.bytes for file in files.values())
 
   processes = data.processes or os.cpu_count()
-  if text.bytes - size() < _WORTH_PROCESSES:
+  if text.bytes - size() < WORTH_PROCESSES:
     processes = 1
   marked = size()
   if marked:
     report(f'going on from {marked / 1e6:.0f} MB, where an earlier run stopped')
-  with _progress(text.bytes, marked, report) as advance:
+  with progress(text.bytes, marked, report) as advance:
     ids_of = encode.encoded(jobs(), stage / 'tokenizer', processes, tokenizer)
     with contextlib.closing(ids_of):
       for (i, piece), ids in ids_of:
@@ -319,7 +321,7 @@ def _texts(data: config.Data, text: split.Text) -> Iterator[str]:
       yield piece.text
 
 
-def _make_tokenizer(
+def make_tokenizer(
   data: config.Data, texts: Iterator[str], folder: Path, original: str | Path | None
 ) -> tokenizers.Tokenizer:
   """Returns the tokenizer of the config, trained, opened or copied into a folder."""
@@ -368,7 +370,7 @@ def prepare_tokenizer(
       report(f'tokenizer of {len(data)} sources: {data[0].tokenizer} ...')
       looked = ((each, split.look(each, lambda line: None)) for each in data)
       texts = itertools.chain.from_iterable(itertools.starmap(_texts, looked))
-      _make_tokenizer(data[0], texts, stage, None)
+      make_tokenizer(data[0], texts, stage, None)
       for path in [*stage.iterdir(), stage]:
         sync(path)
       stage.rename(own)
@@ -376,7 +378,7 @@ def prepare_tokenizer(
 
 
 @contextlib.contextmanager
-def _progress(
+def progress(
   total: int, begin: int, report: Callable[[str], None]
 ) -> Iterator[Callable[[int], None]]:
   """Yields a function that shows how many of `total` bytes are encoded.

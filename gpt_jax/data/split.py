@@ -55,20 +55,51 @@ class _Counted(NamedTuple):
   digest: str
 
 
-def look(data: Data, skip: Callable[[str], None]) -> Text:
+def _read(
+  data: Data,
+  field: str,
+  skip: Callable[[str], None] = lambda line: None,
+  tell: Callable[[str, str], None] = lambda kind, name: None,
+) -> Iterator[Part]:
+  """Yields the parts of data.source or data.valid.
+
+  What it skips and tells is said by `look`, and by nobody who reads again.
+  """
+  checksums = data.sha256
+  if field == 'valid':  # the checksums of data.source come first
+    used = sum('://' in entry for entry in sources.split_list(data.source))
+    checksums = ','.join(checksums.split(',')[used:])
+  return sources.parts(
+    getattr(data, field),
+    sha256=checksums,
+    errors=data.errors,
+    field=data.field,
+    skip=skip if data.bad_lines == 'skip' else None,
+    separator=data.separator,
+    tell=tell,
+  )
+
+
+def look(
+  data: Data, skip: Callable[[str], None], read: Callable[..., Iterator[Part]] = _read
+) -> Text:
   """Returns what the sources of a config hold.
 
   Memory: 48 bytes for each document.
 
   Args:
     skip: called with each line that data.bad_lines=skip leaves out.
+    read: yields the parts of a source; takes data, 'source' or 'valid', and `skip` and
+      `tell` of `sources.parts`.
 
   Raises:
     UserError: see `sources.parts`; or a source holds no text.
   """
   notices = Notices()
-  source = _count(data, 'source', skip, notices)
-  valid = _count(data, 'valid', skip, notices) if data.valid else None
+  source = _count(data, 'source', read(data, 'source', skip, notices.tell), notices)
+  valid = None
+  if data.valid:
+    valid = _count(data, 'valid', read(data, 'valid', skip, notices.tell), notices)
   _, letters = source.marks
   copy = duplicates.copies(letters)
   if valid:
@@ -123,13 +154,11 @@ def _said_of_copies(
   return [f'{line}; --config.data.duplicates=drop leaves copies out']
 
 
-def _count(
-  data: Data, field: str, skip: Callable[[str], None], notices: Notices
-) -> _Counted:
+def _count(data: Data, field: str, parts: Iterator[Part], notices: Notices) -> _Counted:
   """Returns what one source holds."""
   lengths, sizes, digest = array('Q'), array('Q'), hashlib.sha256()
   marks = duplicates.Marks()
-  for part in _read(data, field, skip, notices.tell):
+  for part in parts:
     if part.first:
       lengths.append(0)
       sizes.append(0)
@@ -159,36 +188,17 @@ def _is_held_out(number: int, share: Fraction) -> bool:
   return (number + 1) * a // b > number * a // b
 
 
-def _read(
-  data: Data,
-  field: str,
-  skip: Callable[[str], None] = lambda line: None,
-  tell: Callable[[str, str], None] = lambda kind, name: None,
-) -> Iterator[Part]:
-  """Yields the parts of data.source or data.valid.
+def divide(
+  data: Data, text: Text, read: Callable[..., Iterator[Part]] = _read
+) -> Iterator[Piece]:
+  """Yields all text in the order of its sources, each piece with its token file.
 
-  What it skips and tells is said by `look`, and by nobody who reads again.
+  Args:
+    read: as in `look`.
   """
-  checksums = data.sha256
-  if field == 'valid':  # the checksums of data.source come first
-    used = sum('://' in entry for entry in sources.split_list(data.source))
-    checksums = ','.join(checksums.split(',')[used:])
-  return sources.parts(
-    getattr(data, field),
-    sha256=checksums,
-    errors=data.errors,
-    field=data.field,
-    skip=skip if data.bad_lines == 'skip' else None,
-    separator=data.separator,
-    tell=tell,
-  )
-
-
-def divide(data: Data, text: Text) -> Iterator[Piece]:
-  """Yields all text in the order of its sources, each piece with its token file."""
   share = None if text.way == 'valid' else _share(data)
   i, kept, at = -1, -1, 0  # the document, its number among those kept, place in it
-  for part in _read(data, 'source'):
+  for part in read(data, 'source'):
     if part.first:
       i, at = i + 1, 0
     if i == len(text.lengths):
@@ -209,7 +219,7 @@ def divide(data: Data, text: Text) -> Iterator[Piece]:
       if here < len(part.text):
         yield Piece('valid', part.text[here:], at + here == limit, part.name)
     at += len(part.text)
-  for part in _read(data, 'valid') if text.way == 'valid' else ():
+  for part in read(data, 'valid') if text.way == 'valid' else ():
     yield Piece('valid', part.text, part.first, part.name)
 
 

@@ -12,6 +12,9 @@ A folder that gpt_jax/data/prepare.py filled holds
   tokens/train.src     two little-endian uint64 a document: where the name of its file
                        stands in train.names, and its number in that file, or 0
   tokens/train.names   names of files in UTF-8, a line each
+  tokens/train.weights of dialogues: a byte an id, 1 where it is a target with a loss;
+                       then a document is an example, no eot is put before it, and its
+                       bytes are those of its targets
   tokens/train.json    the header: counts, checksums, the recipe, and whether the
                        tokenizer gives the text back
   tokens/valid.*       the same for the held-out text
@@ -19,6 +22,7 @@ A folder that gpt_jax/data/prepare.py filled holds
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import os
 from pathlib import Path
@@ -34,11 +38,13 @@ from gpt_jax.files import field, read_json, shown, write_json
 
 FORMAT = 1  # a folder that is older than .src and .names has none, and is read
 _PARTS = 'idx', 'src', 'names'  # besides .bin
+_WEIGHTS = 'weights'  # the suffix, of dialogues alone
 _DTYPES = {  # that a header may say
   'bin': ('<u2', '<u4'),
   'idx': ('<u8',),
   'src': ('<u8',),
   'names': ('|u1',),
+  'weights': ('|u1',),
 }
 
 
@@ -59,6 +65,8 @@ class TokenFile:
       older than this, none.
     fidelity: what the tokenizer made of the text, `fidelity.Fidelity.record`; of a
       folder that is older than this, {}.
+    weights: [tokens] memory-mapped, uint8: 1 for each id of dialogues that is a target
+      with a loss; None of texts, where all but the first are.
   """
 
   path: Path
@@ -71,6 +79,19 @@ class TokenFile:
   text: str
   files: dict[str, str]
   fidelity: dict[str, Any]
+  weights: np.ndarray | None = None
+
+  @functools.cached_property
+  def targets(self) -> int:
+    """How many ids have a loss."""
+    if self.weights is None:
+      return len(self.ids) - 1
+    return int(np.count_nonzero(self.weights))
+
+  @property
+  def lengths(self) -> np.ndarray:
+    """How many ids each document has."""
+    return np.diff(np.append(self.starts, len(self.ids)).astype(np.int64))
 
 
 def open_tokens(prefix: str | Path) -> TokenFile:
@@ -94,13 +115,15 @@ def open_tokens(prefix: str | Path) -> TokenFile:
       )
     kinds = {'documents': int, 'bytes': int, 'tokenizer': str, 'source': str}
     kinds |= {'bin': dict, 'idx': dict, 'files': dict, 'fidelity': dict}
+    weighted = _WEIGHTS in header
+    kinds |= {_WEIGHTS: dict} if weighted else {}
     about = {
       name: field(header, name, kind, header_path, again)
       for name, kind in kinds.items()
     }
     parts = {
       part: _map(path.with_name(f'{path.name}.{part}'), about[part], part, again)
-      for part in ('bin', 'idx')
+      for part in ('bin', 'idx', *([_WEIGHTS] if weighted else []))
     }
     return TokenFile(
       path,
@@ -113,6 +136,7 @@ def open_tokens(prefix: str | Path) -> TokenFile:
       about['source'],
       about['files'],
       checked(about['fidelity'], f'{header_path}: fidelity', again),
+      parts.get(_WEIGHTS),
     )
   except OSError as e:
     reason = 'missing' if isinstance(e, FileNotFoundError) else e.strerror or e
@@ -158,8 +182,17 @@ def _map(path: Path, about: dict, part: str, again: str) -> np.ndarray:
 class Writer:
   """Writes one token file, document by document."""
 
-  def __init__(self, path: Path, tokenizer: tokenizers.Tokenizer, done: dict):
+  def __init__(
+    self,
+    path: Path,
+    tokenizer: tokenizers.Tokenizer,
+    done: dict,
+    weighted: bool = False,
+  ):
     """Opens the files, to resume from `done`, the result of an earlier `flush`.
+
+    Args:
+      weighted: whether ids have weights.
 
     Raises:
       UserError: a file has less than `done` says.
@@ -168,10 +201,11 @@ class Writer:
       done.get(name, 0) for name in ('tokens', 'documents', 'bytes', 'names')
     )
     self._path, self._last, self._place = path, None, 0
-    has_end = tokenizer.eot < tokenizer.vocab
+    has_end = tokenizer.eot < tokenizer.vocab and not weighted
     self._eot = np.uint32(tokenizer.eot) if has_end else None
     ids = np.dtype('<u2' if tokenizer.vocab <= 1 << 16 else '<u4')
-    self._dtypes = {'bin': ids} | {part: np.dtype(_DTYPES[part][0]) for part in _PARTS}
+    parts = (*_PARTS, _WEIGHTS) if weighted else _PARTS
+    self._dtypes = {'bin': ids} | {part: np.dtype(_DTYPES[part][0]) for part in parts}
     self._sums, self._files = {}, {}
     for suffix, dtype in self._dtypes.items():
       file = open(f'{path}.{suffix}', 'r+b' if done else 'w+b')  # noqa: SIM115
@@ -194,15 +228,24 @@ class Writer:
       'idx': self.documents,
       'src': 2 * self.documents,
       'names': self._names,
+      _WEIGHTS: self.tokens,
     }[suffix]
 
-  def add(self, ids: np.ndarray, size: int, first: bool, name: str = '') -> None:
+  def add(
+    self,
+    ids: np.ndarray,
+    size: int,
+    first: bool,
+    name: str = '',
+    weights: np.ndarray | None = None,
+  ) -> None:
     """Appends ids of `size` bytes of text, after eot where a document begins.
 
     There is no eot of a tokenizer whose eot is no entry: no model predicts it.
 
     Args:
       name: of the document, FILE or FILE:NUMBER.
+      weights: of the ids, where the file has weights.
     """
     if first:
       self._write('idx', np.array([self.tokens]))
@@ -212,6 +255,8 @@ class Writer:
         self._write('bin', np.array([self._eot]))
         self.tokens += 1
     self._write('bin', ids)
+    if weights is not None:
+      self._write(_WEIGHTS, weights)
     self.tokens += len(ids)
     self.bytes += size
 

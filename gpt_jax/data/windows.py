@@ -89,11 +89,16 @@ class Rows(NamedTuple):
     starts: [B] where each begins in its token file.
     numbers: [B] of each in the whole batch.
     files: [B] the number of its token file; None: there is but one.
+    ends: [B] of each example of dialogues, where its inputs end and its last target
+      stands; a row that only fills the batch ends where it begins; None: T tokens on.
+    T: tokens to which examples are padded; 0: the model's.
   """
 
   starts: np.ndarray
   numbers: np.ndarray
   files: np.ndarray | None = None
+  ends: np.ndarray | None = None
+  T: int = 0
 
 
 class Epochs:
@@ -213,6 +218,23 @@ def read(
     parts.append(windows(ids, rows.starts[own], T, rows.numbers[own], documents))
   back = np.argsort(order)
   return jax.tree.map(lambda *each: np.concatenate(each)[back], *parts)
+
+
+def examples(ids: np.ndarray, weights: np.ndarray, rows: Rows) -> Batch:
+  """Returns examples of dialogues, padded to `rows.T` tokens with id 0 of weight 0.
+
+  Args:
+    ids, weights: of a token file of dialogues.
+  """
+  place_BT = rows.starts[:, None] + np.arange(rows.T + 1)
+  inside_BT = place_BT[:, 1:] <= rows.ends[:, None]
+  place_BT = np.minimum(place_BT, len(ids) - 1)
+  return Batch(
+    ids_BT=np.where(inside_BT, ids[place_BT[:, :-1]], 0).astype(np.int32),
+    y_BT=np.where(inside_BT, ids[place_BT[:, 1:]], 0).astype(np.int32),
+    w_BT=np.where(inside_BT, weights[place_BT[:, 1:]], 0).astype(np.float32),
+    row_B=rows.numbers.astype(np.int32),
+  )
 
 
 def training_batches(ids: np.ndarray, *, T: int, **how) -> Callable[[int], Batch]:

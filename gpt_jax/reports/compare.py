@@ -125,6 +125,12 @@ def compare(first: str | pathlib.Path, second: str | pathlib.Path) -> Comparison
       f'{first} is {each[0]} and {second} is {each[1]}, which can not be compared; '
       'give two runs of one kind'
     )
+  for folder in folders:
+    if read_run(folder).data.dialogues:
+      raise UserError(
+        f'{folder} is trained on dialogues, and `compare` is of runs on text; evaluate '
+        "each on the other's dialogues by `eval --held_out`"
+      )
   results = (_tuned if names[0] else _trained)(folders)
   about = [read_about(folder) for folder in folders]
   changes = environment_changes(

@@ -205,7 +205,7 @@ def _cost(workdir: pathlib.Path, run: config.Run) -> str:
   groups = [read_metrics(folder) for folder in logged_folders(workdir)]
   seconds = seconds_of_training(workdir)
   text = f'{seconds:,.0f} seconds ({seconds / 3600:.2f} hours) of training'
-  if not run.is_finetuning:
+  if not (run.is_finetuning or run.data.dialogues):  # whose rows are of any length
     cfg = architecture(workdir)
     done = max((lines[-1]['step'] for lines in groups if lines), default=0)
     tokens = config.tokens_read(run, done)

@@ -354,8 +354,14 @@ def plan(
   tokens: int,
   held_out: int,
   bytes_per_token: float,
+  examples: int = 0,
 ) -> str:
-  """Returns what a run is about to do, in a few lines."""
+  """Returns what a run is about to do, in a few lines.
+
+  Args:
+    tokens, held_out: targets.
+    examples: of dialogues, which are padded to T tokens at most; 0: it is text.
+  """
   parts = parameters_by_part(cfg)
   total = sum(parts.values())
   body = total - sum(parts.get(name, 0) for name in ('wte', 'wpe', 'lm_head'))
@@ -365,14 +371,22 @@ def plan(
   state = sum(state_bytes(run, cfg, layout).values())
   read = config.tokens_read(run)
   kernel, why = attention_kernel(run.model, layout.devices)
+  training = (
+    f'{grows}{per_step:,} tokens = {read:,} tokens ({read / tokens:.2f} epochs), '
+    f'{flops * read:.2e} FLOPs'
+  )
+  if examples:
+    training = (
+      f'{run.batch:,} of {examples:,} examples ({run.steps * run.batch / examples:.2f} '
+      f'epochs), padded to at most {cfg.T} tokens'
+    )
   return '\n'.join(
     [
       f'model     {total:,} parameters ({body:,} without embeddings), '
       f'context {cfg.T}, vocabulary {cfg.vocab}',
       f'data      {tokens:,} tokens to train on, {held_out:,} held out, '
       f'{bytes_per_token:.2f} bytes a token',
-      f'training  {run.steps:,} updates of {grows}{per_step:,} tokens = {read:,} '
-      f'tokens ({read / tokens:.2f} epochs), {flops * read:.2e} FLOPs',
+      f'training  {run.steps:,} updates of {training}',
       f'devices   {len(layout.devices)} x {layout.devices[0].device_kind}, {layout}: '
       f'{state / 2**20:,.0f} MiB each for parameters, gradients and optimizer',
       f'attention {kernel}: {why}',

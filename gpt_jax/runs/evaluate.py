@@ -74,6 +74,11 @@ def baselines(
   not change text.
   """
   data = prepared(read_run(workdir), pathlib.Path(workdir), report)
+  if data.valid.weights is not None:
+    raise UserError(
+      f'--baselines are of text, and {workdir} is trained on dialogues, whose loss is '
+      'of replies; leave it out'
+    )
   nll = kneser_ney_nll(data.train.ids, data.valid.ids, data.tokenizer.vocab)
   bits = {'5-gram (Kneser-Ney, same tokens)': nll / math.log(2) / data.valid.bytes}
   if data.lost:

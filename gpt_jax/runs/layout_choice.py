@@ -19,7 +19,7 @@ from gpt_jax.training.sharding import AXES, Layout
 
 _TENSOR = 8  # devices at most that share a layer: those of a host
 # Numbers that an optimizer keeps of each parameter, at least.
-_MOMENTS = {'adamw': 2, 'adam_gpt1': 2, 'lion': 1, 'muon': 1}
+_MOMENTS = {'adamw': 2, 'adam_gpt1': 2, 'adam_dialogpt': 2, 'lion': 1, 'muon': 1}
 
 
 class Choice(NamedTuple):

@@ -9,6 +9,7 @@ import numpy as np
 from gpt_jax import config
 from gpt_jax.config import UserError, length, mixture
 from gpt_jax.data import mixtures, prepare, token_files, windows
+from gpt_jax.runs.example_rows import Examples
 from gpt_jax.runs.tokens import Prepared, Stage
 
 
@@ -24,6 +25,8 @@ def rows_of(
   Args:
     part: as in `windows.training_rows`.
   """
+  if run.data.dialogues:
+    return Examples(data.train, T).training(sizes, run.seed, part)
   if not data.stages:
     return windows.training_rows(
       len(data.train.ids),
@@ -45,6 +48,15 @@ def rows_of(
   return rows
 
 
+def epoch(run: config.Run, data: Prepared, T: int, sizes: list[length.Stage]) -> int:
+  """Returns the tokens of an epoch, T a row; 0 of a mixture, which has none."""
+  if data.stages:
+    return 0
+  if not run.data.dialogues:
+    return data.train.targets
+  return len(Examples(data.train, T).order(sizes).sizes) * sizes[0].rows * T
+
+
 def mixture_of(stages: Sequence[Stage], sizes: list[length.Stage]) -> mixtures.Mixture:
   """Returns which snapshot each row of a run with such stages is drawn from."""
   return mixtures.Mixture(
@@ -60,7 +72,12 @@ def mixture_of(stages: Sequence[Stage], sizes: list[length.Stage]) -> mixtures.M
 
 
 def epochs_of(run: config.Run, data: Prepared, T: int) -> list[windows.Epochs]:
-  """Returns the order of each snapshot's windows, which depends on the name alone."""
+  """Returns the order of each snapshot's windows, which depends on the name alone.
+
+  Dialogues have no windows.
+  """
+  if run.data.dialogues:
+    return []
   each = []
   for source in data.sources:
     own = hashlib.sha256(f'{run.seed} {source.name}'.encode()).digest()[:8]

@@ -57,6 +57,8 @@ def lines(run: config.Run, text: int = 0) -> list[str]:
   read = config.tokens_read(run)
   epochs = f', {read / text:.3g} epochs of {text:,}' if text else ''
   said = [f'length    {run.steps:,} updates, {read:,} tokens{epochs}']
+  if run.data.dialogues:
+    said = [f'length    {run.steps:,} updates of {run.batch:,} examples']
   return [*said, *batch_lines(run), rate_line(run)]
 
 
@@ -76,7 +78,8 @@ def batch_lines(run: config.Run) -> list[str]:
 def rate_line(run: config.Run) -> str:
   """Returns what the learning rate of a language model does."""
   o, total = run.optim, run.steps
-  said = [f'{o.lr:g} {_at(run, o.warmup)}' if o.warmup else f'{o.lr:g} at once']
+  peak = optim.noam_peak(o, run.model.D) if o.schedule == 'noam' else o.lr
+  said = [f'{peak:g} {_at(run, o.warmup)}' if o.warmup else f'{peak:g} at once']
   if o.schedule in ('cosine', 'linear'):
     where = _at(run, o.until) if o.until else f'at the last update, {total:,}'
     said.append(f'by {o.schedule} to {o.final_lr:g} {where}')

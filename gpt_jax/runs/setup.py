@@ -16,6 +16,7 @@ from gpt_jax.inference.language_model import LanguageModel
 from gpt_jax.model.gpt import GPT, init_params
 from gpt_jax.model.gpt_config import GPTConfig
 from gpt_jax.runs import cost, rows, schedule, shape, tokens
+from gpt_jax.runs.example_rows import Examples
 from gpt_jax.runs.load import architecture, load
 from gpt_jax.runs.tokens import Prepared
 from gpt_jax.runs.workdir import (
@@ -25,6 +26,7 @@ from gpt_jax.runs.workdir import (
   read_run,
   write_run_json,
 )
+from gpt_jax.tokenizers import start_of_text
 from gpt_jax.training import (
   checkpoint,
   checksums,
@@ -65,6 +67,9 @@ class RunContext:
 
   def rows(self, done: int) -> windows.Batch:
     """Returns the batch after so many updates, numpy rows of this process."""
+    if self.run.data.dialogues:
+      file = self.data.train
+      return windows.examples(file.ids, file.weights, self.places(done))
     apart = self.run.model.documents == 'apart'
     files = [
       (source.train.ids, source.train.starts if apart else None)
@@ -165,8 +170,13 @@ def ready(
           "tokenizer's entries; 0 takes as many as it has"
         )
       layout.check(cfg)
-      # A mixture has no epoch: its length is never said in them.
-      text = 0 if data.stages else len(data.train.ids) - 1
+      context = layout.mesh.shape['context'] if layout.mesh is not None else 1
+      if run.data.dialogues and 8 % context:
+        raise UserError(
+          f'layout={run.layout!r} has context={context}, which must divide 8 with '
+          'data.dialogues: examples are padded to multiples of 8 tokens'
+        )
+      text = rows.epoch(run, data, cfg.T, stages_of(run))
       run = schedule.resolved(run, text, layout.parts)
     limit = _memory_limit(layout)
     layout, reduction = cost.scheduled(run, cfg, layout, limit)
@@ -215,14 +225,15 @@ def _described(
   reduction: Schedule | None,
 ) -> Iterator[str]:
   """Yields what there is to say of a run before it begins."""
-  number = sum(len(source.train.ids) - 1 for source in data.newest)
+  number = sum(source.train.targets for source in data.newest)
   yield cost.plan(
     run,
     cfg,
     layout,
     tokens=number,
-    held_out=sum(len(source.valid.ids) - 1 for source in data.held_out),
+    held_out=sum(source.valid.targets for source in data.held_out),
     bytes_per_token=sum(source.train.bytes for source in data.newest) / number,
+    examples=data.train.documents if run.data.dialogues else 0,
   )
   yield from schedule.batch_lines(run)
   yield schedule.rate_line(run)
@@ -296,14 +307,19 @@ def held_out_loss(
     if limit and data.stages:
       most = max(stage.rows.get(source.name, 0) for stage in data.stages)
       limit = max(1, limit * most // mixture.CYCLE)
-    batches = windows.held_out_batches(
-      file.ids,
-      T=cfg.T,
-      rows=run.eval_batch * layout.parts,
-      limit=limit,
-      part=layout.rows,
-      documents=file.starts if run.model.documents == 'apart' else None,
-    )
+    number = run.eval_batch * layout.parts
+    if file.weights is None:
+      batches = windows.held_out_batches(
+        file.ids,
+        T=cfg.T,
+        rows=number,
+        limit=limit,
+        part=layout.rows,
+        documents=file.starts if run.model.documents == 'apart' else None,
+      )
+    else:
+      places = Examples(file, cfg.T).held_out(number, limit, layout.rows)
+      batches = (windows.examples(file.ids, file.weights, each) for each in places)
     nll, count = likelihood.held_out_nll(eval_step, params, map(layout.put, batches))
     each[source.name] = nll, count, _bytes_per_token(file)
   if not data.stages:
@@ -322,12 +338,16 @@ def held_out_loss(
 
 def _bytes_per_token(file: token_files.TokenFile) -> float:
   """Returns the UTF-8 bytes of the text for each target of its token file."""
-  return file.bytes / (len(file.ids) - 1)
+  return file.bytes / file.targets
 
 
 def samples(model: LanguageModel, run: config.Run) -> str:
   """Returns the continuations of the run's fixed prompts, always with one seed."""
-  prompts = [model.prompt_ids(prompt)[-model.config.T :] for prompt in run.prompts]
+  # Of dialogues a prompt is a turn, which is to be answered.
+  end = [start_of_text(model.tokenizer)] if run.data.dialogues else []
+  prompts = [
+    [*model.prompt_ids(prompt), *end][-model.config.T :] for prompt in run.prompts
+  ]
   generations = model.generate_ids(
     prompts, max_new_tokens=run.sample_tokens, temperature=0.8, seed=0
   )

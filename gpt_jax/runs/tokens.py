@@ -25,6 +25,7 @@ from gpt_jax.inference import hugging_face
 from gpt_jax.runs import shape
 from gpt_jax.runs.load import is_weights
 from gpt_jax.runs.workdir import read_about
+from gpt_jax.tasks import dialogue_tokens
 from gpt_jax.training import saved
 from gpt_jax.weights import facts
 
@@ -204,7 +205,8 @@ def prepared(
       made = original or prepare.prepare_tokenizer(each, folder / 'tokenizers', report)
       _copy(made, own)
     return _mixed(run, workdir, folder / 'sources', own, report, trains)
-  prepare.prepare(run.data, folder, report=report, tokenizer=original)
+  fill = dialogue_tokens.fill if run.data.dialogues else None
+  prepare.prepare(run.data, folder, report=report, tokenizer=original, fill=fill)
   if not own.exists():
     _copy(folder / 'tokenizer', own)
   return Prepared(tokenizers.load(own), (_opened(folder, own),))

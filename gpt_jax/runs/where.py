@@ -53,12 +53,21 @@ def row_at(opened: Opened, update: int, row: int) -> dict[str, Any]:
   if not 1 <= update <= steps:
     raise UserError(f'--step={update} must be in 1..{steps}, the updates of the run')
   all_of = opened.rows(update - 1)
-  if not 0 <= row < len(all_of.starts):
-    last = len(all_of.starts) - 1
-    raise UserError(f'--row={row} must be in 0..{last}, the rows of update {update}')
-  one = windows.Rows(*(None if each is None else each[[row]] for each in all_of))
+  filled = np.count_nonzero(_ends(all_of, opened.T) > all_of.starts)
+  if not 0 <= row < filled:
+    raise UserError(
+      f'--row={row} must be in 0..{filled - 1}, the rows of update {update}'
+    )
+  one = windows.Rows(
+    *(each[[row]] if isinstance(each, np.ndarray) else each for each in all_of)
+  )
   (place,) = places(opened.data, one, opened.T, opened.spelling)
   return place
+
+
+def _ends(batch: windows.Rows, T: int) -> np.ndarray:
+  """Returns where the inputs of each row end."""
+  return batch.starts + T if batch.ends is None else batch.ends
 
 
 def missing(opened: Opened) -> str:
@@ -90,9 +99,8 @@ def places(
   spelled = spelled or spelling(tokenizer)
   files = np.zeros_like(batch.starts) if batch.files is None else batch.files
   found = []
-  for row, start, number in zip(
-    batch.numbers.tolist(), batch.starts.tolist(), files.tolist(), strict=True
-  ):
+  columns = batch.numbers, batch.starts, _ends(batch, T), files
+  for row, start, end, number in zip(*(c.tolist() for c in columns), strict=True):
     source = data.sources[number]
     file = source.train
     document = int(np.searchsorted(file.starts, start, 'right')) - 1
@@ -106,11 +114,11 @@ def places(
       {
         'row': row,
         'source': source.name,
-        'tokens': [start, start + T],
+        'tokens': [start, end],
         'document': document,
         'name': name,
         'offset': sum(len(b) for _, block in written for b in block),
-        'text': tokenizer.decode(file.ids[start : start + _EXCERPT].tolist()),
+        'text': tokenizer.decode(file.ids[start : min(start + _EXCERPT, end)].tolist()),
       }
     )
   return found
@@ -206,10 +214,11 @@ def _rows_with(opened: Opened, number: int, first: int, last: int) -> Iterator[i
   """Yields the run's rows with inputs among tokens first .. last of a snapshot."""
   run, data, sizes = opened.run, opened.data, opened.sizes
   total = length.rows_read(sizes, run.steps)
-  if run.data.windows == 'random':
+  if run.data.windows == 'random' or run.data.dialogues:
     for step in range(run.steps):
-      starts = opened.rows(step).starts
-      hit = np.flatnonzero((starts <= last) & (starts + opened.T > first))
+      batch = opened.rows(step)
+      hit = (batch.starts <= last) & (_ends(batch, opened.T) > first)
+      hit = np.flatnonzero(hit)
       yield from (length.rows_read(sizes, step) + hit).tolist()
     return
   epochs = opened.epochs[number]

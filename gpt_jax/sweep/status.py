@@ -215,7 +215,8 @@ def result(entry: Entry) -> Result:
   environment = sessions(entry.workdir)[-1]['environment']
   run, task = entry.run, task_of(entry.run)
   cfg = GPTConfig.of(run.model, about.get('vocab') or run.model.vocab)
-  tokens = 0 if task else config.tokens_read(run, step)
+  any_length = task or run.data.dialogues
+  tokens = 0 if any_length else config.tokens_read(run, step)
   return Result(
     state='finished' if finished(entry) else 'unfinished',
     step=step,

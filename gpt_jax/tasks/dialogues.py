@@ -159,11 +159,13 @@ class Example(NamedTuple):
     ids: that are read.
     targets: the id after each.
     weights: of each target in the loss.
+    learnt: the turns, by number, whose tokens have one.
   """
 
   ids: list[int]
   targets: list[int]
   weights: list[float]
+  learnt: list[int]
 
 
 def examples(
@@ -184,36 +186,47 @@ def examples(
   """
   if turns and turns[-1][1] == 0:
     turns = turns[:-1]
-  parts: list[list[tuple[list[int], float]]] = []
-  part: list[tuple[list[int], float]] = []
+  parts: list[list[int]] = []
+  part: list[int] = []
   length = 0
-  for turn in turns:
-    if len(turn[0]) > longest:
+  for number, (turn, _) in enumerate(turns):
+    if len(turn) > longest:
       parts.append(part)
       part, length = [], 0
       continue
     if length > longest:
       parts.append(part)
-      part, length = part[-1:], len(part[-1][0]) + 1
-    part = [*part, turn]
-    length += len(turn[0]) + 1
+      part, length = part[-1:], len(turns[part[-1]][0]) + 1
+    part = [*part, number]
+    length += len(turn) + 1
   return [
-    _example(each, end)
+    _example(turns, each, end)
     for each in [*parts, part]
-    if any(weight for _, weight in each[1:])
+    if any(turns[i][1] for i in each[1:])
   ]
 
 
-def _example(turns: Sequence[tuple[list[int], float]], end: int) -> Example:
-  """Returns two turns or more as a row that ends with its last target."""
-  ids = [token for turn, _ in turns for token in [*turn, end]]
+def _example(
+  turns: Sequence[tuple[list[int], float]], part: Sequence[int], end: int
+) -> Example:
+  """Returns two turns or more as a row that ends with its last target.
+
+  Args:
+    part: their numbers.
+  """
+  ids = [token for i in part for token in [*turns[i][0], end]]
   weights = [
-    weight if i else 0.0
-    for i, (turn, weight) in enumerate(turns)
-    for _ in range(len(turn) + 1)
+    turns[i][1] if i != part[0] else 0.0
+    for i in part
+    for _ in range(len(turns[i][0]) + 1)
   ]
   last = max(place for place, weight in enumerate(weights) if weight)
-  return Example(ids[:last], ids[1 : last + 1], weights[1 : last + 1])
+  return Example(
+    ids[:last],
+    ids[1 : last + 1],
+    weights[1 : last + 1],
+    [i for i in part[1:] if turns[i][1]],
+  )
 
 
 def reverse(turns: Sequence[Turn]) -> Dialogue:

@@ -213,7 +213,8 @@ class Order:
     Args:
       lengths: of the examples [tokens], at most T.
     """
-    sizes = np.array([padded_length(n, T) for n in lengths])
+    known, which = np.unique(lengths, return_inverse=True)
+    sizes = np.array([padded_length(int(n), T) for n in known])[which]
     if by == 'random':
       sizes[:] = sizes.max()
     self.stages, self.unit = stages, stages[0].rows

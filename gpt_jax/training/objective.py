@@ -97,6 +97,8 @@ class LanguageModeling:
         evaluation's are float32.
     """
     gpt = self.gpt
+    # Rows may be shorter than the context; gcd(0, T) = T: all of them.
+    chunk = math.gcd(self.loss_chunk, batch.y_BT.shape[1])
     if gpt.execution.gathered:  # embeddings, for look-up and output at once
       layers = {name: leaf for name, leaf in params.items() if name.startswith('h_')}
       ends = {name: leaf for name, leaf in params.items() if name not in layers}
@@ -111,7 +113,7 @@ class LanguageModeling:
         batch.y_BT,
         batch.w_BT,
         gpt.config.vocab,
-        self.loss_chunk or batch.y_BT.shape[1],
+        chunk,
       )
     if not self.loss_chunk:
       logits_BTV = unembed(gpt, params, x_BTD, drop)
@@ -123,7 +125,7 @@ class LanguageModeling:
       batch.y_BT,
       batch.w_BT,
       vocab=gpt.config.vocab,
-      chunk=self.loss_chunk,
+      chunk=chunk,
       gradients=gpt.execution.gradients,
     )
 

@@ -86,9 +86,20 @@ class Hyper:
     }
     if run.is_finetuning:
       numbers['warmup'] = round(run.task.warmup * run.steps)
+    if run.optim.schedule == 'noam':
+      numbers['lr'] = noam_peak(run.optim, run.model.D)
     scalars = {name: jnp.float32(value) for name, value in numbers.items()}
     read = Read.of(run) if by_tokens else None
     return cls(seed=jnp.uint32(run.seed), read=read, **scalars)
+
+
+def noam_peak(optim: config.Optim, D: int) -> float:
+  """Returns the highest rate of 'noam', which update number `warmup` has.
+
+  DialoGPT's release has the rate 1e4 lr D^-0.5 min(s^-0.5, s warmup^-1.5) in update s
+  (lsp_model/optim.py and set_lr), after Vaswani et al. 2017, section 5.3.
+  """
+  return 1e4 * optim.lr * (D * max(optim.warmup, 1)) ** -0.5
 
 
 def learning_rate(step: jax.Array, hp: Hyper, schedule: str) -> jax.Array:
@@ -96,8 +107,9 @@ def learning_rate(step: jax.Array, hp: Hyper, schedule: str) -> jax.Array:
 
   Warm-up is linear and reaches `lr` with update number `warmup`. Then 'cosine' and
   'linear' fall to `final_lr` at `end` and stay there; 'rsqrt' is
-  lr * sqrt(warmup / update); 'wsd' is constant until the last `cooldown` updates,
-  which fall linearly to `final_lr`. By tokens, the number of an update is that of the
+  lr * sqrt(warmup / update), and 'noam' that of the lr in `noam_peak`; 'wsd' is
+  constant until the last `cooldown` updates, which fall linearly to `final_lr`. By
+  tokens, the number of an update is that of the
   tokens read with it (GPT-3, appendix B).
 
   Args:
@@ -115,7 +127,7 @@ def learning_rate(step: jax.Array, hp: Hyper, schedule: str) -> jax.Array:
     share = 1 - done
   elif schedule == 'wsd':
     share = jnp.clip((hp.end - now) / jnp.maximum(hp.cooldown, 1), 0, 1)
-  elif schedule == 'rsqrt':
+  elif schedule in ('rsqrt', 'noam'):
     start = jnp.maximum(hp.warmup, 1)
     return hp.lr * ramp * jnp.sqrt(start / jnp.maximum(now, start))
   else:
@@ -212,6 +224,28 @@ def _clipped(norm: jax.Array, most: jax.Array) -> optax.GradientTransformation:
   return optax.stateless(lambda updates, _: jax.tree.map(lambda g: g * factor, updates))
 
 
+def _clipped_apart(grads: dict, most: jax.Array) -> dict:
+  """Returns gradients of which no tensor's norm is above `most`.
+
+  Query, key and value are one tensor, as they are in GPT-2's release.
+  """
+
+  def tensor(path) -> str:
+    names = [part.key for part in path]
+    return '/'.join('qkv' if n in ('q', 'k', 'v') else n for n in names)
+
+  squares: dict[str, jax.Array] = {}
+  for path, grad in jax.tree_util.tree_leaves_with_path(grads):
+    squares[tensor(path)] = squares.get(tensor(path), 0.0) + jnp.square(grad).sum()
+  factors = {
+    name: jnp.minimum(1.0, most / (jnp.sqrt(square) + 1e-6))
+    for name, square in squares.items()
+  }
+  return jax.tree_util.tree_map_with_path(
+    lambda path, grad: grad * factors[tensor(path)], grads
+  )
+
+
 def transformation(
   optim: config.Optim,
   hp: Hyper,
@@ -225,6 +259,11 @@ def transformation(
   'adam_gpt1' is Adam as GPT-1's released code has it (openai/finetune-transformer-lm,
   opt.py): eps is added to the root of v before its bias is corrected, and the factor
   that corrects, sqrt(1 - beta2^t) / (1 - beta1^t), is on the decay too.
+
+  'adam_dialogpt' is Adam as DialoGPT's has it for float32 (microsoft/DialoGPT,
+  lsp_model/optim.py): biases are not corrected, and each tensor's gradient is clipped
+  by its own norm. Differs: biases and LayerNorms do not decay, as in the release's
+  float16; its float32 reads no such choice, and decays all.
 
   'adafactor' is that of Shazeer & Stern (2018, algorithms 4 and 5) with the constants
   of algorithm 6: no momentum, second moments of all matrices factored, beta2 =
@@ -253,18 +292,24 @@ def transformation(
   )
   decay = hp.weight_decay
   parts = []
-  if optim.clip and norm is not None:
+  if optim.clip and optim.name == 'adam_dialogpt':
+    parts.append(optax.stateless(lambda grads, _: _clipped_apart(grads, hp.clip)))
+  elif optim.clip and norm is not None:
     parts.append(_clipped(norm, hp.clip))
   elif optim.clip:
     parts.append(optax.clip_by_global_norm(hp.clip))
   if optim.name == 'adamw':
     parts.append(adam)
-  elif optim.name == 'adam_gpt1':
+  elif optim.name in ('adam_gpt1', 'adam_dialogpt'):
     update = jnp.float32(step) + 1
     root = jnp.sqrt(1 - hp.beta2**update)
     # Optax adds eps to the corrected root: eps / root there is eps before it.
     parts.append(optax.scale_by_adam(hp.beta1, hp.beta2, hp.eps / root))
-    decay *= root / (1 - hp.beta1**update)
+    corrected = root / (1 - hp.beta1**update)
+    if optim.name == 'adam_gpt1':
+      decay *= corrected
+    else:  # which has none
+      parts.append(optax.scale(1 / corrected))
   elif optim.name == 'muon':
     parts.append(optax.partition({'muon': muon, 'adam': adam}, muon_or_adam))
   elif optim.name == 'adafactor':
