@@ -182,13 +182,13 @@ def _ranked(
   ranking: Ranking,
 ) -> list[Reply]:
   """Returns the candidates of one dialogue, the best first."""
-  said = {_plain(turn) for turn in turns}
+  said = {plain(turn) for turn in turns}
   candidates = []
   for one, back, alone in zip(drawn, of_source, of_itself, strict=True):
     score = one.logp - ranking.anti * alone + ranking.length * len(one.ids)
     if backward:
       score = (1 - ranking.mutual) * score + ranking.mutual * back
-    repeats = ranking.fresh and _plain(one.text) in said
+    repeats = ranking.fresh and plain(one.text) in said
     text = one.text.strip()
     candidates.append(Reply(text, one.ids, one.logp, back, score, repeats))
   return sorted(candidates, key=lambda one: (one.repeats, -one.score))
@@ -340,7 +340,7 @@ def _sums(
   return [float(sum(one.logp[: first or None])) for one in scored]
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
   """Returns a turn's words in lower case, without marks."""
   letters = (c if c.isalnum() or c.isspace() else ' ' for c in text.lower())
   return ' '.join(''.join(letters).split())
