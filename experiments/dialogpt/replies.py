@@ -266,7 +266,7 @@ def repeats(openings: Sequence[str], said: Sequence[Sequence[str]]) -> np.ndarra
   """Returns of each chat the share of turns whose words an earlier turn has."""
   shares = []
   for opening, turns in zip(openings, said, strict=True):
-    texts = [dialogue.plain(text) for text in (opening, *turns)]
+    texts = [dialogues.plain(text) for text in (opening, *turns)]
     again = [text in texts[:at] for at, text in enumerate(texts)][1:]
     shares.append(np.mean(again))
   return np.array(shares)

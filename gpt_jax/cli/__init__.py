@@ -20,6 +20,7 @@ VERBS = {
   'eval': (models.eval_flags, models.evaluate),
   'sample': (models.sample_flags, models.sample),
   'chat': (chat.chat_flags, chat.chat),
+  'dialogues': (dialogues.dialogues_flags, dialogues.dialogues),
   'metrics': (dialogues.metrics_flags, dialogues.metrics),
   'import': (results.import_flags, results.import_),
   'verify': (results.verify_flags, results.verify),

@@ -14,6 +14,7 @@ from gpt_jax.config import UserError
 from gpt_jax.decoding.guidance import Guidance
 from gpt_jax.evaluation import likelihood
 from gpt_jax.inference.language_model import LanguageModel
+from gpt_jax.tasks.dialogues import plain
 from gpt_jax.tokenizers import start_of_text
 
 CANDIDATES, TOP_K, LONGEST = 16, 10, 64
@@ -338,9 +339,3 @@ def _sums(
   """
   scored = likelihood.score_continuations(model.params, model.gpt, pairs)
   return [float(sum(one.logp[: first or None])) for one in scored]
-
-
-def plain(text: str) -> str:
-  """Returns a turn's words in lower case, without marks."""
-  letters = (c if c.isalnum() or c.isspace() else ' ' for c in text.lower())
-  return ' '.join(''.join(letters).split())
