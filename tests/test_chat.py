@@ -39,6 +39,10 @@ def test_reset_keeps_the_settings():
     ('temperature=1', 'temperature', 1),
     ('stop=\n', 'stop', ''),
     ('method=beam', 'method', 'beam'),
+    ('anti=0.3', 'anti', 0.3),
+    ('first=4', 'first', 4),
+    ('inside=True', 'inside', True),
+    ('early_stopping=never', 'early_stopping', 'never'),
     ("stop=['a', 'b']", 'stop', ['a', 'b']),
   ],
 )
@@ -54,6 +58,9 @@ def test_settings_are_values(text, name, value):
     ('top_k=x', 'top_k must be a whole number'),
     ('top_k=1.5', 'top_k must be a whole number'),
     ('top_k=True', 'top_k must be a whole number'),
+    ('antt=0.3', 'Did you mean anti'),
+    ('inside=yes', 'inside must be True or False'),
+    ('first=0.5', 'first must be a whole number'),
     ('temperature=hot', 'temperature must be a number'),
   ],
 )

@@ -3,6 +3,7 @@
 import pytest
 from fakes import random_bytes_model
 
+import launch
 from gpt_jax.cli import chat
 from gpt_jax.inference import dialogue
 from gpt_jax.inference.chat import Chat
@@ -107,3 +108,30 @@ def test_a_real_model_streams_and_ranks():
   )
   assert ''.join(written).strip() == best.text
   assert ended.turns in (('hi', best.text), ())
+
+
+def test_settings_of_ranking_rank_without_a_backward_model_too():
+  model = random_bytes_model(T=64, seed=1)
+  start = Chat(settings={'max_new_tokens': 5, 'beams': 2})
+  for ranking in ({}, {'anti': 0.9, 'inside': True}):
+    lines, written = ['hi'], []
+    read = lambda: lines.pop() if lines else (_ for _ in ()).throw(EOFError)  # noqa: E731, B023
+    conversation = Chat(settings=start.settings | ranking)
+    chat.talk(model, None, conversation, read, written.append)
+    best, *_ = dialogue.replies(
+      model, ['hi'], None, dialogue.Ranking(**ranking), seed=1, **start.settings
+    )
+    assert ''.join(written).strip() == best.text.strip()
+
+
+def test_the_command_has_the_settings_of_ranking():
+  arguments = ['--workdir=.', '--anti=0.3', '--first=4', '--inside', '--beams=4']
+  values = launch._parse('chat', arguments)
+  assert (values.anti, values.first, values.inside, values.fresh) == (
+    0.3,
+    4,
+    True,
+    None,
+  )
+  names = [name for name, _, _ in dialogue.FLAGS]
+  assert tuple(names) == dialogue.Ranking._fields

@@ -111,3 +111,52 @@ def test_older_turns_leave_where_they_outgrow_the_backward_model(backward):
 def test_what_cannot_be_answered_is_refused(model, turns, settings, message):
   with pytest.raises(UserError, match=message):
     dialogue.replies(model, turns, **settings)
+
+
+def test_anti_counts_the_first_tokens_alone(model):
+  end = start_of_text(model.tokenizer)
+  rows = dialogue.replies(
+    model, TURNS, None, Ranking(anti=0.5, first=2), max_new_tokens=6, num_return=3
+  )
+  for row in rows:
+    reply = row.ids if row.ids[-1] == end else [*row.ids, end]
+    wanted = row.logp - 0.5 * logp(model, [end, *reply][: 1 + 2], 1)
+    assert row.score == pytest.approx(wanted, abs=1e-3)
+
+
+def test_several_dialogues_are_answered_as_each_alone(model, backward):
+  others = [TURNS, ['so', 'no'], ['what is that you said to them']]
+  settings = {'beams': 4, 'max_new_tokens': 6}
+  ranking = Ranking(mutual=0.4, anti=0.3, first=2, length=0.1)
+  for how in (ranking, ranking._replace(inside=True)):
+    together = dialogue.replies_to_all(model, others, backward, how, **settings)
+    for turns, rows in zip(others, together, strict=True):
+      alone = dialogue.replies(model, turns, backward, how, **settings)
+      assert len(rows) == 4
+      assert [row.ids for row in rows] == [row.ids for row in alone]
+      assert rows[0].score == pytest.approx(alone[0].score, abs=1e-3)
+
+
+def test_beams_that_are_guided_find_better_replies(model):
+  ranking = Ranking(anti=0.9, first=4)
+  settings = {'beams': 4, 'max_new_tokens': 6}
+  plain = dialogue.replies(model, TURNS, None, ranking, **settings)
+  guided = dialogue.replies(
+    model, TURNS, None, ranking._replace(inside=True), **settings
+  )
+  assert guided[0].score > plain[0].score + 0.5
+
+
+@pytest.mark.parametrize(
+  'ranking, settings, message',
+  [
+    (Ranking(first=-1), {}, 'first=-1 must be at least 0'),
+    (Ranking(inside=True), {}, 'inside=True searches beams, and beams=1; set 2'),
+    (Ranking(inside=True), {'beams': 2}, 'mutual=1.0 must be .* below 1 with inside'),
+  ],
+)
+def test_what_can_not_guide_beams_is_refused(
+  model, backward, ranking, settings, message
+):
+  with pytest.raises(UserError, match=message):
+    dialogue.replies(model, TURNS, backward, ranking, max_new_tokens=6, **settings)

@@ -26,6 +26,10 @@ def naive_adjust(scores, text, prompt, rule):
     n = rule.no_repeat_ngram
     if n and any(whole[i : i + n] == whole[-n:] for i in range(len(text) - n + 1)):
       scores[v] = -np.inf
+    n = rule.fresh_ngram
+    again = any(whole[i : i + n] == whole[-n:] for i in range(len(text) - n + 1))
+    if n and again and EOT not in whole[-n:]:
+      scores[v] = -np.inf
     if v in text:
       by = rule.repetition_penalty
       scores[v] = scores[v] * by if scores[v] < 0 else scores[v] / by
@@ -46,6 +50,9 @@ RULES = [
   Rules(no_repeat_ngram=1),
   Rules(no_repeat_ngram=2),
   Rules(no_repeat_ngram=3),
+  Rules(fresh_ngram=1),
+  Rules(fresh_ngram=2),
+  Rules(fresh_ngram=3),
   Rules(repetition_penalty=1.5),
   Rules(repetition_penalty=0.7),
   Rules(presence_penalty=0.8),
@@ -104,7 +111,7 @@ def test_rules_that_are_off_leave_no_operation_in_a_program():
 
 def test_all_rules_out_of_range_are_named_at_once():
   with pytest.raises(UserError) as raised:
-    Rules(((),), (), -1, -1, 0, float('inf'), float('nan'))
+    Rules(((),), (), -1, -1, 0, float('inf'), float('nan'), -1)
   said = [
     line.partition(';')[0].partition(' (')[0] for line in str(raised.value).splitlines()
   ]
@@ -112,6 +119,7 @@ def test_all_rules_out_of_range_are_named_at_once():
     'a forbidden sequence is empty',
     'min_new_tokens=-1 must be at least 0',
     'no_repeat_ngram=-1 must be at least 0',
+    'fresh_ngram=-1 must be at least 0',
     'repetition_penalty=0 must be above 0 and finite',
     'presence_penalty=inf must be finite',
     'frequency_penalty=nan must be finite',

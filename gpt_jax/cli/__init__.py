@@ -1,6 +1,14 @@
 """The verbs of launch.py: the flags of each, and what it calls."""
 
-from gpt_jax.cli import chat, contamination, curation, models, results, training
+from gpt_jax.cli import (
+  chat,
+  contamination,
+  curation,
+  dialogues,
+  models,
+  results,
+  training,
+)
 
 VERBS = {
   'prepare': (training.prepare_flags, training.prepare),
@@ -12,6 +20,8 @@ VERBS = {
   'eval': (models.eval_flags, models.evaluate),
   'sample': (models.sample_flags, models.sample),
   'chat': (chat.chat_flags, chat.chat),
+  'dialogues': (dialogues.dialogues_flags, dialogues.dialogues),
+  'metrics': (dialogues.metrics_flags, dialogues.metrics),
   'import': (results.import_flags, results.import_),
   'verify': (results.verify_flags, results.verify),
   'export': (results.export_flags, results.export),

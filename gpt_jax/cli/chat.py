@@ -17,6 +17,7 @@ Write = Callable[[str], None]
 
 def chat_flags(values):
   from gpt_jax.decoding.generation_config import FLAGS
+  from gpt_jax.inference import dialogue
 
   workdir(values)
   checkpoint(values)
@@ -28,7 +29,7 @@ def chat_flags(values):
     "replies the one is said whose source it finds likeliest; '': none",
   )
   weights(values)
-  for name, kind, what in FLAGS:
+  for name, kind, what in (*FLAGS, *dialogue.FLAGS):
     define = getattr(flags, f'DEFINE_{kind}')
     define(name, None, what, flag_values=values)
 
@@ -37,12 +38,15 @@ def chat(values) -> None:
   """Answers what is typed, until the end of the input."""
   from gpt_jax.cli.flags import few_bits
   from gpt_jax.cli.models import settings_of
+  from gpt_jax.inference import dialogue
   from gpt_jax.runs.load import load
 
   read = _terminal() if sys.stdin.isatty() else _piped
   model = load(values.workdir, values.checkpoint).quantized(few_bits(values))
   backward = load(values.backward) if values.backward else None
-  conversation = Chat(settings=settings_of(values))
+  ranking = {name: values[name].value for name, _, _ in dialogue.FLAGS}
+  ranking = {name: value for name, value in ranking.items() if value is not None}
+  conversation = Chat(settings=settings_of(values) | ranking)
   talk(model.for_decoding(), backward, conversation, read, _shown)
 
 
@@ -123,8 +127,12 @@ def _reply(model, backward, conversation: Chat) -> Iterator[str]:
   from gpt_jax.inference import dialogue
 
   settings = {'seed': conversation.seed, **conversation.settings}
-  if backward or settings.get('num_return', 1) > 1 or settings.get('beams', 1) > 1:
-    best, *_ = dialogue.replies(model, conversation.turns, backward, **settings)
+  names = settings.keys() & set(dialogue.Ranking._fields)
+  ranking = dialogue.Ranking(**{name: settings.pop(name) for name in names})
+  several = settings.get('num_return', 1) > 1 or settings.get('beams', 1) > 1
+  if backward or names or several:
+    turns = conversation.turns
+    best, *_ = dialogue.replies(model, turns, backward, ranking, **settings)
     yield best.text
     return
   yield from dialogue.stream(model, conversation.turns, **settings)

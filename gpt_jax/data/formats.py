@@ -145,9 +145,9 @@ def _stream(name: str, kind: str, stream: BinaryIO, how: How) -> Iterator[Part]:
 class _Zst(io.RawIOBase):
   """What a Zstandard stream unpacks to; unlike zstandard's own, it sees truncation."""
 
-  def __init__(self, stream: BinaryIO):
+  def __init__(self, stream: BinaryIO, window: int):
     zstandard = imported('zstandard', 'a .zst file')
-    self._new = zstandard.ZstdDecompressor().decompressobj
+    self._new = zstandard.ZstdDecompressor(max_window_size=window).decompressobj
     self._frame, self._stream, self._left = self._new(), stream, b''
     self._begun = False
 
@@ -171,9 +171,13 @@ class _Zst(io.RawIOBase):
     return size
 
 
-def unpack_zst(stream: BinaryIO) -> BinaryIO:
-  """Returns what a Zstandard stream unpacks to; EOFError where it is truncated."""
-  return io.BufferedReader(_Zst(stream), _BLOCK)
+def unpack_zst(stream: BinaryIO, window: int = 0) -> BinaryIO:
+  """Returns what a Zstandard stream unpacks to; EOFError where it is truncated.
+
+  Args:
+    window: bytes that it may have been packed with at most; 0: 128 MB.
+  """
+  return io.BufferedReader(_Zst(stream, window), _BLOCK)
 
 
 _UNPACK = {

@@ -11,7 +11,7 @@ candidates, X = R K rows of the model's batch, G new tokens.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import flax.struct
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gpt_jax.config import UserError
-from gpt_jax.decoding.beam_choice import candidates, survivors
+from gpt_jax.decoding.beam_choice import candidates, finished, survivors
 from gpt_jax.decoding.beam_state import (
   ROWS,
   Hypotheses,
@@ -31,9 +31,10 @@ from gpt_jax.decoding.beam_state import (
 )
 from gpt_jax.decoding.constraints import Automaton
 from gpt_jax.decoding.contract import Model, model_of
+from gpt_jax.decoding.guidance import Guidance, Guide
 from gpt_jax.decoding.logit_rules import NO_RULES, History, Rules, adjust
 from gpt_jax.decoding.selection import bounded
-from gpt_jax.decoding.stops import Stops, distinct
+from gpt_jax.decoding.stops import Stops
 from gpt_jax.model.gpt import GPT
 
 _STOPPING = {False: 0, True: 1, 'never': 2}
@@ -122,6 +123,8 @@ def _add(
   automaton: Automaton | None,
   ends_V: jax.Array | None,
   stops: Stops | None,
+  guide: Guide | None,
+  alone_XV: jax.Array | None = None,
   *,
   M: int,
   rules: Rules,
@@ -130,12 +133,17 @@ def _add(
   """Returns the state with one more token of each live hypothesis.
 
   At first history and logits have a row for each prompt, later for each beam.
+
+  Args:
+    alone_XV: logits without a source, if the guide asks for them.
   """
   R, K = state.live.score_RK.shape
   X = len(logits_XV)
   row_RK = (jnp.arange(R * K) // (R * K // X)).reshape(R, K)
   logp_XV = jax.nn.log_softmax(logits_XV)
   ruled_XV = adjust(logp_XV, state.history, rules, eot, ends_V)
+  if guide is not None:
+    ruled_XV += guide.added(alone_XV, state.n)
   ruled_RKV = jnp.repeat(ruled_XV, R * K // X, axis=0).reshape(R, K, -1)
   score_RKV = state.live.score_RK[..., None] + ruled_RKV
 
@@ -155,21 +163,20 @@ def _add(
     text_RK2=text_RC2,
   )
 
+  back_RC = None
+  if guide is not None:
+    grown, ends_RC, new, back_RC = guide.reordered(
+      grown, ends_RC, new, state.back_RK, eot
+    )
+    row_RC = jnp.take_along_axis(row_RK, new.parent_RC, axis=1)
+
   at_limit_R = n >= limit_R
   ends_RC |= at_limit_R[:, None]
   i_RK = survivors(ends_RC, K)
-  lives_on = grown.replace(score_RK=jnp.where(ends_RC, -jnp.inf, new.score_RC))
+  lives_on = grown.replace(score_RK=jnp.where(ends_RC, -jnp.inf, grown.score_RK))
   live = lives_on.pick(i_RK)
-  done = _finished(state, grown, ends_RC, numbers.penalty(n))
-
-  full_R = jnp.isfinite(done.score_RK[:, -1])
-  # log p only falls: the best that a live hypothesis can become depends on whether
-  # the penalty rewards length.
-  to_the_end = (numbers.stopping == _STOPPING['never']) & (numbers.alpha > 0)
-  length_R = jnp.where(to_the_end, limit_R, n)
-  hope_R = live.score_RK.max(axis=1) / numbers.penalty(length_R)
-  worth_R = (hope_R > done.score_RK[:, -1]) & (numbers.stopping != _STOPPING[True])
-  open_R = state.open_R & jnp.isfinite(hope_R) & (~full_R | worth_R)
+  done = finished(state, grown, ends_RC, numbers.penalty(n))
+  open_R = _open(state, live, done, limit_R, numbers, guide is not None)
 
   row_X = jnp.take_along_axis(row_RC, i_RK, axis=1).reshape(-1)
   token_X = jnp.take_along_axis(new.token_RC, i_RK, axis=1).reshape(-1)
@@ -182,32 +189,31 @@ def _add(
     open_R=open_R,
     n=n,
     history=state.history and rows_of(state.history, row_X).add(token_X),
+    alone=state.alone,
+    back_RK=None if back_RC is None else jnp.take_along_axis(back_RC, i_RK, axis=1),
   )
 
 
-def _finished(
-  state: Searching, grown: Hypotheses, ends_RC: jax.Array, penalty: jax.Array
-) -> Hypotheses:
-  """Returns the K best finished hypotheses, those that end now among them.
-
-  Args:
-    grown: candidates, by log p.
-    penalty: what log p of those is divided by.
-  """
-  K = state.live.score_RK.shape[1]
-  place_RC = jnp.arange(ends_RC.shape[1])
-  if grown.text_RK2 is not None:  # those of a text that is there already don't count
-    place_RC = jnp.cumsum(jnp.isfinite(grown.score_RK), axis=1) - 1
-  enters_RC = ends_RC & (place_RC < K) & state.open_R[:, None]
-  score_RC = jnp.where(enters_RC, grown.score_RK / penalty, -jnp.inf)
-  both = jax.tree.map(
-    lambda x, y: jnp.concatenate((x, y), axis=1),
-    state.done,
-    grown.replace(score_RK=score_RC),
-  )
-  if grown.text_RK2 is not None:
-    both = both.replace(score_RK=distinct(both.score_RK, both.text_RK2))
-  return both.pick(jax.lax.top_k(both.score_RK, K)[1])
+def _open(
+  state: Searching,
+  live: Hypotheses,
+  done: Hypotheses,
+  limit_R: jax.Array,
+  numbers: Numbers,
+  guided: bool,
+) -> jax.Array:
+  """Returns the searches in which a live hypothesis may still be among the best."""
+  n = state.n + 1
+  full_R = jnp.isfinite(done.score_RK[:, -1])
+  # log p only falls: the best that a live hypothesis can become depends on whether
+  # the penalty rewards length. What guides may make a score rise.
+  never = numbers.stopping == _STOPPING['never']
+  length_R = jnp.where(never & (numbers.alpha > 0), limit_R, n)
+  best_R = live.score_RK.max(axis=1)
+  hope_R = best_R / numbers.penalty(length_R)
+  worth_R = (hope_R > done.score_RK[:, -1]) & (numbers.stopping != _STOPPING[True])
+  worth_R |= never & guided
+  return state.open_R & jnp.isfinite(best_R) & (~full_R | worth_R)
 
 
 def search(
@@ -221,6 +227,7 @@ def search(
   ends_V: jax.Array | None = None,
   stops: Stops | None = None,
   start_B: jax.Array | None = None,
+  guide: Guide | None = None,
   *,
   K: int,
   M: int = 1,
@@ -239,6 +246,7 @@ def search(
     ends_V: bool, tokens that end a hypothesis; None: end-of-text alone.
     stops: texts that end a hypothesis; not together with an automaton.
     start_B: int32, the state of `stops` after each prompt.
+    guide: what is added to log p; not together with groups.
     G: tokens to make room for.
   """
   B, P = ids_BP.shape
@@ -251,11 +259,13 @@ def search(
     automaton=automaton,
     ends_V=ends_V,
     stops=stops,
+    guide=guide,
     M=M,
     rules=rules,
     eot=eot,
   )
   logits_BV, cache = model.prefill(ids_BP, length_B, P + G * M * K)
+  alone_BV, alone = guide.alone(model, P + G * K) if guide else (None, None)
   none = Hypotheses.none(R, K, G, texts=stops is not None)
   start_B = jnp.zeros(B, jnp.int32) if start_B is None else start_B
   state = Searching(
@@ -267,6 +277,8 @@ def search(
     open_R=jnp.repeat(length_B > 0, M),
     n=jnp.int32(0),
     history=history,
+    alone=None if alone is None else model.branch(alone, K),
+    back_RK=guide.none(K) if guide else None,
   )
 
   def advance(state):
@@ -274,15 +286,17 @@ def search(
       state.live.ids_RKG, state.n - 1, axis=2, keepdims=False
     )
     parent_RK = state.parent_RK + (jnp.arange(R) % M * K)[:, None]
-    beams = (B, M * K)
-    logits_BKV, cache = model.step_beams(
-      state.cache, parent_RK.reshape(beams), last_RK.reshape(beams)
-    )
+    of = parent_RK.reshape(B, M * K), last_RK.reshape(B, M * K)
+    logits_BKV, cache = model.step_beams(state.cache, *of)
     logits_XV = logits_BKV.reshape(R * K, -1)
-    return add(state.replace(cache=cache), logits_XV)
+    if state.alone is None:
+      return add(state.replace(cache=cache), logits_XV)
+    alone_BKV, alone = model.step_beams(state.alone, *of)
+    state = state.replace(cache=cache, alone=alone)
+    return add(state, logits_XV, alone_XV=alone_BKV.reshape(R * K, -1))
 
   state = jax.lax.while_loop(
-    lambda state: state.open_R.any(), advance, add(state, logits_BV)
+    lambda state: state.open_R.any(), advance, add(state, logits_BV, alone_XV=alone_BV)
   )
   return state.done
 
@@ -304,11 +318,15 @@ def arguments(
   ends_V: np.ndarray | None = None,
   stops: Stops | None = None,
   starts: Sequence[int] = (),
+  guide: Callable[[int], Guide] | None = None,
   eot: int,
 ) -> tuple[tuple, dict]:
   """Returns what `compiled_search` takes of a batch of prompts after the parameters.
 
   Its arrays, and its static arguments; those here are as in `generate`.
+
+  Args:
+    guide: rows of the batch -> their guide.
 
   Raises:
     UserError: the constraint needs more tokens than there are.
@@ -328,7 +346,8 @@ def arguments(
   start_B[: len(starts)] = starts
   if constraint is not None:
     constraint.check(int(arrays[-1][: len(prompts)].min()))
-  arrays = *arrays, numbers, constraint, history, ends_V, stops, start_B
+  guided = guide(len(start_B)) if guide else None
+  arrays = *arrays, numbers, constraint, history, ends_V, stops, start_B, guided
   return arrays, {'gpt': gpt, 'K': K, 'M': M, 'G': G, 'rules': rules, 'eot': eot}
 
 
@@ -345,6 +364,7 @@ def generate(
   ends_V: np.ndarray | None = None,
   stops: Stops | None = None,
   starts: Sequence[int] = (),
+  guidance: Guidance | None = None,
   eot: int,
 ) -> list[list[Hypothesis]]:
   """Returns the best hypotheses of each prompt, best first, no two the same.
@@ -360,6 +380,7 @@ def generate(
     stops: texts that end a hypothesis where they are complete. Then no two have the
       same text: of those that would, the best is returned.
     starts: the state of `stops` after each prompt.
+    guidance: what hypotheses are scored by besides log p.
 
   Raises:
     UserError: more hypotheses asked for than beams; no hypothesis obeys the rules.
@@ -370,6 +391,8 @@ def generate(
     )
   if constraint is not None and beams.groups > 1:
     raise UserError(f'groups={beams.groups} must be 1 under a constraint')
+  if guidance is not None and beams.groups > 1:
+    raise UserError(f'groups={beams.groups} must be 1 where beams are guided')
   results = []
   size = max(1, ROWS // beams.beams)
   M = beams.groups
@@ -385,6 +408,7 @@ def generate(
       ends_V=ends_V,
       stops=stops,
       starts=starts[at : at + size],
+      guide=guidance and partial(guidance.of, slice(at, at + size)),
       eot=eot,
     )
     done = compiled_search(params, *arrays, **static)

@@ -1,4 +1,4 @@
-"""The candidates of a step of beam search: which continuations by one token.
+"""The candidates of a step of beam search, and which of them are kept.
 
 Letters: R searches (M groups of each of B prompts), K beams, C candidates.
 """
@@ -7,7 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from gpt_jax.decoding import constraints
-from gpt_jax.decoding.beam_state import Candidates, Searching, best_candidates
+from gpt_jax.decoding.beam_state import (
+  Candidates,
+  Hypotheses,
+  Searching,
+  best_candidates,
+)
 from gpt_jax.decoding.constraints import Automaton
 from gpt_jax.decoding.stops import Stops, distinct
 
@@ -105,3 +110,28 @@ def candidates(
   once_RC = distinct(jnp.where(ends_RC, new.score_RC, -jnp.inf), text_RC2)
   score_RC = jnp.where(ends_RC, once_RC, new.score_RC)
   return new._replace(score_RC=score_RC, at_RC=at_RC), ends_RC, text_RC2
+
+
+def finished(
+  state: Searching, grown: Hypotheses, ends_RC: jax.Array, penalty: jax.Array
+) -> Hypotheses:
+  """Returns the K best finished hypotheses, those that end now among them.
+
+  Args:
+    grown: candidates, by log p.
+    penalty: what log p of those is divided by.
+  """
+  K = state.live.score_RK.shape[1]
+  place_RC = jnp.arange(ends_RC.shape[1])
+  if grown.text_RK2 is not None:  # those of a text that is there already don't count
+    place_RC = jnp.cumsum(jnp.isfinite(grown.score_RK), axis=1) - 1
+  enters_RC = ends_RC & (place_RC < K) & state.open_R[:, None]
+  score_RC = jnp.where(enters_RC, grown.score_RK / penalty, -jnp.inf)
+  both = jax.tree.map(
+    lambda x, y: jnp.concatenate((x, y), axis=1),
+    state.done,
+    grown.replace(score_RK=score_RC),
+  )
+  if grown.text_RK2 is not None:
+    both = both.replace(score_RK=distinct(both.score_RK, both.text_RK2))
+  return both.pick(jax.lax.top_k(both.score_RK, K)[1])

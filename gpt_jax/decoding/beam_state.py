@@ -108,6 +108,8 @@ class Searching:
     open_R: bool, searches in which a live hypothesis may still enter `done`.
     n: int32 scalar, tokens of every live hypothesis.
     history: X rows, the texts of live hypotheses; None if no rule needs it.
+    alone: the model's cache of the same texts without their prompts, and back_RK: what
+      a source has after live hypotheses; None where no guide asks for it.
   """
 
   cache: Any
@@ -118,6 +120,8 @@ class Searching:
   open_R: jax.Array
   n: jax.Array
   history: History | None
+  alone: Any = None
+  back_RK: jax.Array | None = None
 
 
 class Candidates(NamedTuple):

@@ -35,6 +35,7 @@ FLAGS = (
   ('presence_penalty', 'float', 'subtracted for each new token that occurred'),
   ('frequency_penalty', 'float', 'subtracted each time that it occurred'),
   ('no_repeat_ngram', 'integer', 'no sequence of so many tokens twice'),
+  ('fresh_ngram', 'integer', 'the same, but of sequences that no turn ends in'),
   ('banned', 'multi_string', 'text that may not occur'),
   ('forced', 'string', 'text that a continuation begins with'),
   ('stop', 'multi_string', 'text that a continuation ends before'),
@@ -110,6 +111,7 @@ class GenerationConfig:
   repetition_penalty: float = 1.0
   presence_penalty: float = 0.0
   frequency_penalty: float = 0.0
+  fresh_ngram: int = 0
   temperature: float = 1.0
   top_k: int = 0
   top_p: float = 1.0

@@ -1,9 +1,9 @@
 """Rules that change the scores of the next token by the text so far.
 
-`adjust` applies them in a fixed order: forbidden sequences, repeated n-grams, early
-end-of-text, penalties of repetition, presence and frequency, forced tokens. Scores are
-logits in sampling and log p in beam search, as in Hugging Face. A rule that is off
-leaves no operation in a program.
+`adjust` applies them in a fixed order: forbidden sequences, repeated n-grams (two
+rules), early end-of-text, penalties of repetition, presence and frequency, forced
+tokens. Scores are logits in sampling and log p in beam search, as in Hugging Face. A
+rule that is off leaves no operation in a program.
 """
 
 import dataclasses
@@ -31,6 +31,8 @@ class Rules:
     repetition_penalty: of each token of prompt and new tokens (CTRL); 1 is off.
     presence_penalty: subtracted from the score of each token among the new ones.
     frequency_penalty: the same, times its count.
+    fresh_ngram: as no_repeat_ngram, but of sequences without an id that ends a text:
+      turns of a dialogue may end alike, and so may replies.
   """
 
   forbidden: tuple[tuple[int, ...], ...] = ()
@@ -40,12 +42,13 @@ class Rules:
   repetition_penalty: float = 1.0
   presence_penalty: float = 0.0
   frequency_penalty: float = 0.0
+  fresh_ngram: int = 0
 
   def __post_init__(self):
     wrong = []
     if not all(self.forbidden):
       wrong.append('a forbidden sequence is empty; leave it out')
-    for name in ('min_new_tokens', 'no_repeat_ngram'):
+    for name in ('min_new_tokens', 'no_repeat_ngram', 'fresh_ngram'):
       if not getattr(self, name) >= 0:
         wrong.append(f'{name}={getattr(self, name)} must be at least 0 (0 is off)')
     if not 0 < self.repetition_penalty < math.inf:
@@ -119,6 +122,9 @@ def adjust(
     scores_BV = forbid(scores_BV, history, rules.forbidden)
   if rules.no_repeat_ngram:
     scores_BV = no_repeat(scores_BV, history, rules.no_repeat_ngram)
+  if rules.fresh_ngram:
+    end_V = jnp.arange(scores_BV.shape[-1]) == eot if ends_V is None else ends_V
+    scores_BV = no_repeat(scores_BV, history, rules.fresh_ngram, end_V)
   if rules.min_new_tokens:
     early_B = history.length_B - history.prompt_B < rules.min_new_tokens
     if ends_V is None:
@@ -174,11 +180,16 @@ def forbid(
   return scores_BV
 
 
-def no_repeat(scores_BV: jax.Array, history: History, n: int) -> jax.Array:
+def no_repeat(
+  scores_BV: jax.Array, history: History, n: int, spared_V: jax.Array | None = None
+) -> jax.Array:
   """Returns the scores with each token that would repeat an n-gram at -inf.
 
   Hugging Face's `no_repeat_ngram_size` (Paulus et al. 2018, section 2.5): wherever the
   last n - 1 tokens stood before, what followed them there is forbidden.
+
+  Args:
+    spared_V: bool, tokens of n-grams that may be repeated; None: there are none.
   """
   (B, V), W = scores_BV.shape, history.ids_BW.shape[1]
   if n > W:
@@ -188,6 +199,9 @@ def no_repeat(scores_BV: jax.Array, history: History, n: int) -> jax.Array:
   last_BN = history.last(n - 1)
   for i in range(n - 1):
     same_BX &= history.ids_BW[:, i : i + W - n + 1] == last_BN[:, i : i + 1]
+  if spared_V is not None:
+    same_BX &= ~spared_V[last_BN].any(axis=1, keepdims=True)
+    same_BX &= ~spared_V[history.ids_BW[:, n - 1 :]]
   ids_BX = jnp.where(same_BX, history.ids_BW[:, n - 1 :], V)
   return scores_BV.at[jnp.arange(B)[:, None], ids_BX].set(-jnp.inf, mode='drop')
 

@@ -6,6 +6,7 @@ replies alone; `nist`, `bleu` and `meteor` references too, one or more of each r
 """
 
 import collections
+import functools
 import importlib
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -111,6 +112,30 @@ def bleu(
   return 100 * math.exp(brevity + sum(logs) / order)
 
 
+def sacre_bleu(
+  replies: Sequence[str], references: Sequence[Sequence[str]], order: int = 4
+) -> float:
+  """Returns sacrebleu's BLEU-n of all replies from 0 to 100.
+
+  With its default tokens (13a) and smoothing (exp). A reply may have any number of
+  references.
+
+  Raises:
+    UserError: sacrebleu is not installed.
+  """
+  _paired(replies, references)
+  try:
+    sacrebleu = importlib.import_module('sacrebleu')
+  except ImportError as e:
+    raise UserError('sacreBLEU needs sacrebleu: `pip install sacrebleu`') from e
+  columns = [
+    [texts[i] if i < len(texts) else None for texts in references]
+    for i in range(max(map(len, references)))
+  ]
+  measure = sacrebleu.BLEU(max_ngram_order=order, force=True)
+  return float(measure.corpus_score(list(replies), columns).score)
+
+
 def meteor(replies: Sequence[str], references: Sequence[Sequence[str]]) -> float:
   """Returns METEOR of all replies from 0 to 1, by equal words and by equal stems.
 
@@ -186,9 +211,10 @@ def _better(value: tuple[float, int]) -> tuple[float, int]:
 
 def _stemmer() -> Callable[[str], str]:
   try:
-    return importlib.import_module('nltk.stem.porter').PorterStemmer().stem
+    stem = importlib.import_module('nltk.stem.porter').PorterStemmer().stem
   except ImportError as e:
     raise UserError('METEOR needs nltk: `pip install nltk`') from e
+  return functools.lru_cache(1 << 16)(stem)
 
 
 def all_of(

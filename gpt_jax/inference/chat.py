@@ -17,7 +17,7 @@ HELP = {
   'retry': 'another reply to the last turn',
   'save': '/save FILE: append the conversation to a .jsonl',
   'load': '/load FILE: go on with the last conversation of a .jsonl',
-  'set': '/set NAME=VALUE: a setting of generation, such as top_k=40',
+  'set': '/set NAME=VALUE: of generation or ranking, such as top_k=40 or anti=0.3',
   'help': 'these commands',
   'quit': 'leave',
 }
@@ -29,7 +29,7 @@ class Chat:
 
   Attributes:
     turns: texts, those of the user and the model by turns, the user first.
-    settings: of `GenerationConfig`.
+    settings: of `GenerationConfig` and of `dialogue.Ranking`.
     seed: of the next reply; each one has another.
   """
 
@@ -74,13 +74,15 @@ class Chat:
       UserError: there is no such setting, or its value is of another kind.
     """
     from gpt_jax.decoding.generation_config import GenerationConfig  # imports jax
+    from gpt_jax.inference.dialogue import Ranking
 
     name, equals, value = (part.strip() for part in text.partition('='))
     names = {each.name: each.default for each in dataclasses.fields(GenerationConfig)}
+    names |= Ranking._field_defaults
     if not equals or name not in names:
       raise UserError(
-        f'/set {text}: write NAME=VALUE, with a setting of generation as NAME.'
-        f'{nearest(name, names)}'
+        f'/set {text}: write NAME=VALUE, with a setting of generation or ranking as '
+        f'NAME.{nearest(name, names)}'
       )
     try:
       parsed = ast.literal_eval(value)
@@ -93,6 +95,8 @@ class Chat:
     ):
       what = 'a number' if kind is float else 'a whole number'
       raise UserError(f'/set {text}: {name} must be {what}')
+    if name in Ranking._fields and kind is bool and not isinstance(parsed, bool):
+      raise UserError(f'/set {text}: {name} must be True or False')
     return dataclasses.replace(self, settings={**self.settings, name: parsed})
 
   def to_json(self) -> str:

@@ -19,6 +19,7 @@ from gpt_jax.decoding import (
 )
 from gpt_jax.decoding import stops as stop_texts
 from gpt_jax.decoding.generation_config import GenerationConfig
+from gpt_jax.decoding.guidance import Guidance
 from gpt_jax.evaluation import introspection, likelihood
 from gpt_jax.inference.continued import Continued, before_stop, first_stop, stop_begun
 from gpt_jax.inference.generation import Generation, Score
@@ -125,11 +126,19 @@ class LanguageModel:
     return self.generate_ids(ids, **settings)
 
   def generate_ids(
-    self, prompts: Sequence[Sequence[int]], **settings
+    self,
+    prompts: Sequence[Sequence[int]],
+    guidance: Guidance | None = None,
+    **settings,
   ) -> list[Generation]:
-    """Returns continuations of token ids; all else is as in `generate`."""
+    """Returns continuations of token ids; all else is as in `generate`.
+
+    Args:
+      guidance: of beams; it says nothing to other methods.
+    """
     prompts, how = self._checked(prompts, settings)
-    searches = {'beam': self._beams, 'stochastic': self._stochastic}
+    beams = functools.partial(self._beams, guidance=guidance)
+    searches = {'beam': beams, 'stochastic': self._stochastic}
     search = searches.get(how.chosen(), self._drawn)
     results, stops = [], how.stops()
     for number, candidates in enumerate(search(prompts, how)):
@@ -182,7 +191,7 @@ class LanguageModel:
     return [drawn[at : at + n] for at in range(0, len(drawn), n)]
 
   def _beams(
-    self, prompts: list[list[int]], how: GenerationConfig
+    self, prompts: list[list[int]], how: GenerationConfig, guidance: Guidance | None
   ) -> list[list[tuple]]:
     """Returns the best hypotheses of each prompt, without hashes of their texts."""
     found = beam.generate(
@@ -190,6 +199,7 @@ class LanguageModel:
       self.gpt,
       prompts,
       num_return=how.num_return,
+      guidance=guidance,
       **self._search(prompts, how),
     )
     return [[one[:3] for one in rows] for rows in found]

@@ -237,3 +237,9 @@ def reverse(turns: Sequence[Turn]) -> Dialogue:
   """
   turns = list(turns)
   return (turns[:-1] if turns and turns[-1].weight == 0 else turns)[::-1]
+
+
+def plain(text: str) -> str:
+  """Returns a turn's words in lower case, without marks."""
+  letters = (c if c.isalnum() or c.isspace() else ' ' for c in text.lower())
+  return ' '.join(''.join(letters).split())

@@ -18,7 +18,7 @@ from gpt_jax.files import LARGEST
 from gpt_jax.tasks.dialogues import Dialogue, Turn
 
 _URL = '__url__'
-_EXAMPLES = 3  # of each reason in a report
+EXAMPLES = 3  # of each reason in a report
 # The 50 most frequent words of English. Differs: the paper does not print its list.
 _FREQUENT = frozenset(
   'the be to of and a in that have i it for not on with he as you do at this but his '
@@ -79,7 +79,7 @@ class Report:
     """Counts a text."""
     self.counts[reason] += 1
     examples = self.examples.setdefault(reason, [])
-    if len(examples) < _EXAMPLES:
+    if len(examples) < EXAMPLES:
       examples.append(text)
 
 
@@ -265,6 +265,11 @@ CLEANING = {
     },
   ),
 }
+
+
+def checked(settings: Settings) -> None:
+  """Raises a UserError if there is no such cleaning, or it needs nltk."""
+  _cleaning(settings.cleaning).normal('a b')
 
 
 def _cleaning(name: str) -> Cleaning:
