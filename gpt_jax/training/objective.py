@@ -117,6 +117,7 @@ class LanguageModeling:
       logits_BTV = unembed(gpt, params, x_BTD, drop)
       return loss.nll_sum(logits_BTV, batch.y_BT, batch.w_BT)
     x_BTD, head_VD = output_factors(gpt, params, x_BTD, drop)
+    how = gpt.execution
     return loss.chunked_nll_sum(
       x_BTD,
       head_VD,
@@ -124,7 +125,8 @@ class LanguageModeling:
       batch.w_BT,
       vocab=gpt.config.vocab,
       chunk=self.loss_chunk,
-      gradients=gpt.execution.gradients,
+      gradients=how.gradients,
+      parts=how.gathered.parts(how.rows) if how.gathered else None,
     )
 
 

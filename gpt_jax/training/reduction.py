@@ -11,6 +11,7 @@ gathered by layer (`Gathered`), and gradients scattered by layer and micro-batch
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from jax.sharding import PartitionSpec as P
 
 from gpt_jax.model.gpt_config import axes_of
 from gpt_jax.training import step
+from gpt_jax.training.loss import Parts
 from gpt_jax.training.objective import Objective
 
 ROWS = 'data', 'fsdp'  # the axes of a mesh that rows are divided over
@@ -112,6 +114,22 @@ class Gathered:
     """Returns parameters of a layer or of the ends, float32, rounded for their use."""
     places = self.layout.placed(params)
     return jax.tree_util.tree_map_with_path(self._gathered, params, places)
+
+  def parts(self, rows: NamedSharding | P) -> Parts | None:
+    """Returns the devices that divide the rows of a batch, for a loop over a loss.
+
+    None: XLA's compiler for GPUs moves sums over devices out of loops itself.
+
+    Args:
+      rows: where they are, as `Execution.rows`.
+    """
+    if self.layout.devices[0].platform == 'gpu':
+      return None
+    mesh, spec = self.layout.mesh, rows if isinstance(rows, P) else rows.spec
+    number = math.prod(mesh.shape[axis] for axis in axes_of(spec[0]))
+    at = P(spec[0])
+    at = NamedSharding(mesh, at) if self.left is None else at
+    return Parts(number, lambda x: jax.lax.with_sharding_constraint(x, at))
 
   def _gathered(self, path: tuple, leaf: jax.Array, place: Any) -> jax.Array:
     mesh, spec = place.sharding.mesh, place.sharding.spec
