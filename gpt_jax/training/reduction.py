@@ -61,7 +61,7 @@ def summed_once(
     step.mean_gradients,
     objective=_local(objective, left),
     axis=axes,
-    add=_add(cuts, axes, left),
+    add=_add(cuts, axes, left, mesh.devices.flat[0].platform),
   )
   mapped = jax.shard_map(
     mean,
@@ -219,13 +219,17 @@ def _is_cut(value: Any) -> bool:
   return isinstance(value, _Cut)
 
 
-def _add(cuts: Any, axes: tuple[str, ...], left: Collection[str]) -> Callable:
+def _add(
+  cuts: Any, axes: tuple[str, ...], left: Collection[str], platform: str
+) -> Callable:
   """Returns f(gradients of a device) -> their sums, of which each keeps its part.
 
   What the axes that are left divide is mapped too, or it would be gathered before it is
   scattered.
   """
-  add = partial(_summed, cuts=cuts, axes=axes)
+  # As many bytes. A TPU's compiler makes of a scatter over chips of several planes a
+  # sum (`runs/layout_choice.py`).
+  add = partial(_summed, cuts=cuts, axes=axes, one_by_one=platform == 'tpu')
   if not left:
     return add
   within, after = (
@@ -240,10 +244,15 @@ def _add(cuts: Any, axes: tuple[str, ...], left: Collection[str]) -> Callable:
   )
 
 
-def _summed(grads: Any, *, cuts: Any, axes: tuple[str, ...]) -> Any:
+def _summed(
+  grads: Any, *, cuts: Any, axes: tuple[str, ...], one_by_one: bool = False
+) -> Any:
   """Returns sums over devices, of which each keeps its part.
 
   What stays whole is summed in one operation.
+
+  Args:
+    one_by_one: whether to scatter over one axis after the other.
   """
   leaves, tree = jax.tree.flatten(grads)
   whole: dict[tuple[str, ...], list[int]] = {}
@@ -253,9 +262,10 @@ def _summed(grads: Any, *, cuts: Any, axes: tuple[str, ...]) -> Any:
       leaves[i] = jnp.expand_dims(leaves[i], cut.twice)
     for dim, part in enumerate(cut.scattered):
       if part:
-        leaves[i] = jax.lax.psum_scatter(
-          leaves[i], part, scatter_dimension=dim, tiled=True
-        )
+        for over in part if one_by_one else (part,):
+          leaves[i] = jax.lax.psum_scatter(
+            leaves[i], over, scatter_dimension=dim, tiled=True
+          )
         rest = tuple(axis for axis in rest if axis not in part)
     whole.setdefault(rest, []).append(i)
   for rest, indices in whole.items():
