@@ -196,8 +196,8 @@ def page(kept: dict[str, dict]) -> str:
     'an H100 (XLA_PYTHON_CLIENT_MEM_FRACTION). Memory is that of a device by XLA, '
     'bytes are those that a device sends in an update, the ideal is '
     '`runs.cost.communication_bytes` of the layout and schedule. On a TPU `fsdp` stays '
-    "within a plane of the slice where that is faster: beyond, the TPU's compiler makes "
-    'sums of gathers and scatters, twice the bytes. A collective may overlap where '
+    'within a plane of the slice where that is faster: beyond, its compiler makes sums '
+    'of gathers and scatters, twice the bytes. A collective may overlap where '
     'kernels stand between its start and its end. Times are those of absent.md. What '
     'is "by formula" has not been compiled yet.',
     '',

@@ -292,7 +292,12 @@ def update_bytes(
   need += kept['layers, remat' if run.model.remat == 'block' else 'layers']
   gradients = _bytes(_tree(cfg)) / tensor
   if not layout.once:
-    return need + 2 * state['gradients']  # of the batch so far, and of a micro-batch
+    # Of the batch so far, and of a micro-batch; and gathered, with their gradients, the
+    # ends and two layers, as one is sent while the other computes.
+    few = _tree(dataclasses.replace(cfg, L=2, attention=cfg.attention[:2]))
+    return (
+      need + 2 * state['gradients'] + (_bytes_sent(run, few) + _bytes(few)) / tensor
+    )
   # In a loop over the layers weights and gradients are stacked, too.
   return (
     need

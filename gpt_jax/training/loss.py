@@ -21,6 +21,10 @@ class Parts(NamedTuple):
   number: int
   placed: Callable[[jax.Array], jax.Array]
 
+  def zeros(self, shape: tuple[int, ...]) -> jax.Array:
+    """Returns float32 zeros of a shape for each."""
+    return self.placed(jnp.zeros((self.number, *shape), jnp.float32))
+
 
 def nll_BT(logits_BTV: jax.Array, y_BT: jax.Array) -> jax.Array:
   """Returns -log p of each target under float32 logits [nats], [B, T]."""
@@ -92,24 +96,29 @@ def _chunked_forward(x_BTD, head_VD, y_BT, w_BT, vocab, chunk, parts):
     nll = nll_sum(logits, y, w)
     hit = jnp.arange(logits.shape[-1]) == y[..., None]
     dlogits = ((jax.nn.softmax(logits) - hit) * w[..., None]).astype(x.dtype)
-    dhead = _summed_product(dlogits, x, parts)
+    if parts:
+      dhead = summed_product(dlogits, x, parts)
+    else:
+      dhead = jax.lax.dot_general(
+        dlogits, x, (((0, 1), (0, 1)), ((), ())), preferred_element_type=jnp.float32
+      )
     return jax.tree.map(jnp.add, sums, (nll, dhead)), dlogits @ head_VD
 
   zero = jnp.float32(0), jnp.zeros(head_VD.shape, jnp.float32)
   if parts:
-    each = jnp.zeros((parts.number, *head_VD.shape), jnp.float32)
-    zero = zero[0], parts.placed(each)
+    zero = zero[0], parts.zeros(head_VD.shape)
   (nll, dhead), dx = jax.lax.scan(turn, zero, turns((x_BTD, y_BT, w_BT), chunk))
   dhead_VD = dhead.sum(0) if parts else dhead
   return nll, (dx.swapaxes(0, 1).reshape(x_BTD.shape), dhead_VD.astype(head_VD.dtype))
 
 
-def _summed_product(dlogits, x, parts):
-  """Returns the gradient of the head, [V, D]; with parts that of each, [P, V, D]."""
-  if not parts:
-    return jax.lax.dot_general(
-      dlogits, x, (((0, 1), (0, 1)), ((), ())), preferred_element_type=jnp.float32
-    )
+def summed_product(dlogits: jax.Array, x: jax.Array, parts: Parts) -> jax.Array:
+  """Returns the gradients of the head that each of the parts has, [parts, V, D].
+
+  Args:
+    dlogits: gradients of logits, [..., V], the first axis that of rows.
+    x: what they are products of, [..., D].
+  """
   of_each = lambda a: parts.placed(a.reshape(parts.number, -1, a.shape[-1]))  # noqa: E731
   each = jax.lax.dot_general(
     of_each(dlogits),

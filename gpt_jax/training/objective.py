@@ -104,6 +104,8 @@ class LanguageModeling:
     x_BTD, _ = gpt.apply(
       {'params': params}, batch.ids_BT, drop=drop, first_BT=batch.first_BT
     )
+    how = gpt.execution
+    parts = how.gathered.parts(how.rows) if how.gathered else None
     if narrow:
       return narrow_loss.nll_sum(
         (x_BTD / gpt.config.width).astype(gpt.execution.dtype),
@@ -112,12 +114,12 @@ class LanguageModeling:
         batch.w_BT,
         gpt.config.vocab,
         self.loss_chunk or batch.y_BT.shape[1],
+        parts,
       )
     if not self.loss_chunk:
       logits_BTV = unembed(gpt, params, x_BTD, drop)
       return loss.nll_sum(logits_BTV, batch.y_BT, batch.w_BT)
     x_BTD, head_VD = output_factors(gpt, params, x_BTD, drop)
-    how = gpt.execution
     return loss.chunked_nll_sum(
       x_BTD,
       head_VD,
@@ -126,7 +128,7 @@ class LanguageModeling:
       vocab=gpt.config.vocab,
       chunk=self.loss_chunk,
       gradients=how.gradients,
-      parts=how.gathered.parts(how.rows) if how.gathered else None,
+      parts=parts,
     )
 
 

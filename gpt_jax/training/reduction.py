@@ -115,16 +115,12 @@ class Gathered:
     places = self.layout.placed(params)
     return jax.tree_util.tree_map_with_path(self._gathered, params, places)
 
-  def parts(self, rows: NamedSharding | P) -> Parts | None:
+  def parts(self, rows: NamedSharding | P) -> Parts:
     """Returns the devices that divide the rows of a batch, for a loop over a loss.
-
-    None: XLA's compiler for GPUs moves sums over devices out of loops itself.
 
     Args:
       rows: where they are, as `Execution.rows`.
     """
-    if self.layout.devices[0].platform == 'gpu':
-      return None
     mesh, spec = self.layout.mesh, rows if isinstance(rows, P) else rows.spec
     number = math.prod(mesh.shape[axis] for axis in axes_of(spec[0]))
     at = P(spec[0])
