@@ -284,9 +284,10 @@ def test_the_rest_of_the_devices_go_to_the_axis_without_a_number():
   assert sizes('data=2') == {'data': 2}
 
 
-def test_a_scatter_over_one_axis_after_the_other_is_that_over_both():
+@pytest.mark.parametrize('part', ['fsdp', ('fsdp', 'data')])
+def test_a_scatter_over_one_axis_after_the_other_is_that_over_both(part):
   mesh = jax.make_mesh((2, 4), reduction.ROWS, (jax.sharding.AxisType.Auto,) * 2)
-  cut = reduction._Cut(P(None, ('fsdp', 'data')), P(None, None), P(None, None), None)
+  cut = reduction._Cut(P(None, part), P(None, None), P(None, None), None)
   grads = jax.random.normal(jax.random.key(0), (8, 5, 16))
 
   def summed(each, **how):

@@ -258,7 +258,7 @@ def _summed(
       leaves[i] = jnp.expand_dims(leaves[i], cut.twice)
     for dim, part in enumerate(cut.scattered):
       if part:
-        for over in part if one_by_one else (part,):
+        for over in axes_of(part) if one_by_one else (part,):
           leaves[i] = jax.lax.psum_scatter(
             leaves[i], over, scatter_dimension=dim, tiled=True
           )
