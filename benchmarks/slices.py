@@ -79,7 +79,8 @@ def chosen(row: Row) -> layout_choice.Choice:
     setattr(run.model, name, value)
   cfg = GPTConfig.of(run.model, run.model.vocab)
   limit = cost.FILLED * row.memory
-  return layout_choice.best(run, cfg, row.devices, row.kind, limit, AT_A_TIME)
+  plane = layout_choice.plane_of(row.device)
+  return layout_choice.best(run, cfg, row.devices, row.kind, limit, AT_A_TIME, plane)
 
 
 def planned(row: Row) -> dict[str, Any]:
@@ -194,9 +195,11 @@ def page(kept: dict[str, dict]) -> str:
     f'{cost.FILLED:.0%} of the memory that jax may take: all of a TPU, {SHARE:.0%} of '
     'an H100 (XLA_PYTHON_CLIENT_MEM_FRACTION). Memory is that of a device by XLA, '
     'bytes are those that a device sends in an update, the ideal is '
-    '`runs.cost.communication_bytes` of the layout and schedule. A collective may '
-    'overlap where kernels stand between its start and its end. Times are those of '
-    'absent.md.',
+    '`runs.cost.communication_bytes` of the layout and schedule. On a TPU `fsdp` stays '
+    'within a plane of the slice where that is faster: beyond, its compiler makes sums '
+    'of gathers and scatters, twice the bytes. A collective may overlap where '
+    'kernels stand between its start and its end. Times are those of absent.md. What '
+    'is "by formula" has not been compiled yet.',
     '',
     '| ' + ' | '.join(_HEADS) + ' |',
     '|---' * len(_HEADS) + '|',
@@ -209,12 +212,18 @@ def page(kept: dict[str, dict]) -> str:
 
 
 def _in_turn(rows: list[Row], kept: dict[str, dict]) -> list[Row]:
-  """Returns the rows that fit: smallest and largest slices first, then the others."""
+  """Returns the rows that fit, in the order in which they are compiled.
+
+  GPUs first, whose compiler is several times as fast. Of each kind the smallest and the
+  largest slices of all models, then those between them, then the others.
+  """
   fitting = [row for row in rows if kept[str(row)]['fits']]
 
   def place(row):
     sizes = [r.devices for r in fitting if (r.size, r.kind) == (row.size, row.kind)]
-    return row.devices not in (min(sizes), max(sizes))
+    first = [min(sizes), max(sizes)], [sizes[len(sizes) // 2]]
+    turn = next((i for i, few in enumerate(first) if row.devices in few), len(first))
+    return row.kind not in roofline.GPUS, turn
 
   return sorted(fitting, key=place)
 

@@ -1,5 +1,6 @@
 """What `describe` says of a model, against counts by hand and XLA's own figures."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from scripts import launch
+from updates import make_run
 
 from gpt_jax import config
 from gpt_jax.config import papers
@@ -20,6 +22,7 @@ from gpt_jax.tasks import inputs
 from gpt_jax.tasks.labelled_table import TASKS
 from gpt_jax.training import transfer
 from gpt_jax.training.objective import LabelledTask
+from gpt_jax.training.sharding import Layout
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -92,6 +95,35 @@ found = cost.activation_bytes(config.Run(), cfg, 4)
 true = compiled.memory_analysis().temp_size_in_bytes
 print(true / (found['layers'] + found['output']))
 """
+
+
+def test_what_fsdp_does_not_divide_is_summed_and_not_gathered():
+  # Of 12 and 48 features 8 devices divide the 48, which no rule cuts: so only wte.
+  run = make_run(model_D=12, model_N=2, model_L=3, model_T=16, model_dtype='bfloat16')
+  run.optim = config.Optim()
+  cfg = GPTConfig.of(run.model, 128)
+  run.layout = 'fsdp=8'
+  over = dataclasses.replace(Layout.imagined(run, 8), whole=True)
+  sent = cost.communication_bytes(run, cfg, over)
+  wte, rest = 128 * 12, cost.parameter_count(cfg) - 128 * 12
+  assert {what: size for what, size in sent.items() if size} == pytest.approx(
+    {
+      'parameters, gathered over fsdp': 7 / 8 * 4 * wte,  # float32: looked up, too
+      'gradients, scattered over fsdp': 7 / 8 * 4 * wte,
+      'gradients, summed over fsdp': 2 * 7 / 8 * 4 * rest,
+    }
+  )
+  run.layout = 'data=2,fsdp=4'
+  over = dataclasses.replace(Layout.imagined(run, 8), whole=True)
+  kernels = 3 * 12 * 12 * 12
+  sent = cost.communication_bytes(run, cfg, over)
+  parts = wte + 16 * 12 + kernels
+  assert sent['gradients, scattered over fsdp'] == pytest.approx(3 / 4 * 4 * parts)
+  assert sent['gradients, summed over data'] == pytest.approx(
+    4 * (parts / 4 + cost.parameter_count(cfg) - parts)
+  )
+  gathered = 3 / 4 * (4 * (wte + 16 * 12) + 2 * kernels)
+  assert sent['parameters, gathered over fsdp'] == pytest.approx(gathered)
 
 
 def test_activations_are_near_what_xla_says_it_needs():

@@ -70,6 +70,16 @@ def test_fsdp_gathers_parameters_twice_and_no_activations(scan):
   assert found.sent['all-reduce'] == pytest.approx(summed, rel=0.15)
 
 
+@pytest.mark.parametrize('layout', ['fsdp=8', 'data=2,fsdp=4'])
+def test_a_loss_in_chunks_sums_the_gradients_of_the_head_once(layout):
+  found, _, _, _ = cost_of(layout, loss_chunk=4)
+  at_once, _, _, _ = cost_of(layout)
+  kept = {kind: size for kind, size in at_once.sent.items() if size > 1000}
+  assert kept
+  for kind, size in kept.items():
+    assert found.sent[kind] == pytest.approx(size, rel=0.05)
+
+
 @pytest.mark.parametrize('layout', ['data=4', 'fsdp=4', 'data=2,fsdp=2'])
 def test_micro_batches_send_what_one_batch_sends(layout):
   found, foretold, _, _ = cost_of(layout, whole=True, accumulate=2)

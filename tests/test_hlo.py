@@ -95,6 +95,27 @@ ENTRY %main (x: f32[4]) -> f32[4] {
 """
 
 
+FUSED = """%fused_add (a: u32[], b: u32[]) -> u32[] {
+  %a = u32[] parameter(0)
+  %b = u32[] parameter(1)
+  ROOT %sum = u32[] add(%b, %a)
+}
+
+%fused_less (a: u32[], b: u32[]) -> pred[] {
+  %b = u32[] parameter(1)
+  %a = u32[] parameter(0)
+  ROOT %less = pred[] compare(%a, %b), direction=LT
+}
+
+%fused_less_7 (a: u32[]) -> pred[] {
+  %a = u32[] parameter(0)
+  %n = u32[] constant(7)
+  ROOT %less = pred[] compare(%a, %n), direction=LT
+}
+
+"""
+
+
 def test_attributes_and_what_stands_in_quotes():
   module = hlo.read(PROGRAM)
   assert (module.name, module.donated, module.devices) == ('jit_f', {1}, 8)
@@ -118,6 +139,16 @@ def test_turns_of_a_loop_are_those_of_its_counter():
   ):
     module = hlo.read(PROGRAM.replace(old, new))
     assert module.trips(*next(module.loops())) is None
+  # A GPU has the comparison and the sum in fusions, the limit within or without.
+  fused = PROGRAM.replace('%body (', FUSED + '%body (').replace(
+    'add(%i, %two)', 'fusion(%two, %i), kind=kLoop, calls=%fused_add'
+  )
+  for old, new in (
+    ('compare(%i, %n), direction=LT', 'fusion(%i, %n), kind=kLoop, calls=%fused_less'),
+    ('compare(%i, %n), direction=LT', 'fusion(%i), kind=kLoop, calls=%fused_less_7'),
+  ):
+    module = hlo.read(fused.replace(old, new))
+    assert module.trips(*next(module.loops())) == 4
   said = PROGRAM.replace(
     'body=%body', 'body=%body, backend_config={"known_trip_count":{"n":"9"}}'
   )

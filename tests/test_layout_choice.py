@@ -69,6 +69,29 @@ def test_where_nothing_fits_the_smallest_is_named():
   assert found.need == pytest.approx(least, rel=0.01) and not found.over.once
 
 
+def test_gathers_over_several_planes_of_a_slice_take_twice_as_long():
+  planes = {'v5p:2x4x4': 8, 'v4:4x4x4': 16, 'v5e:4x4': 0, 'h100:16': 0, 'h100': 0}
+  assert {on: layout_choice.plane_of(on) for on in planes} == planes
+  run, cfg = wide()
+
+  def seconds(layout, plane):
+    other = dataclasses.replace(run, layout=layout)
+    over = dataclasses.replace(Layout.imagined(other, 16), whole=True)
+    return layout_choice.sending(other, cfg, over, 'v5p', plane)
+
+  both = seconds('fsdp=16', 4)
+  kept = {what: size for what, size in both.sent.items() if 'summed' in what}
+  twice = 2 * sum(both.sent.values()) - sum(kept.values())
+  assert both.sent == seconds('fsdp=16', 0).sent
+  assert both.seconds == pytest.approx(twice / (0.8 * 200e9))
+  # Within a plane, or along a line through planes: as many bytes as there are.
+  for layout in 'data=4,fsdp=4', 'fsdp=4,tensor=4':
+    assert seconds(layout, 4).seconds == seconds(layout, 0).seconds
+  found = [each for each in layout_choice.choices(run, cfg, 16, 'v5p', plane=4)
+           if each.over.whole]  # fmt: skip
+  assert {each.run.layout: each.seconds for each in found}['fsdp=16'] == both.seconds
+
+
 def test_rows_at_a_time_divide_the_batch():
   run, cfg = wide()
   found = layout_choice.choices(run, cfg, 8, KIND, (8, 2))
@@ -81,7 +104,7 @@ def test_rows_at_a_time_divide_the_batch():
 def test_a_layout_that_sends_much_longer_is_told_of_another():
   run, cfg = wide(layout='tensor=2,data=4')
   placed = Layout.of(run, jax.devices()[:8])
-  said = layout_choice.better(run, cfg, placed, KIND, 2**40)
+  said = layout_choice.better(run, cfg, placed, 'h100:8', 2**40)
   best = layout_choice.best(run, cfg, 8, KIND, 2**40)
   now = layout_choice.sending(run, cfg, placed, KIND)
   assert now.seconds > best.seconds
@@ -90,8 +113,8 @@ def test_a_layout_that_sends_much_longer_is_told_of_another():
   # Nor of the same; nor of what sends less, but does not fit: nothing does.
   slow, _ = wide(layout='fsdp=8')
   over = Layout.of(slow, jax.devices()[:8])
-  assert layout_choice.better(slow, cfg, over, KIND, 2**40)
-  assert not layout_choice.better(slow, cfg, over, KIND, 1000)
+  assert layout_choice.better(slow, cfg, over, 'h100:8', 2**40)
+  assert not layout_choice.better(slow, cfg, over, 'h100:8', 1000)
   same, _ = wide(layout=best.run.layout)
   over = dataclasses.replace(Layout.of(same, jax.devices()[:8]), whole=True)
-  assert not layout_choice.better(same, cfg, over, KIND, 2**40)
+  assert not layout_choice.better(same, cfg, over, 'h100:8', 2**40)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import updates
+from jax.sharding import PartitionSpec as P
 
 from gpt_jax import config
 from gpt_jax.config import UserError
@@ -281,6 +282,29 @@ def test_the_rest_of_the_devices_go_to_the_axis_without_a_number():
   assert sizes('data=2,tensor') == {'data': 2, 'tensor': 4}
   assert sizes('context=2,data') == {'data': 4, 'context': 2}
   assert sizes('data=2') == {'data': 2}
+
+
+@pytest.mark.parametrize('part', ['fsdp', ('fsdp', 'data')])
+def test_a_scatter_over_one_axis_after_the_other_is_that_over_both(part):
+  mesh = jax.make_mesh((2, 4), reduction.ROWS, (jax.sharding.AxisType.Auto,) * 2)
+  cut = reduction._Cut(P(None, part), P(None, None), P(None, None), None)
+  grads = jax.random.normal(jax.random.key(0), (8, 5, 16))
+
+  def summed(each, **how):
+    return reduction._summed([each[0]], cuts=[cut], axes=reduction.ROWS, **how)[0]
+
+  both, apart = (
+    jax.shard_map(
+      partial(summed, one_by_one=one_by_one),
+      mesh=mesh,
+      in_specs=P(reduction.ROWS),
+      out_specs=cut.scattered,
+      check_vma=False,
+    )(grads)
+    for one_by_one in (False, True)
+  )
+  np.testing.assert_allclose(both, grads.sum(0), rtol=1e-5, atol=1e-5)
+  np.testing.assert_allclose(apart, both, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize('gradients', ['written', 'plain'])

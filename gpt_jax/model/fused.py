@@ -17,6 +17,7 @@ import jax.numpy as jnp
 # Rows that a first sum takes: XLA makes two of a long sum in any case. As these are
 # written out, the first goes together with the kernel that makes the rows.
 _GROUP = 256
+_FEW = 32  # with fewer rows in a first sum the second is long
 
 
 def rows(x: jax.Array) -> jax.Array:
@@ -24,12 +25,18 @@ def rows(x: jax.Array) -> jax.Array:
   return x.reshape(-1, x.shape[-1])
 
 
-def sum_of_rows(x_RD: jax.Array) -> jax.Array:
-  """Returns the float32 sum over R, [D]."""
+def sum_of_rows(x_RD: jax.Array, T: int = _GROUP) -> jax.Array:
+  """Returns the float32 sum over R, [D].
+
+  Args:
+    T: rows that are on one device. First sums are of rows of one text, or devices would
+      send each other rows.
+  """
   R, D = x_RD.shape
-  if R % _GROUP:
+  group = next(n for n in range(min(T, _GROUP), 0, -1) if T % n == 0)
+  if R % group or group < _FEW:
     return x_RD.astype(jnp.float32).sum(0)
-  part = x_RD.reshape(-1, _GROUP, D).astype(jnp.float32).sum(1)
+  part = x_RD.reshape(-1, group, D).astype(jnp.float32).sum(1)
   return jax.lax.optimization_barrier(part).sum(0)
 
 
@@ -91,7 +98,7 @@ def _affine_backward(saved, dy):
   dkernel_IO = of_kernel(rows(x), dy_RO)
   dscale, dshift, dbiases = None, None, biases
   if shift is not None or biases[0] is not None:
-    dbias_O = sum_of_rows(dy_RO)
+    dbias_O = sum_of_rows(dy_RO, *x.shape[-2:-1])
   if biases[0] is not None:
     dbiases = pieces(dbias_O, kernels)
   if scale is not None:

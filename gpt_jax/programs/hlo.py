@@ -204,8 +204,8 @@ class Module(NamedTuple):
   def trips(self, part: Computation, loop: Instruction) -> int | None:
     """Returns how often a loop turns; None: it depends on what it computes.
 
-    XLA says so of CPUs and GPUs. TPUs leave it out, but not what it follows from: a
-    number that grows by a constant in each turn, up to another.
+    XLA says so of most loops of CPUs and GPUs. Else it follows from a number that grows
+    by a constant in each turn, up to another; a GPU has each in a fusion.
 
     Args:
       part: where it stands.
@@ -214,33 +214,59 @@ class Module(NamedTuple):
     if known:
       return int(known['n'])
     (ends,), (body,) = self.called(loop, 'condition'), self.called(loop, 'body')
-    test, begin = ends.root, part.operands(loop)[0]
-    if test.opcode != 'compare' or test.attributes.get('direction') != 'LT':
+    test, begin = self._behind(_Place(ends, ends.root)), part.operands(loop)[0]
+    if test.each.opcode != 'compare' or test.each.attributes.get('direction') != 'LT':
       return None
-    counter, limit = ends.operands(test)
-    if counter.opcode != 'get-tuple-element' or begin.opcode != 'tuple':
+    counter, limit = self._inputs(test)
+    if counter.each.opcode != 'get-tuple-element' or begin.opcode != 'tuple':
       return None
-    i = int(counter.attributes['index'])
-    added = body.operands(body.root)[i]
-    if added.opcode != 'add':
+    i = int(counter.each.attributes['index'])
+    added = self._behind(_Place(body, body.operands(body.root)[i]))
+    if added.each.opcode != 'add':
       return None
-    before, step = body.operands(added)
-    while before.opcode == 'copy':
-      (before,) = body.operands(before)
-    grows = before.opcode == counter.opcode and before.attributes['index'] == str(i)
-    numbers = _constant(part, part.operands(begin)[i]), _constant(ends, limit)
-    by = _constant(body, step)
+    before, step = self._inputs(added)
+    grows = before.each.opcode == counter.each.opcode and (
+      before.each.attributes['index'] == str(i)
+    )
+    first = self._behind(_Place(part, part.operands(begin)[i]))
+    numbers, by = (first.constant, limit.constant), step.constant
     if not grows or not by or None in numbers:
       return None
     return max(0, -(-(numbers[1] - numbers[0]) // by))
 
+  def _inputs(self, place: '_Place') -> list['_Place']:
+    given = place.part.operands(place.each)
+    return [self._behind(place._replace(each=operand)) for operand in given]
 
-def _constant(part: Computation, each: Instruction) -> int | None:
-  """Returns the number that an instruction is, copies of it included, if it is one."""
-  while each.opcode in ('copy', 'bitcast', 'convert'):
-    (each,) = part.operands(each)
-  digits = each.opcode == 'constant' and re.fullmatch(r'-?\d+', each.literal)
-  return int(each.literal) if digits else None
+  def _behind(self, place: '_Place') -> '_Place':
+    """Returns what computes a number, copies and fusions passed through."""
+    while True:
+      part, each, caller = place
+      if each.opcode in ('copy', 'bitcast', 'convert'):
+        place = place._replace(each=part.operands(each)[0])
+      elif each.opcode == 'fusion':
+        (inner,) = self.called(each, 'calls')
+        place = _Place(inner, inner.root, place)
+      elif each.opcode == 'parameter' and caller:
+        operand = caller.part.operands(caller.each)[int(each.literal)]
+        place = caller._replace(each=operand)
+      else:
+        return place
+
+
+class _Place(NamedTuple):
+  """An instruction where it stands; `caller` is the fusion whose computation it is."""
+
+  part: Computation
+  each: Instruction
+  caller: '_Place | None' = None
+
+  @property
+  def constant(self) -> int | None:
+    """The number that it is, if it is one."""
+    each = self.each
+    digits = each.opcode == 'constant' and re.fullmatch(r'-?\d+', each.literal)
+    return int(each.literal) if digits else None
 
 
 def read(text: str) -> Module:

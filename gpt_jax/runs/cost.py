@@ -17,7 +17,12 @@ from gpt_jax import config, tokenizers
 from gpt_jax.config import UserError
 from gpt_jax.data.windows import Batch
 from gpt_jax.model.gpt import GPT, Block, init_params
-from gpt_jax.model.gpt_config import Execution, GPTConfig, attention_kernel
+from gpt_jax.model.gpt_config import (
+  Execution,
+  GPTConfig,
+  attention_kernel,
+  axes_of,
+)
 from gpt_jax.tasks.inputs import TaskBatch, classes, sequences_each
 from gpt_jax.tasks.labelled_table import task_of
 from gpt_jax.training import step, transfer
@@ -51,6 +56,7 @@ def parameters_by_part(cfg: GPTConfig) -> dict[str, int]:
   return parts
 
 
+@functools.lru_cache
 def parameter_count(cfg: GPTConfig) -> int:
   """Returns the number of parameters, the padding of the vocabulary left out."""
   return sum(parameters_by_part(cfg).values())
@@ -286,7 +292,12 @@ def update_bytes(
   need += kept['layers, remat' if run.model.remat == 'block' else 'layers']
   gradients = _bytes(_tree(cfg)) / tensor
   if not layout.once:
-    return need + 2 * state['gradients']  # of the batch so far, and of a micro-batch
+    # Of the batch so far, and of a micro-batch; and gathered, with their gradients, the
+    # ends and two layers, as one is sent while the other computes.
+    few = _tree(dataclasses.replace(cfg, L=2, attention=cfg.attention[:2]))
+    return (
+      need + 2 * state['gradients'] + (_bytes_sent(run, few) + _bytes(few)) / tensor
+    )
   # In a loop over the layers weights and gradients are stacked, too.
   return (
     need
@@ -306,6 +317,29 @@ def _bytes_sent(run: config.Run, tree: dict) -> int:
   )
 
 
+@functools.lru_cache
+def _divided(
+  cfg: GPTConfig, dtype: str, fsdp: int, tensor: int
+) -> tuple[float, float, float]:
+  """Returns how `training/reduction.py` gathers what `fsdp` devices have parts of.
+
+  Bytes, those of layers among them, and the share of all parameters: those no dimension
+  of which `fsdp` divides each device has.
+  """
+  sizes = config.Run(layout=f'fsdp={fsdp},tensor={tensor}')
+  one = {k: v for k, v in _tree(cfg).items() if k == 'h_0' or not k.startswith('h_')}
+  placed = Layout.imagined(sizes, fsdp * tensor).placed(one)
+  sent, size, total = {True: 0, False: 0}, 0, 0
+  for path, leaf in jax.tree_util.tree_leaves_with_path(placed):
+    of_layers = path[0].key == 'h_0'  # all are like it
+    here = math.prod(leaf.shape) * (cfg.L if of_layers else 1)
+    total += here
+    if 'fsdp' in [axis for part in leaf.sharding.spec for axis in axes_of(part)]:
+      size += here
+      sent[of_layers] += here * compute_dtype(path, leaf, dtype).itemsize
+  return sum(sent.values()) / tensor, sent[True] / tensor, size / total
+
+
 def communication_bytes(
   run: config.Run, cfg: GPTConfig, layout: Layout
 ) -> dict[str, float]:
@@ -313,13 +347,15 @@ def communication_bytes(
 
   With ring algorithms: of S bytes over n devices a gather or a scatter sends
   S (n - 1) / n, and a sum twice that. Parameters are gathered in the compute dtype;
-  gradients are float32. Where a device has no room for all of them, parameters of
-  layers are gathered for each micro-batch once forward and once backward, embeddings
-  once, and gradients are scattered for each. What `model.remat` computes again it sums
-  over `tensor` again: the results of attention.
+  gradients are float32. What `fsdp` does not divide is not gathered, and its gradients
+  are summed. Where a device has no room for all of them, parameters of layers are
+  gathered for each micro-batch once forward and once backward, embeddings once, and
+  gradients are scattered for each. What `model.remat` computes again it sums over
+  `tensor` again: the results of attention.
   """
   data, fsdp, tensor, context = (layout.mesh.shape[axis] for axis in AXES)
   ring = lambda n: (n - 1) / n  # noqa: E731
+  gathered, again, share = _divided(cfg, run.model.dtype, fsdp, tensor)
   trained = sum(trained_by_part(run, cfg).values()) / tensor
   frozen = parameter_count(cfg) / tensor if run.task.train != 'full' else 0
   task = task_of(run)
@@ -328,16 +364,18 @@ def communication_bytes(
   sums = 4 * cfg.L + 2  # after each branch, both ways; embedding and output
   sums += cfg.L if run.model.remat == 'block' else 0
   item = jnp.dtype(run.model.dtype).itemsize
-  gathered, times = _bytes_sent(run, _tree(cfg)) / tensor, 1
+  times = 1
   if not layout.once:
     times = run.accumulate
-    layers = {k: leaf for k, leaf in _tree(cfg).items() if k.startswith('h_')}
-    again = _bytes_sent(run, layers) / tensor
-    gathered = 2 * item * (trained + frozen) if task else gathered + again
+    gathered = 2 * item * share * (trained + frozen) if task else gathered + again
+  scattered, whole = 4 * share * trained, 4 * (1 - share) * trained
   return {
-    'gradients, summed over data': 2 * ring(data * context) * 4 * trained / fsdp,
+    'gradients, summed over data': (
+      2 * ring(data * context) * (scattered / fsdp + whole)
+    ),
     'parameters, gathered over fsdp': times * ring(fsdp) * gathered,
-    'gradients, scattered over fsdp': times * ring(fsdp) * 4 * trained,
+    'gradients, scattered over fsdp': times * ring(fsdp) * scattered,
+    'gradients, summed over fsdp': times * 2 * ring(fsdp) * whole,
     'activations, summed over tensor': 2 * ring(tensor) * sums * tokens * cfg.D * item,
     # Queries, keys, values and results, both ways.
     'heads, sent all to all over context': (

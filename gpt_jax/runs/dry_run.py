@@ -169,8 +169,7 @@ def _of_language_model(
   layout, schedule = cost.scheduled(run, cfg, layout, limit)
   lines = [f'gradients {schedule}'] if schedule else []
   if on:
-    kind = on_paper.kind_of(on)
-    said = layout_choice.better(run, cfg, layout, kind, cost.FILLED * limit)
+    said = layout_choice.better(run, cfg, layout, on, cost.FILLED * limit)
     lines += [said] if said else []
   program = update_of(run, cfg, layout)
   compiled, taken = _compiled(program)

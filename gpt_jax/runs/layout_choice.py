@@ -40,12 +40,26 @@ class Choice(NamedTuple):
   need: float = 0.0
 
 
-def sending(run: config.Run, cfg: GPTConfig, over: Layout, kind: str) -> Choice:
+def plane_of(on: str) -> int:
+  """Returns how many chips of a TPU slice with three edges are one of its planes.
+
+  Args:
+    on: devices, as `absent.devices` takes them; of others all are one plane: 0.
+  """
+  edges = on.partition(':')[2].split('x')
+  return int(edges[0]) * int(edges[1]) if len(edges) == 3 else 0
+
+
+def sending(
+  run: config.Run, cfg: GPTConfig, over: Layout, kind: str, plane: int = 0
+) -> Choice:
   """Returns what an update sends in a layout.
 
   Args:
     over: with a mesh, of devices that need not exist.
     kind: of them, a name of `roofline.DEVICES`.
+    plane: of a slice, as `plane_of` returns it. Over chips of several planes the TPU's
+      compiler (libtpu 0.0.42) makes sums of gathers and scatters: twice the bytes.
   """
   device = roofline.DEVICES[kind]
   sizes = [over.mesh.shape[axis] for axis in AXES]
@@ -56,6 +70,8 @@ def sending(run: config.Run, cfg: GPTConfig, over: Layout, kind: str) -> Choice:
     along = [slice(None) if each == axis else 0 for each in AXES]
     ring = 'all to all' not in what
     group = numbers[tuple(along)].tolist()
+    if ('gathered' in what or 'scattered' in what) and _leaves(group, plane):
+      size *= 2
     seconds += size / roofline.rate_sent(group, device, ring=ring)
   return Choice(run, over, sent, seconds)
 
@@ -66,6 +82,7 @@ def choices(
   number: int,
   kind: str,
   rows: Sequence[int] = (),
+  plane: int = 0,
 ) -> list[Choice]:
   """Returns the layouts of a run without a context axis, what sends least long first.
 
@@ -73,6 +90,7 @@ def choices(
     number: of devices.
     rows: that a device may compute at a time, the best first; `accumulate` follows.
       (): what the run says.
+    plane: as in `sending`.
   """
   found = []
   for layout in _layouts(cfg, number):
@@ -85,7 +103,7 @@ def choices(
       for whole in (True, False):
         over = dataclasses.replace(placed, whole=whole)
         if (whole or not over.once) and not _summed_often(over, kind):
-          found.append(sending(other, cfg, over, kind))
+          found.append(sending(other, cfg, over, kind, plane))
   return sorted(found, key=lambda choice: choice.seconds)
 
 
@@ -96,25 +114,24 @@ def best(
   kind: str,
   limit: float,
   rows: Sequence[int] = (),
+  plane: int = 0,
 ) -> Choice | None:
   """Returns what sends least long of what fits; if nothing does, what needs least.
 
   Args:
     limit: bytes that an update may fill of a device.
+    plane: as in `sending`.
   """
-  texts = functools.cache(
-    lambda rows, tensor: cost.activation_bytes(
-      run, cfg, rows, tensor=tensor, flash=True
-    )
-  )
+  kept = functools.cache(functools.partial(_kept, run, cfg))
   smallest = None  # where no layout divides the rows
-  for choice in choices(run, cfg, number, kind, rows):
+  for choice in choices(run, cfg, number, kind, rows, plane):
     need = _held(choice.run, cfg, choice.over)
+    here = run.batch // (choice.over.parts * choice.run.accumulate)
+    if need <= limit:
+      need += 4 * cfg.L * here * cfg.T * cfg.D  # inputs of layers
     if need <= limit:  # now what takes a second to find
-      parts = choice.over.parts * choice.run.accumulate
-      kept = texts(run.batch // parts, choice.over.mesh.shape['tensor'])
-      layers = kept['layers, remat' if run.model.remat == 'block' else 'layers']
-      need += kept['output'] + layers
+      one, two = (kept(n, choice.over.mesh.shape['tensor']) for n in (1, 2))
+      need = _held(choice.run, cfg, choice.over) + one + (here - 1) * (two - one)
     if need <= limit:
       need = cost.update_bytes(choice.run, cfg, choice.over, flash=True)
     choice = choice._replace(need=need)
@@ -125,21 +142,23 @@ def best(
   return smallest
 
 
-def better(
-  run: config.Run, cfg: GPTConfig, over: Layout, kind: str, limit: float
-) -> str:
+def better(run: config.Run, cfg: GPTConfig, over: Layout, on: str, limit: float) -> str:
   """Returns a line on a layout that fits and sends less long; '' where there is none.
 
-  A gain counts from a twentieth of the time of the model's FLOPs on. `limit` is that of
-  `best`.
+  A gain counts from a twentieth of the time of the model's FLOPs on.
+
+  Args:
+    on: the devices, as `absent.devices` takes them.
+    limit: as in `best`.
   """
+  kind, plane = on.partition(':')[0], plane_of(on)
   number = len(over.devices)
   if over.mesh is None:
     over = Layout.imagined(dataclasses.replace(run, layout='data'), number)
   if number == 1 or over.mesh.shape['context'] > 1:
     return ''
-  now = sending(run, cfg, over, kind)
-  other = best(run, cfg, number, kind, limit)
+  now = sending(run, cfg, over, kind, plane)
+  other = best(run, cfg, number, kind, limit, plane=plane)
   flops = run.batch * cfg.T * sum(cost.flops_per_token(cfg).values()) / number
   least = flops / roofline.DEVICES[kind].peaks['bf16']
   if other is None or other.need > limit or now.seconds - other.seconds < least / 20:
@@ -160,6 +179,12 @@ def _layouts(cfg: GPTConfig, number: int) -> Iterator[str]:
       yield ','.join(named) or 'data=1'
 
 
+def _leaves(group: list[int], plane: int) -> bool:
+  """Returns whether a group has chips of several planes, and several of a plane."""
+  planes = {number // plane for number in group} if plane else set()
+  return 1 < len(planes) < len(group)
+
+
 def _summed_often(over: Layout, kind: str) -> bool:
   """Returns whether gradients are summed over `data` for each micro-batch.
 
@@ -168,6 +193,13 @@ def _summed_often(over: Layout, kind: str) -> bool:
   sizes = over.mesh.shape
   cut = sizes['fsdp'] > 1 and sizes['tensor'] > 1
   return kind in roofline.GPUS and sizes['data'] > 1 and cut and not over.once
+
+
+def _kept(run: config.Run, cfg: GPTConfig, rows: int, tensor: int) -> float:
+  """Returns the bytes of activations of some rows: a line in their number."""
+  kept = cost.activation_bytes(run, cfg, rows, tensor=tensor, flash=True)
+  layers = 'layers, remat' if run.model.remat == 'block' else 'layers'
+  return kept['output'] + kept[layers]
 
 
 def _held(run: config.Run, cfg: GPTConfig, over: Layout) -> float:

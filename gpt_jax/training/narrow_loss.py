@@ -9,10 +9,10 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from gpt_jax.training.loss import turns
+from gpt_jax.training.loss import Parts, summed_product, turns
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+@partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
 def nll_sum(
   x_BTD: jax.Array,
   head_VD: jax.Array,
@@ -20,6 +20,7 @@ def nll_sum(
   w_BT: jax.Array,
   vocab: int,
   chunk: int,
+  parts: Parts | None = None,
 ) -> jax.Array:
   """Returns the sum of -log p over the targets, weighted by w [nats], a scalar.
 
@@ -32,11 +33,12 @@ def nll_sum(
     vocab: entries of V that can be predicted.
     chunk: positions, a divisor of T, whose logits exist at a time. T keeps them for the
       backward pass; less takes the gradients with the loss, in one turn.
+    parts: as in `loss.chunked_nll_sum`.
   """
-  return _forward(x_BTD, head_VD, y_BT, w_BT, vocab, chunk)[0]
+  return _forward(x_BTD, head_VD, y_BT, w_BT, vocab, chunk, parts)[0]
 
 
-def _forward(x_BTD, head_VD, y_BT, w_BT, vocab, chunk):
+def _forward(x_BTD, head_VD, y_BT, w_BT, vocab, chunk, parts):
   rows = _rows_of(x_BTD, y_BT, w_BT)
   if chunk == y_BT.shape[1]:
     nll, z_RV, lse_R = _nll(head_VD, *rows, vocab)
@@ -45,16 +47,20 @@ def _forward(x_BTD, head_VD, y_BT, w_BT, vocab, chunk):
   def turn(sums, chunked):
     rows = _rows_of(*chunked)
     nll, z_RV, lse_R = _nll(head_VD, *rows, vocab)
-    dx_RD, dhead_VD = _gradients(head_VD, *rows, z_RV, lse_R, vocab)
+    dx_RD, dhead = _gradients(head_VD, *rows, z_RV, lse_R, vocab, parts)
     dx = dx_RD.reshape(chunked[0].shape)
-    return jax.tree.map(jnp.add, sums, (nll, dhead_VD)), dx
+    return jax.tree.map(jnp.add, sums, (nll, dhead)), dx
 
   zero = jnp.float32(0), jnp.zeros_like(head_VD)
-  (nll, dhead_VD), dx = jax.lax.scan(turn, zero, turns((x_BTD, y_BT, w_BT), chunk))
+  if parts:
+    zero = zero[0], parts.zeros(head_VD.shape)
+  (nll, dhead), dx = jax.lax.scan(turn, zero, turns((x_BTD, y_BT, w_BT), chunk))
+  dhead_VD = dhead.sum(0) if parts else dhead
   return nll, (dx.swapaxes(0, 1).reshape(x_BTD.shape), dhead_VD)
 
 
-def _backward(vocab, chunk, saved, dnll):
+def _backward(vocab, chunk, parts, saved, dnll):
+  del parts
   if len(saved) == 2:  # right up to the scalar that arrives here
     dx_BTD, dhead_VD = saved
     return dx_BTD * dnll.astype(dx_BTD.dtype), dhead_VD * dnll, None, None
@@ -92,8 +98,8 @@ def _nll(head_VD, x_RD, y_R, w_R, vocab):
   return ((lse_R - target_R) * w_R).sum(), z_RV, lse_R
 
 
-def _gradients(head_VD, x_RD, y_R, w_R, z_RV, lse_R, vocab):
-  """Returns the gradients of x, in its dtype, and of the head, float32.
+def _gradients(head_VD, x_RD, y_R, w_R, z_RV, lse_R, vocab, parts=None):
+  """Returns the gradients of x, in its dtype, and of the head, float32, or its parts'.
 
   Those of the logits are rounded to the compute dtype before both products, which are
   else of float32, at half the speed or less.
@@ -102,7 +108,10 @@ def _gradients(head_VD, x_RD, y_R, w_R, z_RV, lse_R, vocab):
   p_RV = jnp.exp(z_RV.astype(jnp.float32) - lse_R[:, None])
   p_RV = jnp.where(column_RV < vocab, p_RV, 0) - (column_RV == y_R[:, None])
   dz_RV = (p_RV * w_R[:, None]).astype(z_RV.dtype)
-  dhead_VD = jax.lax.dot_general(
-    dz_RV, x_RD, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32
-  )
-  return dz_RV @ head_VD.astype(x_RD.dtype), dhead_VD
+  if parts:
+    dhead = summed_product(dz_RV, x_RD, parts)
+  else:
+    dhead = jax.lax.dot_general(
+      dz_RV, x_RD, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32
+    )
+  return dz_RV @ head_VD.astype(x_RD.dtype), dhead

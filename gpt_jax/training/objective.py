@@ -106,6 +106,8 @@ class LanguageModeling:
     x_BTD, _ = gpt.apply(
       {'params': params}, batch.ids_BT, drop=drop, first_BT=batch.first_BT
     )
+    how = gpt.execution
+    parts = how.gathered.parts(how.rows) if how.gathered else None
     if narrow:
       return narrow_loss.nll_sum(
         (x_BTD / gpt.config.width).astype(gpt.execution.dtype),
@@ -114,6 +116,7 @@ class LanguageModeling:
         batch.w_BT,
         gpt.config.vocab,
         chunk,
+        parts,
       )
     if not self.loss_chunk:
       logits_BTV = unembed(gpt, params, x_BTD, drop)
@@ -126,7 +129,8 @@ class LanguageModeling:
       batch.w_BT,
       vocab=gpt.config.vocab,
       chunk=chunk,
-      gradients=gpt.execution.gradients,
+      gradients=how.gradients,
+      parts=parts,
     )
 
 

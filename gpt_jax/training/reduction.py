@@ -11,6 +11,7 @@ gathered by layer (`Gathered`), and gradients scattered by layer and micro-batch
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from jax.sharding import PartitionSpec as P
 
 from gpt_jax.model.gpt_config import axes_of
 from gpt_jax.training import step
+from gpt_jax.training.loss import Parts
 from gpt_jax.training.objective import Objective
 
 ROWS = 'data', 'fsdp'  # the axes of a mesh that rows are divided over
@@ -59,7 +61,7 @@ def summed_once(
     step.mean_gradients,
     objective=_local(objective, left),
     axis=axes,
-    add=_add(cuts, axes, left),
+    add=_add(cuts, axes, left, mesh.devices.flat[0].platform),
   )
   mapped = jax.shard_map(
     mean,
@@ -112,6 +114,18 @@ class Gathered:
     """Returns parameters of a layer or of the ends, float32, rounded for their use."""
     places = self.layout.placed(params)
     return jax.tree_util.tree_map_with_path(self._gathered, params, places)
+
+  def parts(self, rows: NamedSharding | P) -> Parts:
+    """Returns the devices that divide the rows of a batch, for a loop over a loss.
+
+    Args:
+      rows: where they are, as `Execution.rows`.
+    """
+    mesh, spec = self.layout.mesh, rows if isinstance(rows, P) else rows.spec
+    number = math.prod(mesh.shape[axis] for axis in axes_of(spec[0]))
+    at = P(spec[0])
+    at = NamedSharding(mesh, at) if self.left is None else at
+    return Parts(number, lambda x: jax.lax.with_sharding_constraint(x, at))
 
   def _gathered(self, path: tuple, leaf: jax.Array, place: Any) -> jax.Array:
     mesh, spec = place.sharding.mesh, place.sharding.spec
@@ -201,13 +215,17 @@ def _is_cut(value: Any) -> bool:
   return isinstance(value, _Cut)
 
 
-def _add(cuts: Any, axes: tuple[str, ...], left: Collection[str]) -> Callable:
+def _add(
+  cuts: Any, axes: tuple[str, ...], left: Collection[str], platform: str
+) -> Callable:
   """Returns f(gradients of a device) -> their sums, of which each keeps its part.
 
   What the axes that are left divide is mapped too, or it would be gathered before it is
   scattered.
   """
-  add = partial(_summed, cuts=cuts, axes=axes)
+  # As many bytes. A TPU's compiler makes of a scatter over chips of several planes a
+  # sum (`runs/layout_choice.py`).
+  add = partial(_summed, cuts=cuts, axes=axes, one_by_one=platform == 'tpu')
   if not left:
     return add
   within, after = (
@@ -222,10 +240,15 @@ def _add(cuts: Any, axes: tuple[str, ...], left: Collection[str]) -> Callable:
   )
 
 
-def _summed(grads: Any, *, cuts: Any, axes: tuple[str, ...]) -> Any:
+def _summed(
+  grads: Any, *, cuts: Any, axes: tuple[str, ...], one_by_one: bool = False
+) -> Any:
   """Returns sums over devices, of which each keeps its part.
 
   What stays whole is summed in one operation.
+
+  Args:
+    one_by_one: whether to scatter over one axis after the other.
   """
   leaves, tree = jax.tree.flatten(grads)
   whole: dict[tuple[str, ...], list[int]] = {}
@@ -235,9 +258,10 @@ def _summed(grads: Any, *, cuts: Any, axes: tuple[str, ...]) -> Any:
       leaves[i] = jnp.expand_dims(leaves[i], cut.twice)
     for dim, part in enumerate(cut.scattered):
       if part:
-        leaves[i] = jax.lax.psum_scatter(
-          leaves[i], part, scatter_dimension=dim, tiled=True
-        )
+        for over in axes_of(part) if one_by_one else (part,):
+          leaves[i] = jax.lax.psum_scatter(
+            leaves[i], over, scatter_dimension=dim, tiled=True
+          )
         rest = tuple(axis for axis in rest if axis not in part)
     whole.setdefault(rest, []).append(i)
   for rest, indices in whole.items():
