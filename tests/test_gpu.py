@@ -191,7 +191,8 @@ def trained(device, form, params, optim, updates, micro=(1, 0), **fields):
     for i in range(updates):
       state, metrics = program.update(state, program.put([batch_of(i)]))
       losses.append(float(metrics['loss']))
-  return jax.tree.map(lambda a, b: np.asarray(a) - b, state.params, params), losses
+  after = program.weights(state, 0)
+  return jax.tree.map(lambda a, b: np.asarray(a) - b, after, params), losses
 
 
 # Of rate 1 and not clipped, an update is the gradient with its sign changed.

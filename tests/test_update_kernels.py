@@ -8,7 +8,7 @@ import pytest
 from test_fused import NARROW, assert_near, draws, updated
 
 from gpt_jax import config
-from gpt_jax.model import update_kernels
+from gpt_jax.model import update_kernels, update_norm
 from gpt_jax.model.gpt_config import Execution
 
 both = pytest.mark.parametrize(
@@ -48,11 +48,27 @@ def test_a_layernorm_beside_the_residual_stream(shifted, dtype, share):
     return x, y if shift is None else y + shift
 
   def kernels(x, scale, shift):
-    return update_kernels.normalize(x, scale, shift, dtype, True)
+    return update_norm.normalize(x, scale, shift, dtype, True)
 
   args = x, scale, shift if shifted else None
   assert kernels(*args)[1].dtype == dtype
   assert_same_gradients(kernels, plain, args, share)
+
+
+@both
+@pytest.mark.parametrize('last', [False, True])
+def test_a_layernorm_leaves_what_the_branch_before_needs(last, dtype, share):
+  x, scale, shift, dx, dy = draws((5, 7, 24), (24,), (24,), (5, 7, 24), (5, 7, 24))
+
+  def branch(stream):
+    return update_norm.normalize(stream, scale, shift, dtype, True, last)
+
+  given = None if last else dx, dy.astype(dtype)
+  (alone,) = jax.vjp(branch, x)[1](given)
+  (within,) = jax.vjp(branch, update_norm.Stream.after(x, dtype))[1](given)
+  rounded = within.x.astype(dtype)
+  assert within.narrow.dtype == dtype and jnp.array_equal(within.narrow, rounded)
+  assert_near((within.x, within.total), (alone, alone.sum((0, 1))), share)
 
 
 @both
@@ -70,7 +86,7 @@ def test_an_mlp_and_its_residual_sum(T, biased, dtype, share):
     return add + hidden @ down[0] + bias(down)
 
   def kernels(x, up, down, add):
-    return update_kernels.mlp(x, up, down, add, 'gelu_tanh', True)
+    return update_norm.whole(update_kernels.mlp(x, up, down, add, 'gelu_tanh', True))
 
   assert_same_gradients(kernels, plain, (x.astype(dtype), up, down, add), share)
 
@@ -90,7 +106,7 @@ def test_layers_of_one_input_and_the_end_of_a_branch(biased, dtype, share):
 
   def ours(x, kernels, biases, last, add):
     a, b = update_kernels.linear(x.astype(dtype), kernels[:2], biases, True)
-    return a, update_kernels.ending(b, kernels[2], last, add, True)
+    return a, update_norm.whole(update_kernels.ending(b, kernels[2], last, add, True))
 
   args = x, tuple(kernels), tuple(biases), last, add
   assert_same_gradients(ours, plain, args, share)

@@ -40,6 +40,7 @@ from gpt_jax.model.layers import (
   drop_matrix,
   outputs,
 )
+from gpt_jax.model.update_norm import Stream, whole
 
 
 def normal(cfg: GPTConfig, residual: bool = False):
@@ -84,7 +85,7 @@ class Attention(nn.Module):
     slot: jax.Array | None = None,
     drop: Dropout | None = None,
     first_BT: jax.Array | None = None,
-  ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
+  ) -> tuple[jax.Array | Stream, tuple[jax.Array, jax.Array] | None]:
     """Returns add + the branch, and keys and values of the cache once it is read.
 
     Args:
@@ -155,7 +156,7 @@ class MLP(nn.Module):
   @nn.compact
   def __call__(
     self, x_BTD: jax.Array | Normed, add_BTD: jax.Array, drop: Dropout | None = None
-  ) -> jax.Array:
+  ) -> jax.Array | Stream:
     """Returns add [B, T, D] + the branch of a text x after its LayerNorm."""
     c, how = self.config, self.execution
 
@@ -187,13 +188,13 @@ class Block(nn.Module):
   @nn.compact
   def __call__(
     self,
-    x_BTD: jax.Array,
+    x_BTD: jax.Array | Stream,
     seen_BTS: jax.Array | None = None,
     kv: tuple[jax.Array, jax.Array] | None = None,
     slot: jax.Array | None = None,
     drop: Dropout | None = None,
     first_BT: jax.Array | None = None,
-  ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
+  ) -> tuple[jax.Array | Stream, tuple[jax.Array, jax.Array] | None]:
     """Returns the residual stream [B, T, D] after the layer, and its cache.
 
     Arguments are those of `Attention`, but x is the residual stream before the layer.
@@ -298,7 +299,8 @@ class GPT(nn.Module):
         cache = cache.replace(kv=tuple(new_kv))
     x_BTD = how.spread(x_BTD)
     if c.norm == 'pre':
-      ln_f = LayerNorm(c.bias, how.dtype, how.gradients, how.fused, name='ln_f')
+      ways = how.gradients, how.fused, False, how.kernels, how.interpret
+      ln_f = LayerNorm(c.bias, how.dtype, *ways, name='ln_f')
       x_BTD = ln_f(x_BTD)
     return x_BTD, cache
 
@@ -338,7 +340,7 @@ def _scanned(
       x_BTD, _ = block.apply(
         {'params': own}, how.spread(x_BTD), drop=here, first_BT=first_BT
       )
-    return x_BTD, None
+    return whole(x_BTD), None
 
   if how.remat == 'block':
     turn = jax.checkpoint(turn, prevent_cse=False)

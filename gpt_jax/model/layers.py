@@ -9,7 +9,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from gpt_jax.model import fused, gradients, quantize, update_kernels
+from gpt_jax.model import fused, gradients, quantize, update_kernels, update_norm
 from gpt_jax.model.gradients import Gradients
 
 
@@ -200,20 +200,27 @@ class LayerNorm(nn.Module):
   kernels: bool = False
   interpret: bool = False
 
-  def __call__(self, x: jax.Array) -> jax.Array | Normed:
+  def __call__(self, x: jax.Array | update_norm.Stream) -> jax.Array | Normed:
     """Returns x [..., D] normalised over D, times scale [D], plus bias [D]."""
-    return self.beside(x)[1]
+    return self._both(x, last=True)[1]
+
+  def beside(
+    self, x: jax.Array | update_norm.Stream
+  ) -> tuple[jax.Array, jax.Array | Normed]:
+    """Returns x, for the residual sum, and x normalised: see `update_norm`."""
+    return self._both(x, last=False)
 
   @nn.compact
-  def beside(self, x: jax.Array) -> tuple[jax.Array, jax.Array | Normed]:
-    """Returns x, for the residual sum, and x normalised: see `update_kernels`."""
+  def _both(self, x, last):
     normalize = gradients.of(gradients.normalize, self.gradients)
-    scale = self.param('scale', nn.initializers.ones, (x.shape[-1],))
+    D = jax.tree.leaves(x)[0].shape[-1]
+    scale = self.param('scale', nn.initializers.ones, (D,))
     bias = None
     if self.bias:
-      bias = self.param('bias', nn.initializers.zeros, (x.shape[-1],))
+      bias = self.param('bias', nn.initializers.zeros, (D,))
     if self.kernels:
-      return update_kernels.normalize(x, scale, bias, self.dtype, self.interpret)
+      ways = self.dtype, self.interpret, last
+      return update_norm.normalize(x, scale, bias, *ways)
     if self.fused:
       normed = Normed(fused.unit(x.astype(jnp.float32), self.dtype), scale, bias)
       return x, normed if self.apart else normed.value()

@@ -124,7 +124,7 @@ def tensors(bundle: str | pathlib.Path) -> Iterator[tuple[str, jax.Array]]:
   def watch(call, args, kwargs, context):
     value = call(*args, **kwargs)
     name = '/'.join(context.module.path) or 'the model'
-    outputs.append((name, value[0] if isinstance(value, tuple) else value))
+    outputs.append((name, jax.tree.leaves(value)[0]))
     return value
 
   whole = jax.tree.map(jnp.asarray, batch)
@@ -142,7 +142,7 @@ def tensors(bundle: str | pathlib.Path) -> Iterator[tuple[str, jax.Array]]:
   program = Alone(run, objective, layout, like)
   after, metrics = program.update(state, program.put([batch]))
   yield "the gradient's norm", metrics['grad_norm']
-  for name, leaf in checksums.named(after.params).items():
+  for name, leaf in checksums.named(program.member(after, 0).params).items():
     yield f'{name} after the update', leaf
 
 

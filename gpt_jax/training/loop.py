@@ -236,7 +236,7 @@ def train(
     progress.say(f'computing the state before update {step} again, from {saved or 0}')
     for done in range(int(state.step), step - 1):
       state, _ = program.update(state, program.put(training.rows(done + over)))
-    return state
+    return program.member(state, 0)
 
   with contextlib.ExitStack() as stack:
     logs = []

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -18,9 +19,10 @@ from jax.sharding import PartitionSpec as P
 from gpt_jax import config
 from gpt_jax.model.gpt import GPT
 from gpt_jax.model.gpt_config import GPTConfig
-from gpt_jax.training import optim, sharding, step
+from gpt_jax.training import halves, optim, sharding, step
 from gpt_jax.training.muon import Stacked
 from gpt_jax.training.objective import LanguageModeling, Objective
+from gpt_jax.training.reduction import compute_dtype
 from gpt_jax.training.step import State
 
 
@@ -51,6 +53,9 @@ class Alone:
     self.fixed = layout.place(fixed) if fixed else {}
     self.hp = optim.Hyper.of(run)
     self.jitted = layout.train_step(run, objective, like, places)
+    how = objective.gpt.execution
+    self._halved = how.kernels and how.dtype == 'bfloat16' and len(self.devices) == 1
+    self._divided = jax.jit(_in_halves, donate_argnums=0)
 
   @classmethod
   def of(cls, run: config.Run, cfg: GPTConfig, layout: sharding.Layout) -> 'Alone':
@@ -66,19 +71,24 @@ class Alone:
   def member(self, state: State, i: int) -> State:
     """Returns the state of a member."""
     del i
-    return state
+    return state.replace(params=_whole(state.params))
 
   def weights(self, state: State, i: int) -> dict:
     """Returns the parameters to evaluate of a member."""
     del i
-    return state.weights
+    return _whole(state.weights)
 
   def put(self, rows: Sequence[Any]) -> Any:
     """Returns the batches of all members on their devices."""
     return self.layout.put(rows[0], self.run.accumulate)
 
   def update(self, state: State, batch: Any) -> tuple[State, dict[str, jax.Array]]:
-    """Returns the state after an update, and its metrics; the old one is donated."""
+    """Returns the state after an update, and its metrics; the old one is donated.
+
+    Where kernels read them, parameters come back in `halves`: see `member`.
+    """
+    if self._halved and not halves.divided(state.params):
+      state = self._divided(state)
     return self.jitted(state, self.fixed, batch, self.hp)
 
   def lowered(self, rows: Any) -> jax.stages.Lowered:
@@ -89,11 +99,29 @@ class Alone:
     """
     batch = self.layout.batch_shapes(rows, self.run.accumulate)
     hp = self.layout.whole_shapes(self.hp)
-    return self.jitted.lower(self.like, self.fixed, batch, hp)
+    like = self.like
+    if self._halved:
+      like = self.layout.placed(jax.eval_shape(_in_halves, like))
+    return self.jitted.lower(like, self.fixed, batch, hp)
 
   def split(self, metrics: dict[str, jax.Array]) -> list[dict[str, float]]:
     """Returns the metrics of each member; waits until they are computed."""
     return [{name: float(value) for name, value in metrics.items()}]
+
+
+def _in_halves(state: State) -> State:
+  """Returns a state whose parameters that are read as bfloat16 alone are in halves."""
+
+  def split(path, leaf):
+    narrow = compute_dtype(path, leaf, 'bfloat16') == jnp.bfloat16
+    return halves.Halves.of(leaf) if narrow else leaf
+
+  return state.replace(params=jax.tree_util.tree_map_with_path(split, state.params))
+
+
+def _whole(params: dict) -> dict:
+  """Returns parameters of float32."""
+  return jax.jit(halves.whole)(params) if halves.divided(params) else params
 
 
 class Together:

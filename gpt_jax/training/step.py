@@ -13,7 +13,7 @@ from gpt_jax import config
 from gpt_jax.data.windows import Batch
 from gpt_jax.model.gpt import init_params
 from gpt_jax.model.gpt_config import GPTConfig
-from gpt_jax.training import optim
+from gpt_jax.training import halves, optim
 from gpt_jax.training.muon import Stacked
 from gpt_jax.training.objective import LanguageModeling, Objective
 from gpt_jax.training.spikes import SpikeDetector, judge
@@ -25,7 +25,7 @@ class State:
 
   Attributes:
     params: float32: a model's parameters, or the trained tree of
-      `training/transfer.py`.
+      `training/transfer.py`; between updates some may be in `halves`.
     step: int32 scalar, updates done.
   """
 
@@ -174,20 +174,21 @@ def train_step(
     for an update that was left out.
   """
   gradients = gradients or partial(mean_gradients, objective=objective, axis=axis)
-  metrics, grads = gradients(state.params, fixed, batch, hp, state.step)
+  metrics, grads = gradients(halves.upper(state.params), fixed, batch, hp, state.step)
 
   width = objective.gpt.config.width
   norm = None
   if objective.gpt.execution.joined:
     grads, norm = optim.in_few_arrays(grads)
   tx = optim.transformation(choices, hp, state.step, width, norm, stacked)
-  updates, opt_state = tx.update(grads, state.opt_state, state.params)
-  params = optax.apply_updates(state.params, updates)
+  before = halves.whole(state.params)
+  updates, opt_state = tx.update(grads, state.opt_state, before)
+  params = optax.apply_updates(before, updates)
   metrics |= {
     'grad_norm': optax.tree.norm(grads) if norm is None else norm,
     'lr': optim.learning_rate(state.step, hp, choices.schedule),
   }
-  new = state.replace(params=params, opt_state=opt_state)
+  new = state.replace(params=halves.like(params, state.params), opt_state=opt_state)
   if state.ema is not None:
     new = new.replace(ema=averaged(state.ema, params, state.step, hp.ema))
   if state.guard is not None:
