@@ -3,9 +3,9 @@
 There are two ways to work: `Engine.map`, a function of each item, and `Engine.group`,
 which brings together what many items say under one key. A function writes its output
 itself and returns a small result, which is kept as a *mark*: a JSON file in the folder
-`state`. What has a mark is not done again, so that the same command goes on after a
-kill. Nothing depends on which process does what: any number of workers, and Spark, give
-the same bytes.
+`state`, with the CPU seconds that it took. What has a mark is not done again, so that
+the same command goes on after a kill. Nothing depends on which process does what: any
+number of workers, and Spark, give the same bytes.
 
 Spark (Zaharia et al. 2012, "Resilient Distributed Datasets") gives GPT-3's data, as its
 authors, machines. It hands out the same tasks: what is sorted and grouped goes by way
@@ -196,10 +196,12 @@ def _result(task: Task) -> Any:
 
 def work(task: Task) -> Any:
   """Returns a task's result, kept in its mark; or the exception that it raised."""
+  begun = time.process_time()
   try:
     result = task.function(task.item)
     with written(task.mark) as stream:
-      mark = {'digest': task.digest, 'result': result}
+      cpu = round(time.process_time() - begun, 3)
+      mark = {'digest': task.digest, 'result': result, 'cpu': cpu}
       text = json.dumps(mark, allow_nan=False)
       stream.write(text.encode())
     return json.loads(text)['result']
