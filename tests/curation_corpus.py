@@ -16,9 +16,9 @@ COMPARING = Curation(
   (Source('copies', 'raw/copies'),),
   (
     Exact(),
-    Passages(8),
     Dedup(bands=20, rows=2, threshold=0.5),
     Dedup('gpt3'),
+    Passages(8),
     Decontaminate('tests.jsonl', window=20, least=20),
   ),
 )

@@ -359,22 +359,9 @@ def test_urls_of_a_store_in_memory(memory, tmp_path, monkeypatch):
   every_stage_in_a_store(memory, 'memory:///whole', tmp_path, monkeypatch)
 
 
-def test_urls_of_a_local_s3(tmp_path, monkeypatch):
-  moto = pytest.importorskip('moto.server')
-  s3fs = pytest.importorskip('s3fs')
-  for name in ('AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY'):
-    monkeypatch.setenv(name, 'test')
-  server = moto.ThreadedMotoServer(ip_address='127.0.0.1', port=0)
-  server.start()
-  try:
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv('AWS_ENDPOINT_URL', f'http://{host}:{port}')
-    system = s3fs.S3FileSystem()
-    system.mkdir('bucket')
-    through_a_store(system, 's3://bucket/corpus')
-    every_stage_in_a_store(system, 's3://bucket/whole', tmp_path, monkeypatch)
-  finally:
-    server.stop()
+def test_urls_of_a_local_s3(s3, tmp_path, monkeypatch):
+  through_a_store(s3, 's3://bucket/corpus')
+  every_stage_in_a_store(s3, 's3://bucket/whole', tmp_path, monkeypatch)
 
 
 def test_a_url_that_can_not_be_opened_is_said():

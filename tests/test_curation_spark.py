@@ -86,7 +86,8 @@ def same_as_local(folder: pathlib.Path, master: str) -> None:
   for name in ('local', 'spark'):
     content = {}
     for curation in (CURATION, curation_corpus.COMPARING):
-      path = str(folder / name / str(len(curation.stages)))
+      of = f'{len(curation.stages)} stages'
+      path = str(folder / name / of)
       run = (
         engine.local(1, f'{path}/state')
         if name == 'local'
@@ -95,12 +96,12 @@ def same_as_local(folder: pathlib.Path, master: str) -> None:
       done = pipeline.run(curation, path, run)
       some = curation_corpus.content(pathlib.Path(path))
       some.pop('report.json')  # it has its own path
-      content |= some
+      content |= {f'{of}/{file}': each for file, each in some.items()}
     files = run.group(
       'words', jobs.words, jobs.joined, shards.list_shards(done[-1].folder), 3
     )
     every[name] = content, [pathlib.Path(file).read_bytes() for file in files]
-  assert every['local'] == every['spark'] and len(every['local'][0]) == 15 + 24 - 1
+  assert every['local'] == every['spark'] and len(every['local'][0]) == 15 + 24
 
 
 def test_local_threads_write_the_same_bytes(tmp_path, monkeypatch):

