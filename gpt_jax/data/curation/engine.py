@@ -80,9 +80,16 @@ class Engine:
     state: folder of the marks, or URL.
   """
 
-  def __init__(self, state: str | Path, run: _Runner):
+  def __init__(
+    self, state: str | Path, run: _Runner, rest: Callable[[], None] | None = None
+  ):
     self.state = str(state)
-    self._run = run
+    self._run, self._rest = run, rest
+
+  def rest(self) -> None:
+    """Ends idle processes of this machine and so frees their memory."""
+    if self._rest:
+      self._rest()
 
   def map(
     self, name: str, function: Callable[[Any], Any], items: Iterable[Any]
@@ -253,12 +260,16 @@ def local(workers: int, state: str | Path) -> Engine:
     workers: processes at a time; 1 works in this one.
     state: folder of the marks, or URL.
   """
-  return Engine(state, _inside if workers == 1 else _Processes(workers).run)
+  if workers == 1:
+    return Engine(state, _inside)
+  processes = _Processes(workers)
+  return Engine(state, processes.run, processes.end)
 
 
 def alone(state: str | Path) -> Engine:
   """Returns an engine of one process of this machine, whose sums are of one thread."""
-  return Engine(state, _Processes(1).run)
+  process = _Processes(1)
+  return Engine(state, process.run, process.end)
 
 
 def _inside(tasks: Sequence[Task]) -> Iterator[tuple[int, Any]]:
@@ -273,6 +284,10 @@ class _Processes:
   def __init__(self, most: int):
     self._most, self._all = most, []
     weakref.finalize(self, _end, self._all)
+
+  def end(self) -> None:
+    """Ends all; the next tasks start new ones."""
+    _end(self._all)
 
   def run(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Any]]:
     """Runs tasks; see `_Runner`."""

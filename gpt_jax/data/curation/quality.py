@@ -92,12 +92,15 @@ def run(
     joined(name, 'sample'), functools.partial(_sample, settings, rates, folder), shards
   )
   weights = joined(engine.state, name, 'weights.npz')
+  engine.rest()  # the fit needs much memory, and the others none meanwhile
   # Where an engine runs must not decide how sums are rounded.
-  (about,) = alone(engine.state).map(
+  fitting = alone(engine.state)
+  (about,) = fitting.map(
     joined(name, 'fit'),
     functools.partial(_fit, settings, folder, weights),
     [tuple(map(_name, shards))],
   )
+  fitting.rest()
   report = each_document(
     engine,
     shards,
