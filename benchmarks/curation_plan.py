@@ -92,7 +92,8 @@ def mapped(rows: Sequence[dict], stage: str, terabytes: float) -> Line:
 
 def compared(rows: Sequence[dict], terabytes: float) -> tuple[Line, Pairs]:
   """Returns what de-duplication in mode `gpt3` takes, and what it compares."""
-  least, *_, row = _of(rows, 'gpt3')
+  every = _of(rows, 'gpt3')
+  least, row = every[0], every[-1]
   pairs, steps, share = row['report']['pairs'], row['steps'], terabytes * 1e12
   share /= row['read']
   documents = share * row['report']['documents']
@@ -103,7 +104,7 @@ def compared(rows: Sequence[dict], terabytes: float) -> tuple[Line, Pairs]:
     return of['report']['pairs']['candidates'] / of['report']['documents']
 
   doublings = math.log2(row['report']['documents'] / least['report']['documents'])
-  growth = (each(row) - each(least)) / doublings
+  growth = (each(row) - each(least)) / doublings if doublings else 0.0
   verified = documents * (each(row) + max(0.0, growth) * math.log2(share))
   by_pair = steps['meet/reduce'] / pairs['compared']
   by_candidate = sum(steps[step] for step in _PAIRS[1:]) / pairs['candidates']
