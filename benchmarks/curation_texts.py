@@ -1,8 +1,10 @@
 """Texts of several kinds, by number: what a classifier of quality is tried on."""
 
 import random
+import re
 from collections.abc import Callable, Sequence
 
+from gpt_jax.data import sources
 from gpt_jax.data.curation import features
 
 Kind = Callable[[int], str]
@@ -17,6 +19,17 @@ _PHRASES = (
   'Read more',
   'Share this page',
 )
+
+
+def paragraphs(source: str, between: str = '\n') -> list[str]:
+  """Returns the paragraphs of a text that are neither short nor long, each a line.
+
+  Args:
+    between: pattern of what divides them.
+  """
+  texts = (document.text for document in sources.documents(source))
+  parts = (' '.join(part.split()) for text in texts for part in re.split(between, text))
+  return [part for part in parts if 60 < len(part) < 2000]
 
 
 def prose(paragraphs: Sequence[str], length: int = 8) -> Kind:

@@ -107,3 +107,24 @@ def task_place(tmp_path_factory) -> pathlib.Path:
   import tiny_task  # imports jax
 
   return tiny_task.write(tmp_path_factory.mktemp('task'))
+
+
+@pytest.fixture
+def s3(monkeypatch):
+  """A file system of a local S3 server, empty but for s3://bucket."""
+  moto = pytest.importorskip('moto.server')
+  s3fs = pytest.importorskip('s3fs')
+  for name in ('AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY'):
+    monkeypatch.setenv(name, 'test')
+  server = moto.ThreadedMotoServer(ip_address='127.0.0.1', port=0)
+  server.start()
+  try:
+    host, port = server.get_host_and_port()
+    monkeypatch.setenv('AWS_ENDPOINT_URL', f'http://{host}:{port}')
+    s3fs.S3FileSystem.clear_instance_cache()  # each knows the server that it was for
+    system = s3fs.S3FileSystem()
+    system.mkdir('bucket')
+    yield system
+    system.rm('bucket', recursive=True)  # it outlives the server, in this process
+  finally:
+    server.stop()

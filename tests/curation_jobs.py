@@ -72,3 +72,8 @@ def dies(number: int) -> int:
   if number == 3:
     os.kill(os.getpid(), signal.SIGKILL)
   return number
+
+
+def process(number: int) -> str:
+  """Returns the process that it runs in."""
+  return str(os.getpid())

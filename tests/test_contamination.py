@@ -1,11 +1,14 @@
 """What a corpus has of benchmarks, beside brute force; scores on clean and dirty."""
 
 import itertools
+import json
 import random
 
 import numpy as np
 import pytest
+from absl import flags
 
+from gpt_jax.cli import VERBS
 from gpt_jax.config import UserError
 from gpt_jax.data.curation import engine, shards
 from gpt_jax.data.curation.shards import Document, write_shard
@@ -103,3 +106,24 @@ def test_scores_are_of_all_clean_and_dirty_questions():
   assert none['dirty'] is None and none['clean'] == none['all']
   with pytest.raises(UserError, match='40 answers to 40 questions of hellaswag, of wh'):
     contamination.scores(task, questions, records, dirty[:9])
+
+
+def test_a_corpus_in_a_store_and_a_report_there(s3, tmp_path):
+  page = 'Tea is , it is said , a hot drink of leaves . \n'
+  (tmp_path / 'wikitext-2').mkdir()
+  (tmp_path / 'wikitext-2/wiki.test.tokens').write_text(f' = Tea = \n \n {page}')
+  folders = {'folder': str(tmp_path), 'store': 's3://bucket'}
+  results = {}
+  for name, folder in folders.items():
+    some = [Document('a#0', 's', text, {}) for text in ('nothing of it', page)]
+    write_shard(f'{folder}/corpus/00000{shards.SUFFIX}', some)
+    values = flags.FlagValues()
+    VERBS['contamination'][0](values)
+    given = {'corpus': f'{folder}/corpus', 'target': f'{folder}/target'}
+    given |= {'data': tmp_path, 'tasks': 'wikitext2', 'workers': 1}
+    values(['contamination', *(f'--{name}={value}' for name, value in given.items())])
+    VERBS['contamination'][1](values)
+    with shards.opened(f'{folder}/target/contamination.json') as stream:
+      results[name] = json.load(stream)
+  assert results['store'] == results['folder']
+  assert results['store']['texts']['wikitext2']['grams_found'] > 0

@@ -240,3 +240,14 @@ def test_a_kill_at_any_moment_loses_nothing(tmp_path, workers):
   )
   assert content(tmp_path / 'out') == content(whole)
   assert json.loads((marks / '000000.json').read_text())['result'] == {'kept': 20}
+
+
+def test_processes_that_rest_are_gone_and_come_back(tmp_path):
+  run = engine.local(2, tmp_path)
+  first = run.map('one', jobs.process, range(2))
+  assert set(first) <= {p.name for p in pathlib.Path('/proc').glob('[0-9]*')}
+  run.rest()
+  assert not {*first} & {p.name for p in pathlib.Path('/proc').glob('[0-9]*')}
+  again = run.map('two', jobs.process, range(2))
+  assert not {*first} & {*again}
+  engine.local(1, tmp_path).rest()  # it has none

@@ -6,10 +6,11 @@ import json
 import pathlib
 import zlib
 
+import curation_corpus
 import pytest
 
 from gpt_jax.config import UserError
-from gpt_jax.data.curation import engine, ingest, shards, warc
+from gpt_jax.data.curation import engine, ingest, pipeline, shards, warc
 from gpt_jax.data.curation.ingest import Source
 from gpt_jax.data.curation.shards import read_shard
 
@@ -331,25 +332,36 @@ def longest(key, values):
   yield key + b' ' + b','.join(values)
 
 
-def test_urls_of_a_store_in_memory(memory):
+def every_stage_in_a_store(system, root: str, folder: pathlib.Path, patch):
+  """Runs the stages that compare documents, in a folder and in a store."""
+  curation_corpus.write_copies(folder)
+  patch.chdir(folder)
+  patch.setattr(ingest, '_TOGETHER', 1)
+  for path in (str(folder / 'local'), root):
+    run = engine.local(1, f'{path}/state')
+    done = pipeline.run(curation_corpus.COMPARING, path, run)
+  for each in done[1:]:
+    report = each.report  # each stage had something to do
+    assert report['dropped'] or report.get('cut'), each.name
+  local = curation_corpus.content(folder / 'local')
+  stored = {
+    path.partition(root.partition('://')[2].strip('/') + '/')[2]: system.cat_file(path)
+    for path in system.find(root)
+  }
+  stored = {n: each for n, each in stored.items() if not n.startswith('state/')}
+  for every in (local, stored):
+    every.pop('report.json')  # it has its own path
+  assert stored == local and len(local) == 24
+
+
+def test_urls_of_a_store_in_memory(memory, tmp_path, monkeypatch):
   through_a_store(memory, 'memory:///bucket')
+  every_stage_in_a_store(memory, 'memory:///whole', tmp_path, monkeypatch)
 
 
-def test_urls_of_a_local_s3(monkeypatch):
-  moto = pytest.importorskip('moto.server')
-  s3fs = pytest.importorskip('s3fs')
-  for name in ('AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY'):
-    monkeypatch.setenv(name, 'test')
-  server = moto.ThreadedMotoServer(ip_address='127.0.0.1', port=0)
-  server.start()
-  try:
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv('AWS_ENDPOINT_URL', f'http://{host}:{port}')
-    system = s3fs.S3FileSystem()
-    system.mkdir('bucket')
-    through_a_store(system, 's3://bucket/corpus')
-  finally:
-    server.stop()
+def test_urls_of_a_local_s3(s3, tmp_path, monkeypatch):
+  through_a_store(s3, 's3://bucket/corpus')
+  every_stage_in_a_store(s3, 's3://bucket/whole', tmp_path, monkeypatch)
 
 
 def test_a_url_that_can_not_be_opened_is_said():

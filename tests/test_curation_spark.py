@@ -78,25 +78,30 @@ def cluster():
 
 
 def same_as_local(folder: pathlib.Path, master: str) -> None:
-  """Runs a curation and a grouping on Spark and in this process."""
+  """Runs curations and a grouping on Spark and in this process."""
   curation_corpus.write(folder, files=2)
+  curation_corpus.write_copies(folder)
   os.chdir(folder)
   every = {}
   for name in ('local', 'spark'):
-    path = str(folder / name)
-    run = (
-      engine.local(1, f'{path}/state')
-      if name == 'local'
-      else engine.spark(master, f'{path}/state')
-    )
-    done = pipeline.run(CURATION, path, run)
+    content = {}
+    for curation in (CURATION, curation_corpus.COMPARING):
+      of = f'{len(curation.stages)} stages'
+      path = str(folder / name / of)
+      run = (
+        engine.local(1, f'{path}/state')
+        if name == 'local'
+        else engine.spark(master, f'{path}/state')
+      )
+      done = pipeline.run(curation, path, run)
+      some = curation_corpus.content(pathlib.Path(path))
+      some.pop('report.json')  # it has its own path
+      content |= {f'{of}/{file}': each for file, each in some.items()}
     files = run.group(
       'words', jobs.words, jobs.joined, shards.list_shards(done[-1].folder), 3
     )
-    content = curation_corpus.content(folder / name)
-    content.pop('report.json')  # it has its own path
     every[name] = content, [pathlib.Path(file).read_bytes() for file in files]
-  assert every['local'] == every['spark'] and len(every['local'][0]) == 15
+  assert every['local'] == every['spark'] and len(every['local'][0]) == 15 + 24
 
 
 def test_local_threads_write_the_same_bytes(tmp_path, monkeypatch):

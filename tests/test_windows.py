@@ -1,11 +1,12 @@
 """Windows of tokens: pure functions of the step that cover what they should."""
 
+import grain
 import numpy as np
 import pytest
 
 from gpt_jax.config import UserError
 from gpt_jax.config.length import rows_read, stage_at, stages
-from gpt_jax.data import windows
+from gpt_jax.data import shuffle, windows
 
 IDS = np.arange(1000, 1103, dtype=np.uint16)  # a token tells its place
 
@@ -129,3 +130,24 @@ def test_the_rows_that_read_a_token_are_found():
   for first, last in ((0, 0), (7, 8), (50, 50), (102, 102), (20, 45)):
     found = list(epochs.rows_with(first, last, 40))
     assert found == [i for i, s in enumerate(starts) if s <= last and s + 8 > first]
+
+
+@pytest.mark.parametrize('number', [1, 2, 3, 700, 65_536, 65_537, 65_538, 262_145])
+def test_the_shuffle_has_an_inverse(number):
+  for seed, epoch in ((0, 0), (7, 3), (2**32 - 1, 2)):
+    shuffled = grain.MapDataset.range(number).shuffle(seed=seed).repeat()
+    some = {*range(0, number, -(-number // 500)), number - 1}
+    for place in some:
+      window = shuffled[epoch * number + place]
+      found = [*shuffle.places(window, number, seed + epoch)]
+      assert place in found
+      assert all(shuffled[epoch * number + each] == window for each in found)
+
+
+def test_a_shuffle_beyond_its_blocks_reads_one_window_twice():
+  number = 4**8 + 1
+  shuffled = grain.MapDataset.range(number).shuffle(seed=5)
+  first, last = shuffled[0], shuffled[number - 1]
+  assert first == last and [*shuffle.places(first, number, 5)] == [0, number - 1]
+  assert not [*shuffle.places(number - 1, number, 5)]
+  assert number - 1 not in {shuffled[i] for i in range(number)}

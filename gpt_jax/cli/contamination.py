@@ -4,12 +4,18 @@ import os
 
 from absl import flags
 
-from gpt_jax.cli.flags import path_flag
+from gpt_jax.cli.flags import STORES, path_flag
 from gpt_jax.config import UserError
 
 
 def contamination_flags(values):
-  path_flag(values, 'corpus', None, 'folder of shards, as `curate` makes it')
+  path_flag(
+    values,
+    'corpus',
+    None,
+    'folder of shards, as `curate` makes it, or URL of one (s3://..)',
+    others=STORES,
+  )
   path_flag(values, 'data', None, "folder with each task's folder in it")
   flags.DEFINE_list(
     'tasks', None, 'of docs/tasks.md: lambada,wikitext2,...', flag_values=values
@@ -26,7 +32,13 @@ def contamination_flags(values):
     'folder of a run whose answers (`eval --tasks`) are scored on clean and dirty '
     'questions',
   )
-  path_flag(values, 'target', None, 'folder to write into; it goes on after a kill')
+  path_flag(
+    values,
+    'target',
+    None,
+    'folder to write into, or URL of one; it goes on after a kill',
+    others=STORES,
+  )
   flags.DEFINE_integer(
     'workers', 0, 'processes at a time; 0: one for each core', 0, flag_values=values
   )
@@ -34,14 +46,15 @@ def contamination_flags(values):
 
 def contamination(values) -> None:
   """Says how much of benchmarks is in a corpus, and what it does to scores."""
+  import json
   import pathlib
 
   import rich
 
   from gpt_jax.data.curation import engine
-  from gpt_jax.data.curation.shards import list_shards
+  from gpt_jax.data.curation.pipeline import whole_path
+  from gpt_jax.data.curation.shards import joined, list_shards, written
   from gpt_jax.evaluation import contamination
-  from gpt_jax.files import write_json
   from gpt_jax.runs.contamination import analysed
 
   if values.workdir and not (pathlib.Path(values.workdir) / 'eval').is_dir():
@@ -50,11 +63,11 @@ def contamination(values) -> None:
       f'--workdir={values.workdir} --tasks={",".join(values.tasks)}`'
     )
   workers = values.workers or len(os.sched_getaffinity(0))
-  target = pathlib.Path(values.target)
-  runner = engine.local(workers, target / 'state')
+  target = whole_path(values.target)
+  runner = engine.local(workers, joined(target, 'state'))
   result = analysed(
     runner,
-    list_shards(values.corpus),
+    list_shards(whole_path(values.corpus)),
     values.tasks,
     values.data,
     split=values.split,
@@ -63,5 +76,7 @@ def contamination(values) -> None:
   )
   for table in contamination.tables(result):
     rich.print(table)
-  write_json(target / 'contamination.json', result)
-  print(f'wrote {target / "contamination.json"}')
+  path = joined(target, 'contamination.json')
+  with written(path) as stream:
+    stream.write((json.dumps(result, indent=1, allow_nan=False) + '\n').encode())
+  print(f'wrote {path}')

@@ -8,10 +8,8 @@ from typing import Any
 
 from absl import flags
 
-from gpt_jax.cli.flags import path_flag, refuse
+from gpt_jax.cli.flags import STORES, path_flag, refuse
 from gpt_jax.config import UserError
-
-_STORES = 's3://', 'gs://', 'abfs://', 'hdfs://'
 
 
 class _Curation(flags.ArgumentParser):
@@ -43,7 +41,7 @@ def curate_flags(values):
     'workdir',
     None,
     'folder of what is made, or URL of a store (s3://..)',
-    others=_STORES,
+    others=STORES,
     is_workdir=True,
   )
   flags.DEFINE_integer(

@@ -11,6 +11,8 @@ from gpt_jax.config import UserError
 from gpt_jax.config.experiment import load
 from gpt_jax.paths import user_path
 
+STORES = 's3://', 'gs://', 'abfs://', 'hdfs://'  # of URLs that fsspec opens
+
 
 class _Whole(flags.IntegerParser):
   """Reads whole numbers; 1e4 is one."""

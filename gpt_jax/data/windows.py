@@ -4,7 +4,6 @@ So a resumed run needs the step number and nothing else, on any number of device
 """
 
 import collections
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -16,8 +15,7 @@ import numpy as np
 
 from gpt_jax.config import UserError
 from gpt_jax.config.length import Stage, rows_read, stage_at
-
-_BLOCK = 1 << 12  # rows whose windows are looked through at once
+from gpt_jax.data import shuffle
 
 
 @flax.struct.dataclass
@@ -126,7 +124,6 @@ class Epochs:
     self._room = tokens - 1 - self.number * T
     shuffled = grain.MapDataset.range(self.number).shuffle(seed=seed % 2**32)
     self._shuffled = shuffled.repeat()
-    self._windows = functools.lru_cache(maxsize=256)(self._windows_of)
 
   def start(self, row: int) -> int:
     """Returns where the window of a row from 0 begins in the token file."""
@@ -137,25 +134,17 @@ class Epochs:
     return int(_random(self._seed, epoch).integers(0, room + 1))
 
   def rows_with(self, first: int, last: int, rows: int) -> Iterator[int]:
-    """Yields which of the first `rows` rows have inputs among tokens first .. last.
-
-    Looks through the shuffle of each epoch, in blocks: some 10 s for a million rows.
-    """
+    """Yields which of the first `rows` rows have inputs among tokens first .. last."""
     for epoch in range(-(-rows // self.number)):
       shift, begin = self._shift(epoch), epoch * self.number
       low, high = (first - shift) // self._T, (last - shift) // self._T
-      if high < 0 or low >= self.number:
-        continue
-      end = min(begin + self.number, rows)
-      for block in range(begin // _BLOCK, -(-end // _BLOCK)):
-        window = self._windows(block)
-        found = np.flatnonzero((low <= window) & (window <= high)) + block * _BLOCK
-        yield from found[(begin <= found) & (found < end)].tolist()
-
-  def _windows_of(self, block: int) -> np.ndarray:
-    """Returns the windows of _BLOCK rows."""
-    rows = range(block * _BLOCK, (block + 1) * _BLOCK)
-    return np.array([self._shuffled[row] for row in rows])
+      found = []
+      for window in range(max(low, 0), min(high + 1, self.number)):
+        for place in shuffle.places(window, self.number, self._seed % 2**32 + epoch):
+          if self._shuffled[begin + place] != window:
+            raise RuntimeError('grain shuffles in another way than data/shuffle.py')
+          found.append(begin + place)
+      yield from (row for row in sorted(found) if row < rows)
 
 
 def training_rows(

@@ -3,9 +3,9 @@
 There are two ways to work: `Engine.map`, a function of each item, and `Engine.group`,
 which brings together what many items say under one key. A function writes its output
 itself and returns a small result, which is kept as a *mark*: a JSON file in the folder
-`state`. What has a mark is not done again, so that the same command goes on after a
-kill. Nothing depends on which process does what: any number of workers, and Spark, give
-the same bytes.
+`state`, with the CPU seconds that it took. What has a mark is not done again, so that
+the same command goes on after a kill. Nothing depends on which process does what: any
+number of workers, and Spark, give the same bytes.
 
 Spark (Zaharia et al. 2012, "Resilient Distributed Datasets") gives GPT-3's data, as its
 authors, machines. It hands out the same tasks: what is sorted and grouped goes by way
@@ -80,9 +80,16 @@ class Engine:
     state: folder of the marks, or URL.
   """
 
-  def __init__(self, state: str | Path, run: _Runner):
+  def __init__(
+    self, state: str | Path, run: _Runner, rest: Callable[[], None] | None = None
+  ):
     self.state = str(state)
-    self._run = run
+    self._run, self._rest = run, rest
+
+  def rest(self) -> None:
+    """Ends idle processes of this machine and so frees their memory."""
+    if self._rest:
+      self._rest()
 
   def map(
     self, name: str, function: Callable[[Any], Any], items: Iterable[Any]
@@ -196,10 +203,12 @@ def _result(task: Task) -> Any:
 
 def work(task: Task) -> Any:
   """Returns a task's result, kept in its mark; or the exception that it raised."""
+  begun = time.process_time()
   try:
     result = task.function(task.item)
     with written(task.mark) as stream:
-      mark = {'digest': task.digest, 'result': result}
+      cpu = round(time.process_time() - begun, 3)
+      mark = {'digest': task.digest, 'result': result, 'cpu': cpu}
       text = json.dumps(mark, allow_nan=False)
       stream.write(text.encode())
     return json.loads(text)['result']
@@ -251,12 +260,16 @@ def local(workers: int, state: str | Path) -> Engine:
     workers: processes at a time; 1 works in this one.
     state: folder of the marks, or URL.
   """
-  return Engine(state, _inside if workers == 1 else _Processes(workers).run)
+  if workers == 1:
+    return Engine(state, _inside)
+  processes = _Processes(workers)
+  return Engine(state, processes.run, processes.end)
 
 
 def alone(state: str | Path) -> Engine:
   """Returns an engine of one process of this machine, whose sums are of one thread."""
-  return Engine(state, _Processes(1).run)
+  process = _Processes(1)
+  return Engine(state, process.run, process.end)
 
 
 def _inside(tasks: Sequence[Task]) -> Iterator[tuple[int, Any]]:
@@ -271,6 +284,10 @@ class _Processes:
   def __init__(self, most: int):
     self._most, self._all = most, []
     weakref.finalize(self, _end, self._all)
+
+  def end(self) -> None:
+    """Ends all; the next tasks start new ones."""
+    _end(self._all)
 
   def run(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Any]]:
     """Runs tasks; see `_Runner`."""

@@ -46,7 +46,8 @@ def rows(
   Args:
     counted: of each document its buckets and their counts.
   """
-  ends = np.cumsum([0, *(len(buckets) for buckets, _ in counted)])
+  # scipy keeps all indices as wide as these: of 32 bits, they are half the memory.
+  ends = np.cumsum([0, *(len(buckets) for buckets, _ in counted)], dtype=np.int32)
   buckets = np.concatenate([np.empty(0, np.int32), *(each[0] for each in counted)])
   counts = np.concatenate([np.empty(0, np.float32), *(each[1] for each in counted)])
   return scipy.sparse.csr_array(
@@ -82,7 +83,7 @@ def fit(x: scipy.sparse.csr_array, y: np.ndarray, l2: float) -> Classifier:
   x = scipy.sparse.csr_array(
     (data, place[x.indices], x.indptr), shape=(len(y), len(occur))
   )
-  transposed = x.T.tocsr()
+  transposed = x.T  # columns for rows: the same arrays
 
   def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
     weights, bias = parameters[:-1], parameters[-1]

@@ -92,12 +92,15 @@ def run(
     joined(name, 'sample'), functools.partial(_sample, settings, rates, folder), shards
   )
   weights = joined(engine.state, name, 'weights.npz')
+  engine.rest()  # the fit needs much memory, and the others none meanwhile
   # Where an engine runs must not decide how sums are rounded.
-  (about,) = alone(engine.state).map(
+  fitting = alone(engine.state)
+  (about,) = fitting.map(
     joined(name, 'fit'),
     functools.partial(_fit, settings, folder, weights),
     [tuple(map(_name, shards))],
   )
+  fitting.rest()
   report = each_document(
     engine,
     shards,
@@ -186,21 +189,24 @@ def _fit(
   settings: Quality, folder: str, weights: str, names: Sequence[str]
 ) -> dict[str, Any]:
   """Trains the classifier on what was sampled, and returns how good it is."""
-  parts, kinds = [], []
+  parts, kinds = {True: [], False: []}, []
   for name in names:
     with opened(joined(folder, f'{name}.npz')) as stream, np.load(stream) as arrays:
       kinds.append(arrays['kinds'])
-      parts.append(
-        scipy.sparse.csr_array(
-          (arrays['data'], arrays['indices'], arrays['indptr']),
-          shape=(len(kinds[-1]), features.BUCKETS),
-        )
+      part = scipy.sparse.csr_array(
+        (arrays['data'], arrays['indices'], arrays['indptr']),
+        shape=(len(kinds[-1]), features.BUCKETS),
       )
+    for is_held_out, some in parts.items():
+      some.append(part[kinds[-1][:, 1] == is_held_out])
   curated, held_out = np.concatenate(kinds).T
-  x = scipy.sparse.vstack(parts, format='csr')
-  parts.clear()
-  others, x = x[held_out], x[~held_out]
-  classifier = logistic.fit(x, curated[~held_out], settings.l2)
+  others = scipy.sparse.vstack(parts.pop(True), format='csr')
+  # The fit has the only reference, so that no second copy stays in memory.
+  classifier = logistic.fit(
+    scipy.sparse.vstack(parts.pop(False), format='csr'),
+    curated[~held_out],
+    settings.l2,
+  )
   with written(weights) as stream:
     np.savez(stream, weights=classifier.weights, bias=classifier.bias)
   scores = others @ classifier.weights + classifier.bias
