@@ -384,68 +384,6 @@ def communication_bytes(
   }
 
 
-def plan(
-  run: config.Run,
-  cfg: GPTConfig,
-  layout: Layout,
-  *,
-  tokens: int,
-  held_out: int,
-  bytes_per_token: float,
-  examples: int = 0,
-) -> str:
-  """Returns what a run is about to do, in a few lines.
-
-  Args:
-    tokens, held_out: targets.
-    examples: of dialogues, which are padded to T tokens at most; 0: it is text.
-  """
-  parts = parameters_by_part(cfg)
-  total = sum(parts.values())
-  body = total - sum(parts.get(name, 0) for name in ('wte', 'wpe', 'lm_head'))
-  per_step = run.batch * cfg.T
-  grows = f'{run.batch_start * cfg.T:,} to ' if run.batch_start else ''
-  flops = sum(flops_per_token(cfg).values())
-  state = sum(state_bytes(run, cfg, layout).values())
-  read = config.tokens_read(run)
-  kernel, why = attention_kernel(run.model, layout.devices)
-  training = (
-    f'{grows}{per_step:,} tokens = {read:,} tokens ({read / tokens:.2f} epochs), '
-    f'{flops * read:.2e} FLOPs'
-  )
-  if examples:
-    training = (
-      f'{run.batch:,} of {examples:,} examples ({run.steps * run.batch / examples:.2f} '
-      f'epochs), padded to at most {cfg.T} tokens'
-    )
-  return '\n'.join(
-    [
-      f'model     {total:,} parameters ({body:,} without embeddings), '
-      f'context {cfg.T}, vocabulary {cfg.vocab}',
-      f'data      {tokens:,} tokens to train on, {held_out:,} held out, '
-      f'{bytes_per_token:.2f} bytes a token',
-      f'training  {run.steps:,} updates of {training}',
-      f'devices   {len(layout.devices)} x {layout.devices[0].device_kind}, {layout}: '
-      f'{state / 2**20:,.0f} MiB each for parameters, gradients and optimizer',
-      f'attention {kernel}: {why}',
-    ]
-    + _form(run, cfg, layout)
-  )
-
-
-def _form(run: config.Run, cfg: GPTConfig, layout: Layout) -> list[str]:
-  """Returns the line that says how a GPU computes an update; none elsewhere."""
-  if not layout.execution(run.model).fused:
-    return []
-  rows = run.batch // run.accumulate // layout.parts
-  size = 4 if run.model.dtype == 'float32' else 2
-  logits = rows * (run.loss_chunk or cfg.T) * cfg.V * size
-  return [
-    f'form      fused, for a GPU with written gradients: {logits / 2**20:,.0f} MiB of '
-    f'{run.model.dtype} logits at a time'
-  ]
-
-
 def vocabulary(run: config.Run) -> int:
   """Returns how many entries the vocabulary of a run will have.
 

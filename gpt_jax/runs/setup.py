@@ -15,7 +15,7 @@ from gpt_jax.evaluation import likelihood
 from gpt_jax.inference.language_model import LanguageModel
 from gpt_jax.model.gpt import GPT, init_params
 from gpt_jax.model.gpt_config import GPTConfig
-from gpt_jax.runs import cost, rows, schedule, shape, tokens
+from gpt_jax.runs import cost, cost_tables, rows, schedule, shape, tokens
 from gpt_jax.runs.example_rows import Examples
 from gpt_jax.runs.load import architecture, load
 from gpt_jax.runs.tokens import Prepared
@@ -226,7 +226,7 @@ def _described(
 ) -> Iterator[str]:
   """Yields what there is to say of a run before it begins."""
   number = sum(source.train.targets for source in data.newest)
-  yield cost.plan(
+  yield cost_tables.plan(
     run,
     cfg,
     layout,
