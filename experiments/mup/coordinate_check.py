@@ -91,7 +91,7 @@ def changes(run: config.Run, seed: int = 0) -> dict[str, list[float]]:
   found = {part: [] for part in PARTS}
   for _ in range(UPDATES):
     state, _ = program.update(state, placed)
-    for part, now in activations(state.params).items():
+    for part, now in activations(program.weights(state, 0)).items():
       found[part].append(float(np.abs(now - first[part]).mean()))
   return found
 
