@@ -15,7 +15,7 @@ from gpt_jax.evaluation import introspection
 from gpt_jax.model import fused, lora, quantize
 from gpt_jax.model.gpt import GPT, init_params
 from gpt_jax.model.gpt_config import Execution, GPTConfig
-from gpt_jax.runs import cost
+from gpt_jax.runs import cost_tables
 from gpt_jax.training import loss, narrow_loss, optim, sharding, step
 from gpt_jax.training.objective import LanguageModeling
 
@@ -274,12 +274,12 @@ def test_the_plan_of_a_run_says_the_form_and_its_logits(monkeypatch):
     sharding.Layout.of(run, jax.devices()[:1]),
   )
   sizes = {'tokens': 100, 'held_out': 10, 'bytes_per_token': 1.0}
-  assert '\nform ' not in cost.plan(run, cfg, layout, **sizes)
+  assert '\nform ' not in cost_tables.plan(run, cfg, layout, **sizes)
   how = lambda self, model: Execution(fused=True)  # noqa: E731
   monkeypatch.setattr(sharding.Layout, 'execution', how)
   # 4 rows of 64 positions and 1,024 logits of 2 bytes
-  assert '0 MiB of bfloat16 logits' in cost.plan(run, cfg, layout, **sizes)
+  assert '0 MiB of bfloat16 logits' in cost_tables.plan(run, cfg, layout, **sizes)
   run.model.dtype, cfg = 'float32', dataclasses.replace(cfg, vocab=8 * 1024)
-  assert '8 MiB of float32 logits' in cost.plan(run, cfg, layout, **sizes)
+  assert '8 MiB of float32 logits' in cost_tables.plan(run, cfg, layout, **sizes)
   run.loss_chunk = 16
-  assert '2 MiB of float32 logits' in cost.plan(run, cfg, layout, **sizes)
+  assert '2 MiB of float32 logits' in cost_tables.plan(run, cfg, layout, **sizes)

@@ -11,9 +11,10 @@ the one after it are the reference of good text that a quality classifier learns
 both stay as they are. The others are cut into documents of 2,000 characters or more,
 and dirt is added, as many documents of each kind as KINDS says for each clean one:
 
-  copy      a document again, as it is
-  near      a document again, one word in forty another one
+  copy      one of few documents again, as it is
+  near      one of few documents again, one word in forty another one
   page      menus, notices and lists of links, as around the text of web pages
+  advert    sentences that praise wares, well-formed prose by every rule
   code      lines of an assignment or a call, with made-up names
   noise     a document whose characters are shuffled
 
@@ -56,7 +57,12 @@ _DOCUMENTS = flags.DEFINE_integer('documents', 6000, 'clean ones', lower_bound=1
 _SEEDS = flags.DEFINE_integer('seeds', 3, 'trainings of each', lower_bound=2)
 _RESULT = flags.DEFINE_string('result', '', 'file for experiments/table.py')
 
-KINDS = {'copy': 0.4, 'near': 0.4, 'page': 0.3, 'code': 0.15, 'noise': 0.15}
+KINDS = {
+  'copy': 0.4, 'near': 0.4, 'page': 0.3, 'advert': 0.3, 'code': 0.15, 'noise': 0.15,
+}  # fmt: skip
+# One document in so many is copied, and often, as on the web (Lee et al. 2022, section
+# 1: a sentence of C4 stands there 61,036 times).
+COPIED = 50
 SIZE = 2_000  # characters of a document, at least
 OTHERS = 300  # documents that are held out, and of the reference
 _MENU = 'home about news products support contact login register help sitemap'.split()
@@ -65,6 +71,15 @@ _NOTICE = (
   'This site uses cookies. Click here to accept them and go on.',
   'Sign up for our newsletter and never miss an offer.',
   'Click here to print this page. Click here to send it to a friend.',
+)
+_WARES = 'watches kitchens holidays insurance shoes mattresses garden furniture'.split()
+_PRAISE = (
+  'You will not find better {} at this price, and they are delivered to your door.',
+  'Our customers love our {} because we have more than twenty years of experience.',
+  'If you want {} that last, call us today and ask for the special offer of the week.',
+  'All of our {} come with a guarantee of two years, and you can return them for free.',
+  'Save up to {} percent with the newsletter that thousands of people read every day.',
+  'The best {} of the year have been chosen by our team for you and your family.',
 )
 
 
@@ -93,6 +108,15 @@ def page(draw: random.Random) -> str:
     links = (f'{draw.choice(_MENU)}/{draw.randrange(10**6)}.html' for _ in range(3))
     lines += [' | '.join(menu), draw.choice(_NOTICE), *links]
   return '\n'.join(lines)
+
+
+def advert(draw: random.Random) -> str:
+  """Returns sentences that praise wares."""
+  lines: list[str] = []
+  while sum(map(len, lines)) < SIZE:
+    ware = draw.choice((*_WARES, str(draw.randrange(10, 90))))
+    lines.append(draw.choice(_PRAISE).format(ware))
+  return ' '.join(lines)
 
 
 def code(words: list[str], draw: random.Random) -> str:
@@ -124,10 +148,12 @@ def noise(text: str, draw: random.Random) -> str:
 def dirty(clean: list[str], draw: random.Random) -> list[dict[str, str]]:
   """Returns clean documents among dirt, in random order: rows with `text`, `kind`."""
   words = ' '.join(clean[:: max(1, len(clean) // 50)]).split()
+  few = clean[: max(1, len(clean) // COPIED)]
   makers = {
-    'copy': lambda: draw.choice(clean),
-    'near': lambda: near(draw.choice(clean), words, draw),
+    'copy': lambda: draw.choice(few),
+    'near': lambda: near(draw.choice(few), words, draw),
     'page': lambda: page(draw),
+    'advert': lambda: advert(draw),
     'code': lambda: code(words, draw),
     'noise': lambda: noise(draw.choice(clean), draw),
   }

@@ -219,14 +219,7 @@ def _fill(
           'name the held-out text in data.valid'
           + (', or keep data.duplicates' if text.dropped.any() else '')
         )
-      about = {
-        'tokenizer': tokenizers.digest(stage / 'tokenizer'),
-        'source': text.digests[name],
-        'files': sources.checksums(data.valid if name == 'valid' else data.source),
-        'recipe': wanted,
-        'fidelity': kept[name].record,
-      }
-      file.finish(about)
+      file.finish(about(data, text, stage, wanted, name, kept[name]))
       report(
         f'{name}: {file.tokens:,} tokens, {file.documents:,} documents, '
         f'{file.bytes / file.tokens:.2f} bytes/token, '
@@ -234,6 +227,24 @@ def _fill(
       )
   for path in [*stage.rglob('*'), stage]:
     sync(path)
+
+
+def about(
+  data: config.Data,
+  text: split.Text,
+  stage: Path,
+  wanted: dict,
+  name: str,
+  kept: Fidelity,
+) -> dict:
+  """Returns what the header of a token file says of where it comes from."""
+  return {
+    'tokenizer': tokenizers.digest(stage / 'tokenizer'),
+    'source': text.digests[name],
+    'files': sources.checksums(data.valid if name == 'valid' else data.source),
+    'recipe': wanted,
+    'fidelity': kept.record,
+  }
 
 
 def _encode_all(

@@ -75,14 +75,7 @@ def fill(
           f'1 and is at most data.dialogues={data.dialogues} tokens; give more '
           'dialogues, or change data.holdout or data.dialogues'
         )
-      about = {
-        'tokenizer': tokenizers.digest(stage / 'tokenizer'),
-        'source': text.digests[name],
-        'files': sources.checksums(data.valid if name == 'valid' else data.source),
-        'recipe': wanted,
-        'fidelity': kept[name].record,
-      }
-      writer.finish(about)
+      writer.finish(prepare.about(data, text, stage, wanted, name, kept[name]))
       report(
         f'{name}: {writer.documents:,} examples of {writer.tokens:,} tokens; left out '
         f'{what}; {described(kept[name].record, writer.tokens)}'
