@@ -41,7 +41,7 @@ tutorial: .venv/installed
 	rm -rf runs/tutorial
 	.venv/bin/python experiments/tutorial/run.py $(FLAGS) docs/tutorial.md docs/tutorial.ru.md
 
-# The suite without the tests of tests/slow.txt: 8 minutes on two slow cores.
+# The suite without the tests of tests/slow.txt: meant to take 8 minutes on two slow cores.
 SUITE = .venv/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 test: .venv/installed-dev
 	$(SUITE) -m 'not slow'
