@@ -364,18 +364,19 @@ def communication_bytes(
   sums = 4 * cfg.L + 2  # after each branch, both ways; embedding and output
   sums += cfg.L if run.model.remat == 'block' else 0
   item = jnp.dtype(run.model.dtype).itemsize
-  times = 1
+  times, copies = 1, data * context
+  # What all devices have is summed over all of them at once.
+  rest = ring(copies * fsdp) - ring(copies)
   if not layout.once:
     times = run.accumulate
+    rest = times * ring(fsdp)
     gathered = 2 * item * share * (trained + frozen) if task else gathered + again
   scattered, whole = 4 * share * trained, 4 * (1 - share) * trained
   return {
-    'gradients, summed over data': (
-      2 * ring(data * context) * (scattered / fsdp + whole)
-    ),
+    'gradients, summed over data': (2 * ring(copies) * (scattered / fsdp + whole)),
     'parameters, gathered over fsdp': times * ring(fsdp) * gathered,
     'gradients, scattered over fsdp': times * ring(fsdp) * scattered,
-    'gradients, summed over fsdp': times * 2 * ring(fsdp) * whole,
+    'gradients, summed over fsdp': 2 * rest * whole,
     'activations, summed over tensor': 2 * ring(tensor) * sums * tokens * cfg.D * item,
     # Queries, keys, values and results, both ways.
     'heads, sent all to all over context': (
