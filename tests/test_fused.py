@@ -116,6 +116,31 @@ def test_the_loss_of_narrow_logits_and_its_gradients(chunk, dtype, share):
   assert results[0][1][1].dtype == jnp.float32
 
 
+@pytest.mark.parametrize('form', ['chunked', 'narrow'])
+def test_gradients_of_the_head_by_parts_are_those_of_the_whole(form):
+  mesh = jax.sharding.Mesh(jax.devices()[:4], ('data',))
+  place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('data'))
+  parts = loss.Parts(4, lambda x: jax.lax.with_sharding_constraint(x, place))
+  x, head = draws((8, 6, 16), (128, 16))
+  y = jax.random.randint(jax.random.key(1), (8, 6), 0, 120)
+  w = jnp.arange(48.0).reshape(8, 6) % 3
+  sums = {
+    'chunked': partial(loss.chunked_nll_sum, vocab=120, chunk=2),
+    'narrow': partial(narrow_loss.nll_sum, vocab=120, chunk=2),
+  }[form]
+
+  def taken(parts):
+    f = jax.jit(
+      jax.value_and_grad(lambda x, head: sums(x, head, y, w, parts=parts), (0, 1))
+    )
+    return f(jax.device_put(x, place), head)
+
+  for one, other in zip(
+    jax.tree.leaves(taken(parts)), jax.tree.leaves(taken(None)), strict=True
+  ):
+    np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
 def test_logits_far_apart_have_a_finite_loss():
   """A sum of exponentials without its largest term taken out would overflow."""
   x_BTD = jnp.full((1, 2, 1), 1000.0)

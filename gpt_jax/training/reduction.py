@@ -26,6 +26,10 @@ from gpt_jax.training import step
 from gpt_jax.training.loss import Parts
 from gpt_jax.training.objective import Objective
 
+# Where sums of a loss's gradients stay in its loop. Behind it they wait for nothing,
+# and a CPU that stands for many devices begins such sums in another order on each: it
+# hangs.
+SUMMED_IN_TURNS = ('cpu',)
 ROWS = 'data', 'fsdp'  # the axes of a mesh that rows are divided over
 
 
@@ -115,13 +119,17 @@ class Gathered:
     places = self.layout.placed(params)
     return jax.tree_util.tree_map_with_path(self._gathered, params, places)
 
-  def parts(self, rows: NamedSharding | P) -> Parts:
+  def parts(self, rows: NamedSharding | P) -> Parts | None:
     """Returns the devices that divide the rows of a batch, for a loop over a loss.
+
+    None: those of `SUMMED_IN_TURNS`.
 
     Args:
       rows: where they are, as `Execution.rows`.
     """
     mesh, spec = self.layout.mesh, rows if isinstance(rows, P) else rows.spec
+    if mesh.devices.flat[0].platform in SUMMED_IN_TURNS:
+      return None
     number = math.prod(mesh.shape[axis] for axis in axes_of(spec[0]))
     at = P(spec[0])
     at = NamedSharding(mesh, at) if self.left is None else at
