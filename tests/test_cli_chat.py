@@ -112,14 +112,18 @@ def test_a_real_model_streams_and_ranks():
 
 def test_settings_of_ranking_rank_without_a_backward_model_too():
   model = random_bytes_model(T=64, seed=1)
-  start = Chat(settings={'max_new_tokens': 5, 'beams': 2})
-  for ranking in ({}, {'anti': 0.9, 'inside': True}):
+  beams, samples = {'max_new_tokens': 5, 'beams': 2}, {'max_new_tokens': 5}
+  for settings, ranking in (
+    (beams, {}),
+    (beams, {'anti': 0.9, 'inside': True}),
+    (samples, {'anti': 0.9}),
+  ):
     lines, written = ['hi'], []
     read = lambda: lines.pop() if lines else (_ for _ in ()).throw(EOFError)  # noqa: E731, B023
-    conversation = Chat(settings=start.settings | ranking)
+    conversation = Chat(settings=settings | ranking)
     chat.talk(model, None, conversation, read, written.append)
     best, *_ = dialogue.replies(
-      model, ['hi'], None, dialogue.Ranking(**ranking), seed=1, **start.settings
+      model, ['hi'], None, dialogue.Ranking(**ranking), seed=1, **settings
     )
     assert ''.join(written).strip() == best.text.strip()
 
