@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from continuations import endings
 from fakes import model_by_rows
 
 from gpt_jax import config
@@ -89,16 +90,6 @@ def log_softmax(x):
   return x - np.log(np.exp(x).sum(axis=-1, keepdims=True))
 
 
-def endings():
-  """Returns all continuations of at most NEW tokens: end-of-text ends one."""
-  return [
-    ids
-    for n in range(1, NEW + 1)
-    for ids in itertools.product(range(V), repeat=n)
-    if EOT not in ids[:-1] and (n == NEW or ids[-1] == EOT)
-  ]
-
-
 def table_logp(table, ids):
   logp, text = log_softmax(table.astype(np.float64)), [1, 2, *ids]
   return sum(logp[tuple(text[i : i + 3])] for i in range(len(ids)))
@@ -141,7 +132,8 @@ def test_all_beams_are_exhaustive_search_of_random_tables(alpha, form):
   for seed, stopping in itertools.product(range(4), STOPPING):
     table = random_table(seed)
     wanted = [
-      (ids, score(table_logp(table, ids), len(ids), alpha, form)) for ids in endings()
+      (ids, score(table_logp(table, ids), len(ids), alpha, form))
+      for ids in endings(V, NEW, EOT)
     ]
     wanted.sort(key=lambda x: -x[1])
     found = search_table(table, V**3, alpha=alpha, form=form, stopping=stopping)[0]
@@ -205,10 +197,10 @@ def test_all_beams_are_exhaustive_search_of_a_gpt(params, alpha, form):
     eot=EOT,
   )
   for prompt, rows in zip(PROMPTS, found, strict=False):
-    logp = forward_logp(params, prompt, endings())
+    logp = forward_logp(params, prompt, endings(V, NEW, EOT))
     wanted = [
       (ids, score(sum(p), len(ids), alpha, form))
-      for ids, p in zip(endings(), logp, strict=True)
+      for ids, p in zip(endings(V, NEW, EOT), logp, strict=True)
     ]
     wanted.sort(key=lambda x: -x[1])
     assert_same([(x.ids, x.score) for x in rows], wanted[: V**3])
@@ -218,7 +210,8 @@ def test_no_width_beats_exhaustive_search():
   for seed in range(12):
     table = random_table(seed)
     best = max(
-      score(table_logp(table, ids), len(ids), 0.6, 'gnmt') for ids in endings()
+      score(table_logp(table, ids), len(ids), 0.6, 'gnmt')
+      for ids in endings(V, NEW, EOT)
     )
     for K in (1, 2, 3, 5):
       assert search_table(table, K)[0][0][1] <= best + 1e-4
@@ -372,7 +365,7 @@ def test_rules_change_scores_and_what_is_possible():
   table, rules = random_table(0), Rules(frequency_penalty=0.7, forbidden=((0, 1),))
   found = search_table(table, V**3, rules=rules, alpha=1.0, form='hf')[0]
   wanted = []
-  for ids in endings():
+  for ids in endings(V, NEW, EOT):
     if (0, 1) not in itertools.pairwise(ids):
       cost = 0.7 * sum(ids[:i].count(token) for i, token in enumerate(ids))
       wanted.append((ids, (table_logp(table, ids) - cost) / len(ids)))

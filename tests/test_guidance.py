@@ -1,11 +1,11 @@
 """Guided beams: against all continuations, and a search in plain Python."""
 
 import functools
-import itertools
 
 import jax
 import numpy as np
 import pytest
+from continuations import endings
 
 from gpt_jax import config
 from gpt_jax.config import UserError
@@ -97,21 +97,12 @@ def search(beams, number=None, **terms):
   )
 
 
-def endings():
-  return [
-    ids
-    for n in range(1, NEW + 1)
-    for ids in itertools.product(range(V), repeat=n)
-    if EOT not in ids[:-1] and (n == NEW or ids[-1] == EOT)
-  ]
-
-
 @pytest.mark.parametrize('terms', WITH, ids=str)
 def test_all_beams_are_the_best_of_all_continuations(terms):
   beams = Beams(V**NEW, length_penalty=0.0, early_stopping='never')
   for number, rows in enumerate(search(beams, **terms)):
     score = Score(number, **terms)
-    wanted = sorted(((score(ids), ids) for ids in endings()), reverse=True)
+    wanted = sorted(((score(ids), ids) for ids in endings(V, NEW, EOT)), reverse=True)
     assert len(rows) == len(wanted)
     np.testing.assert_allclose(
       [row.score for row in rows], [value for value, _ in wanted], atol=1e-3

@@ -115,11 +115,12 @@ def _write(
     for labels, ids in encoded:
       own = iter(ids)
       for piece, turns in labels:
-        told = [next(own) for _ in turns]
-        for turn, each in zip(turns, told, strict=True):
-          kept[piece.file].watch(piece.name, turn.text, each, done)
-        found = [(e.tolist(), turn.weight) for turn, e in zip(turns, told, strict=True)]
-        rows = dialogues.examples(found, end, data.dialogues)
+        weighted = []
+        for turn in turns:
+          turn_ids = next(own)
+          kept[piece.file].watch(piece.name, turn.text, turn_ids, done)
+          weighted.append((turn_ids.tolist(), turn.weight))
+        rows = dialogues.examples(weighted, end, data.dialogues)
         for row in rows:
           size = sum(len(turns[i].text.encode()) for i in row.learnt)
           whole = np.array([*row.ids, row.targets[-1]])
